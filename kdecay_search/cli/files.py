@@ -1,0 +1,70 @@
+"""``check``: what a study file would do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from kdecay_search.cli.options import Overrides, StudyFile, stdout
+
+if TYPE_CHECKING:
+    from kdecay_search.spec import StudySpec
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(check)
+
+
+def check(file: StudyFile, set_: Overrides = None) -> None:
+    """Validate a study file and print its plan: stages, runs and epochs at most."""
+    from kdecay_search.spec import load
+
+    spec = load(file, set_ or [])
+    require_data(spec)
+    stdout().print(f"[bold]{spec.name}[/]: {file} is valid")
+    _print_plan(spec)
+
+
+def require_data(spec: StudySpec) -> None:
+    """Raise :class:`DataError` if the study's data folder is not on this machine."""
+    from pathlib import Path
+
+    from kdecay_search.errors import DataError
+
+    if spec.task.kind != "images" or spec.task.data.name != "image-folder":
+        return
+    root = spec.task.data.root
+    if root is None or not Path(root).is_dir():
+        raise DataError(f"task.data.root = {root}: no such folder; give the data set's folder")
+
+
+def _print_plan(spec: StudySpec) -> None:
+    from rich.table import Table
+
+    from kdecay_search.procedure import runs_at_most
+
+    search, epochs = spec.search, spec.task.epochs
+    table = Table(
+        caption="At most: pruning ends runs early, and a term that does not help ends the search.",
+        caption_justify="left",
+        title_justify="left",
+        box=None,
+    )
+    for heading in ("stage", "candidates", "seeds", "runs", "epochs"):
+        table.add_column(heading, justify="right")
+    counts = runs_at_most(spec)
+    for stage, (candidates, runs) in enumerate(counts, start=1):
+        cells = (stage, candidates, search.seeds, runs, runs * epochs)
+        table.add_row(*(f"{cell:,}" for cell in cells))
+    total = sum(runs for _, runs in counts)
+    table.add_row("all", "", "", f"{total:,}", f"{total * epochs:,}", style="bold")
+    where = f"k from {search.k_min:g} to {search.k_max:g}"
+    if search.sampler == "grid":
+        where += f" by {search.k_step:g}, growing to {search.cap:g} if the best k is the largest"
+    console = stdout()
+    console.print(
+        f"{search.sampler} search, {where}; up to {search.max_terms} terms; "
+        f"{spec.schedule.family} schedule; {epochs} epochs a run"
+    )
+    console.print(table)

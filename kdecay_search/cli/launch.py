@@ -1,0 +1,221 @@
+"""``launch``: start a study, or go on with it, and watch it to its end."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdecay_search.cli.options import (
+    AsJson,
+    Device,
+    Overrides,
+    StorageUrl,
+    StudyFile,
+    opened,
+    print_json,
+    stderr,
+    stdout,
+)
+
+if TYPE_CHECKING:
+    from kdecay_search.report.view import StudyView
+    from kdecay_search.spec import StudySpec
+    from kdecay_search.storage import Storage
+    from kdecay_search.worker.pool import Pool
+
+DRAIN_SECONDS = 60.0
+"""How long local workers may take to put their trials back."""
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(launch)
+
+
+def launch(
+    file: StudyFile,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=1024, help="Local workers to start. Left out: what this machine can feed."
+        ),
+    ] = None,
+    device: Device = "auto",
+    set_: Overrides = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="Return at once; workers go on by themselves.")
+    ] = False,
+    json: AsJson = False,
+    storage: StorageUrl = None,
+) -> None:
+    """Run a study to its best schedule; a study that exists is gone on with.
+
+    Ctrl-C stops the local workers cleanly; the same command goes on later.
+    """
+    from kdecay_search import driver
+    from kdecay_search.cli.files import require_data
+    from kdecay_search.report.view import read_view
+    from kdecay_search.spec import load
+
+    spec = load(file, set_ or [])
+    count = _local_workers(spec, workers, device)
+    if count:
+        require_data(spec)
+    with opened(storage) as store, _termination_as_interrupt():
+        is_new = driver.launch(store, spec)
+        driver.tick(store, spec.name)
+        view = read_view(store, spec.name)
+        _announce(view, is_new, count)
+        if view.state == "running":
+            view = _run(store, view, count, device, detach, storage, _go_on(file, set_))
+        _conclude(view, json, detach, file)
+
+
+def _local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
+    """How many workers to start; zero, with a word, where torch is missing."""
+    import importlib.util
+
+    from kdecay_search.errors import MissingPackage
+    from kdecay_search.worker.devices import expand, usable_cores
+
+    devices = expand(device)
+    if spec.task.kind == "simulated":
+        return usable_cores() if asked is None else asked
+    if asked != 0 and importlib.util.find_spec("torch") is None:
+        if asked is not None:
+            raise MissingPackage(
+                "--workers: torch is not installed here; pip install 'kdecay-search[worker]', "
+                "or --workers 0 to leave the training to other machines"
+            )
+        stderr().print("torch is not installed here: no local workers; run kdecay worker elsewhere")
+        return 0
+    if asked is not None:
+        return asked
+    if devices[0] == "cpu":
+        return max(1, usable_cores() // max(1, spec.task.threads))
+    return len(devices)
+
+
+@contextlib.contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends a launch as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _announce(view: StudyView, is_new: bool, workers: int) -> None:
+    what = "new study" if is_new else f"study ({view.state})"
+    noun = "worker" if workers == 1 else "workers"
+    there = f", {workers} local {noun}" if view.state == "running" else ""
+    stderr().print(f"{what} {view.spec.name}{there}", markup=False)
+
+
+def _run(
+    store: Storage,
+    view: StudyView,
+    count: int,
+    device: str,
+    detach: bool,
+    url: str | None,
+    go_on: str,
+) -> StudyView:
+    """Start the workers and, unless detached, watch them to the end of the study."""
+    from kdecay_search.report.view import read_view
+
+    name = view.spec.name
+    pool = _start_workers(view.spec, count, device, url, detach)
+    if detach:
+        return view
+    try:
+        final = _watch(store, name, pool)
+    except KeyboardInterrupt:
+        stderr().print(
+            f"\nstopping the local workers; their trials go back into the queue. "
+            f"Go on with: {go_on}",
+            markup=False,
+            soft_wrap=True,
+        )
+        pool.signal(signal.SIGTERM)
+        if not pool.wait(DRAIN_SECONDS):
+            pool.signal(signal.SIGKILL)
+        raise
+    except BaseException:
+        pool.signal(signal.SIGTERM)
+        raise
+    pool.wait(DRAIN_SECONDS)
+    return read_view(store, name) if final.state == "running" else final
+
+
+def _start_workers(spec: StudySpec, count: int, device: str, url: str | None, detach: bool) -> Pool:
+    from kdecay_search.home import home
+    from kdecay_search.worker.devices import expand, usable_cores
+    from kdecay_search.worker.pool import Pool
+
+    environment = {"KDECAY_STORAGE": url} if url else {}
+    if spec.task.kind == "images" and spec.task.threads == 0:
+        environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // max(1, count)))
+    devices = expand(device)
+    pool = Pool()
+    for index in range(count):
+        arguments = ["--study", spec.name, "--drain", "--device", devices[index % len(devices)]]
+        log = home() / "logs" / spec.name / f"worker-{index}.log"
+        pool.start(arguments, environment, log, detached=detach)
+    return pool
+
+
+def _watch(store: Storage, name: str, pool: Pool) -> StudyView:
+    """Tick and look until the study no longer runs, or no local worker is left of some."""
+    from kdecay_search import driver
+    from kdecay_search.cli.watch import watch_study
+    from kdecay_search.errors import KDecayError
+    from kdecay_search.report.view import read_view
+
+    def look() -> StudyView:
+        return driver.tick(store, name) or read_view(store, name)
+
+    def check() -> None:
+        if pool.processes and not pool.running and look().state == "running":
+            reason = pool.failure() or "they ended before the study did"
+            raise KDecayError(f"no local worker is left: {reason} (log: {pool.logs[0]})")
+
+    return watch_study(look, stderr(), check)
+
+
+def _go_on(file: str, set_: list[str] | None) -> str:
+    import shlex
+
+    overrides = [part for override in set_ or [] for part in ("--set", override)]
+    return shlex.join(["kdecay", "launch", file, *overrides])
+
+
+def _conclude(view: StudyView, json: bool, detach: bool, file: str) -> None:
+    """Print the result, and what to do next; a failed study has exit code 1."""
+    from kdecay_search.report.summary import summarise
+    from kdecay_search.report.text import study_panel
+
+    name = view.spec.name
+    if json:
+        print_json(summarise(view))
+    elif detach and view.state == "running":
+        stdout().print(
+            f"{name} goes on by itself. See it: kdecay status {name} --watch; "
+            f"stop it: kdecay stop {name}"
+        )
+    else:
+        if not stderr().is_terminal:
+            stdout().print(study_panel(view))
+        stdout().print(f"\nUse it:  kdecay best {name} --as python    or --as json, --as csv")
+        stdout().print(f"See it:  kdecay status {name}")
+    if view.state == "failed":
+        raise typer.Exit(1)

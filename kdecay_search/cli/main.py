@@ -1,0 +1,70 @@
+"""The command's entry point: errors become one line and exit code 2."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from kdecay_search import __version__
+from kdecay_search.cli import files, inspect, launch, schedule, worker
+from kdecay_search.errors import KDecayError
+
+app = typer.Typer(
+    name="kdecay",
+    help="Find the learning-rate schedule that trains your network best, by k-decay.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"kdecay-search {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show a traceback with an error. May stand anywhere.")
+    ] = False,
+) -> None:
+    pass
+
+
+for register in (
+    launch.register,
+    worker.register,
+    inspect.register,
+    files.register,
+    schedule.register,
+):
+    register(app)
+
+
+def main() -> NoReturn:
+    """Run the command line. Exit codes: 0 well, 1 the study failed, 2 bad input, 130 Ctrl-C."""
+    debug = "--debug" in sys.argv
+    arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
+    try:
+        app(arguments, prog_name="kdecay")
+    except KDecayError as error:
+        if debug:
+            raise
+        print(f"kdecay: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # `kdecay list | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    sys.exit(0)

@@ -1,0 +1,102 @@
+"""``schedule``: print or draw a schedule's values."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdecay_search.cli.options import print_json, stdout
+
+if TYPE_CHECKING:
+    from kdecay_search.schedules import KDecaySchedule
+
+
+class ScheduleFormat(StrEnum):
+    """What ``schedule`` prints."""
+
+    TABLE = "table"
+    CSV = "csv"
+    JSON = "json"
+
+
+class FamilyName(StrEnum):
+    """The families of :data:`kdecay_search.schedules.FAMILIES`."""
+
+    POLYNOMIAL = "polynomial"
+    COSINE = "cosine"
+    EXPONENTIAL = "exponential"
+
+
+TABLE_ROWS = 20
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(schedule)
+
+
+def schedule(
+    family: Annotated[FamilyName, typer.Option(help="Shape of the decay.")] = FamilyName.POLYNOMIAL,
+    ks: Annotated[str, typer.Option(metavar="K1,K2,…", help="The terms, increasing.")] = "1",
+    power: Annotated[float, typer.Option(help="N of the polynomial family.")] = 1.0,
+    lr_max: Annotated[float, typer.Option(help="LR at the start.")] = 0.1,
+    lr_min: Annotated[float, typer.Option(help="LR at the end.")] = 0.001,
+    warmup: Annotated[int, typer.Option(min=0, help="Updates of linear warm-up.")] = 0,
+    total: Annotated[int, typer.Option(min=1, max=10_000_000, help="Updates in all.")] = 100,
+    as_: Annotated[
+        ScheduleFormat,
+        typer.Option("--as", help="table draws and samples; csv and json hold every value."),
+    ] = ScheduleFormat.TABLE,
+) -> None:
+    """Print or draw the learning rates of a k-decay schedule."""
+    from kdecay_search import export
+    from kdecay_search.schedules import KDecaySchedule
+
+    chosen = KDecaySchedule(family.value, _numbers(ks), power, lr_max, lr_min, warmup)
+    chosen(0, total)  # refuses a warm-up that does not fit
+    if as_ == ScheduleFormat.CSV:
+        print(export.schedule_csv(chosen, total), end="")
+    elif as_ == ScheduleFormat.JSON:
+        values = [chosen(step, total) for step in range(total + 1)]
+        print_json(
+            {
+                "family": family.value,
+                "ks": list(chosen.ks),
+                "power": power,
+                "lr_max": lr_max,
+                "lr_min": lr_min,
+                "warmup": warmup,
+                "total": total,
+                "learning_rates": values,
+            }
+        )
+    else:
+        _print_table(chosen, total)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    from kdecay_search.errors import InvalidSchedule
+
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise InvalidSchedule(
+            f"--ks {text}: must be numbers with commas between, as 1.5,4"
+        ) from None
+
+
+def _print_table(schedule: KDecaySchedule, total: int) -> None:
+    from rich.table import Table
+
+    from kdecay_search.report.text import bar
+
+    table = Table(box=None)
+    table.add_column("step", justify="right")
+    table.add_column("learning rate", justify="right")
+    table.add_column("")
+    rows = min(total, TABLE_ROWS)
+    for step in sorted({round(index * total / rows) for index in range(rows + 1)}):
+        rate = schedule(step, total)
+        table.add_row(f"{step:,}", f"{rate:.6g}", bar(rate / schedule.lr_max, 40))
+    stdout().print(table)

@@ -1,0 +1,75 @@
+"""``worker``: serve studies on this machine's devices."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from kdecay_search.cli.options import Device, StorageUrl, opened
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(worker)
+
+
+def worker(
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Serve one study. Left out: all of them.")
+    ] = None,
+    device: Device = "auto",
+    per_device: Annotated[int, typer.Option(min=1, max=256, help="Processes per device.")] = 1,
+    drain: Annotated[bool, typer.Option("--drain", help="End when no work is left.")] = False,
+    storage: StorageUrl = None,
+) -> None:
+    """Claim trials, train them and report, until stopped.
+
+    The first Ctrl-C or SIGTERM puts the trial back into the queue and ends; the second kills.
+    """
+    from kdecay_search.worker.devices import expand
+
+    devices = [name for name in expand(device) for _ in range(per_device)]
+    if len(devices) == 1:
+        _serve(study, devices[0], drain, storage)
+    else:
+        _start_one_each(study, devices, drain, storage)
+
+
+def _serve(study: str | None, device: str, drain: bool, url: str | None) -> None:
+    import logging
+    import threading
+
+    from kdecay_search.worker.loop import Options, Worker
+    from kdecay_search.worker.signals import drain_on_signal
+
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    stop = threading.Event()
+    drain_on_signal(stop)
+    with opened(url) as storage:
+        server = Worker(storage, Options(study, device, drain), stop)
+        logging.info("worker %s serves %s", server.name, study or "all studies")
+        server.serve()
+        logging.info("worker %s ends after %d trials", server.name, server.trials)
+
+
+def _start_one_each(study: str | None, devices: list[str], drain: bool, url: str | None) -> None:
+    import threading
+
+    from kdecay_search.worker.pool import Pool
+    from kdecay_search.worker.signals import drain_on_signal
+
+    stop = threading.Event()
+    drain_on_signal(stop)
+    pool = Pool()
+    environment = {"KDECAY_STORAGE": url} if url else {}
+    for device in devices:
+        arguments = ["--device", device]
+        arguments += ["--study", study] if study else []
+        arguments += ["--drain"] if drain else []
+        pool.start(arguments, environment, log=None)
+    while not pool.wait(0.5):
+        if stop.is_set():
+            pool.signal()
+            pool.wait()
+    if pool.failure() is not None:
+        raise typer.Exit(2)

@@ -1,0 +1,89 @@
+"""Bringing the storage to the plan: one idempotent :func:`tick`, under the study's lock.
+
+``launch`` ticks, and so does every worker that is idle or has just finished a trial, so a study
+goes on when the terminal that launched it is closed. Killed anywhere, the next tick heals it.
+"""
+
+from __future__ import annotations
+
+from kdecay_search import spec as specs
+from kdecay_search.errors import StudyError
+from kdecay_search.procedure import WITHDRAWN, Plan
+from kdecay_search.report.view import StudyView, read_view
+from kdecay_search.spec import StudySpec
+from kdecay_search.storage import Storage, queue, records
+
+
+def launch(storage: Storage, spec: StudySpec) -> bool:
+    """Create the study, or go on with it; return whether it is new.
+
+    Raises :class:`StudyError` if it exists with a spec that would mix results.
+    """
+    attributes = records.read_attributes(storage, spec.name)
+    is_new = attributes is None or records.SPEC not in attributes
+    if attributes is not None and not is_new:
+        _refuse_mixture(specs.from_json(attributes[records.SPEC]), spec)
+    study_id = records.create_stage(storage, spec.name, 1)
+    launched = {records.SPEC: spec.to_json(), records.STOPPED: False}
+    records.write_attributes(storage, study_id, launched)
+    return is_new
+
+
+def _refuse_mixture(old: StudySpec, new: StudySpec) -> None:
+    changed = specs.differences(old, new)
+    if changed:
+        raise StudyError(
+            f"study {new.name!r} exists with other settings, and its results would mix: "
+            f"{'; '.join(changed)}. Give the new study another name (--set name=...), "
+            f"or delete the old one (kdecay delete {new.name})"
+        )
+
+
+def stop(storage: Storage, name: str) -> None:
+    """Ask the workers to put their trials back and to take no more of this study."""
+    records.read_spec(storage, name)
+    first = records.stage_ids(storage, name)[1]
+    records.write_attributes(storage, first, {records.STOPPED: True})
+
+
+def tick(storage: Storage, name: str) -> StudyView | None:
+    """Reap, plan, and bring the storage to the plan; None if another process is at it just now.
+
+    Returns the study as it stood; what was queued by this very call is not yet in the view.
+    """
+    with storage.lock(name) as held:
+        if not held:
+            return None
+        spec = records.read_spec(storage, name)
+        queue.reap(storage, name, spec.workers.grace_seconds)
+        view = read_view(storage, name)
+        if not view.stopped:
+            _bring_about(storage, name, view.plan)
+        return view
+
+
+def _bring_about(storage: Storage, name: str, plan: Plan) -> None:
+    for trial in plan.withdraw:
+        queue.withdraw(storage, trial.trial_id, WITHDRAWN)
+    studies: dict[int, int] = {}
+    for token in plan.enqueue:
+        stage = token.key.stage
+        if stage not in studies:
+            studies[stage] = records.create_stage(storage, name, stage)
+        queue.enqueue(storage, studies[stage], token)
+    _describe_stages(storage, name, plan)
+
+
+def _describe_stages(storage: Storage, name: str, plan: Plan) -> None:
+    """Keep what each stage is, and what came of it, where the dashboard shows it."""
+    ids = records.stage_ids(storage, name)
+    for stage in plan.stages:
+        if stage.n in ids:
+            described = {
+                "stage": stage.n,
+                "earlier_ks": list(stage.earlier_ks),
+                "state": str(stage.progress),
+                "best_k": stage.best.k if stage.best else None,
+                "kept": stage.kept,
+            }
+            records.write_attributes(storage, ids[stage.n], described)

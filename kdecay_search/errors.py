@@ -1,0 +1,48 @@
+"""Every error that kdecay-search raises on purpose, in one tree.
+
+    KDecayError                 exit code 2; its text is one line: value, rule and mend
+    ├── InvalidSchedule         a schedule that cannot be computed (also a ValueError)
+    ├── InvalidSpec             a study file that cannot be used; names file and dotted key
+    ├── StudyError              a study that is missing, or exists and differs
+    ├── StorageError            the database
+    │   └── StorageUnavailable  it cannot be reached at the moment; trying again may help
+    ├── DataError               the data set that a task trains on
+    └── MissingPackage          an optional package that this command needs
+
+Errors of dependencies are mapped to these where they are called: pydantic's in ``spec``,
+SQLAlchemy's and Optuna's in ``storage``.
+"""
+
+from __future__ import annotations
+
+
+class KDecayError(Exception):
+    """Base class: the text is one line for the user, without a traceback."""
+
+
+class InvalidSchedule(KDecayError, ValueError):
+    """A schedule that cannot be computed, such as ``lr_min`` above ``lr_max``."""
+
+
+class InvalidSpec(KDecayError):
+    """A study file, or a ``--set`` override, that cannot be used."""
+
+
+class StudyError(KDecayError):
+    """A study that does not exist, or that exists and differs from what was asked."""
+
+
+class StorageError(KDecayError):
+    """The database refused or cannot do what was asked."""
+
+
+class StorageUnavailable(StorageError):
+    """The database cannot be reached at the moment; the same call may succeed later."""
+
+
+class DataError(KDecayError):
+    """A data set that is missing, unreadable or too small for what was asked."""
+
+
+class MissingPackage(KDecayError):
+    """An optional package is not installed; the text says how to install it."""

@@ -1,0 +1,353 @@
+"""The iterative search for the terms of eq. 14: a pure function from records to a plan.
+
+Stage 1 compares single exponents with the original, k = 1. Stage n keeps the terms found so far
+and compares a further one, k_n > k_(n-1), with the schedule that stage n-1 ended with (the
+incumbent), whose results are reused. While the best candidate of a grid is its largest, the grid
+grows, up to ``k_cap``. A stage's best candidate is kept if it lowers the mean error over the
+seeds, paired by seed, by more than ``min_gain``; otherwise the search ends with the incumbent.
+
+Nothing here reads a clock, a file or a database: :func:`make_plan` says what the storage should
+hold, and :mod:`kdecay_search.driver` brings it about.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kdecay_search.runs import RunKey, State, Token, Trial
+from kdecay_search.spec import SearchSpec, StudySpec, grid
+from kdecay_search.statistics import Sample, describe, paired_gain
+
+BASELINE_KS = (1.0,)
+"""The original schedule, which every study is measured against."""
+GROWTH = 0.5
+"""A grid whose best candidate is its largest grows by this share of its width …"""
+MIN_GROWTH_STEPS = 2
+"""… but by so many steps at least."""
+WITHDRAWN = "withdrawn"
+"""Reason of a trial that was closed because its run needed no further trial."""
+
+
+class Progress(StrEnum):
+    """Where a stage or a study stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One value of k within a stage, and what its runs gave."""
+
+    index: int
+    k: float | None
+    errors: Mapping[int, float]
+    """Final validation error (%) of complete runs, by seed."""
+    pruned: int
+    failed: int
+    unfinished: int
+    """Runs that are waiting, running or still to be queued."""
+
+    @property
+    def error(self) -> Sample:
+        return describe(self.errors.values())
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The best schedule so far: its terms and its errors (%) by seed."""
+
+    ks: tuple[float, ...]
+    errors: Mapping[int, float]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The search for one term."""
+
+    n: int
+    earlier_ks: tuple[float, ...]
+    candidates: tuple[Candidate, ...]
+    progress: Progress
+    best: Candidate | None
+    """The best candidate so far."""
+    gain: Sample
+    """By how much the best candidate improves on the incumbent, paired by seed."""
+    kept: bool
+    at_edge: bool
+    """Whether the best candidate is the largest that the search space allows."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the records amount to, and what the storage should be made to hold."""
+
+    stages: tuple[Stage, ...]
+    incumbent: Incumbent
+    baseline: Incumbent
+    progress: Progress
+    enqueue: tuple[Token, ...]
+    """Runs to be queued, in the order in which workers should take them."""
+    withdraw: tuple[Trial, ...]
+    """Waiting trials of runs that another trial serves."""
+
+
+def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
+    """What to do next, given everything that the storage holds of the study."""
+    by_stage = defaultdict(list)
+    for trial in sorted(trials, key=lambda trial: trial.number):
+        by_stage[trial.key.stage, trial.token.earlier_ks].append(trial)
+    baseline = incumbent = Incumbent(BASELINE_KS, {})
+    stages: list[Stage] = []
+    earlier: tuple[float, ...] = ()
+    upper = spec.search.k_max
+    while len(earlier) < spec.search.max_terms:
+        number = len(stages) + 1
+        space = _Space.of_stage(spec.search, number, earlier, upper)
+        if space is None:
+            break
+        book = _Book(spec, number, earlier, space, by_stage[number, earlier])
+        if number == 1:
+            incumbent = baseline = Incumbent(BASELINE_KS, book.errors_of(BASELINE_KS[0]))
+        stage = book.stage(incumbent)
+        stages.append(stage)
+        best = stage.best
+        if not stage.kept or best is None or best.k is None:
+            return _plan(stages, incumbent, baseline, book)
+        earlier = (*earlier, best.k)
+        upper = book.space.bounds[1]
+        incumbent = Incumbent(earlier, best.errors)
+    return _plan(stages, incumbent, baseline, None)
+
+
+def runs_at_most(spec: StudySpec) -> list[tuple[int, int]]:
+    """(candidates, runs) that each stage can need at most, without failures: for planning."""
+    counts = []
+    search = spec.search
+    earlier: tuple[float, ...] = ()
+    for number in range(1, search.max_terms + 1):
+        space = _Space.of_stage(search, number, earlier, search.k_max)
+        if space is None:
+            break
+        while (larger := space.grown()) is not None:
+            space = larger
+        counts.append((len(space.ks), len(space.ks) * search.seeds))
+        earlier = (*earlier, search.k_min + (number - 1) * search.k_step)
+    return counts
+
+
+def _plan(
+    stages: list[Stage], incumbent: Incumbent, baseline: Incumbent, book: _Book | None
+) -> Plan:
+    last = stages[-1].progress if stages else Progress.DONE
+    return Plan(
+        stages=tuple(stages),
+        incumbent=incumbent,
+        baseline=baseline,
+        progress=last,
+        enqueue=tuple(book.missing()) if book else (),
+        withdraw=tuple(book.superfluous()) if book else (),
+    )
+
+
+@dataclass(frozen=True)
+class _Space:
+    """The candidates of a stage. A grown space begins with the candidates that it grew from, so
+    that a candidate's number keeps its meaning."""
+
+    search: SearchSpec
+    ks: tuple[float | None, ...]
+    """None where the sampler chooses."""
+    bounds: tuple[float, float]
+
+    @staticmethod
+    def of_stage(
+        search: SearchSpec, number: int, earlier: tuple[float, ...], upper: float
+    ) -> _Space | None:
+        """The space that stage ``number`` starts with; None if no larger term is left to try."""
+        lower = search.k_min if number == 1 else round(earlier[-1] + search.k_step, 10)
+        if number > 1 and lower > search.cap:
+            return None
+        upper = max(upper, lower)
+        if search.sampler != "grid":
+            return _Space._of_sampler(search, number, lower, upper)
+        ks = list(spread(grid(lower, upper, search.k_step)))
+        if number == 1:
+            ks = [BASELINE_KS[0], *(k for k in ks if k != BASELINE_KS[0])]
+        return _Space(search, tuple(ks), (lower, upper))
+
+    @staticmethod
+    def _of_sampler(search: SearchSpec, number: int, lower: float, upper: float) -> _Space:
+        """The baseline is one of stage 1's trials, and so within its bounds."""
+        if number > 1:
+            return _Space(search, (None,) * search.trials, (lower, upper))
+        base = BASELINE_KS[0]
+        chosen = (None,) * (search.trials - 1)
+        return _Space(search, (base, *chosen), (min(lower, base), max(upper, base)))
+
+    def grown(self) -> _Space | None:
+        """This space with larger candidates added; None at the cap, and for samplers."""
+        search, (lower, upper) = self.search, self.bounds
+        if search.sampler != "grid" or upper + search.k_step > search.cap + 1e-9:
+            return None
+        steps = max(MIN_GROWTH_STEPS, round(GROWTH * (upper - lower) / search.k_step))
+        new_upper = min(round(upper + steps * search.k_step, 10), search.cap)
+        longer = grid(lower, new_upper, search.k_step)
+        added = spread(k for k in longer if k > upper + 1e-9 and k not in self.ks)
+        return _Space(search, (*self.ks, *added), (lower, new_upper))
+
+    def is_upper_edge(self, k: float) -> bool:
+        if self.search.sampler == "grid":
+            return k == grid(*self.bounds, self.search.k_step)[-1]
+        return k > self.bounds[1] - self.search.k_step
+
+
+class _Book:
+    """The trials of one stage, sorted into its candidates and runs."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        number: int,
+        earlier: tuple[float, ...],
+        space: _Space,
+        trials: Sequence[Trial],
+    ) -> None:
+        self.spec = spec
+        self.number = number
+        self.earlier = earlier
+        self.by_run: dict[tuple[int, int], list[Trial]] = defaultdict(list)
+        for trial in trials:
+            self.by_run[trial.key.candidate, trial.key.seed].append(trial)
+        self.space = space
+        self._grow()
+
+    def _grow(self) -> None:
+        """Repeat the growth that the records call for, from the space that the stage began with."""
+        while True:
+            self.candidates = tuple(self._candidate(i) for i in range(len(self.space.ks)))
+            best = self._best(self.candidates)
+            if best is None or best.k is None or any(c.unfinished for c in self.candidates):
+                return
+            larger = self.space.grown() if self.space.is_upper_edge(best.k) else None
+            if larger is None:
+                return
+            self.space = larger
+
+    def stage(self, incumbent: Incumbent) -> Stage:
+        best = self._best(self.candidates)
+        gain = paired_gain(incumbent.errors, best.errors if best else {})
+        if any(candidate.unfinished for candidate in self.candidates):
+            progress = Progress.RUNNING
+        else:
+            progress = Progress.DONE if best else Progress.FAILED
+        is_new = best is not None and (self.number > 1 or best.k != BASELINE_KS[0])
+        is_better = gain.mean is None or gain.mean > self.spec.search.min_gain
+        return Stage(
+            n=self.number,
+            earlier_ks=self.earlier,
+            candidates=self.candidates,
+            progress=progress,
+            best=best,
+            gain=gain,
+            kept=progress == Progress.DONE and is_new and is_better,
+            at_edge=best is not None and best.k is not None and self.space.is_upper_edge(best.k),
+        )
+
+    def errors_of(self, k: float) -> Mapping[int, float]:
+        return next((c.errors for c in self.candidates if c.k == k), {})
+
+    def missing(self) -> Iterable[Token]:
+        """Runs that no open or finished trial serves, first seeds of all candidates first."""
+        for seed in range(self.spec.search.seeds):
+            for candidate in self.candidates:
+                waits_for_sampler = candidate.k is None and seed > 0
+                if not waits_for_sampler and self._needs_trial(candidate.index, seed):
+                    yield self._token(candidate, seed)
+
+    def superfluous(self) -> Iterable[Trial]:
+        for trials in self.by_run.values():
+            serving = _serving(trials)
+            yield from (t for t in trials if t.state == State.WAITING and t is not serving)
+
+    def _token(self, candidate: Candidate, seed: int) -> Token:
+        is_baseline = self.number == 1 and candidate.k == BASELINE_KS[0]
+        return Token(
+            key=RunKey(self.number, candidate.index, seed),
+            earlier_ks=self.earlier,
+            k=candidate.k,
+            bounds=self.space.bounds,
+            protected=is_baseline,
+        )
+
+    def _needs_trial(self, index: int, seed: int) -> bool:
+        trials = self.by_run.get((index, seed), [])
+        return _serving(trials) is None and not self._exhausted(trials)
+
+    def _exhausted(self, trials: Sequence[Trial]) -> bool:
+        failures = sum(t.state == State.FAILED and t.reason != WITHDRAWN for t in trials)
+        return failures >= self.spec.workers.max_attempts
+
+    def _candidate(self, index: int) -> Candidate:
+        seeds = range(self.spec.search.seeds)
+        runs = {seed: self.by_run.get((index, seed), []) for seed in seeds}
+        serving = {seed: _serving(trials) for seed, trials in runs.items()}
+        states = [trial.state if trial else None for trial in serving.values()]
+        failed = sum(
+            serving[seed] is None and self._exhausted(trials) for seed, trials in runs.items()
+        )
+        k = self.space.ks[index]
+        if k is None:
+            k = next((t.k for trials in runs.values() for t in trials if t.k is not None), None)
+            if k is None and failed:
+                failed = len(seeds)  # its k never came to be: the other seeds have nothing to run
+        finished = states.count(State.COMPLETE) + states.count(State.PRUNED) + failed
+        return Candidate(
+            index=index,
+            k=k,
+            errors={
+                seed: trial.error
+                for seed, trial in serving.items()
+                if trial is not None and trial.error is not None
+            },
+            pruned=states.count(State.PRUNED),
+            failed=failed,
+            unfinished=len(seeds) - finished,
+        )
+
+    @staticmethod
+    def _best(candidates: Iterable[Candidate]) -> Candidate | None:
+        """The lowest mean among the candidates with the most complete runs."""
+        complete = [c for c in candidates if c.errors]
+        return min(complete, key=lambda c: (-len(c.errors), c.error.mean, c.k), default=None)
+
+
+def _serving(trials: Sequence[Trial]) -> Trial | None:
+    """The trial that a run stands on: a finished one, else a running, else a waiting one; the
+    first of several. None if all failed."""
+    for states in ((State.COMPLETE, State.PRUNED), (State.RUNNING,), (State.WAITING,)):
+        for trial in trials:
+            if trial.state in states:
+                return trial
+    return None
+
+
+def spread(values: Iterable[float]) -> tuple[float, ...]:
+    """``values`` reordered so that any beginning of them covers the whole range: both ends, then
+    the middle, then the middles of what is left (breadth first)."""
+    ordered = sorted(values)
+    if len(ordered) <= 2:  # noqa: PLR2004
+        return tuple(ordered)
+    result = [ordered[0], ordered[-1]]
+    gaps = [(0, len(ordered) - 1)]
+    while gaps:
+        low, high = gaps.pop(0)
+        if high - low > 1:
+            middle = (low + high) // 2
+            result.append(ordered[middle])
+            gaps += [(low, middle), (middle, high)]
+    return tuple(result)

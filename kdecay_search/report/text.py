@@ -1,0 +1,260 @@
+"""A study as tables for a terminal (rich)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from kdecay_search.procedure import Candidate, Stage
+from kdecay_search.report.summary import gain_on_baseline
+from kdecay_search.report.view import StudyView
+from kdecay_search.runs import State, Trial
+from kdecay_search.schedules import KDecaySchedule
+from kdecay_search.statistics import Sample, describe, paired_gain
+
+BLOCKS = "▁▂▃▄▅▆▇█"
+CURVE_WIDTH = 32
+RUNNING_SHOWN = 8
+
+
+def bar(share: float, width: int) -> str:
+    """A horizontal bar of ``share`` (0 to 1) of ``width`` characters."""
+    return "█" * round(share * width)
+
+
+def curve(schedule: KDecaySchedule, width: int = CURVE_WIDTH) -> str:
+    """The schedule over training as one line of blocks, without its warm-up."""
+    steps = width - 1
+    shares = (
+        schedule(i + schedule.warmup_steps, steps + schedule.warmup_steps) for i in range(width)
+    )
+    top = len(BLOCKS) - 1
+    return "".join(BLOCKS[round(rate / schedule.lr_max * top)] for rate in shares)
+
+
+def terms(ks: Iterable[float]) -> str:
+    """``k = 2`` or ``k = 2, 6.5``."""
+    return "k = " + ", ".join(f"{k:.4g}" for k in ks)
+
+
+def percent(sample: Sample) -> str:
+    """``3.21 ± 0.30 %`` (standard deviation over the seeds), or a dash."""
+    if sample.mean is None:
+        return "–"
+    spread = "" if sample.sd is None else f" ± {sample.sd:.2f}"
+    return f"{sample.mean:.2f}{spread} %"
+
+
+def verdict(view: StudyView) -> str:
+    """What was found, against k = 1, in one sentence with numbers."""
+    plan = view.plan
+    if not plan.incumbent.errors:
+        return "No run is complete yet."
+    found = f"{terms(plan.incumbent.ks)}: {percent(describe(plan.incumbent.errors.values()))}"
+    if plan.incumbent.ks == plan.baseline.ks:
+        return f"No schedule is better than the original so far; {found}."
+    base = percent(describe(plan.baseline.errors.values()))
+    gain = gain_on_baseline(view)
+    if gain.mean is None:
+        return f"{found}; the original, k = 1, has no result to compare with."
+    return f"{found}; k = 1: {base}. {_compared(gain)}."
+
+
+def _compared(gain: Sample) -> str:
+    assert gain.mean is not None
+    interval = gain.interval()
+    pairs = f"paired over {gain.n} seed{'s' if gain.n != 1 else ''}"
+    if interval is None:
+        return f"{gain.mean:+.2f} points, {pairs}: too few to tell a gain from noise"
+    numbers = (
+        f"{gain.mean:.2f} points (95 % interval {interval[0]:.2f} to {interval[1]:.2f}, {pairs})"
+    )
+    if interval[0] > 0:
+        return f"Better by {numbers}"
+    return f"No detectable difference: better by {numbers}"
+
+
+def study_panel(view: StudyView, seconds_left: float | None = None) -> RenderableType:
+    """Everything about a study: its state, stages, running trials and best schedule."""
+    parts: list[RenderableType] = [_heading(view, seconds_left)]
+    parts += [Padding(_stage_table(stage, view), (1, 0, 0, 0)) for stage in view.plan.stages]
+    running = [trial for trial in view.trials if trial.state == State.RUNNING]
+    if running:
+        parts.append(Padding(_running_table(view, running), (1, 0, 0, 0)))
+    failed = _failures(view)
+    if failed is not None:
+        parts.append(Padding(failed, (1, 0, 0, 0)))
+    schedule = view.schedule
+    parts.append(Text(f"\n{verdict(view)}", style="bold"))
+    parts.append(
+        Text.assemble(
+            (f"{schedule.family}, LR {schedule.lr_max:g} to {schedule.lr_min:g}  ", "dim"),
+            (curve(schedule), "cyan"),
+        )
+    )
+    return Group(*parts)
+
+
+def _heading(view: StudyView, seconds_left: float | None) -> Text:
+    counts = ", ".join(f"{view.count(state)} {state}" for state in State if view.count(state))
+    styles = {"running": "bold blue", "done": "bold green", "failed": "bold red"}
+    heading = Text.assemble(
+        (view.spec.name, "bold"), "  ", (view.state, styles.get(view.state, "bold yellow"))
+    )
+    heading.append(f"  trials: {counts or 'none'}  ")
+    heading.append(f"epochs: {view.epochs_trained:,} of {view.epochs_planned:,} planned")
+    if seconds_left is not None and view.state == "running":
+        heading.append(f"  about {duration(seconds_left)} left in this stage")
+    return heading
+
+
+def duration(seconds: float) -> str:
+    """``45 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
+
+
+def _stage_table(stage: Stage, view: StudyView) -> Table:
+    earlier = f" after {terms(stage.earlier_ks)}" if stage.earlier_ks else ""
+    rival = terms(view.plan.baseline.ks if stage.n == 1 else stage.earlier_ks)
+    table = Table(
+        title=f"stage {stage.n}: term k{stage.n}{earlier}  [dim]{_outcome(stage)}[/]",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+    )
+    table.add_column("k", justify="right")
+    table.add_column("errors by seed, %")
+    table.add_column("mean", justify="right")
+    table.add_column(f"gain on {rival}", justify="right")
+    table.add_column("")
+    rival_errors = _rival_errors(stage, view)
+    for candidate in sorted(stage.candidates, key=lambda c: (c.k is None, c.k or 0, c.index)):
+        if candidate.k is not None:
+            table.add_row(*_candidate_row(candidate, stage, rival_errors))
+    unknown = sum(candidate.k is None for candidate in stage.candidates)
+    if unknown:
+        table.add_row("…", f"{unknown} still to be chosen by the sampler", style="dim")
+    return table
+
+
+def _rival_errors(stage: Stage, view: StudyView) -> Mapping[int, float]:
+    """Errors of what the stage is compared with: the baseline, or what the last stage kept."""
+    if stage.n == 1:
+        return view.plan.baseline.errors
+    before = view.plan.stages[stage.n - 2].best
+    return before.errors if before else {}
+
+
+def _outcome(stage: Stage) -> str:
+    if stage.progress == "running":
+        return "running"
+    if stage.best is None or stage.best.k is None:
+        return "no result"
+    kept = f"keeps k = {stage.best.k:.4g}" if stage.kept else "keeps no term"
+    edge = ", the largest that was tried" if stage.at_edge else ""
+    return kept + (edge if stage.kept else "")
+
+
+def _candidate_row(
+    candidate: Candidate, stage: Stage, rival_errors: Mapping[int, float]
+) -> tuple[Text, ...]:
+    is_best = stage.best is not None and candidate.index == stage.best.index
+    style = "bold" if is_best else ""
+    errors = "  ".join(f"{candidate.errors[seed]:.2f}" for seed in sorted(candidate.errors))
+    gain = paired_gain(rival_errors, candidate.errors).mean
+    mean = candidate.error.mean
+    return (
+        Text(f"{candidate.k:.4g}", style),
+        Text(errors, style),
+        Text("" if mean is None else f"{mean:.2f}", style),
+        Text("" if gain is None or gain == 0 else f"{gain:+.2f}", style),
+        Text("  ".join(_notes(candidate, is_best)), style or "dim"),
+    )
+
+
+def _notes(candidate: Candidate, is_best: bool) -> Iterable[str]:
+    if is_best:
+        yield "best"
+    if candidate.pruned:
+        yield f"{candidate.pruned} pruned"
+    if candidate.failed:
+        yield f"{candidate.failed} failed"
+    if candidate.unfinished:
+        yield f"{candidate.unfinished} to go"
+
+
+def _running_table(view: StudyView, running: list[Trial]) -> Table:
+    table = Table(title="running", title_justify="left", title_style="bold", box=None)
+    for heading in ("k", "seed", "epoch", "averaged error, %", "worker"):
+        table.add_column(heading, justify="left" if heading == "worker" else "right")
+    for trial in running[:RUNNING_SHOWN]:
+        table.add_row(
+            "…" if trial.k is None else f"{trial.k:.4g}",
+            str(trial.key.seed),
+            f"{trial.epochs}/{view.spec.task.epochs}",
+            "" if trial.averaged_error is None else f"{trial.averaged_error:.2f}",
+            trial.worker or "",
+        )
+    if len(running) > RUNNING_SHOWN:
+        table.add_row("", "", "", "", f"and {len(running) - RUNNING_SHOWN} more")
+    return table
+
+
+def _failures(view: StudyView) -> Text | None:
+    failed = [t for t in view.trials if t.state == State.FAILED and t.reason != "withdrawn"]
+    if not failed:
+        return None
+    last = failed[-1]
+    return Text(
+        f"{len(failed)} failed trials; the last: k = {last.k}, seed {last.key.seed}: "
+        f"{last.reason}, {last.message or 'no heartbeat'}",
+        style="red",
+    )
+
+
+def studies_table(views: Iterable[StudyView]) -> Table:
+    """One row a study."""
+    table = Table(box=None)
+    for heading in ("study", "state", "best schedule", "error, %", "k = 1, %", "trials"):
+        table.add_column(heading, justify="left" if heading in ("study", "state") else "right")
+    for view in views:
+        plan = view.plan
+        table.add_row(
+            view.spec.name,
+            view.state,
+            terms(plan.incumbent.ks) if plan.incumbent.errors else "",
+            percent(describe(plan.incumbent.errors.values())).removesuffix(" %"),
+            percent(describe(plan.baseline.errors.values())).removesuffix(" %"),
+            str(len(view.trials)),
+        )
+    return table
+
+
+def news(before: StudyView | None, now: StudyView) -> list[str]:
+    """Plain lines for what has happened since ``before``: for logs and pipes."""
+    known = {t.trial_id for t in before.trials if not t.open} if before else set()
+    lines = [
+        _ended(trial) for trial in now.trials if not trial.open and trial.trial_id not in known
+    ]
+    done = {s.n for s in before.plan.stages if s.progress != "running"} if before else set()
+    for stage in now.plan.stages:
+        if stage.progress != "running" and stage.n not in done:
+            lines.append(f"stage {stage.n} is over: {_outcome(stage)}")
+    return lines
+
+
+def _ended(trial: Trial) -> str:
+    key = trial.key
+    k = "?" if trial.k is None else f"{trial.k:.4g}"
+    outcome = {
+        State.COMPLETE: f"{trial.error} %" if trial.error is None else f"{trial.error:.2f} %",
+        State.PRUNED: f"pruned after {trial.epochs} epochs",
+        State.FAILED: f"failed: {trial.reason} {trial.message or ''}".rstrip(),
+    }[trial.state]
+    return f"stage {key.stage}  k = {k}  seed {key.seed}  {outcome}"

@@ -1,0 +1,58 @@
+"""A study as it stands at one moment."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from kdecay_search.procedure import Plan, Progress, make_plan
+from kdecay_search.runs import State, Trial
+from kdecay_search.schedules import KDecaySchedule
+from kdecay_search.spec import StudySpec
+from kdecay_search.storage import Storage, records
+
+
+@dataclass(frozen=True)
+class StudyView:
+    """The spec, all trials, and what the procedure makes of them."""
+
+    spec: StudySpec
+    trials: tuple[Trial, ...]
+    stopped: bool
+
+    @cached_property
+    def plan(self) -> Plan:
+        return make_plan(self.spec, self.trials)
+
+    @property
+    def state(self) -> str:
+        """``running``, ``done``, ``stopped`` or ``failed``."""
+        if self.plan.progress == Progress.RUNNING and self.stopped:
+            return "stopped"
+        return str(self.plan.progress)
+
+    @property
+    def schedule(self) -> KDecaySchedule:
+        """The best schedule so far; its warm-up is given in epochs, as in the study file."""
+        return self.spec.schedule_for(self.plan.incumbent.ks)
+
+    def count(self, state: State) -> int:
+        return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def epochs_trained(self) -> int:
+        """Epochs that were really trained, failed attempts included."""
+        return sum(trial.epochs for trial in self.trials)
+
+    @property
+    def epochs_planned(self) -> int:
+        """Epochs of all runs of the stages opened so far, if none were pruned."""
+        candidates = sum(len(stage.candidates) for stage in self.plan.stages)
+        return candidates * self.spec.search.seeds * self.spec.task.epochs
+
+
+def read_view(storage: Storage, name: str) -> StudyView:
+    """Read a study from the storage. Raises :class:`StudyError` if there is none."""
+    spec = records.read_spec(storage, name)
+    trials = tuple(records.read_trials(storage, name))
+    return StudyView(spec, trials, records.read_stopped(storage, name))

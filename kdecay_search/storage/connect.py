@@ -1,0 +1,180 @@
+"""Connecting to Postgres, and the one boundary at which its errors become ours."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from typing import ParamSpec, TypeVar
+
+import optuna
+import sqlalchemy
+import tenacity
+from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage, RDBStorage
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+
+from kdecay_search.errors import StorageError, StorageUnavailable
+
+RETRY_SECONDS = 60.0
+"""How long a repeatable statement is tried again while the database is unreachable."""
+_CREATION_LOCK = 0x6B646563
+"""Advisory lock under which Optuna's tables are created ("kdec")."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Storage:
+    """A connection to the database that holds the studies: at most two sockets per process."""
+
+    def __init__(self, url: str) -> None:
+        self.url = parse_url(url)
+        self._rdb = _open(self.url)
+        self.optuna: BaseStorage = optuna.storages.get_storage(self._rdb)
+        """Optuna's storage, cached: finished trials are read once per process."""
+
+    @property
+    def engine(self) -> sqlalchemy.Engine:
+        return self._rdb.engine
+
+    @property
+    def shown_url(self) -> str:
+        """The URL without its password, for people to read."""
+        return self.url.render_as_string(hide_password=True)
+
+    @property
+    def secret_url(self) -> str:
+        """The URL with its password, for child processes (through their environment)."""
+        return self.url.render_as_string(hide_password=False)
+
+    @contextlib.contextmanager
+    def lock(self, name: str) -> Iterator[bool]:
+        """Hold the advisory lock of ``name`` for one transaction; False if another holds it.
+
+        A transaction's lock works behind a connection pooler, and ends with its connection.
+        """
+        with mapped_errors(), self.engine.begin() as connection:
+            statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"
+            yield bool(connection.scalar(sqlalchemy.text(statement), {"name": f"kdecay/{name}"}))
+
+    def close(self) -> None:
+        self._rdb.remove_session()
+        self.engine.dispose()
+
+
+def parse_url(url: str) -> URL:
+    """Any usual spelling of a Postgres URL, rewritten for psycopg2.
+
+    Raises :class:`StorageError` for other databases and malformed URLs; never shows a password.
+    """
+    try:
+        parsed = make_url(url.strip())
+        backend = parsed.get_backend_name()
+    except (ArgumentError, ValueError):
+        raise StorageError(
+            "the storage URL is malformed; it has the form postgresql://user:password@host/database"
+        ) from None
+    if backend not in ("postgresql", "postgres"):
+        raise StorageError(
+            f"storage URL {parsed.render_as_string()}: {backend} is not supported; "
+            "it must start with postgresql://"
+        )
+    return parsed.set(drivername="postgresql+psycopg2")
+
+
+def _open(url: URL) -> RDBStorage:
+    """Optuna's storage on ``url``; its tables are made by the first process that comes."""
+    os.environ.setdefault("PGTZ", "UTC")  # heartbeats are naive timestamps: no summer time in them
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    text = url.render_as_string(hide_password=False)
+    probe = sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
+    with mapped_errors(url), probe.connect() as connection:
+        if connection.scalar(sqlalchemy.text("SELECT to_regclass('version_info')")) is not None:
+            connection.close()
+            return _rdb_storage(text, skip_table_creation=True)
+        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})"))
+        return _rdb_storage(text, skip_table_creation=False)
+
+
+_CONNECT = {
+    "connect_timeout": 10,
+    "application_name": "kdecay",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+
+def _rdb_storage(url: str, skip_table_creation: bool) -> RDBStorage:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return RDBStorage(
+            url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
+            engine_kwargs={
+                "pool_size": 2,
+                "max_overflow": 0,
+                "pool_pre_ping": True,
+                "connect_args": _CONNECT,
+            },
+            skip_table_creation=skip_table_creation,
+        )
+
+
+@contextlib.contextmanager
+def mapped_errors(url: URL | None = None) -> Iterator[None]:
+    """Turn what SQLAlchemy and Optuna raise for a database into :class:`StorageError`."""
+    try:
+        yield
+    except (SQLAlchemyError, StorageInternalError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        text = _one_line(cause or error)
+        where = f"storage {url.render_as_string()}: " if url is not None else "storage: "
+        if _is_outage(cause):
+            raise StorageUnavailable(where + text) from error
+        raise StorageError(where + text) from error
+    except RuntimeError as error:  # Optuna's word on a schema of another version
+        if "optuna storage upgrade" in str(error) or "version" in str(error):
+            raise StorageError(f"storage: {_one_line(error)}") from error
+        raise
+
+
+def retried(function: Callable[P, T]) -> Callable[P, T]:
+    """Repeat ``function`` while the database is unreachable, for up to ``RETRY_SECONDS``.
+
+    Only for what may be done twice: a connection may drop after the server has committed.
+    """
+
+    @functools.wraps(function)
+    def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(StorageUnavailable),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+            stop=tenacity.stop_after_delay(RETRY_SECONDS),
+            reraise=True,
+        )
+        return attempts(mapped, *args, **kwargs)
+
+    @functools.wraps(function)
+    def mapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with mapped_errors():
+            return function(*args, **kwargs)
+
+    return repeated
+
+
+def _is_outage(error: BaseException | None) -> bool:
+    return isinstance(error, sqlalchemy.exc.TimeoutError) or (
+        isinstance(error, DBAPIError)
+        and (error.connection_invalidated or isinstance(error, sqlalchemy.exc.OperationalError))
+    )
+
+
+def _one_line(error: BaseException) -> str:
+    """The database's own words, without SQLAlchemy's frame around them."""
+    original = getattr(error, "orig", None) or error
+    lines = [line.strip() for line in str(original).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

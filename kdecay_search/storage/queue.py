@@ -1,0 +1,201 @@
+"""The queue of runs, kept in Optuna's own tables.
+
+A run is queued as a WAITING trial. A worker claims it: it writes the first heartbeat and *then*
+sets the state to RUNNING, which is a compare-and-set under a row lock, so that exactly one
+claimer wins and a claimed trial always has a heartbeat. Nobody asks Optuna for a trial, for on an
+empty queue it would invent one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import optuna
+import sqlalchemy
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.trial import TrialState
+
+from kdecay_search.runs import Token
+from kdecay_search.storage.connect import Storage, mapped_errors, retried
+from kdecay_search.storage.records import (
+    PARAMETER,
+    STOPPED,
+    read_token,
+    stage_ids,
+    stage_name,
+    token_attributes,
+)
+
+CLAIM_CHOICES = 32
+"""Waiting trials that a worker looks at before it asks again."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A trial that this process has claimed."""
+
+    study: str
+    study_id: int
+    trial_id: int
+    token: Token
+
+
+@dataclass(frozen=True)
+class Ownership:
+    """What a heartbeat found: whether the trial still runs, and whether its study was stopped."""
+
+    running: bool
+    stopped: bool
+
+
+@retried
+def enqueue(storage: Storage, study_id: int, token: Token) -> None:
+    """Queue one run. Repeating it after a dropped connection may queue the run twice, which the
+    procedure heals by withdrawing one."""
+    fixed = {} if token.k is None else {PARAMETER: token.k}
+    waiting = optuna.trial.create_trial(
+        state=TrialState.WAITING,
+        system_attrs={"fixed_params": fixed},
+        user_attrs=token_attributes(token),
+    )
+    storage.optuna.create_new_trial(study_id, template_trial=waiting)
+
+
+@retried
+def withdraw(storage: Storage, trial_id: int, reason: str) -> None:
+    """Close a waiting trial that is no longer needed."""
+    fail(storage, trial_id, reason, None)
+
+
+def claim(storage: Storage, name: str, worker: str) -> Claim | None:
+    """Claim a waiting trial of the study; None if there is none."""
+    for study_id, trial_id in _waiting(storage, name):
+        if _take(storage, trial_id):
+            attributes = storage.optuna.get_trial(trial_id)
+            _note_worker(storage, trial_id, worker)
+            return Claim(name, study_id, trial_id, read_token(attributes))
+    return None
+
+
+@retried
+def _waiting(storage: Storage, name: str) -> list[tuple[int, int]]:
+    """Ids of waiting trials in the order to be taken: those whose k is known before those whose k
+    the sampler must choose, so that it chooses knowing as much as possible."""
+    ids = list(stage_ids(storage, name).values())
+    statement = """
+        SELECT t.study_id, t.trial_id FROM trials t
+        LEFT JOIN trial_system_attributes a ON a.trial_id = t.trial_id AND a.key = 'fixed_params'
+        WHERE t.study_id = ANY(:ids) AND t.state = 'WAITING'
+        ORDER BY coalesce(a.value_json, '{}') = '{}', t.study_id, t.number LIMIT :choices
+    """
+    values = {"ids": ids, "choices": CLAIM_CHOICES}
+    with storage.engine.connect() as connection:
+        rows = connection.execute(sqlalchemy.text(statement), values).all()
+    return [(study_id, trial_id) for study_id, trial_id in rows]
+
+
+@retried
+def _take(storage: Storage, trial_id: int) -> bool:
+    """Heartbeat first, then the compare-and-set.
+
+    When a dropped connection hides that the compare-and-set succeeded, the repetition reports
+    False: the trial is then nobody's and is reaped after the grace period.
+    """
+    try:
+        storage.optuna.record_heartbeat(trial_id)  # type: ignore[attr-defined]
+        return storage.optuna.set_trial_state_values(trial_id, TrialState.RUNNING)
+    except (UpdateFinishedTrialError, KeyError):
+        return False
+
+
+@retried
+def _note_worker(storage: Storage, trial_id: int, worker: str) -> None:
+    storage.optuna.set_trial_user_attr(trial_id, "worker", worker)
+
+
+def beat(storage: Storage, held: Claim) -> Ownership:
+    """Tell the reaper that this trial's worker lives; learn whether it still is this worker's.
+
+    Raises :class:`StorageError`; the caller decides for how long to go on without beats.
+    """
+    statement = """
+        SELECT t.state = 'RUNNING', a.value_json = 'true' FROM trials t
+        LEFT JOIN studies s ON s.study_name = :first
+        LEFT JOIN study_user_attributes a ON a.study_id = s.study_id AND a.key = :key
+        WHERE t.trial_id = :trial_id
+    """
+    first = stage_name(held.study, 1)
+    values = {"first": first, "key": STOPPED, "trial_id": held.trial_id}
+    with mapped_errors():
+        storage.optuna.record_heartbeat(held.trial_id)  # type: ignore[attr-defined]
+        with storage.engine.connect() as connection:
+            row = connection.execute(sqlalchemy.text(statement), values).one_or_none()
+    return Ownership(running=bool(row and row[0]), stopped=bool(row and row[1]))
+
+
+@retried
+def complete(storage: Storage, trial_id: int, error: float) -> None:
+    """Finish a trial with its validation error (%)."""
+    _finish(storage, trial_id, TrialState.COMPLETE, [error])
+
+
+@retried
+def prune(storage: Storage, trial_id: int, averaged_error: float) -> None:
+    """Finish a trial early; Optuna's convention is to give it its last reported value."""
+    _finish(storage, trial_id, TrialState.PRUNED, [averaged_error])
+
+
+@retried
+def fail(storage: Storage, trial_id: int, reason: str, message: str | None) -> None:
+    """Close a trial without a result, saying why."""
+    try:
+        storage.optuna.set_trial_user_attr(trial_id, "reason", reason)
+        if message is not None:
+            storage.optuna.set_trial_user_attr(trial_id, "message", message)
+    except (UpdateFinishedTrialError, KeyError):
+        return
+    _finish(storage, trial_id, TrialState.FAIL, None)
+
+
+@retried
+def release(storage: Storage, trial_id: int) -> None:
+    """Put a claimed trial back into the queue; no attempt is used up."""
+    _finish(storage, trial_id, TrialState.WAITING, None)
+
+
+@retried
+def write_curves(storage: Storage, trial_id: int, curves: dict[str, Any]) -> None:
+    """Keep the curves with the trial, for reports to draw."""
+    try:
+        for key, values in curves.items():
+            storage.optuna.set_trial_user_attr(trial_id, key, values)
+    except (UpdateFinishedTrialError, KeyError):
+        return
+
+
+def _finish(storage: Storage, trial_id: int, state: TrialState, values: list[float] | None) -> None:
+    """Set the state, unless the trial was finished or deleted by others in the meantime."""
+    try:
+        storage.optuna.set_trial_state_values(trial_id, state, values)
+    except (UpdateFinishedTrialError, KeyError):
+        return
+
+
+@retried
+def reap(storage: Storage, name: str, grace_seconds: float) -> int:
+    """Fail the running trials whose worker has been silent for longer than the grace period, by
+    the database's clock; return how many."""
+    statement = """
+        SELECT t.trial_id FROM trials t JOIN trial_heartbeats h USING (trial_id)
+        WHERE t.study_id = ANY(:ids) AND t.state = 'RUNNING'
+          AND h.heartbeat < now() - make_interval(secs => :grace)
+    """
+    ids = list(stage_ids(storage, name).values())
+    with storage.engine.connect() as connection:
+        stale = connection.scalars(
+            sqlalchemy.text(statement), {"ids": ids, "grace": grace_seconds}
+        ).all()
+    for trial_id in stale:
+        fail(storage, trial_id, "lost", f"no heartbeat for {grace_seconds:g} s")
+    return len(stale)

@@ -1,0 +1,93 @@
+"""What a task is: a callable that trains one run and reports every epoch.
+
+The worker calls ``train(run)``; the task calls ``run.report(epoch)`` after every epoch and
+``run.poll()`` as often as it is cheap (every batch). Both may raise an :class:`Interruption`,
+which a task lets pass: the worker knows what to do with it. The task returns nothing: the last
+reported epoch's validation error is the run's result.
+
+This module knows no framework; :mod:`kdecay_search.simulation` and
+:mod:`kdecay_search.training` implement it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from kdecay_search.spec import StudySpec
+
+DIVERGED_ERROR = 100.0
+"""Error (%) of a run whose loss became NaN or infinite: a result, not a failure."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """The state after one epoch of training. Errors in percent."""
+
+    number: int
+    """Epochs done: 1 after the first."""
+    training_loss: float
+    """Mean over the epoch's batches."""
+    validation_error: float
+    """Of the weights as they are."""
+    averaged_error: float
+    """Of the averaged weights: what pruning looks at."""
+    learning_rate: float
+    """At the epoch's last update."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss is no longer a number; training on is pointless."""
+        return not math.isfinite(self.training_loss)
+
+
+class Interruption(Exception):  # noqa: N818 - a signal to the worker, not an error
+    """Ends a training early, on the worker's wish."""
+
+
+class Pruned(Interruption):
+    """Others are clearly better: the rest of this run would not change the answer."""
+
+
+class Released(Interruption):
+    """This worker was asked to stop: the trial goes back into the queue."""
+
+
+class Lost(Interruption):
+    """The trial is no longer this worker's: it was reaped, stopped or deleted."""
+
+
+class Run(Protocol):
+    """One training from step 0 to the end, as the worker hands it to a task."""
+
+    @property
+    def spec(self) -> StudySpec: ...
+
+    @property
+    def ks(self) -> tuple[float, ...]:
+        """All terms of the schedule: those kept by earlier stages, then the candidate."""
+        ...
+
+    @property
+    def seed(self) -> int:
+        """Initialisation, data order and augmentation follow from it (and from nothing else)."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """``cpu``, ``cuda`` or ``cuda:1``."""
+        ...
+
+    def report(self, epoch: Epoch) -> None:
+        """Record an epoch. Raises :class:`Interruption`."""
+        ...
+
+    def poll(self) -> None:
+        """Raise an :class:`Interruption` if there is one; cheap enough for every batch."""
+        ...
+
+
+Train = Callable[[Run], None]
+"""A task."""

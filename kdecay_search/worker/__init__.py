@@ -1,0 +1,1 @@
+"""The process that claims trials and trains them on one device."""

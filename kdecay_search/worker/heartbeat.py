@@ -1,0 +1,84 @@
+"""Telling the database, from a thread, that a trial's worker lives."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+
+from kdecay_search.errors import StorageError
+from kdecay_search.spec import WorkersSpec
+from kdecay_search.storage import Storage
+from kdecay_search.storage.queue import Claim, beat
+from kdecay_search.task import Interruption, Lost, Released
+
+logger = logging.getLogger(__name__)
+
+RETRY_SECONDS = 1.0
+
+
+class Heart:
+    """Beats for one claimed trial while it is trained; a context manager.
+
+    ``interruption`` becomes :class:`Lost` when the trial is no longer this worker's: it was reaped
+    or deleted, or no beat got through for the grace period, so that it may be somebody else's by
+    now. It becomes :class:`Released` when the user stopped the study.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        claim: Claim,
+        settings: WorkersSpec,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.interruption: type[Interruption] | None = None
+        self._storage = storage
+        self._claim = claim
+        self._settings = settings
+        self._clock = clock
+        self._last_beat = clock()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+
+    def __enter__(self) -> Heart:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        pause = self._settings.heartbeat_seconds
+        try:
+            while self.interruption is None and not self._ended.wait(pause):
+                pause = self._beat()
+        except Exception:
+            logger.exception("the heartbeat of trial %d died", self._claim.trial_id)
+            self.interruption = Lost
+
+    def _beat(self) -> float:
+        """Beat once; return the seconds until the next beat."""
+        interval = self._settings.heartbeat_seconds
+        try:
+            ownership = beat(self._storage, self._claim)
+        except StorageError as error:
+            silent = self._clock() - self._last_beat
+            logger.warning("no heartbeat for %.0f s: %s", silent, error)
+            if silent > self._settings.grace_seconds:
+                self.interruption = Lost
+            return min(RETRY_SECONDS, interval)
+        self._last_beat = self._clock()
+        if not ownership.running:
+            self.interruption = Lost
+        elif ownership.stopped:
+            self.interruption = Released
+        return interval

@@ -1,0 +1,128 @@
+"""What a worker does: claim, train, finish, tick; and wait when there is nothing to do."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from kdecay_search import driver
+from kdecay_search.errors import StorageUnavailable, StudyError
+from kdecay_search.spec import StudySpec
+from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.queue import Claim
+from kdecay_search.worker.attempt import attempt
+
+logger = logging.getLogger(__name__)
+
+FIRST_PAUSE_SECONDS = 0.1
+LONGEST_PAUSE_SECONDS = 2.0
+REST_SECONDS = 30.0
+"""A worker of all studies looks at one that is done only so often."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to work on."""
+
+    study: str | None
+    """None: all studies of the storage."""
+    device: str
+    drain: bool
+    """End when no work is left, instead of waiting for more."""
+
+
+class Worker:
+    """Serves studies until told to stop, or, draining, until none of them runs."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        options: Options,
+        stop: threading.Event,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = f"{socket.gethostname()}:{os.getpid()}:{options.device}"
+        self.trials = 0
+        self._storage = storage
+        self._options = options
+        self._stop = stop
+        self._clock = clock
+        self._specs: dict[str, StudySpec] = {}
+        self._resting_until: dict[str, float] = {}
+
+    def serve(self) -> None:
+        """Work. Raises :class:`KDecayError` when this worker cannot do what the studies need."""
+        if self._options.study is not None:
+            records.read_spec(self._storage, self._options.study)
+        pause = FIRST_PAUSE_SECONDS
+        while not self._stop.is_set():
+            names = self._awake()
+            if any(self._work_on(name) for name in names):
+                pause = FIRST_PAUSE_SECONDS
+                continue
+            running = [name for name in names if self._tick(name)]
+            if not running and self._options.drain:
+                return
+            self._stop.wait(pause)
+            pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _awake(self) -> list[str]:
+        if self._options.study is not None:
+            return [self._options.study]
+        now = self._clock()
+        names = records.study_names(self._storage)
+        return [name for name in names if self._resting_until.get(name, now) <= now]
+
+    def _work_on(self, name: str) -> bool:
+        """Train one trial of the study, if one is waiting."""
+        if records.read_stopped(self._storage, name):
+            return False
+        claim = queue.claim(self._storage, name, self.name)
+        if claim is None:
+            return False
+        outcome = self._train(claim)
+        logger.info("%s %s: %s", name, _described(claim), outcome)
+        self.trials += 1
+        self._tick(name)
+        return True
+
+    def _train(self, claim: Claim) -> str:
+        try:
+            spec = self._spec(claim.study)
+            return attempt(self._storage, spec, claim, self._options.device, self._stop)
+        except StorageUnavailable as error:
+            logger.warning("%s", error)
+            return "lost with the connection to the database"
+
+    def _tick(self, name: str) -> bool:
+        """Tick a study; return whether it still runs, as far as this worker can tell."""
+        try:
+            view = driver.tick(self._storage, name)
+        except StudyError as error:
+            logger.info("%s", error)
+            self._specs.pop(name, None)
+            return False
+        except StorageUnavailable as error:
+            logger.warning("%s", error)
+            return True
+        if view is not None and view.state != "running":
+            self._resting_until[name] = self._clock() + REST_SECONDS
+            return False
+        return True
+
+    def _spec(self, name: str) -> StudySpec:
+        """The study's spec; it never changes in what a worker reads from it."""
+        if name not in self._specs:
+            self._specs[name] = records.read_spec(self._storage, name)
+        return self._specs[name]
+
+
+def _described(claim: Claim) -> str:
+    key, k = claim.token.key, claim.token.k
+    chosen = "k by the sampler" if k is None else f"k = {k:g}"
+    return f"stage {key.stage}, {chosen}, seed {key.seed}"
