@@ -43,7 +43,7 @@ class Epoch:
         return not math.isfinite(self.training_loss)
 
 
-class Interruption(Exception):  # noqa: N818 - a signal to the worker, not an error
+class Interruption(Exception):
     """Ends a training early, on the worker's wish."""
 
 
