@@ -142,9 +142,17 @@ class ScheduleSpec(_Model):
 
     family: Family = "polynomial"
     power: Positive = 1.0
+    """N of the polynomial family (eq. 11)."""
     lr_min: NotNegative = 0.001
     lr_max: Positive = 0.1
     warmup_epochs: NotNegative = 0.0
+
+    @field_validator("power")
+    @classmethod
+    def _power_has_an_effect(cls, power: float, info: ValidationInfo) -> float:
+        if power != 1 and info.data.get("family") != "polynomial":
+            raise ValueError("must be 1: only the polynomial family has a power")
+        return power
 
     @field_validator("lr_max")
     @classmethod

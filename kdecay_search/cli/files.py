@@ -17,7 +17,10 @@ def register(app: typer.Typer) -> None:
 
 
 def check(file: StudyFile, set_: Overrides = None) -> None:
-    """Validate a study file and print its plan: stages, runs and epochs at most."""
+    """Validate a study file and print its plan.
+
+    The plan says how many stages, runs and epochs the study takes at most.
+    """
     from kdecay_search.spec import load
 
     spec = load(file, set_ or [])

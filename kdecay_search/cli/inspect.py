@@ -48,7 +48,10 @@ def status(
     json: AsJson = False,
     storage: StorageUrl = None,
 ) -> None:
-    """Show where a study stands: stages, candidates with their errors, trials, epochs."""
+    """Show where a study stands.
+
+    Its stages, candidates with their errors, running trials, epochs and best schedule.
+    """
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.report.summary import summarise
     from kdecay_search.report.text import study_panel
@@ -76,7 +79,7 @@ def _newest(storage: Storage) -> str:
 
 
 def list_studies(json: AsJson = False, storage: StorageUrl = None) -> None:
-    """List all studies with their state and best schedule, oldest first."""
+    """List all studies, oldest first."""
     from kdecay_search.report.text import studies_table
     from kdecay_search.report.view import read_view
     from kdecay_search.storage.records import study_names
@@ -104,7 +107,10 @@ def best(
     ] = None,
     storage: StorageUrl = None,
 ) -> None:
-    """Print the best schedule found so far: as JSON, a Python function or a table of values."""
+    """Print the best schedule found so far.
+
+    As JSON, as a Python function of ten lines, or as a table of values.
+    """
     from kdecay_search.report.view import read_view
 
     with opened(storage) as store:
@@ -134,7 +140,10 @@ def _print_best(view: StudyView, form: BestFormat, total_steps: int | None) -> N
 
 
 def stop(name: StudyName, storage: StorageUrl = None) -> None:
-    """Ask a study's workers to put their trials back and take no more; `launch` goes on."""
+    """Stop a study; launch goes on with it.
+
+    Its workers put their trials back into the queue and take no more.
+    """
     from kdecay_search import driver
 
     with opened(storage) as store:

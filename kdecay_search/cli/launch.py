@@ -52,9 +52,10 @@ def launch(
     json: AsJson = False,
     storage: StorageUrl = None,
 ) -> None:
-    """Run a study to its best schedule; a study that exists is gone on with.
+    """Run a study to its best schedule.
 
-    Ctrl-C stops the local workers cleanly; the same command goes on later.
+    A study that exists is gone on with. Ctrl-C stops the local workers cleanly; the same command
+    goes on later.
     """
     from kdecay_search import driver
     from kdecay_search.cli.files import require_data

@@ -49,7 +49,7 @@ def schedule(
         typer.Option("--as", help="table draws and samples; csv and json hold every value."),
     ] = ScheduleFormat.TABLE,
 ) -> None:
-    """Print or draw the learning rates of a k-decay schedule."""
+    """Print or draw a k-decay schedule."""
     from kdecay_search import export
     from kdecay_search.schedules import KDecaySchedule
 

@@ -22,7 +22,7 @@ def worker(
     drain: Annotated[bool, typer.Option("--drain", help="End when no work is left.")] = False,
     storage: StorageUrl = None,
 ) -> None:
-    """Claim trials, train them and report, until stopped.
+    """Claim trials, train and report, until stopped.
 
     The first Ctrl-C or SIGTERM puts the trial back into the queue and ends; the second kills.
     """
@@ -42,14 +42,16 @@ def _serve(study: str | None, device: str, drain: bool, url: str | None) -> None
     from kdecay_search.worker.loop import Options, Worker
     from kdecay_search.worker.signals import drain_on_signal
 
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.INFO)
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("kdecay_search").setLevel(logging.INFO)
+    log = logging.getLogger("kdecay_search.worker")
     stop = threading.Event()
     drain_on_signal(stop)
     with opened(url) as storage:
         server = Worker(storage, Options(study, device, drain), stop)
-        logging.info("worker %s serves %s", server.name, study or "all studies")
+        log.info("worker %s serves %s", server.name, study or "all studies")
         server.serve()
-        logging.info("worker %s ends after %d trials", server.name, server.trials)
+        log.info("worker %s ends after %d trials", server.name, server.trials)
 
 
 def _start_one_each(study: str | None, devices: list[str], drain: bool, url: str | None) -> None:

@@ -93,11 +93,18 @@ def _open(url: URL) -> RDBStorage:
     text = url.render_as_string(hide_password=False)
     probe = sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
     with mapped_errors(url), probe.connect() as connection:
-        if connection.scalar(sqlalchemy.text("SELECT to_regclass('version_info')")) is not None:
-            connection.close()
-            return _rdb_storage(text, skip_table_creation=True)
+        if _made_by_this_optuna(connection):
+            return _rdb_storage(text, skip_table_creation=True, skip_compatibility_check=True)
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})"))
-        return _rdb_storage(text, skip_table_creation=False)
+        return _rdb_storage(text)
+
+
+def _made_by_this_optuna(connection: sqlalchemy.Connection) -> bool:
+    """Whether the tables need no further look; Optuna's own costs half a second of imports."""
+    if connection.scalar(sqlalchemy.text("SELECT to_regclass('version_info')")) is None:
+        return False
+    statement = sqlalchemy.text("SELECT library_version FROM version_info")
+    return bool(connection.scalar(statement) == optuna.__version__)
 
 
 _CONNECT = {
@@ -109,7 +116,7 @@ _CONNECT = {
 }
 
 
-def _rdb_storage(url: str, skip_table_creation: bool) -> RDBStorage:
+def _rdb_storage(url: str, **skips: bool) -> RDBStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return RDBStorage(
@@ -120,7 +127,7 @@ def _rdb_storage(url: str, skip_table_creation: bool) -> RDBStorage:
                 "pool_pre_ping": True,
                 "connect_args": _CONNECT,
             },
-            skip_table_creation=skip_table_creation,
+            **skips,
         )
 
 

@@ -1,0 +1,46 @@
+# A fresh machine needs Python 3.11 or newer and these commands; nothing else is installed by hand.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+JOBS ?= 2
+
+.PHONY: help install search test check lint types imports docs clean
+
+help:  ## Show these commands.
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
+
+$(VENV)/.worker: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --editable '.[worker]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.worker
+	$(PIP) --editable '.[worker,test,lint]'
+	touch $@
+
+install: $(VENV)/.dev  ## Install everything into .venv (a few minutes: torch is large).
+
+search: $(VENV)/.worker  ## Find the best schedule of the quick-start study.
+	$(BIN)/kdecay launch studies/digits.toml
+
+test: $(VENV)/.dev  ## Run the tests.
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+check: lint types imports  ## Lint, check the types, and the one-way imports.
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports --no-logo
+
+docs: $(VENV)/.dev  ## Write docs/cli.md anew from the commands' own help.
+	$(BIN)/python -m docs.cli > docs/cli.md
+
+clean:  ## Remove what these commands made. Studies are kept in the user's data folder.
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,73 @@
+"""A schedule as something to take away: Python source without dependencies, or a table."""
+
+from __future__ import annotations
+
+from kdecay_search.schedules import KDecaySchedule, Schedule
+
+
+def kdecay_python_source(schedule: KDecaySchedule) -> str:
+    """Source of ``learning_rate(step, total_steps)``, standard library only, values filled in.
+
+    Executed, it gives the same floats as ``schedule``, bit for bit. It checks no arguments.
+    """
+    lr_max, lr_min, warmup = schedule.lr_max, schedule.lr_min, schedule.warmup_steps
+    lines = [
+        "import math",
+        "",
+        "",
+        "def learning_rate(step, total_steps):",
+        f'    """{_title(schedule)}',
+        "",
+        "    k-decay, arXiv:2004.05909, eq. 10 to 14. step counts optimizer updates from 0.",
+        '    """',
+        *_warmup_lines(lr_max, warmup),
+        f"    u = {_progress(warmup)}",
+        f"    phi = {_phi(schedule.ks)}",
+        f"    weight = {_weight(schedule)}",
+        "    if weight == 1.0:",
+        f"        return {lr_max!r}",
+        f"    return {lr_min!r} + ({lr_max!r} - {lr_min!r}) * weight",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def schedule_csv(schedule: Schedule, total_steps: int) -> str:
+    """CSV with the header ``step,learning_rate`` and a row for each step from 0 to total_steps.
+
+    Floats are written by ``repr``, so reading them gives the same bits. Raises InvalidSchedule.
+    """
+    schedule(total_steps, total_steps)  # refuses a total_steps that would give an empty table
+    rows = (f"{step},{schedule(step, total_steps)!r}\n" for step in range(total_steps + 1))
+    return "step,learning_rate\n" + "".join(rows)
+
+
+def _title(schedule: KDecaySchedule) -> str:
+    ks = ", ".join(f"{k:g}" for k in schedule.ks)
+    power = f", N = {schedule.power:g}" if schedule.family == "polynomial" else ""
+    name = schedule.family.capitalize()
+    return f"{name} schedule with k = {ks}{power}, from {schedule.lr_max:g} to {schedule.lr_min:g}."
+
+
+def _warmup_lines(lr_max: float, warmup: int) -> list[str]:
+    if not warmup:
+        return []
+    return [
+        f"    if step < {warmup}:",
+        f"        return {lr_max!r} * ((step + 1) / {warmup + 1})",
+    ]
+
+
+def _progress(warmup: int) -> str:
+    return f"(step - {warmup}) / (total_steps - {warmup})" if warmup else "step / total_steps"
+
+
+def _phi(ks: tuple[float, ...]) -> str:
+    return f"u ** {ks[0]!r}" if len(ks) == 1 else f"math.fsum(u**k for k in {ks!r}) / {len(ks)}"
+
+
+def _weight(schedule: KDecaySchedule) -> str:
+    if schedule.family == "polynomial":
+        return f"(1.0 - phi) ** {schedule.power!r}"
+    if schedule.family == "cosine":
+        return "0.5 * (1.0 + math.cos(math.pi * phi))"
+    return "math.expm1(1.0 - phi) / math.expm1(1.0)"

@@ -1,0 +1,108 @@
+"""Batches that are drawn, cropped, flipped and normalised on the device, all images at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from kdecay_search.errors import DataError
+from kdecay_search.spec import DataSpec
+from kdecay_search.training.data import Split
+from kdecay_search.training.randomness import generator
+
+CROP_SHARE = 8
+"""Images are padded by their shorter side over this before they are cropped."""
+FLIPPED_OVER = ("cifar10", "cifar100", "image-folder")
+"""Data sets whose mirror images are as good; a mirrored digit is not a digit."""
+
+
+class Normalisation:
+    """uint8 images (N, C, H, W) to floats with mean 0 and deviation 1 in every channel."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        shape = (1, len(split.mean), 1, 1)
+        mean = torch.tensor(split.mean, device=device).view(shape)
+        self._scale = 1.0 / torch.tensor(split.std, device=device).view(shape)
+        self._shift = -mean * self._scale
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return images.to(torch.float32, copy=True).mul_(self._scale).add_(self._shift)
+
+
+class Batches:
+    """The training part, epoch by epoch.
+
+    An epoch is a new order of all images; the last ones, too few to fill a batch, sit that epoch
+    out, because batch norm on a small batch would disturb the running statistics and every update
+    shall weigh the same. With fewer images than ``batch_size`` all of them are the one batch.
+
+    Padding has the colour of the mean pixel, which is zero after normalisation (as in the ResNet
+    recipe, to within rounding). So images can stay padded and uint8 on the device, and one gather
+    does selection, crop and flip.
+    """
+
+    def __init__(self, data: DataSpec, split: Split, batch_size: int, seed: int) -> None:
+        images = split.training_images
+        self.count, self._channels, self._height, self._width = images.shape
+        self.size = min(batch_size, self.count)
+        if self.size == 1:
+            raise DataError("task.batch_size = 1: batch norm needs two images; use 2 or more")
+        self.steps_per_epoch = self.count // self.size
+        self._padding = _padding(data, self._height, self._width)
+        self._flip = data.flip if data.flip is not None else data.name in FLIPPED_OVER
+        self._pixels = _padded_pixels(split, self._padding)
+        self._labels = split.training_labels
+        self._normalise = Normalisation(split, images.device)
+        self._seed = seed
+
+    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of every batch of epoch ``number``, which alone fixes what is drawn."""
+        draws = self._draw(number)
+        for order, rows, columns, mirrored in zip(
+            *(torch.split(part, self.size) for part in draws), strict=True
+        ):
+            if len(order) == self.size:
+                yield self._batch(order, rows, columns, mirrored), self._labels[order]
+
+    def _draw(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The epoch's random numbers, one per image each: drawn once, moved to the device once."""
+        random = generator("batches", self._seed, epoch)
+        ends = 2 * self._padding + 1
+        order = torch.randperm(self.count, generator=random)
+        rows = torch.randint(ends, (self.count,), generator=random)
+        columns = torch.randint(ends, (self.count,), generator=random)
+        mirrored = torch.randint(2, (self.count,), generator=random).bool()
+        if not self._flip:
+            mirrored.zero_()
+        device = self._labels.device
+        return order.to(device), rows.to(device), columns.to(device), mirrored.to(device)
+
+    def _batch(self, order: Tensor, rows: Tensor, columns: Tensor, mirrored: Tensor) -> Tensor:
+        """Normalised images (N, C, H, W), channels last in memory."""
+        device = order.device
+        y = rows[:, None] + torch.arange(self._height, device=device)
+        x = torch.arange(self._width, device=device).expand(len(order), -1)
+        x = columns[:, None] + torch.where(mirrored[:, None], self._width - 1 - x, x)
+        padded_height = self._height + 2 * self._padding
+        padded_width = self._width + 2 * self._padding
+        lines = order[:, None] * padded_height + y
+        positions = lines[:, :, None] * padded_width + x[:, None, :]
+        pixels = self._pixels.index_select(0, positions.flatten())
+        pixels = pixels.view(len(order), self._height, self._width, self._channels)
+        return self._normalise(pixels.permute(0, 3, 1, 2))
+
+
+def _padding(data: DataSpec, height: int, width: int) -> int:
+    return data.crop_padding if data.crop_padding is not None else min(height, width) // CROP_SHARE
+
+
+def _padded_pixels(split: Split, padding: int) -> Tensor:
+    """The training images with their padding as (pixels, C): every pixel's channels together."""
+    channels = [
+        functional.pad(split.training_images[:, channel], (padding,) * 4, value=round(mean))
+        for channel, mean in enumerate(split.mean)
+    ]
+    return torch.stack(channels, dim=-1).view(-1, len(channels))

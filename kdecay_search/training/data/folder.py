@@ -1,0 +1,64 @@
+"""Image folders: one folder of images per class, decoded once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torchvision.datasets import ImageFolder
+
+from kdecay_search.errors import DataError
+from kdecay_search.spec import DataSpec
+from kdecay_search.training.data.cache import through_cache
+from kdecay_search.training.data.decoding import decoded
+from kdecay_search.training.data.source import Images, Indices, Source
+
+LAYOUT = "it must hold one folder of images per class, at its top or under train/"
+CACHE_VERSION = 1
+"""Part of the cache's key: raise it when the same files shall give other pixels."""
+
+
+def image_folder(data: DataSpec) -> Source:
+    """The images under ``root/train``, or under ``root`` where there is no such folder."""
+    root = Path(data.root or "")
+    if not root.is_dir():
+        raise DataError(f"task.data.root = {str(root)!r}: there is no such folder; {LAYOUT}")
+    folder = root / "train" if (root / "train").is_dir() else root
+    samples, classes = _listed(folder)
+    labels = np.array([label for _, label in samples], dtype=np.int64)
+
+    def decode(chosen: Indices) -> Images:
+        paths = [samples[index][0] for index in chosen]
+        key = _key(paths, data.image_size)
+        return through_cache(key, lambda: decoded(paths, data.image_size))
+
+    return Source(f"image folder {str(folder)!r}", labels, classes, decode)
+
+
+def _listed(folder: Path) -> tuple[list[tuple[str, int]], int]:
+    """(path, label) of every image, sorted by class and name, and the number of classes."""
+    try:
+        listing = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        # torchvision's own words: which class folders are empty, or that there are none.
+        reason = str(error).partition(" Supported")[0].rstrip(".")
+        raise DataError(f"image folder {str(folder)!r}: {reason}; {LAYOUT}") from None
+    except OSError as error:
+        raise DataError(f"image folder {str(folder)!r}: cannot be read: {error.strerror}") from None
+    return listing.samples, len(listing.classes)
+
+
+def _key(paths: Sequence[str], image_size: int | None) -> str:
+    """Changes whenever a chosen file is another one or was written again."""
+    digest = hashlib.sha256(json.dumps([CACHE_VERSION, image_size]).encode())
+    for path in paths:
+        try:
+            state = os.stat(path)
+        except OSError as error:
+            raise DataError(f"image {path!r}: cannot be read: {error.strerror}") from None
+        digest.update(json.dumps([path, state.st_size, state.st_mtime_ns]).encode())
+    return f"images-{digest.hexdigest()[:32]}"

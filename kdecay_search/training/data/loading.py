@@ -1,0 +1,131 @@
+"""From a study's ``[task.data]`` to tensors on the device."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import import_module
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kdecay_search.errors import DataError, MissingPackage
+from kdecay_search.spec import DataSpec
+from kdecay_search.training.data.drawing import even_subset, stratified_split
+from kdecay_search.training.data.source import Images, Indices, Source
+
+FEWEST_TRAINING_IMAGES = 2
+"""Batch norm cannot train on one."""
+
+BLOCK = 1024
+"""Images counted at a time."""
+
+_SOURCES = {
+    "digits": ("digits", "digits"),
+    "cifar10": ("cifar", "cifar"),
+    "cifar100": ("cifar", "cifar"),
+    "image-folder": ("folder", "image_folder"),
+}
+"""By name: module of this package, and its function from a DataSpec to a Source."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """A data set's training part in two: to train on and to choose k on. Do not write to it."""
+
+    training_images: Tensor
+    """uint8 (N, C, H, W), like ``validation_images``."""
+    training_labels: Tensor
+    """int64 (N,), like ``validation_labels``."""
+    validation_images: Tensor
+    validation_labels: Tensor
+    classes: int
+    mean: tuple[float, ...]
+    """By channel, of the images to train on, in 0 … 255."""
+    std: tuple[float, ...]
+
+
+@lru_cache(maxsize=1)
+def load(data: DataSpec, device: torch.device) -> Split:
+    """The data set, drawn, split and on the device. Raises :class:`DataError` with one line.
+
+    A worker trains run after run on the same data, so the last answer is kept. What is drawn
+    depends on ``data`` alone, never on a run's seed: all runs of a study are comparable.
+    """
+    source = _source(data)
+    chosen = _drawn(source, data)
+    rest, part = stratified_split(source.labels[chosen], data.validation, data.split_seed)
+    _check(source, data, len(rest), len(part))
+    images, labels = source.decode(chosen), source.labels[chosen]
+    mean, std = _statistics(images, rest)
+
+    def on_device(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+    return Split(
+        training_images=on_device(images[rest]),
+        training_labels=on_device(labels[rest]),
+        validation_images=on_device(images[part]),
+        validation_labels=on_device(labels[part]),
+        classes=source.classes,
+        mean=mean,
+        std=std,
+    )
+
+
+def _source(data: DataSpec) -> Source:
+    """Imports late: digits need no torchvision, folders no scikit-learn."""
+    module, function = _SOURCES[data.name]
+    try:
+        make = getattr(import_module(f"kdecay_search.training.data.{module}"), function)
+    except (ImportError, RuntimeError) as error:  # torchvision's, built for another torch
+        reason = str(error).partition("\n")[0]
+        raise MissingPackage(
+            f"data set {data.name} needs a package that cannot be imported ({reason}): "
+            f"pip install 'kdecay-search[worker]'"
+        ) from None
+    source: Source = make(data)
+    return source
+
+
+def _drawn(source: Source, data: DataSpec) -> Indices:
+    available = len(source.labels)
+    if data.subset is None:
+        return np.arange(available, dtype=np.int64)
+    if data.subset > available:
+        raise DataError(
+            f"task.data.subset = {data.subset}: {source.name} has {available} training images; "
+            f"use at most that many"
+        )
+    return even_subset(source.labels, data.subset, data.split_seed)
+
+
+def _check(source: Source, data: DataSpec, training: int, validation: int) -> None:
+    total = training + validation
+    if not validation:
+        raise DataError(
+            f"task.data.validation = {data.validation:g}: leaves no image of {source.name} "
+            f"to validate on ({total} in all); raise it or use more images"
+        )
+    if training < FEWEST_TRAINING_IMAGES:
+        raise DataError(
+            f"task.data.validation = {data.validation:g}: leaves {training} of {total} images of "
+            f"{source.name} to train on; lower it or use more images"
+        )
+
+
+def _statistics(images: Images, chosen: Indices) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation by channel, of whole-number sums: exact in any order."""
+    channels = images.shape[1]
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    for block in np.array_split(chosen, len(chosen) // BLOCK + 1):
+        for channel in range(channels):
+            counts[channel] += np.bincount(images[block, channel].ravel(), minlength=256)
+    values = np.arange(256)
+    pixels = counts[0].sum()
+    mean = counts @ values / pixels
+    variance = counts @ values**2 / pixels - mean**2
+    # A channel that is the same everywhere carries nothing; it must not become NaN.
+    std = np.sqrt(np.maximum(variance, 1.0))
+    return tuple(mean.tolist()), tuple(std.tolist())

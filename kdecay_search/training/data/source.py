@@ -1,0 +1,47 @@
+"""What a data set has to offer, and the sets that fit in memory as they come."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional
+
+Images = NDArray[np.uint8]
+"""(N, C, H, W)."""
+Labels = NDArray[np.int64]
+"""(N,), from 0."""
+Indices = NDArray[np.int64]
+"""Positions in a source's training part."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """The training part of a data set: its labels at once, its images as they are asked for."""
+
+    name: str
+    """For messages."""
+    labels: Labels
+    classes: int
+    decode: Callable[[Indices], Images]
+    """The images at these positions, in this order, all of one size."""
+
+
+def in_memory(
+    name: str, images: Images, labels: Labels, classes: int, image_size: int | None
+) -> Source:
+    """A source of decoded images, resized if ``image_size`` (pixels a side) says so."""
+    return Source(name, labels, classes, lambda chosen: _resized(images[chosen], image_size))
+
+
+def _resized(images: Images, size: int | None) -> Images:
+    if size is None or images.shape[2:] == (size, size):
+        return images
+    pixels = functional.interpolate(
+        torch.from_numpy(images).float(), (size, size), mode="bilinear", antialias=True
+    )
+    resized: Images = pixels.round_().clamp_(0, 255).to(torch.uint8).numpy()
+    return resized

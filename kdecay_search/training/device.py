@@ -1,0 +1,59 @@
+"""Which device to train on, and the settings under which it gives the same bits every time."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from kdecay_search.errors import KDecayError
+
+RULE = "must be auto, cpu, cuda or cuda:N"
+
+
+def resolve(device: str) -> torch.device:
+    """The torch device that ``device`` names, after trying it; ``auto`` prefers a GPU.
+
+    A plain ``cuda`` becomes ``cuda:0``. Raises :class:`KDecayError` with one line.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cpu":
+        return torch.device("cpu")
+    kind, colon, index = device.partition(":")
+    if kind != "cuda" or (colon and not (index.isascii() and index.isdigit())):
+        raise KDecayError(f"device {device!r} is unknown: {RULE}")
+    return _gpu(device, int(index or 0))
+
+
+def _gpu(device: str, index: int) -> torch.device:
+    if not torch.cuda.is_available():
+        raise KDecayError(f"device {device!r}: torch finds no usable GPU here; use cpu or auto")
+    count = torch.cuda.device_count()
+    if index >= count:
+        known = "only cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise KDecayError(f"device {device!r} does not exist: this machine has {known}")
+    gpu = torch.device("cuda", index)
+    try:
+        torch.zeros(1, device=gpu).item()
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        raise KDecayError(f"device {device!r} cannot be used: {reason}") from None
+    return gpu
+
+
+def make_deterministic(threads: int) -> None:
+    """Make every operation give the same bits on the same device; 0 threads leaves their number.
+
+    These are settings of the whole process, so each run sets them again: it must not matter what
+    the process trained before.
+    """
+    # cuBLAS reads this when its handle is made; without it a deterministic matmul is an error.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    torch.use_deterministic_algorithms(True)
+    # Filling every new tensor with NaN would find reads of unset memory at the cost of time.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    if threads:
+        torch.set_num_threads(threads)

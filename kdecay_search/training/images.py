@@ -1,0 +1,109 @@
+"""The built-in image classification task, ``kind = "images"``."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdecay_search.spec import ImagesTask
+from kdecay_search.task import DIVERGED_ERROR, Epoch, Run
+from kdecay_search.training import models
+from kdecay_search.training.augmentation import Batches
+from kdecay_search.training.averaging import AveragedWeights
+from kdecay_search.training.data import Split, load
+from kdecay_search.training.device import make_deterministic, resolve
+from kdecay_search.training.evaluation import Validation
+from kdecay_search.training.randomness import isolated
+
+
+def train(run: Run) -> None:
+    """Train ``run`` from its first update to its last, reporting every epoch.
+
+    The same run gives the same numbers to the bit on the same device with the same settings and
+    library versions, whatever this process did before.
+    """
+    task = run.spec.task
+    if not isinstance(task, ImagesTask):
+        raise TypeError(f"a task of kind 'images' was expected, not {task.kind!r}")
+    device = resolve(run.device)
+    make_deterministic(task.threads)
+    split = load(task.data, device)
+    with isolated("model", run.seed, device):
+        _Training(run, task, split, device).all_epochs()
+
+
+class _Training:
+    """One run's model, averages, optimizer and data."""
+
+    def __init__(self, run: Run, task: ImagesTask, split: Split, device: torch.device) -> None:
+        self._run, self._task, self._device = run, task, device
+        self._batches = Batches(task.data, split, task.batch_size, run.seed)
+        self._validation = Validation(split, device)
+        self._model = _model(task, split, device)
+        steps_per_epoch = self._batches.steps_per_epoch
+        self._averaged = AveragedWeights(self._model, task.averaging_epochs * steps_per_epoch)
+        self._optimizer = _optimizer(task, self._model)
+        self._schedule = run.spec.schedule_for(run.ks, steps_per_epoch)
+        self._total_steps = task.epochs * steps_per_epoch
+        self._step = 0
+        self._learning_rate = 0.0
+
+    def all_epochs(self) -> None:
+        for number in range(1, self._task.epochs + 1):
+            epoch = self._epoch(number)
+            self._run.report(epoch)
+            if epoch.diverged:
+                return
+
+    def _epoch(self, number: int) -> Epoch:
+        """Train for an epoch and look at the result: the only place that waits for the device."""
+        loss_sum = torch.zeros((), device=self._device)
+        for images, labels in self._batches.epoch(number):
+            self._run.poll()
+            loss_sum += self._update(images, labels)
+        with self._precision():
+            raw = self._validation.error(self._model)
+            averaged = self._validation.error(self._averaged.model)
+        mean_loss = loss_sum.double() / self._batches.steps_per_epoch
+        loss, error, averaged_error = torch.stack([mean_loss, raw, averaged]).tolist()
+        if not math.isfinite(loss):
+            error = averaged_error = DIVERGED_ERROR
+        return Epoch(number, loss, error, averaged_error, self._learning_rate)
+
+    def _update(self, images: Tensor, labels: Tensor) -> Tensor:
+        """One optimizer update at the schedule's rate; returns the loss before it."""
+        self._learning_rate = self._schedule(self._step, self._total_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate
+        with self._precision():
+            loss = functional.cross_entropy(self._model(images), labels)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._averaged.update()
+        self._step += 1
+        return loss.detach()
+
+    def _precision(self) -> torch.autocast:
+        reduced = self._task.precision == "bfloat16"
+        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=reduced)
+
+
+def _model(task: ImagesTask, split: Split, device: torch.device) -> nn.Module:
+    """Built on the CPU, so that it starts the same on every device."""
+    model = models.build(task.model, split.classes, split.training_images.shape[1])
+    return model.to(device).to(memory_format=torch.channels_last)
+
+
+def _optimizer(task: ImagesTask, model: nn.Module) -> torch.optim.SGD:
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=0.0,  # set before every update
+        momentum=task.optimizer.momentum,
+        nesterov=task.optimizer.nesterov,
+        weight_decay=task.optimizer.weight_decay,
+        fused=True,
+    )

@@ -1,0 +1,89 @@
+"""Running the real ``kdecay`` command, and the studies that the tests launch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+KDECAY = [sys.executable, "-m", "kdecay_search"]
+TIMEOUT_SECONDS = 240
+"""Only a hanging command takes so long."""
+
+
+@dataclass(frozen=True)
+class Kdecay:
+    """The command with a data folder, and so an embedded database, of its own."""
+
+    home: Path
+    url: str | None = None
+
+    @property
+    def environment(self) -> dict[str, str]:
+        env = {k: v for k, v in os.environ.items() if not k.startswith("KDECAY_")}
+        env |= {"KDECAY_HOME": str(self.home), "PYTHONWARNINGS": "", "COLUMNS": "120"}
+        return env | ({"KDECAY_STORAGE": self.url} if self.url else {})
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start the command and return at once."""
+        return subprocess.Popen(
+            [*KDECAY, *arguments],
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            **options,
+        )
+
+    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run the command to its end and check its exit code."""
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            raise
+        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        """Run the command with ``--json`` and read what it prints."""
+        result: dict[str, Any] = json.loads(self.run(*arguments, "--json").stdout)
+        return result
+
+
+def simulated_study(folder: Path, **settings: Any) -> str:
+    """Write a simulated study file; settings are dotted keys with __ for the dots."""
+    tables: dict[str, dict[str, Any]] = {
+        "": {"name": "simulated"},
+        "task": {"kind": "simulated", "epochs": 4},
+        "task.surface": {"best_ks": [2.5], "seed_noise": 0.1, "run_noise": 0.05},
+        "search": {"k_max": 3.0, "max_terms": 1, "seeds": 2, "min_gain": 0.02},
+        "pruning": {"enabled": False},
+        "workers": {"heartbeat_seconds": 0.5, "grace_seconds": 3.0},
+    }
+    for dotted, value in settings.items():
+        table, _, key = dotted.replace("__", ".").rpartition(".")
+        tables.setdefault(table, {})[key] = value
+    lines = []
+    for table, values in tables.items():
+        lines += [f"[{table}]"] if table else []
+        lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    file = folder / "study.toml"
+    file.write_text("\n".join(lines) + "\n")
+    return str(file)
+
+
+def errors_by_run(summary: dict[str, Any]) -> dict[tuple[int, float, int], float]:
+    """(stage, k, seed) -> error of every complete run in a study's JSON."""
+    return {
+        (stage["n"], candidate["k"], seed): error
+        for stage in summary["stages"]
+        for candidate in stage["candidates"]
+        for seed, error in zip(candidate["seeds"], candidate["errors"], strict=True)
+    }

@@ -1,0 +1,43 @@
+"""Fixtures: a data folder of the tests' own, with a real Postgres in it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from commands import Kdecay
+
+from kdecay_search.storage import Storage, embedded_url
+
+
+@pytest.fixture(scope="session")
+def home() -> Iterator[Path]:
+    """The user's data folder for this test process; a short path, since it holds a socket."""
+    folder = Path(tempfile.mkdtemp(prefix="kdecay-test-"))
+    os.environ["KDECAY_HOME"] = str(folder)
+    os.environ.pop("KDECAY_STORAGE", None)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def storage_url(home: Path) -> str:
+    """The embedded Postgres: kept running by this process until it ends."""
+    return embedded_url()
+
+
+@pytest.fixture
+def storage(storage_url: str) -> Iterator[Storage]:
+    connected = Storage(storage_url)
+    yield connected
+    connected.close()
+
+
+@pytest.fixture
+def kdecay(home: Path, storage_url: str) -> Kdecay:
+    """The command, on the same embedded Postgres as ``storage``."""
+    return Kdecay(home)

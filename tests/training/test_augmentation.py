@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from kdecay_search.errors import DataError
+from kdecay_search.spec import DataSpec
+from kdecay_search.training.augmentation import Batches, Normalisation
+from kdecay_search.training.data import Split
+
+COUNT, CHANNELS, HEIGHT, WIDTH = 30, 3, 8, 10
+
+
+@pytest.fixture
+def split() -> Split:
+    random = torch.Generator().manual_seed(0)
+    shape = (COUNT, CHANNELS, HEIGHT, WIDTH)
+    images = torch.randint(256, shape, dtype=torch.uint8, generator=random)
+    return Split(
+        training_images=images,
+        training_labels=torch.arange(COUNT),
+        validation_images=images[:4],
+        validation_labels=torch.arange(4),
+        classes=COUNT,
+        mean=(120.0, 130.4, 90.6),
+        std=(70.0, 60.0, 50.0),
+    )
+
+
+def batches(split: Split, *, batch_size: int = 7, seed: int = 0, **data: Any) -> Batches:
+    return Batches(DataSpec(name="cifar10", root="/", **data), split, batch_size, seed)
+
+
+def views(split: Split, label: int, padding: int, flip: bool) -> list[torch.Tensor]:
+    """Every crop of one image, mirrored too if asked, by slicing."""
+    shape = (CHANNELS, HEIGHT + 2 * padding, WIDTH + 2 * padding)
+    mean = torch.tensor(split.mean).round().view(-1, 1, 1)
+    padded = mean.expand(shape).clone()
+    image = split.training_images[label].float()
+    padded[:, padding : padding + HEIGHT, padding : padding + WIDTH] = image
+    ends = range(2 * padding + 1)
+    crops = [padded[:, y : y + HEIGHT, x : x + WIDTH] for y in ends for x in ends]
+    return crops + [crop.flip(2) for crop in crops] if flip else crops
+
+
+@pytest.mark.parametrize(("padding", "flip"), [(0, False), (0, True), (1, False), (2, True)])
+def test_every_image_of_a_batch_is_a_crop_of_its_own_image(
+    split: Split, padding: int, flip: bool
+) -> None:
+    normalise = Normalisation(split, torch.device("cpu"))
+    seen = set()
+    for epoch in range(24):
+        epoch_batches = batches(split, crop_padding=padding, flip=flip).epoch(epoch)
+        for images, labels in epoch_batches:
+            for image, label in zip(images, labels.tolist(), strict=True):
+                allowed = [normalise(view[None])[0] for view in views(split, label, padding, flip)]
+                matches = [n for n, view in enumerate(allowed) if torch.equal(view, image)]
+                assert matches
+                seen.add(matches[0])
+    possible = (2 * padding + 1) ** 2 * (2 if flip else 1)
+    assert len(seen) == possible
+
+
+def test_padding_is_an_eighth_of_the_shorter_side_and_digits_are_not_mirrored(
+    split: Split,
+) -> None:
+    def drawn(name: str) -> set[tuple[float, ...]]:
+        data = DataSpec(name=name, root="/")  # type: ignore[arg-type]
+        made = Batches(data, split, COUNT, 0)
+        return {
+            tuple(image.flatten().tolist())
+            for epoch in range(12)
+            for images, labels in made.epoch(epoch)
+            for image in images[labels == 3]
+        }
+
+    normalise = Normalisation(split, torch.device("cpu"))
+
+    def allowed(flip: bool) -> set[tuple[float, ...]]:
+        crops = views(split, 3, 1, flip)
+        return {tuple(normalise(crop[None]).flatten().tolist()) for crop in crops}
+
+    assert drawn("digits") <= allowed(flip=False)
+    assert drawn("cifar10") <= allowed(flip=True)
+    assert not drawn("cifar10") <= allowed(flip=False)
+
+
+def test_an_epoch_shows_every_image_once_and_drops_the_last_partial_batch(split: Split) -> None:
+    made = batches(split, batch_size=7)
+    assert made.steps_per_epoch == 4
+    labels = [labels for _, labels in made.epoch(1)]
+    assert [len(part) for part in labels] == [7] * 4
+    assert len(torch.cat(labels).unique()) == 28
+
+
+def test_fewer_images_than_a_batch_are_one_batch(split: Split) -> None:
+    made = batches(split, batch_size=1000)
+    ((images, labels),) = made.epoch(1)
+    assert made.steps_per_epoch == 1
+    assert images.shape == (COUNT, CHANNELS, HEIGHT, WIDTH)
+    assert sorted(labels.tolist()) == list(range(COUNT))
+
+
+def test_an_epoch_depends_on_seed_and_number_alone(split: Split) -> None:
+    def first(seed: int, number: int, warm: int = 0) -> torch.Tensor:
+        made = batches(split, seed=seed)
+        for past in range(warm):
+            list(made.epoch(past))
+        return next(iter(made.epoch(number)))[0]
+
+    assert torch.equal(first(0, 3), first(0, 3, warm=2))
+    assert not torch.equal(first(0, 3), first(0, 4))
+    assert not torch.equal(first(0, 3), first(1, 3))
+
+
+def test_batches_lie_channels_last_in_memory(split: Split) -> None:
+    images, _ = next(iter(batches(split).epoch(0)))
+    assert images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_a_batch_of_one_is_one_clear_line(split: Split) -> None:
+    with pytest.raises(DataError, match=r"task\.batch_size = 1: batch norm needs two"):
+        batches(split, batch_size=1)
+
+
+def test_normalised_images_have_mean_zero_and_deviation_one(split: Split) -> None:
+    images = torch.tensor(split.mean).view(1, -1, 1, 1) + torch.tensor([-1.0, 1.0]).view(
+        2, 1, 1, 1
+    ) * torch.tensor(split.std).view(1, -1, 1, 1)
+    normalised = Normalisation(split, torch.device("cpu"))(images)
+    expected = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand_as(normalised)
+    torch.testing.assert_close(normalised, expected)

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import hashlib
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits
+from torchvision import datasets
+
+from kdecay_search.errors import DataError, MissingPackage
+from kdecay_search.spec import DataSpec
+from kdecay_search.training.data import Split, load
+
+CPU = torch.device("cpu")
+
+
+def images_of(split: Split) -> list[bytes]:
+    images = [*split.training_images, *split.validation_images]
+    return [image.numpy().tobytes() for image in images]
+
+
+def digits(**keys: Any) -> Split:
+    return load(DataSpec(name="digits", **keys), CPU)
+
+
+def test_digits_are_grey_bytes_with_labels() -> None:
+    split = digits()
+    assert split.training_images.shape[1:] == (1, 8, 8)
+    assert split.training_images.dtype == torch.uint8
+    assert split.training_labels.dtype == torch.int64
+    assert split.training_images.max() == 255
+    assert split.classes == 10
+    assert split.training_labels.unique().tolist() == list(range(10))
+
+
+def test_a_fifth_of_the_digits_is_never_seen_whatever_the_seed() -> None:
+    everything = load_digits().images
+    seen: set[bytes] = set()
+    for seed in range(4):
+        split = digits(split_seed=seed, subset=600)
+        seen |= set(images_of(split))
+    assert len(images_of(digits())) == len(everything) - round(0.2 * len(everything))
+    assert seen <= set(images_of(digits()))
+
+
+def test_a_fifth_of_the_drawn_images_is_for_validation() -> None:
+    split = digits(subset=500, validation=0.2)
+    assert len(split.validation_labels) == 100
+    assert torch.bincount(split.validation_labels).tolist() == [10] * 10
+    assert torch.bincount(split.training_labels).tolist() == [40] * 10
+
+
+def test_another_split_seed_gives_other_validation_images() -> None:
+    one, other = digits(split_seed=0), digits(split_seed=1)
+    assert not torch.equal(one.validation_images, other.validation_images)
+    assert sorted(images_of(one)) == sorted(images_of(other))
+
+
+def test_mean_and_deviation_are_those_of_the_images_to_train_on() -> None:
+    split = digits(validation=0.5)
+    pixels = split.training_images.double()
+    assert split.mean == pytest.approx((pixels.mean().item(),))
+    assert split.std == pytest.approx((pixels.std(correction=0).item(),))
+
+
+def test_a_worker_loads_the_same_data_once() -> None:
+    assert digits(subset=100) is digits(subset=100)
+
+
+def test_images_are_resized_when_asked() -> None:
+    assert digits(subset=100, image_size=16).validation_images.shape[2:] == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"subset": 5000}, ["task.data.subset = 5000", "digits has 1438", "at most"]),
+        ({"validation": 0.0001}, ["task.data.validation = 0.0001", "no image", "raise it"]),
+        ({"subset": 3, "validation": 0.9}, ["task.data.validation = 0.9", "0 of 3", "lower it"]),
+    ],
+)
+def test_impossible_splits_are_one_clear_line(keys: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(DataError) as caught:
+        digits(**keys)
+    assert "\n" not in str(caught.value)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_missing_package_is_named_with_the_way_to_install_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.delitem(sys.modules, "kdecay_search.training.data.digits", raising=False)
+    with pytest.raises(MissingPackage, match=r"sklearn\.datasets.*kdecay-search\[worker\]"):
+        digits()
+
+
+@pytest.fixture
+def tiny_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder laid out like CIFAR-10, with 20 images, which torchvision takes for whole."""
+    folder = tmp_path / datasets.CIFAR10.base_folder
+    folder.mkdir()
+    pixels = np.random.RandomState(0).randint(256, size=(20, 3 * 32 * 32)).astype(np.uint8)
+    batch = {"data": pixels, "labels": [i % 10 for i in range(20)]}
+    meta = {"label_names": [str(i) for i in range(10)]}
+
+    def write(name: str, content: object) -> str:
+        raw = pickle.dumps(content)
+        (folder / name).write_bytes(raw)
+        return hashlib.md5(raw).hexdigest()
+
+    checksum = write("data_batch_1", batch)
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", checksum]])
+    # No file of the test part exists, and a checksum nobody has: opening it would fail.
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [])
+    names = {"filename": "meta", "key": "label_names", "md5": write("meta", meta)}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", names)
+    return tmp_path
+
+
+def test_cifar_is_read_from_its_folder_without_the_test_part(tiny_cifar: Path) -> None:
+    split = load(DataSpec(name="cifar10", root=str(tiny_cifar), validation=0.5), CPU)
+    assert split.training_images.shape == (10, 3, 32, 32)
+    raw = pickle.loads((tiny_cifar / "cifar-10-batches-py" / "data_batch_1").read_bytes())
+    expected = {image.tobytes() for image in raw["data"]}
+    assert set(images_of(split)) == expected
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_cifar_that_can_neither_be_found_nor_fetched_is_one_clear_line(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
+    monkeypatch.setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/cifar.tar.gz")
+    with pytest.raises(DataError, match=rf"{name}: is not in task\.data\.root .* put cifar-10.*"):
+        load(DataSpec(name=name, root=str(tmp_path / "nowhere")), CPU)
