@@ -77,7 +77,10 @@ class Stage:
     """The best candidate so far."""
     gain: Sample
     """By how much the best candidate improves on the incumbent, paired by seed."""
+    leads: bool
+    """Whether the best candidate improves on the incumbent by more than ``min_gain`` so far."""
     kept: bool
+    """Whether it does at the stage's end."""
     at_edge: bool
     """Whether the best candidate is the largest that the search space allows."""
 
@@ -94,6 +97,15 @@ class Plan:
     """Runs to be queued, in the order in which workers should take them."""
     withdraw: tuple[Trial, ...]
     """Waiting trials of runs that another trial serves."""
+
+    @property
+    def leader(self) -> Incumbent:
+        """The best schedule so far: the incumbent or, while a stage runs, the candidate that
+        would be kept if the stage ended now."""
+        last = self.stages[-1] if self.stages else None
+        if last is None or not last.leads or last.best is None or last.best.k is None:
+            return self.incumbent
+        return Incumbent((*last.earlier_ks, last.best.k), last.best.errors)
 
 
 def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
@@ -254,6 +266,7 @@ class _Book:
             progress=progress,
             best=best,
             gain=gain,
+            leads=is_new and is_better,
             kept=progress == Progress.DONE and is_new and is_better,
             at_edge=best is not None and best.k is not None and self.space.is_upper_edge(best.k),
         )

@@ -90,9 +90,7 @@ def stated(*tables: dict[float, float | list[float]]) -> Outcome:
 
 
 def completed(waiting: Trial, error: float) -> Trial:
-    return replace(
-        waiting, state=State.COMPLETE, error=error, averaged_error=error, epochs=EPOCHS
-    )
+    return replace(waiting, state=State.COMPLETE, error=error, averaged_error=error, epochs=EPOCHS)
 
 
 def failed(waiting: Trial, reason: str = "error") -> Trial:

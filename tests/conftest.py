@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import tempfile
@@ -15,13 +16,13 @@ from kdecay_search.storage import Storage, embedded_url
 
 
 @pytest.fixture(scope="session")
-def home() -> Iterator[Path]:
+def home() -> Path:
     """The user's data folder for this test process; a short path, since it holds a socket."""
     folder = Path(tempfile.mkdtemp(prefix="kdecay-test-"))
     os.environ["KDECAY_HOME"] = str(folder)
     os.environ.pop("KDECAY_STORAGE", None)
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after the server's end
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -37,7 +37,9 @@ def test_surface_is_the_stated_integral(
 ) -> None:
     surface = SurfaceSpec(best_ks=best, best_error=5.0, curvature=curvature)
     squared, _ = integrate.quad(lambda u: (phi(ks, u) - phi(best, u)) ** 2, 0, 1, limit=200)
-    assert final_error(surface, ks) == pytest.approx(min(100.0, 5.0 + curvature * squared), abs=1e-5)
+    assert final_error(surface, ks) == pytest.approx(
+        min(100.0, 5.0 + curvature * squared), abs=1e-5
+    )
 
 
 @given(best=KS, ks=KS)
@@ -70,9 +72,7 @@ def test_repeated_run_draws_the_same_curve() -> None:
 @pytest.mark.parametrize(
     ("ks", "seed", "noise_seed"), [((2.0,), 0, 0), ((2.5,), 1, 0), ((2.5,), 0, 1)]
 )
-def test_another_run_draws_another_curve(
-    ks: tuple[float, ...], seed: int, noise_seed: int
-) -> None:
+def test_another_run_draws_another_curve(ks: tuple[float, ...], seed: int, noise_seed: int) -> None:
     noise = {"seed_noise": 0.3, "run_noise": 0.2, "epoch_noise": 0.3}
     one = curve(task(**noise), (2.5,), seed=0)
     other = curve(task(**noise, noise_seed=noise_seed), ks, seed=seed)
@@ -118,7 +118,7 @@ def test_every_error_is_a_percentage(
 def test_curve_comes_down_from_an_untrained_network() -> None:
     run = curve(task(100), (1.0,), seed=0)
     assert START_ERROR * 0.8 < run[0].averaged_error < START_ERROR
-    assert run[-1].averaged_error < run[49].averaged_error < run[0].averaged_error
+    assert run[-1].averaged_error < run[19].averaged_error < run[0].averaged_error
 
 
 def finals(surface: dict[str, float], ks: tuple[float, ...]) -> list[float]:
@@ -158,18 +158,31 @@ def test_noise_between_epochs_is_as_stated_at_full_rate_and_gone_at_the_end() ->
     assert noisy[-1].validation_error == pytest.approx(plain[-1].validation_error, abs=1e-9)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_raw_error_ranks_backwards_until_late_and_averaged_error_does_not(seed: int) -> None:
-    """What design.md measured: at 70 % of training raw errors put the best schedules last."""
-    crossing = task(50, best_ks=(8.0,), epoch_noise=0.3)
-    ks = [1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
-    runs = [curve(crossing, (k,), seed) for k in ks]
-    late = [run[34] for run in runs]
+def rank_correlations(seed: int, **noise: float) -> tuple[float, float]:
+    """Of raw and averaged error at 70 % of training with the final error, over k = 1 to 4."""
+    runs = [
+        curve(task(50, best_ks=(4.0,), **noise), (k,), seed)
+        for k in (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0)
+    ]
     final = [run[-1].validation_error for run in runs]
-    raw = stats.spearmanr([epoch.validation_error for epoch in late], final).statistic
-    averaged = stats.spearmanr([epoch.averaged_error for epoch in late], final).statistic
+    raw = [run[34].validation_error for run in runs]
+    averaged = [run[34].averaged_error for run in runs]
+    return stats.spearmanr(raw, final).statistic, stats.spearmanr(averaged, final).statistic
+
+
+def test_raw_error_ranks_backwards_until_late_and_averaged_error_does_not() -> None:
+    """What design.md measured on real networks, drawn: a large k crosses over at the very end."""
+    raw, averaged = rank_correlations(seed=0)
     assert raw < -0.7
-    assert averaged > 0.7
+    assert averaged == pytest.approx(1.0)
+
+
+def test_noise_does_not_hide_the_late_crossing() -> None:
+    noise = {"seed_noise": 0.3, "run_noise": 0.2, "epoch_noise": 0.3}
+    pairs = [rank_correlations(seed, **noise) for seed in range(10)]
+    assert all(raw < 0 < averaged for raw, averaged in pairs)
+    assert statistics.fmean(raw for raw, _ in pairs) < -0.4
+    assert statistics.fmean(averaged for _, averaged in pairs) > 0.7
 
 
 def test_without_crossing_raw_and_averaged_errors_agree() -> None:

@@ -75,9 +75,7 @@ def test_gain_of_disjoint_seeds_is_nothing() -> None:
 
 
 @given(old=BY_SEED, new=BY_SEED)
-def test_gain_the_other_way_round_is_the_loss(
-    old: dict[int, float], new: dict[int, float]
-) -> None:
+def test_gain_the_other_way_round_is_the_loss(old: dict[int, float], new: dict[int, float]) -> None:
     there, back = paired_gain(old, new), paired_gain(new, old)
     if there.mean is not None and back.mean is not None:
         assert there.mean == pytest.approx(-back.mean, abs=1e-12)

@@ -122,7 +122,7 @@ def _print_best(view: StudyView, form: BestFormat, total_steps: int | None) -> N
     from kdecay_search.errors import StudyError
     from kdecay_search.report.summary import summarise
 
-    if not view.plan.incumbent.errors:
+    if not view.plan.leader.errors:
         raise StudyError(f"study {view.spec.name!r} has no result yet; see kdecay status")
     if form == BestFormat.JSON:
         keys = ("study", "state", "schedule", "error", "baseline", "gain")
@@ -132,7 +132,7 @@ def _print_best(view: StudyView, form: BestFormat, total_steps: int | None) -> N
     if total_steps is None and view.spec.schedule.warmup_epochs and form == BestFormat.PYTHON:
         raise StudyError("the schedule has a warm-up, counted in updates: give --total-steps")
     total_steps = total_steps or epochs
-    schedule = view.spec.schedule_for(view.plan.incumbent.ks, total_steps / epochs)
+    schedule = view.spec.schedule_for(view.plan.leader.ks, total_steps / epochs)
     if form == BestFormat.CSV:
         print(export.schedule_csv(schedule, total_steps), end="")
     else:

@@ -103,16 +103,18 @@ def _local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
 
 @contextlib.contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends a launch as Ctrl-C does."""
+    """SIGTERM, and a terminal that closes, end a launch as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
 
 
 def _announce(view: StudyView, is_new: bool, workers: int) -> None:
@@ -147,9 +149,7 @@ def _run(
             markup=False,
             soft_wrap=True,
         )
-        pool.signal(signal.SIGTERM)
-        if not pool.wait(DRAIN_SECONDS):
-            pool.signal(signal.SIGKILL)
+        pool.drain(DRAIN_SECONDS)
         raise
     except BaseException:
         pool.signal(signal.SIGTERM)

@@ -71,7 +71,6 @@ def _start_one_each(study: str | None, devices: list[str], drain: bool, url: str
         pool.start(arguments, environment, log=None)
     while not pool.wait(0.5):
         if stop.is_set():
-            pool.signal()
-            pool.wait()
+            pool.drain(seconds=None)
     if pool.failure() is not None:
         raise typer.Exit(2)

@@ -21,13 +21,13 @@ def summarise(view: StudyView) -> dict[str, Any]:
         "state": view.state,
         "schedule": {
             "family": spec.schedule.family,
-            "ks": list(plan.incumbent.ks),
+            "ks": list(plan.leader.ks),
             "power": spec.schedule.power,
             "lr_max": spec.schedule.lr_max,
             "lr_min": spec.schedule.lr_min,
             "warmup_epochs": spec.schedule.warmup_epochs,
         },
-        "error": _sample(describe(plan.incumbent.errors.values())),
+        "error": _sample(describe(plan.leader.errors.values())),
         "baseline": {"ks": list(plan.baseline.ks), **_sample(_error(plan.baseline))},
         "gain": _gain(gain_on_baseline(view)),
         "stages": [_stage(stage, view) for stage in plan.stages],
@@ -38,7 +38,7 @@ def summarise(view: StudyView) -> dict[str, Any]:
 
 def gain_on_baseline(view: StudyView) -> Sample:
     """By how much the found schedule lowers the error of k = 1, paired by seed."""
-    return paired_gain(view.plan.baseline.errors, view.plan.incumbent.errors)
+    return paired_gain(view.plan.baseline.errors, view.plan.leader.errors)
 
 
 def _error(incumbent: Incumbent) -> Sample:

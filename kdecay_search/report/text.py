@@ -52,10 +52,10 @@ def percent(sample: Sample) -> str:
 def verdict(view: StudyView) -> str:
     """What was found, against k = 1, in one sentence with numbers."""
     plan = view.plan
-    if not plan.incumbent.errors:
+    if not plan.leader.errors:
         return "No run is complete yet."
-    found = f"{terms(plan.incumbent.ks)}: {percent(describe(plan.incumbent.errors.values()))}"
-    if plan.incumbent.ks == plan.baseline.ks:
+    found = f"{terms(plan.leader.ks)}: {percent(describe(plan.leader.errors.values()))}"
+    if plan.leader.ks == plan.baseline.ks:
         return f"No schedule is better than the original so far; {found}."
     base = percent(describe(plan.baseline.errors.values()))
     gain = gain_on_baseline(view)
@@ -228,8 +228,8 @@ def studies_table(views: Iterable[StudyView]) -> Table:
         table.add_row(
             view.spec.name,
             view.state,
-            terms(plan.incumbent.ks) if plan.incumbent.errors else "",
-            percent(describe(plan.incumbent.errors.values())).removesuffix(" %"),
+            terms(plan.leader.ks) if plan.leader.errors else "",
+            percent(describe(plan.leader.errors.values())).removesuffix(" %"),
             percent(describe(plan.baseline.errors.values())).removesuffix(" %"),
             str(len(view.trials)),
         )

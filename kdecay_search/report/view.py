@@ -34,7 +34,7 @@ class StudyView:
     @property
     def schedule(self) -> KDecaySchedule:
         """The best schedule so far; its warm-up is given in epochs, as in the study file."""
-        return self.spec.schedule_for(self.plan.incumbent.ks)
+        return self.spec.schedule_for(self.plan.leader.ks)
 
     def count(self, state: State) -> int:
         return sum(trial.state == state for trial in self.trials)

@@ -94,9 +94,9 @@ def _open(url: URL) -> RDBStorage:
     probe = sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
     with mapped_errors(url), probe.connect() as connection:
         if _made_by_this_optuna(connection):
-            return _rdb_storage(text, skip_table_creation=True, skip_compatibility_check=True)
+            return _rdb_storage(text, is_known=True)
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})"))
-        return _rdb_storage(text)
+        return _rdb_storage(text, is_known=False)
 
 
 def _made_by_this_optuna(connection: sqlalchemy.Connection) -> bool:
@@ -116,7 +116,7 @@ _CONNECT = {
 }
 
 
-def _rdb_storage(url: str, **skips: bool) -> RDBStorage:
+def _rdb_storage(url: str, is_known: bool) -> RDBStorage:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return RDBStorage(
@@ -127,7 +127,8 @@ def _rdb_storage(url: str, **skips: bool) -> RDBStorage:
                 "pool_pre_ping": True,
                 "connect_args": _CONNECT,
             },
-            **skips,
+            skip_table_creation=is_known,
+            skip_compatibility_check=is_known,
         )
 
 

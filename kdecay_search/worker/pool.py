@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 MALLOC_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
@@ -33,22 +35,21 @@ class Pool:
         log: Path | None,
         detached: bool = False,
     ) -> None:
-        """Start ``kdecay worker ARGUMENTS``; ``detached`` lets it outlive the terminal."""
+        """Start ``kdecay worker ARGUMENTS``; ``detached`` lets it outlive the terminal.
+
+        Each is a process group of its own, so that Ctrl-C reaches it once, from its starter.
+        """
         command = [sys.executable, "-m", "kdecay_search", "worker", *arguments]
-        env = {**os.environ, **MALLOC_SETTINGS, **environment}
-        if log is None:
-            process = subprocess.Popen(command, env=env, stdin=subprocess.DEVNULL)
-        else:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            with log.open("ab") as output:
-                process = subprocess.Popen(
-                    command,
-                    env=env,
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=output,
-                    start_new_session=detached,
-                )
+        with _opened(log) as output:
+            process = subprocess.Popen(
+                command,
+                env={**os.environ, **MALLOC_SETTINGS, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=detached,
+                process_group=None if detached else 0,
+            )
         self.processes.append(process)
         self.logs.append(log)
 
@@ -60,6 +61,17 @@ class Pool:
         for process in self.processes:
             if process.poll() is None:
                 process.send_signal(number)
+
+    def drain(self, seconds: float | None) -> None:
+        """Ask all to put their trials back and end; kill those that take longer than ``seconds``,
+        or all when the user is impatient (a second Ctrl-C)."""
+        self.signal(signal.SIGTERM)
+        try:
+            if self.wait(seconds):
+                return
+        except KeyboardInterrupt:
+            pass
+        self.signal(signal.SIGKILL)
 
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for all to end, at most ``seconds``; return whether they did."""
@@ -79,3 +91,13 @@ class Pool:
                 lines = log.read_text(errors="replace").strip().splitlines() if log else []
                 return lines[-1] if lines else f"a worker ended with code {process.returncode}"
         return None
+
+
+@contextlib.contextmanager
+def _opened(log: Path | None) -> Iterator[IO[bytes] | None]:
+    if log is None:
+        yield None
+        return
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        yield output

@@ -1,0 +1,248 @@
+"""The queue in Optuna's tables, the study's lock, and connecting: on a real Postgres."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+from commands import Kdecay, simulated_study
+from servers import PASSWORD, Server, password_server
+
+from kdecay_search import driver
+from kdecay_search.errors import StorageError, StorageUnavailable
+from kdecay_search.runs import RunKey, State, Token
+from kdecay_search.spec import load
+from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.connect import parse_url
+
+CLAIMER = """
+import sys
+from kdecay_search.storage import Storage, queue
+storage = Storage(sys.argv[1])
+while (claim := queue.claim(storage, sys.argv[2], "test")) is not None:
+    print(claim.trial_id, claim.token.key.candidate)
+"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with password_server() as started:
+        yield started
+
+
+def token(candidate: int, k: float | None = None) -> Token:
+    return Token(RunKey(1, candidate, 0), (), k, (1.0, 5.0))
+
+
+def queued(storage: Storage, name: str, tokens: list[Token]) -> int:
+    study_id = records.create_stage(storage, name, 1)
+    for each in tokens:
+        queue.enqueue(storage, study_id, each)
+    return study_id
+
+
+def test_four_processes_claim_each_of_forty_runs_exactly_once(storage: Storage) -> None:
+    queued(storage, "claims", [token(i, 1.0 + i / 10) for i in range(40)])
+    claimers = [
+        subprocess.Popen(
+            [sys.executable, "-c", CLAIMER, storage.secret_url, "claims"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(4)
+    ]
+    claimed = [line for process in claimers for line in process.communicate()[0].splitlines()]
+    assert sorted(int(line.split()[1]) for line in claimed) == list(range(40))
+    assert {t.state for t in records.read_trials(storage, "claims")} == {State.RUNNING}
+
+
+def test_a_token_comes_back_from_the_storage_as_it_was_queued(storage: Storage) -> None:
+    sent = Token(RunKey(2, 3, 1), (1.5,), 2.25, (2.0, 5.0), protected=True)
+    study_id = records.create_stage(storage, "tokens", 2)
+    queue.enqueue(storage, study_id, sent)
+    assert [trial.token for trial in records.read_trials(storage, "tokens")] == [sent]
+
+
+def test_runs_whose_k_is_known_are_claimed_before_those_left_to_the_sampler(
+    storage: Storage,
+) -> None:
+    queued(storage, "order", [token(0), token(1), token(2, 3.0), token(3, 2.0)])
+    claims = [queue.claim(storage, "order", "me") for _ in range(5)]
+    assert [c.token.key.candidate if c else None for c in claims] == [2, 3, 0, 1, None]
+
+
+def test_a_claimed_trial_that_falls_silent_is_reaped_by_the_database_s_clock(
+    storage: Storage,
+) -> None:
+    queued(storage, "silent", [token(0, 2.0), token(1, 3.0), token(2, 4.0)])
+    silent, beating = queue.claim(storage, "silent", "me"), queue.claim(storage, "silent", "me")
+    assert silent is not None
+    assert beating is not None
+    _age_heartbeat(storage, silent.trial_id, seconds=100)
+    assert queue.reap(storage, "silent", grace_seconds=60) == 1
+    assert queue.beat(storage, beating).running
+    assert not queue.beat(storage, silent).running
+    states = {t.key.candidate: (t.state, t.reason) for t in records.read_trials(storage, "silent")}
+    assert states == {
+        0: (State.FAILED, "lost"),
+        1: (State.RUNNING, None),
+        2: (State.WAITING, None),
+    }
+
+
+def test_a_worker_that_was_reaped_cannot_change_the_record(storage: Storage) -> None:
+    queued(storage, "late", [token(0, 2.0)])
+    claim = queue.claim(storage, "late", "me")
+    assert claim is not None
+    queue.fail(storage, claim.trial_id, "lost", "silent")
+    queue.write_curves(storage, claim.trial_id, {"averaged_error": [1.0]})
+    queue.complete(storage, claim.trial_id, 5.0)
+    queue.release(storage, claim.trial_id)
+    (trial,) = records.read_trials(storage, "late")
+    assert (trial.state, trial.reason, trial.error) == (State.FAILED, "lost", None)
+
+
+def test_a_released_trial_is_claimed_again_and_keeps_its_number(storage: Storage) -> None:
+    queued(storage, "again", [token(0, 2.0)])
+    first = queue.claim(storage, "again", "me")
+    assert first is not None
+    queue.release(storage, first.trial_id)
+    assert queue.claim(storage, "again", "other") == first
+
+
+def test_the_study_s_lock_is_held_by_one_connection_at_a_time(storage: Storage) -> None:
+    other = Storage(storage.secret_url)
+    with storage.lock("a") as held, other.lock("a") as refused, other.lock("b") as unrelated:
+        assert (held, refused, unrelated) == (True, False, True)
+    with other.lock("a") as released:
+        assert released
+    other.close()
+
+
+def test_a_tick_is_idempotent_and_heals_half_a_stage(storage: Storage, tmp_path: Path) -> None:
+    spec = load(simulated_study(tmp_path, name="ticked"))
+    assert driver.launch(storage, spec)
+    assert not driver.launch(storage, spec)
+    driver.tick(storage, "ticked")
+    runs = sorted(str(t.key) for t in records.read_trials(storage, "ticked"))
+    assert len(runs) == len(set(runs)) == 5 * 2
+    with storage.engine.begin() as connection:  # as if the first tick had been killed half-way
+        for table in ("trial_user_attributes", "trial_system_attributes", "trials"):
+            connection.execute(sqlalchemy.text(
+                f"DELETE FROM {table} WHERE trial_id IN (SELECT trial_id FROM trials JOIN studies "
+                "USING (study_id) WHERE study_name = 'ticked/k1' AND number >= 3)"
+            ))  # fmt: skip
+    healer = Storage(storage.secret_url)
+    driver.tick(healer, "ticked")
+    driver.tick(healer, "ticked")
+    assert sorted(str(t.key) for t in records.read_trials(healer, "ticked")) == runs
+    healer.close()
+
+
+def test_a_run_that_was_queued_twice_loses_its_second_trial(
+    storage: Storage, tmp_path: Path
+) -> None:
+    spec = load(simulated_study(tmp_path, name="double"))
+    driver.launch(storage, spec)
+    driver.tick(storage, "double")
+    trial = records.read_trials(storage, "double")[0]
+    queue.enqueue(storage, records.stage_ids(storage, "double")[1], trial.token)
+    driver.tick(storage, "double")
+    twins = [t for t in records.read_trials(storage, "double") if t.key == trial.key]
+    assert [(t.state, t.reason) for t in twins] == [
+        (State.WAITING, None),
+        (State.FAILED, "withdrawn"),
+    ]
+
+
+def test_trials_that_others_added_to_a_stage_are_left_alone(
+    storage: Storage, tmp_path: Path
+) -> None:
+    import optuna
+
+    spec = load(simulated_study(tmp_path, name="guest"))
+    driver.launch(storage, spec)
+    study = optuna.load_study(study_name="guest/k1", storage=storage.optuna)
+    study.add_trial(optuna.trial.create_trial(value=1.0))
+    driver.tick(storage, "guest")
+    assert len(records.read_trials(storage, "guest")) == 5 * 2
+
+
+def test_study_names_are_not_prefixes_of_each_other(storage: Storage, tmp_path: Path) -> None:
+    for name in ("net", "net.k1", "net-2"):
+        driver.launch(storage, load(simulated_study(tmp_path, name=name)))
+        driver.tick(storage, name)
+    records.delete_study(storage, "net")
+    assert records.read_trials(storage, "net") == []
+    assert {"net.k1", "net-2"} <= set(records.study_names(storage))
+    assert len(records.read_trials(storage, "net-2")) == 5 * 2
+
+
+def test_a_server_with_a_password_serves_a_study_over_tcp(
+    home: Path, server: Server, tmp_path: Path
+) -> None:
+    remote = Kdecay(home, server.url(PASSWORD, scheme="postgres"))
+    summary = remote.json("launch", simulated_study(tmp_path, name="remote"), "--workers", "2")
+    assert summary["state"] == "done"
+    logs = "".join(path.read_text() for path in (home / "logs" / "remote").iterdir())
+    assert "s3cret" not in logs + json.dumps(summary)
+
+
+def test_a_wrong_password_is_one_line_that_does_not_show_it(home: Path, server: Server) -> None:
+    refused = Kdecay(home, server.url("hunter2")).run("list", code=2)
+    assert refused.stderr.count("\n") == 1
+    assert "password authentication failed" in refused.stderr
+    assert "***" in refused.stderr
+    assert "hunter2" not in refused.stderr + refused.stdout
+
+
+def test_a_connection_holds_two_sockets_at_most(server: Server) -> None:
+    connected = Storage(server.url(PASSWORD))
+    with connected.lock("a"), connected.engine.connect() as second:
+        count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kdecay'"
+        assert second.scalar(sqlalchemy.text(count)) == 2
+    connected.close()
+
+
+def test_many_processes_may_make_the_tables_of_a_new_database_at_once(server: Server) -> None:
+    admin = sqlalchemy.create_engine(parse_url(server.url(PASSWORD)), isolation_level="AUTOCOMMIT")
+    with admin.connect() as connection:
+        connection.execute(sqlalchemy.text("CREATE DATABASE fresh"))
+    admin.dispose()
+    url = server.url(PASSWORD).removesuffix("postgres") + "fresh"
+    code = "import sys; from kdecay_search.storage import Storage; Storage(sys.argv[1])"
+    processes = [subprocess.Popen([sys.executable, "-c", code, url]) for _ in range(6)]
+    assert [process.wait() for process in processes] == [0] * 6
+
+
+@pytest.mark.parametrize("url", ["sqlite:///x.db", "mysql://u:hunter2@h/d", "nonsense", "", "://"])
+def test_other_databases_and_malformed_urls_are_refused_without_their_password(url: str) -> None:
+    with pytest.raises(StorageError) as refused:
+        parse_url(url)
+    assert "postgresql://" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2"])
+def test_every_spelling_of_a_postgres_url_means_psycopg2(scheme: str) -> None:
+    assert parse_url(f"{scheme}://u:p@host/db").drivername == "postgresql+psycopg2"
+
+
+def test_an_unreachable_server_is_unavailable() -> None:
+    with pytest.raises(StorageUnavailable, match="refused"):
+        Storage("postgresql://u:p@127.0.0.1:9/d")
+
+
+def _age_heartbeat(storage: Storage, trial_id: int, seconds: float) -> None:
+    statement = """
+        UPDATE trial_heartbeats SET heartbeat = heartbeat - make_interval(secs => :seconds)
+        WHERE trial_id = :trial_id
+    """
+    with storage.engine.begin() as connection:
+        values = {"seconds": seconds, "trial_id": trial_id}
+        connection.execute(sqlalchemy.text(statement), values)
