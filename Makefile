@@ -40,7 +40,7 @@ imports: $(VENV)/.dev
 	$(BIN)/lint-imports --no-logo
 
 docs: $(VENV)/.dev  ## Write docs/cli.md anew from the commands' own help.
-	$(BIN)/python -m docs.cli > docs/cli.md
+	$(BIN)/typer kdecay_search.cli.main utils docs --name kdecay --title Commands --output docs/cli.md
 
 clean:  ## Remove what these commands made. Studies are kept in the user's data folder.
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -17,7 +17,10 @@ from __future__ import annotations
 
 
 class KDecayError(Exception):
-    """Base class: the text is one line for the user, without a traceback."""
+    """Base class: the text is one line for the user, whatever was quoted in it."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
 
 
 class InvalidSchedule(KDecayError, ValueError):

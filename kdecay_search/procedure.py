@@ -117,6 +117,7 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
     stages: list[Stage] = []
     earlier: tuple[float, ...] = ()
     upper = spec.search.k_max
+    books: list[_Book] = []
     while len(earlier) < spec.search.max_terms:
         number = len(stages) + 1
         space = _Space.of_stage(spec.search, number, earlier, upper)
@@ -125,15 +126,23 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
         book = _Book(spec, number, earlier, space, by_stage[number, earlier])
         if number == 1:
             incumbent = baseline = Incumbent(BASELINE_KS, book.errors_of(BASELINE_KS[0]))
+        books.append(book)
         stage = book.stage(incumbent)
         stages.append(stage)
         best = stage.best
         if not stage.kept or best is None or best.k is None:
-            return _plan(stages, incumbent, baseline, book)
+            break
         earlier = (*earlier, best.k)
         upper = book.space.bounds[1]
         incumbent = Incumbent(earlier, best.errors)
-    return _plan(stages, incumbent, baseline, None)
+    return Plan(
+        stages=tuple(stages),
+        incumbent=incumbent,
+        baseline=baseline,
+        progress=stages[-1].progress,
+        enqueue=tuple(books[-1].missing()),
+        withdraw=tuple(trial for book in books for trial in book.superfluous()),
+    )
 
 
 def runs_at_most(spec: StudySpec) -> list[tuple[int, int]]:
@@ -150,20 +159,6 @@ def runs_at_most(spec: StudySpec) -> list[tuple[int, int]]:
         counts.append((len(space.ks), len(space.ks) * search.seeds))
         earlier = (*earlier, search.k_min + (number - 1) * search.k_step)
     return counts
-
-
-def _plan(
-    stages: list[Stage], incumbent: Incumbent, baseline: Incumbent, book: _Book | None
-) -> Plan:
-    last = stages[-1].progress if stages else Progress.DONE
-    return Plan(
-        stages=tuple(stages),
-        incumbent=incumbent,
-        baseline=baseline,
-        progress=last,
-        enqueue=tuple(book.missing()) if book else (),
-        withdraw=tuple(book.superfluous()) if book else (),
-    )
 
 
 @dataclass(frozen=True)
@@ -184,18 +179,19 @@ class _Space:
         lower = search.k_min if number == 1 else round(earlier[-1] + search.k_step, 10)
         if number > 1 and lower > search.cap:
             return None
-        upper = max(upper, lower)
         if search.sampler != "grid":
             return _Space._of_sampler(search, number, lower, upper)
-        ks = list(spread(grid(lower, upper, search.k_step)))
+        points = grid(lower, max(upper, lower), search.k_step)
+        ks = spread(points)
         if number == 1:
-            ks = [BASELINE_KS[0], *(k for k in ks if k != BASELINE_KS[0])]
-        return _Space(search, tuple(ks), (lower, upper))
+            ks = (BASELINE_KS[0], *(k for k in ks if k != BASELINE_KS[0]))
+        return _Space(search, ks, (lower, points[-1]))
 
     @staticmethod
     def _of_sampler(search: SearchSpec, number: int, lower: float, upper: float) -> _Space:
         """The baseline is one of stage 1's trials, and so within its bounds."""
         if number > 1:
+            upper = upper if upper > lower else search.cap
             return _Space(search, (None,) * search.trials, (lower, upper))
         base = BASELINE_KS[0]
         chosen = (None,) * (search.trials - 1)
@@ -209,12 +205,12 @@ class _Space:
         steps = max(MIN_GROWTH_STEPS, round(GROWTH * (upper - lower) / search.k_step))
         new_upper = min(round(upper + steps * search.k_step, 10), search.cap)
         longer = grid(lower, new_upper, search.k_step)
-        added = spread(k for k in longer if k > upper + 1e-9 and k not in self.ks)
-        return _Space(search, (*self.ks, *added), (lower, new_upper))
+        added = spread(k for k in longer if k > upper and k not in self.ks)
+        return _Space(search, (*self.ks, *added), (lower, longer[-1]))
 
     def is_upper_edge(self, k: float) -> bool:
         if self.search.sampler == "grid":
-            return k == grid(*self.bounds, self.search.k_step)[-1]
+            return k == self.bounds[1]
         return k > self.bounds[1] - self.search.k_step
 
 
@@ -258,7 +254,8 @@ class _Book:
         else:
             progress = Progress.DONE if best else Progress.FAILED
         is_new = best is not None and (self.number > 1 or best.k != BASELINE_KS[0])
-        is_better = gain.mean is None or gain.mean > self.spec.search.min_gain
+        has_rival = bool(incumbent.errors)
+        is_better = not has_rival if gain.mean is None else gain.mean > self.spec.search.min_gain
         return Stage(
             n=self.number,
             earlier_ks=self.earlier,

@@ -25,13 +25,28 @@ from kdecay_search.schedules import Family, KDecaySchedule
 MAX_CANDIDATES = 1000
 """More grid points than this in one stage is a slip of ``k_step``, not a search."""
 
+SMALLEST_K, LARGEST_K = 0.001, 1000.0
+
+Exponent = Annotated[float, Field(ge=SMALLEST_K, le=LARGEST_K)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
+def _cap(k_max: float, k_cap: float | None) -> float:
+    return k_cap if k_cap is not None else min(2 * k_max, LARGEST_K)
+
+
+def _at_least(bound_name: str, value: float, bound: float | None) -> float:
+    if bound is not None and value < bound:
+        raise ValueError(f"must be at least {bound_name} = {bound:g}")
+    return value
+
+
 class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
+    )
 
 
 class ModelSpec(_Model):
@@ -58,7 +73,7 @@ class DataSpec(_Model):
     """The data of an image task, and how its training part is split."""
 
     name: Literal["digits", "cifar10", "cifar100", "image-folder"]
-    root: Annotated[str | None, Field(validate_default=True)] = None
+    root: str | None = None
     """Folder of the data set; for image-folder, with or without train/ and test/ inside."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training part that is held out to choose k on; the test part stays closed."""
@@ -80,7 +95,10 @@ class DataSpec(_Model):
             if info.data.get("name") in ("image-folder", "cifar10", "cifar100"):
                 raise ValueError(f"must name the folder of data set {info.data['name']!r}")
             return None
-        return str(Path(root).expanduser().resolve())
+        try:
+            return str(Path(root).expanduser().resolve())
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"is not a folder's path: {error}") from None
 
 
 class OptimizerSpec(_Model):
@@ -164,11 +182,11 @@ class SearchSpec(_Model):
     """The search for the terms k1 < k2 < … of eq. 14."""
 
     sampler: Literal["grid", "tpe", "gp", "random"] = "grid"
-    k_min: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    k_max: Annotated[float, Field(gt=0, le=1000)] = 5.0
-    k_step: Annotated[float, Field(gt=0, le=1000)] = 0.5
-    k_cap: Annotated[float | None, Field(le=1000, validate_default=True)] = None
+    k_min: Exponent = 1.0
+    k_max: Exponent = 5.0
+    k_cap: Exponent | None = None
     """The grid grows up to here while the best k is its largest; None means twice k_max."""
+    k_step: Exponent = 0.5
     trials: Annotated[int, Field(ge=1, le=10_000)] = 10
     """Candidates per stage that tpe, gp and random try; a grid has its own number."""
     sampler_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
@@ -186,8 +204,10 @@ class SearchSpec(_Model):
     @field_validator("k_step")
     @classmethod
     def _grid_is_finite(cls, k_step: float, info: ValidationInfo) -> float:
-        k_min, k_max = info.data.get("k_min"), info.data.get("k_max")
-        if k_min is not None and k_max is not None and (k_max - k_min) / k_step >= MAX_CANDIDATES:
+        k_min, k_max, k_cap = (info.data.get(key) for key in ("k_min", "k_max", "k_cap"))
+        if k_min is None or k_max is None:
+            return k_step
+        if (_cap(k_max, k_cap) - k_min) / k_step >= MAX_CANDIDATES:
             raise ValueError(f"gives more than {MAX_CANDIDATES} candidates; make it larger")
         return k_step
 
@@ -199,7 +219,7 @@ class SearchSpec(_Model):
     @property
     def cap(self) -> float:
         """The largest k that a grid may grow to."""
-        return self.k_cap if self.k_cap is not None else 2 * self.k_max
+        return _cap(self.k_max, self.k_cap)
 
 
 class PruningSpec(_Model):
@@ -252,7 +272,8 @@ class StudySpec(_Model):
     def schedule_for(self, ks: Sequence[float], steps_per_epoch: float = 1) -> KDecaySchedule:
         """The schedule with terms ``ks``, its warm-up in updates of this many per epoch."""
         part = self.schedule
-        warmup_steps = round(part.warmup_epochs * steps_per_epoch)
+        last_step = math.ceil(self.task.epochs * steps_per_epoch) - 1
+        warmup_steps = min(round(part.warmup_epochs * steps_per_epoch), last_step)
         return KDecaySchedule(
             part.family, tuple(ks), part.power, part.lr_max, part.lr_min, warmup_steps
         )
@@ -260,12 +281,6 @@ class StudySpec(_Model):
     def to_json(self) -> str:
         """The spec as stored with the study; :func:`from_json` reads it back unchanged."""
         return self.model_dump_json()
-
-
-def _at_least(bound_name: str, value: float, bound: float | None) -> float:
-    if bound is not None and value < bound:
-        raise ValueError(f"must be at least {bound_name} = {bound:g}")
-    return value
 
 
 def from_json(text: str) -> StudySpec:
@@ -289,6 +304,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         return StudySpec.model_validate_json(json.dumps(table, default=str))
     except ValidationError as error:
         raise InvalidSpec(_first_error(error, str(path), overrides)) from None
+    except RecursionError:
+        raise InvalidSpec(f"{path}: is nested too deeply; tables are at most three deep") from None
+    except ValueError:  # an integer of more digits than Python prints
+        raise InvalidSpec(f"{path}: holds a number that is too large; use up to 1e9") from None
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
@@ -327,7 +346,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InvalidSpec(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        text = raw.decode("utf-8")
+        text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InvalidSpec(f"{path}: is not a text file; a study file is TOML in UTF-8") from None
     if not text.strip():
@@ -341,9 +360,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _apply(table: dict[str, Any], override: str) -> None:
     """Set one ``dotted.key=value``; the value is TOML, or else a plain string."""
-    dotted, equals, raw = override.partition("=")
-    parts = [part.strip() for part in dotted.split(".")]
-    if not equals or not all(parts):
+    raw = override.partition("=")[2]
+    parts = _override_key(override).split(".")
+    if "=" not in override or not all(parts):
         raise InvalidSpec(f"--set {override}: must have the form dotted.key=value")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
@@ -356,17 +375,22 @@ def _apply(table: dict[str, Any], override: str) -> None:
     table[parts[-1]] = value
 
 
+def _override_key(override: str) -> str:
+    return ".".join(part.strip() for part in override.partition("=")[0].split("."))
+
+
 def _first_error(error: ValidationError, source: str, overrides: Sequence[str] = ()) -> str:
     """One line for the first of pydantic's errors: source, dotted key, value, rule."""
     details = error.errors(include_url=False)
     first = details[0]
     keys = _keys(first)
     dotted = ".".join(keys)
-    if any(override.partition("=")[0].strip() == dotted for override in overrides):
+    if any(f"{dotted}.".startswith(f"{_override_key(override)}.") for override in overrides):
         source = "--set"
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"{source}: {dotted}: unknown key{_nearest(keys)}{more}"
+        kinds = [str(part) for part in first["loc"][1:2]] if keys[0] == "task" else []
+        return f"{source}: {dotted}: unknown key{_nearest(keys, kinds)}{more}"
     if first["type"] == "missing":
         return f"{source}: {dotted}: is missing{more}"
     return f"{source}: {dotted}{_shown(first)}: {_rule(first)}{more}"
@@ -375,9 +399,7 @@ def _first_error(error: ValidationError, source: str, overrides: Sequence[str] =
 def _keys(detail: ErrorDetails) -> list[str]:
     """The error's path as in the file: without the union's tag, and with the tag's own key."""
     path = [str(part) for part in detail["loc"]]
-    kinds = {
-        get_args(task.model_fields["kind"].annotation)[0] for task in (ImagesTask, SimulatedTask)
-    }
+    kinds = {_kind(task) for task in (ImagesTask, SimulatedTask)}
     if len(path) > 1 and path[0] == "task" and path[1] in kinds:
         del path[1]
     if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
@@ -385,10 +407,14 @@ def _keys(detail: ErrorDetails) -> list[str]:
     return path or ["the file"]
 
 
+def _kind(task: type[BaseModel]) -> str:
+    return str(get_args(task.model_fields["kind"].annotation)[0])
+
+
 def _shown(detail: ErrorDetails) -> str:
     value = detail["input"]
-    if detail["type"].startswith("union_tag"):
-        value = value.get("kind") if isinstance(value, dict) else value
+    if detail["type"] == "union_tag_invalid":
+        value = value["kind"]
     if isinstance(value, dict):
         return ""
     text = json.dumps(value, default=str, ensure_ascii=False)
@@ -404,16 +430,16 @@ def _rule(detail: ErrorDetails) -> str:
     return text.replace("Input should be", "must be").replace("Input should have", "must have")
 
 
-def _nearest(keys: list[str]) -> str:
-    known = _known_keys(keys[:-1])
+def _nearest(keys: list[str], kinds: list[str]) -> str:
+    known = _known_keys(keys[:-1], kinds)
     close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {'.'.join([*keys[:-1], close[0]])}?"
     return f"; known here: {', '.join(sorted(known))}" if known else ""
 
 
-def _known_keys(parents: list[str]) -> list[str]:
-    """The keys of the table that ``parents`` lead to, in every kind of task."""
+def _known_keys(parents: list[str], kinds: list[str]) -> list[str]:
+    """The keys of the table that ``parents`` lead to, in a task of one of ``kinds``."""
     models: list[type[BaseModel]] = [StudySpec]
     for parent in parents:
         fields = [model.model_fields[parent] for model in models if parent in model.model_fields]
@@ -422,6 +448,7 @@ def _known_keys(parents: list[str]) -> list[str]:
             for field in fields
             for option in (get_args(field.annotation) or (field.annotation,))
             if isinstance(option, type) and issubclass(option, BaseModel)
+            if "kind" not in option.model_fields or _kind(option) in kinds
         ]
     return sorted({key for model in models for key in model.model_fields})
 

@@ -99,5 +99,5 @@ def test_lower_error_is_a_positive_gain() -> None:
 @given(by_seed=st.dictionaries(st.integers(0, 12), ERRORS, min_size=2, max_size=8))
 def test_order_in_which_seeds_finished_does_not_matter(by_seed: dict[int, float]) -> None:
     backwards = dict(reversed(by_seed.items()))
-    old = {seed: 50.0 for seed in by_seed}
+    old = dict.fromkeys(by_seed, 50.0)
     assert paired_gain(old, by_seed) == paired_gain(old, backwards)

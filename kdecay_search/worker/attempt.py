@@ -12,7 +12,7 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 
-from kdecay_search.errors import KDecayError
+from kdecay_search.errors import KDecayError, MissingPackage
 from kdecay_search.pruning import make_pruner, may_prune
 from kdecay_search.runs import RunKey, Token
 from kdecay_search.simulation import train as train_simulated
@@ -40,16 +40,22 @@ def attempt(
     """
     run = None
     try:
+        train = _task_of(spec)
         with Heart(storage, claim, spec.workers) as heart:
             run = _Attempt(storage, spec, claim, device, lambda: _wish(heart, stop))
             run.poll()
-            _task_of(spec)(run)
+            train(run)
         return run.complete()
     except Interruption as wish:
         return _interrupted(storage, claim, run, wish)
     except KDecayError:
         queue.release(storage, claim.trial_id)
         raise
+    except ImportError as error:
+        queue.release(storage, claim.trial_id)
+        raise MissingPackage(
+            f"{error.name or error} is not installed here; pip install 'kdecay-search[worker]'"
+        ) from error
     except UpdateFinishedTrialError:
         return "lost"
     except Exception as error:

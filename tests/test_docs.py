@@ -1,0 +1,60 @@
+"""The documents say what the program does."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from kdecay_search import __version__
+from kdecay_search.spec import load
+
+ROOT = Path(__file__).parent.parent
+STUDIES = sorted((ROOT / "studies").rglob("*.toml"))
+
+
+def test_docs_cli_is_what_the_commands_say_of_themselves(tmp_path: Path) -> None:
+    written = tmp_path / "cli.md"
+    command = [sys.executable, "-m", "typer", "kdecay_search.cli.main", "utils", "docs"]
+    options = ["--name", "kdecay", "--title", "Commands", "--output", str(written)]
+    subprocess.run([*command, *options], check=True, capture_output=True, cwd=ROOT)
+    assert (ROOT / "docs" / "cli.md").read_text() == written.read_text(), "run: make docs"
+
+
+@pytest.mark.parametrize("file", STUDIES, ids=lambda path: path.stem)
+def test_every_shipped_study_file_is_valid_and_named_as_its_file(file: Path) -> None:
+    root = ["task.data.root=/data"] if "image-folder" in file.read_text() else []
+    assert load(file, root).name == file.stem
+
+
+def test_every_command_that_the_readme_names_exists() -> None:
+    from kdecay_search.cli.main import app
+
+    known = {command.name or command.callback.__name__ for command in app.registered_commands}
+    named = set(re.findall(r"^\s*kdecay ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    assert named
+    assert named <= known
+
+
+def test_every_file_that_a_document_links_to_exists() -> None:
+    documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+    for document in documents:
+        for link in re.findall(r"\]\(([^)#:]+)[)#]", document.read_text()):
+            assert (document.parent / link).exists(), f"{document.name}: {link}"
+
+
+def test_constraints_pin_every_dependency_by_name_and_version_alone() -> None:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    assert all(re.fullmatch(r"[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+", line) for line in lines)
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    needed = {re.split(r"[<>=~!\[ ]", line)[0].lower() for group in groups for line in group}
+    assert needed <= {line.split("==")[0].lower() for line in lines}
+
+
+def test_the_changelog_has_the_current_version() -> None:
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()

@@ -1,0 +1,376 @@
+from __future__ import annotations
+
+import io
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from builders import MemoryQueue, completed, failed, pruned, simulated, stated, study, trial
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console, RenderableType
+
+from kdecay_search.procedure import Progress
+from kdecay_search.report.text import (
+    BLOCKS,
+    bar,
+    curve,
+    duration,
+    news,
+    percent,
+    studies_table,
+    study_panel,
+    terms,
+    verdict,
+)
+from kdecay_search.report.view import StudyView
+from kdecay_search.runs import State, Trial
+from kdecay_search.schedules import FAMILIES, KDecaySchedule
+from kdecay_search.spec import StudySpec
+from kdecay_search.statistics import describe
+
+
+def spec(**keys: Any) -> StudySpec:
+    """Candidates k = 1, 2, 3; three seeds; one term."""
+    part = {"k_max": 3.0, "k_cap": 3.0, "k_step": 1.0, "max_terms": 1, "min_gain": 0.0} | keys
+    return study(search=part)
+
+
+def seen(queue: MemoryQueue, stopped: bool = False) -> StudyView:
+    return StudyView(queue.spec, tuple(queue.trials), stopped)
+
+
+def ended(outcome: Any, **keys: Any) -> StudyView:
+    queue = MemoryQueue(spec(**keys), outcome)
+    queue.play()
+    return seen(queue)
+
+
+def begun(**keys: Any) -> MemoryQueue:
+    queue = MemoryQueue(spec(**keys))
+    queue.tick()
+    return queue
+
+
+def rendered(renderable: RenderableType, width: int = 120) -> str:
+    console = Console(record=True, width=width, file=io.StringIO())
+    console.print(renderable)
+    return console.export_text()
+
+
+def line_with(text: str, part: str) -> str:
+    return next(line for line in text.splitlines() if part in line)
+
+
+BETTER = stated({1.0: [10.0, 12.0, 11.0], 2.0: [8.0, 10.1, 8.9], 3.0: [9.0, 11.0, 10.0]})
+UNCLEAR = stated({1.0: [10.0, 12.0, 11.0], 2.0: [8.0, 12.5, 11.2], 3.0: 20.0})
+WORSE = stated({1.0: [10.0, 12.0, 11.0], 2.0: 20.0, 3.0: 30.0})
+
+
+# ---- the verdict ----------------------------------------------------------------------------
+
+
+def test_study_without_a_result_says_so() -> None:
+    assert verdict(seen(begun())) == "No run is complete yet."
+
+
+def test_original_that_is_best_is_called_so_with_its_error() -> None:
+    sentence = verdict(ended(WORSE))
+    assert sentence == "No schedule is better than the original so far; k = 1: 11.00 ± 1.00 %."
+
+
+def test_clear_gain_is_told_with_interval_and_number_of_seeds() -> None:
+    """Gains 2.0, 1.9, 2.1: mean 2, sd 0.1, half width 4.303 · 0.1 / √3."""
+    assert verdict(ended(BETTER)) == (
+        "k = 2: 9.00 ± 1.05 %; k = 1: 11.00 ± 1.00 %. "
+        "Better by 2.00 points (95 % interval 1.75 to 2.25, paired over 3 seeds)."
+    )
+
+
+def test_gain_within_the_noise_is_no_detectable_difference() -> None:
+    """Gains 2.0, −0.5, −0.2: the mean is 0.43, the interval holds 0."""
+    sentence = verdict(ended(UNCLEAR))
+    assert sentence.startswith("k = 2: ")
+    assert "No detectable difference: better by 0.43 points (95 % interval -" in sentence
+
+
+def test_gain_of_one_seed_is_too_few_to_tell() -> None:
+    sentence = verdict(ended(BETTER, seeds=1))
+    assert "+2.00 points, paired over 1 seed: too few to tell a gain from noise." in sentence
+
+
+def test_result_without_the_original_to_compare_with_says_so() -> None:
+    view = ended(lambda waiting: failed(waiting) if waiting.k == 1.0 else BETTER(waiting))
+    assert verdict(view) == (
+        "k = 2: 9.00 ± 1.05 %; the original, k = 1, has no result to compare with."
+    )
+
+
+def test_complete_run_of_another_candidate_is_a_complete_run() -> None:
+    """The original is still running; another candidate has finished first."""
+    queue = begun()
+    other = next(t for t in queue.waiting if t.k == 2.0)
+    queue.put(completed(other, 9.0))
+    assert verdict(seen(queue)) != "No run is complete yet."
+
+
+def test_better_candidate_of_a_running_stage_is_not_denied() -> None:
+    queue = begun()
+    for waiting in queue.waiting:
+        if waiting.key.seed < 2:
+            queue.put(BETTER(waiting))
+    assert seen(queue).state == "running"
+    assert "No schedule is better" not in verdict(seen(queue))
+
+
+# ---- small pieces ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ks", "text"), [((2.0,), "k = 2"), ((2.0, 6.5), "k = 2, 6.5"), ((1.23456,), "k = 1.235")]
+)
+def test_terms_are_listed(ks: tuple[float, ...], text: str) -> None:
+    assert terms(ks) == text
+
+
+@pytest.mark.parametrize(
+    ("errors", "text"), [([], "–"), ([3.214], "3.21 %"), ([1.0, 3.0], "2.00 ± 1.41 %")]
+)
+def test_percent_has_a_spread_from_two_values_on(errors: list[float], text: str) -> None:
+    assert percent(describe(errors)) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.4, "0 s"), (89.0, "89 s"), (90.0, "2 min"), (3000.0, "50 min"), (12600.0, "3.5 h")],
+)
+def test_duration_has_a_unit_that_fits(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+@given(share=st.floats(0, 1), width=st.integers(0, 80))
+def test_bar_fills_its_share_of_the_width(share: float, width: int) -> None:
+    assert abs(len(bar(share, width)) - share * width) <= 0.5
+    assert set(bar(share, width)) <= {"█"}
+
+
+@given(
+    family=st.sampled_from(FAMILIES),
+    k=st.floats(0.05, 1000),
+    lr_min=st.floats(0, 0.1),
+    warmup=st.integers(0, 50),
+)
+def test_curve_falls_from_the_highest_block(
+    family: Any, k: float, lr_min: float, warmup: int
+) -> None:
+    drawn = curve(KDecaySchedule(family, (k,), 1.0, 0.1, lr_min, warmup), width=20)
+    heights = [BLOCKS.index(block) for block in drawn]
+    assert len(heights) == 20
+    assert heights[0] == len(BLOCKS) - 1
+    assert heights == sorted(heights, reverse=True)
+    assert heights[-1] == round(lr_min / 0.1 * 7)
+
+
+# ---- news -----------------------------------------------------------------------------------
+
+
+def test_news_tells_each_ended_trial_once() -> None:
+    queue = begun(seeds=1)
+    before = seen(queue)
+    first, second, third = queue.waiting
+    queue.put(completed(first, 10.456))
+    queue.put(replace(pruned(second), epochs=2))
+    now = seen(queue)
+    assert news(before, now) == [
+        f"stage 1  k = {first.k:g}  seed 0  10.46 %",
+        f"stage 1  k = {second.k:g}  seed 0  pruned after 2 epochs",
+    ]
+    assert news(now, now) == []
+    queue.put(replace(third, state=State.RUNNING))
+    assert news(now, seen(queue)) == []
+
+
+def test_news_of_a_failure_give_its_reason() -> None:
+    queue = begun()
+    before = seen(queue)
+    queue.put(failed(queue.waiting[0], "error"))
+    assert news(before, seen(queue)) == ["stage 1  k = 1  seed 0  failed: error it broke"]
+
+
+def test_news_of_a_failure_before_the_sampler_chose_have_no_k() -> None:
+    queue = begun(sampler="tpe", trials=3)
+    before = seen(queue)
+    queue.put(failed(next(t for t in queue.waiting if t.k is None)))
+    assert news(before, seen(queue)) == ["stage 1  k = ?  seed 0  failed: error it broke"]
+
+
+def test_news_from_the_beginning_are_everything() -> None:
+    view = ended(BETTER)
+    lines = news(None, view)
+    assert len(lines) == 9 + 1
+    assert lines[-1] == "stage 1 is over: keeps k = 2"
+
+
+def test_news_of_a_stage_come_once_and_in_order() -> None:
+    better = stated({1.0: 10.0, 2.0: 5.0, 3.0: 9.0}, {3.0: 5.0})
+    queue = MemoryQueue(spec(max_terms=2), better)
+    before, lines = seen(queue), []
+    while queue.tick().progress == Progress.RUNNING:
+        queue.work(1)
+        now = seen(queue)
+        lines += news(before, now)
+        before = now
+    over = [line for line in lines if "is over" in line]
+    assert over == ["stage 1 is over: keeps k = 2", "stage 2 is over: keeps no term"]
+    assert len(lines) == len(queue.trials) + 2
+
+
+def test_news_of_a_term_at_the_edge_say_so() -> None:
+    view = ended(stated({1.0: 10.0, 2.0: 5.0, 3.0: 4.0}))
+    assert news(None, view)[-1] == "stage 1 is over: keeps k = 3, the largest that was tried"
+
+
+def test_news_of_a_stage_in_which_all_failed() -> None:
+    assert news(None, ended(failed))[-1] == "stage 1 is over: no result"
+
+
+# ---- the panel ------------------------------------------------------------------------------
+
+
+def test_panel_of_a_study_that_has_not_begun_renders() -> None:
+    text = rendered(study_panel(StudyView(spec(), (), False)))
+    assert "small  running  trials: none" in text
+    assert "epochs: 0 of 27 planned" in text
+    assert "No run is complete yet." in text
+
+
+def test_panel_of_a_finished_study_has_every_candidate_with_its_errors() -> None:
+    text = rendered(study_panel(ended(BETTER)))
+    assert "small  done  trials: 9 complete" in text
+    assert "stage 1: term k1  keeps k = 2" in text
+    row = line_with(text, "8.00  10.10  8.90")
+    assert row.split() == ["2", "8.00", "10.10", "8.90", "9.00", "+2.00", "best"]
+    assert "█" in line_with(text, "polynomial, LR 0.1 to 0.001")
+    assert "Better by 2.00 points" in text
+
+
+def test_panel_of_a_running_study_shows_running_trials_and_time_left() -> None:
+    queue = begun()
+    first, second = queue.waiting[:2]
+    queue.put(replace(first, state=State.RUNNING, epochs=2, averaged_error=33.333, worker="me-1"))
+    queue.put(completed(second, 10.0))
+    text = rendered(study_panel(seen(queue), seconds_left=42.0))
+    assert "1 complete" in text
+    assert "1 running" in text
+    assert "7 waiting" in text
+    assert "about 42 s left in this stage" in text
+    assert line_with(text, "me-1").split() == ["1", "0", "2/3", "33.33", "me-1"]
+    assert "2 to go" in text
+
+
+def test_panel_shows_some_of_many_running_trials() -> None:
+    queue = begun(seeds=5)
+    for waiting in queue.waiting:
+        queue.put(replace(waiting, state=State.RUNNING))
+    text = rendered(study_panel(seen(queue)))
+    assert "and 7 more" in text
+
+
+def test_panel_of_a_stopped_study_says_stopped() -> None:
+    assert "small  stopped" in rendered(study_panel(seen(begun(), stopped=True)))
+
+
+def test_panel_of_a_study_that_ended_before_it_was_stopped_says_done() -> None:
+    queue = MemoryQueue(spec(), BETTER)
+    queue.play()
+    assert "small  done" in rendered(study_panel(seen(queue, stopped=True)))
+
+
+def test_panel_of_a_study_of_one_candidate_renders() -> None:
+    text = rendered(study_panel(ended(stated({1.0: 10.0}), k_max=1.0, k_cap=1.0)))
+    assert "keeps no term" in text
+    assert "No schedule is better than the original" in text
+
+
+def test_panel_of_a_failed_study_gives_the_last_reason() -> None:
+    text = rendered(study_panel(ended(failed)))
+    assert "small  failed  trials: 27 failed" in text
+    assert "27 failed trials; the last: k = " in text
+    assert line_with(text, "27 failed trials").endswith("seed 2: error, it broke")
+    assert "no result" in text
+
+
+def test_panel_of_a_failure_with_brackets_in_its_message_renders() -> None:
+    queue = begun()
+    queue.put(replace(failed(queue.waiting[0]), message="bad shape [/3, 4] in [bold]conv1"))
+    assert "bad shape [/3, 4] in [bold]conv1" in rendered(study_panel(seen(queue)))
+
+
+def test_panel_of_a_failure_before_the_sampler_chose_does_not_speak_of_none() -> None:
+    queue = begun(sampler="tpe", trials=3)
+    queue.put(failed(next(t for t in queue.waiting if t.k is None)))
+    assert "None" not in rendered(study_panel(seen(queue)))
+
+
+def test_panel_of_a_worker_with_brackets_in_its_name_renders() -> None:
+    queue = begun()
+    queue.put(replace(queue.waiting[0], state=State.RUNNING, worker="node[/7]-42"))
+    assert "node[/7]-42" in rendered(study_panel(seen(queue)))
+
+
+def test_panel_of_a_sampler_counts_what_is_still_to_be_chosen() -> None:
+    queue = begun(sampler="tpe", trials=5)
+    assert "4 still to be chosen by the sampler" in rendered(study_panel(seen(queue)))
+
+
+def test_panel_of_a_finished_sampler_study_is_sorted_by_k() -> None:
+    queue = MemoryQueue(spec(sampler="random", trials=5))
+    queue.play()
+    text = rendered(study_panel(seen(queue)))
+    ks = sorted(c.k for c in seen(queue).plan.stages[0].candidates if c.k is not None)
+    header = next(i for i, row in enumerate(text.splitlines()) if "errors by seed" in row)
+    rows = text.splitlines()[header + 1 : header + 6]
+    assert [row.split()[0] for row in rows] == [f"{k:.4g}" for k in ks]
+    assert "still to be chosen" not in text
+
+
+def test_panel_of_several_stages_names_the_terms_before() -> None:
+    better = stated({1.0: 10.0, 2.0: 5.0, 3.0: 9.0}, {3.0: [4.0, 4.5, 5.0]})
+    text = rendered(study_panel(ended(better, max_terms=2)))
+    assert "stage 2: term k2 after k = 2" in text
+    assert "gain on k = 2" in text
+    row = line_with(text, "4.00  4.50  5.00")
+    assert row.split() == ["3", "4.00", "4.50", "5.00", "4.50", "+0.50", "best"]
+    assert "k = 2, 3: 4.50 ± 0.50 %" in text
+
+
+def test_panel_notes_what_was_pruned_and_what_failed() -> None:
+    def outcome(waiting: Trial) -> Trial:
+        if waiting.k == 2.0:
+            return pruned(waiting)
+        return failed(waiting) if waiting.k == 3.0 else simulated(spec())(waiting)
+
+    text = rendered(study_panel(ended(outcome)))
+    assert "3 pruned" in text
+    assert "3 failed" in text
+
+
+@pytest.mark.parametrize("width", [20, 60, 200])
+def test_panel_renders_at_any_width(width: int) -> None:
+    lines = rendered(study_panel(ended(BETTER)), width).splitlines()
+    assert max(map(len, lines)) <= width
+
+
+def test_table_of_studies_has_a_row_each() -> None:
+    text = rendered(studies_table([ended(BETTER), seen(begun()), ended(failed)]))
+    assert line_with(text, "done").split()[:2] == ["small", "done"]
+    assert "9.00 ± 1.05" in line_with(text, "done")
+    assert "11.00 ± 1.00" in line_with(text, "done")
+    assert line_with(text, "running").split()[-1] == "9"
+    assert line_with(text, "failed").split()[-1] == "27"
+
+
+def test_trials_withdrawn_are_not_called_failures() -> None:
+    queue = begun()
+    queue.trials.append(replace(trial(99, 1.0), state=State.FAILED, reason="withdrawn"))
+    assert "failed trials; the last" not in rendered(study_panel(seen(queue)))

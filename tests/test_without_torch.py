@@ -1,0 +1,85 @@
+"""The driver's side on a machine without torch: a real environment that lacks it."""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from commands import simulated_study
+
+ROOT = Path(__file__).parent.parent
+WORKER_ONLY = ("torch", "functorch", "torchgen", "torchvision", "sklearn", "scikit_learn", "timm",
+               "nvidia", "triton")  # fmt: skip
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, home: Path, storage_url: str) -> Run:
+    """Run Python in an environment that has all installed packages except the worker's."""
+    folder = tmp_path_factory.mktemp("without-torch")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    for installed in {sysconfig.get_path("purelib"), *site.getsitepackages()}:
+        for entry in Path(installed).iterdir():
+            if not entry.name.startswith(WORKER_ONLY) and not (packages / entry.name).exists():
+                (packages / entry.name).symlink_to(entry)
+
+    def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "KDECAY_HOME": str(home), "PYTHONPATH": str(ROOT)}
+        return subprocess.run([folder / "bin" / "python", *arguments], env=env, text=True,
+                              capture_output=True, timeout=120, check=False)  # fmt: skip
+
+    assert run_python("-c", "import torch").returncode == 1
+    assert run_python("-c", "import optuna, rich").returncode == 0
+    return run_python
+
+
+def kdecay(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run("-m", "kdecay_search", *arguments)
+
+
+def test_help_check_schedule_launch_detached_and_status_work(run: Run) -> None:
+    digits = str(ROOT / "studies" / "digits.toml")
+    for arguments in (
+        ["--help"],
+        ["check", digits],
+        ["schedule", "--ks", "1,3"],
+        ["launch", digits, "--detach", "--set", "name=torchless"],
+        ["status", "torchless"],
+        ["delete", "torchless", "--yes"],
+    ):
+        done = kdecay(run, *arguments)
+        assert done.returncode == 0, done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_launch_says_that_it_starts_no_workers(run: Run) -> None:
+    digits = str(ROOT / "studies" / "digits.toml")
+    done = kdecay(run, "launch", digits, "--detach", "--set", "name=torchless2")
+    assert "torch is not installed here: no local workers" in done.stderr
+
+
+def test_asking_for_workers_or_being_one_says_how_to_install_torch(run: Run) -> None:
+    digits = str(ROOT / "studies" / "digits.toml")
+    name = "name=torchless3"
+    asked = kdecay(run, "launch", digits, "--workers", "1", "--set", name)
+    assert (asked.returncode, asked.stderr.count("\n")) == (2, 1)
+    assert "pip install 'kdecay-search[worker]'" in asked.stderr
+    kdecay(run, "launch", digits, "--detach", "--set", name)
+    worker = kdecay(run, "worker", "--study", "torchless3", "--drain")
+    assert worker.returncode == 2
+    assert "pip install 'kdecay-search[worker]'" in worker.stderr.splitlines()[-1]
+
+
+def test_simulated_studies_run_to_their_end(run: Run, tmp_path: Path) -> None:
+    file = simulated_study(tmp_path, name="torchless4")
+    done = kdecay(run, "launch", file, "--workers", "1")
+    assert done.returncode == 0, done.stderr
+    assert "Use it:  kdecay best torchless4" in done.stdout
