@@ -381,7 +381,7 @@ def test_impossible_schedule_is_refused_in_one_line(
 
 
 def numbers(line: str) -> list[int]:
-    return [int(cell.replace(",", "")) for cell in re.findall(r"[\d,]+", line)]
+    return [int(cell.replace(",", "")) for cell in re.findall(r"\d[\d,]*", line)]
 
 
 def test_check_prints_the_plan_with_its_sums(kdecay: Kdecay, study_file: Path) -> None:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
+from pydantic import BaseModel
 
 from kdecay_search import __version__
-from kdecay_search.spec import load
+from kdecay_search.spec import StudySpec, load
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "studies").rglob("*.toml"))
@@ -35,9 +39,27 @@ def test_every_command_that_the_readme_names_exists() -> None:
     from kdecay_search.cli.main import app
 
     known = {command.name or command.callback.__name__ for command in app.registered_commands}
-    named = set(re.findall(r"^\s*kdecay ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    named = set(re.findall(r"^\$ kdecay ([a-z]+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     assert named
     assert named <= known
+
+
+def test_docs_list_every_key_of_a_study_file_with_its_default() -> None:
+    rows = re.findall(
+        r"^\| `([a-z_.]+)` \| (.+?) \|", (ROOT / "docs/study-file.md").read_text(), re.M
+    )
+    assert dict(rows) == dict(_keys(StudySpec)) | {"task.kind": "required"}
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        options = get_args(field.annotation) or (field.annotation,)
+        tables = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        for table in tables:
+            yield from _keys(table, f"{prefix}{name}.")
+        if not tables:
+            default = json.dumps(field.default) if isinstance(field.default, str) else field.default
+            yield prefix + name, "required" if field.is_required() else f"`{default}`"
 
 
 def test_every_file_that_a_document_links_to_exists() -> None:

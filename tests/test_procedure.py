@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import replace
+from itertools import pairwise
 from statistics import fmean
 from typing import Any
 
@@ -29,7 +30,7 @@ from kdecay_search.procedure import (
     runs_at_most,
     spread,
 )
-from kdecay_search.runs import RunKey, State, Token, Trial
+from kdecay_search.runs import RunKey, State, Trial
 from kdecay_search.simulation import curve, final_error
 from kdecay_search.spec import SimulatedTask, StudySpec, grid
 
@@ -221,7 +222,7 @@ def test_second_stage_starts_with_the_grown_range() -> None:
     queue = played(spec)
     grown = max(queue.ks_of(1))
     assert grown > 6.0
-    assert queue.ks_of(2) >= {k for k in grid(6.5, grown, 0.5)}
+    assert queue.ks_of(2) >= set(grid(6.5, grown, 0.5))
 
 
 # ---- stages and terms -----------------------------------------------------------------------
@@ -698,7 +699,7 @@ WEATHER = st.builds(Weather, st.integers(0, 10**6), st.sampled_from([0.0, 0.2, 0
 AT_ONCE = st.none() | st.integers(1, 6)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(spec=specs(), weather=WEATHER, at_once=AT_ONCE)
 def test_no_study_runs_more_than_was_announced(
     spec: StudySpec, weather: Weather, at_once: int | None
@@ -733,7 +734,7 @@ def check_soundness(spec: StudySpec, queue: MemoryQueue, plan: Plan) -> None:
     assert all(stage.kept for stage in plan.stages[:-1])
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(spec=specs(), weather=WEATHER, at_once=AT_ONCE)
 def test_every_study_ends_soundly_in_any_weather(
     spec: StudySpec, weather: Weather, at_once: int | None
@@ -829,5 +830,5 @@ def test_any_beginning_of_a_spread_covers_the_range(size: int, data: st.DataObje
     length = data.draw(st.integers(2, size))
     begun = sorted(spread(range(size))[:length])
     assert (begun[0], begun[-1]) == (0, size - 1)
-    widest = max(b - a for a, b in zip(begun, begun[1:], strict=False))
+    widest = max(b - a for a, b in pairwise(begun))
     assert widest <= math.ceil((size - 1) / 2 ** math.floor(math.log2(length - 1)))

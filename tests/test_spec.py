@@ -396,11 +396,9 @@ def test_number_that_is_not_finite_is_refused(tmp_path: Path, key: str, value: f
     assert "must be a finite number" in message
 
 
-@pytest.mark.parametrize("digits", [20, 400, 4000])
+@pytest.mark.parametrize("digits", [400, 4000])
 @pytest.mark.parametrize("key", ["task.epochs", "schedule.lr_max", "search.seeds", "search.k_max"])
 def test_huge_integer_is_refused_and_shown_in_part(tmp_path: Path, key: str, digits: int) -> None:
-    if key == "schedule.lr_max" and digits == 20:
-        pytest.skip("a learning rate of 1e20 is legal, if unwise")
     message = refused(tmp_path, merged(study_table(), key, 10**digits))
     assert f"study.toml: {key} = 1000" in message
     assert len(message) < 400
@@ -685,7 +683,7 @@ def read(table: dict[str, Any]) -> StudySpec:
     return StudySpec.model_validate_json(json.dumps(table))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(table=tables())
 def test_stored_spec_is_read_back_unchanged(table: dict[str, Any]) -> None:
     spec = read(table)
@@ -694,7 +692,7 @@ def test_stored_spec_is_read_back_unchanged(table: dict[str, Any]) -> None:
     assert differences(spec, from_json(spec.to_json())) == []
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(table=tables())
 def test_file_and_json_give_the_same_spec(
     tmp_path_factory: pytest.TempPathFactory, table: dict[str, Any]
@@ -711,7 +709,7 @@ def check_usable(spec: StudySpec) -> None:
     assert all(candidates >= 1 for candidates, _ in runs_at_most(spec))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=100)
 @given(table=tables())
 def test_accepted_spec_gives_a_schedule_and_a_plan(table: dict[str, Any]) -> None:
     check_usable(read(table))
@@ -724,7 +722,7 @@ def test_warm_up_of_all_but_a_moment_still_leaves_a_schedule(epochs: int) -> Non
 
 def test_spec_of_another_version_says_so() -> None:
     stored = json.loads(study().to_json()) | {"colour": "red"}
-    with pytest.raises(InvalidSpec, match="stored study: colour: unknown key.*another version"):
+    with pytest.raises(InvalidSpec, match=r"stored study: colour: unknown key.*another version"):
         from_json(json.dumps(stored))
 
 
@@ -776,7 +774,7 @@ def test_another_kind_of_task_is_a_difference() -> None:
     assert "task.kind: 'simulated' -> 'images'" in lines
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(old=tables(), new=tables())
 def test_specs_without_differences_train_the_same(old: dict[str, Any], new: dict[str, Any]) -> None:
     """Differences are the same both ways round, and none at all only where nothing matters."""
@@ -879,7 +877,7 @@ def check_answer(path: Path, *overrides: str) -> None:
         spec.schedule_for((spec.search.k_min,))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(deadline=None, max_examples=200)
 @given(
     valid=st.sampled_from([study_table(), images_table()]),
     changes=st.lists(st.tuples(KEYS, VALUES), min_size=1, max_size=4),

@@ -1,0 +1,86 @@
+"""Whole studies that really train networks, through the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from commands import Kdecay, errors_by_run
+
+from kdecay_search.runs import State
+from kdecay_search.storage import Storage, records
+
+DIGITS = str(Path(__file__).parent.parent / "studies" / "digits.toml")
+TINY = ["task.epochs=2", "search.k_min=1", "search.k_max=3", "search.k_step=1", "search.k_cap=3",
+        "search.seeds=2", "search.max_terms=1", "pruning.enabled=false"]  # fmt: skip
+
+
+def settings(*values: str) -> list[str]:
+    return [part for value in (*TINY, *values) for part in ("--set", value)]
+
+
+def test_networks_trained_by_one_worker_or_two_have_identical_errors_run_by_run(
+    kdecay: Kdecay,
+) -> None:
+    one = kdecay.json("launch", DIGITS, "--workers", "1", *settings("name=by-one"))
+    two = kdecay.json("launch", DIGITS, "--workers", "2", *settings("name=by-two"))
+    assert errors_by_run(one) == errors_by_run(two)
+    assert len(errors_by_run(one)) == 3 * 2
+    assert len(set(errors_by_run(one).values())) > 1
+
+
+def test_the_curves_are_kept_with_the_trial(kdecay: Kdecay, storage: Storage) -> None:
+    kdecay.json("launch", DIGITS, "--workers", "1", *settings("name=curves", "search.seeds=1"))
+    study_id = records.stage_ids(storage, "curves")[1]
+    for trial in storage.optuna.get_all_trials(study_id):
+        curves = {name: trial.user_attrs[name] for name in records.CURVES}
+        assert {len(values) for values in curves.values()} == {2}
+        assert trial.value == curves["validation_error"][-1]
+        assert list(trial.intermediate_values.values()) == curves["averaged_error"]
+        assert all(0 <= error <= 100 for error in curves["validation_error"])
+
+
+def test_a_shipped_study_runs_on_an_image_folder_by_set_alone(
+    kdecay: Kdecay, tmp_path: Path
+) -> None:
+    root = tmp_path / "pictures"
+    _write_pictures(root / "train")
+    summary = kdecay.json(
+        "launch", DIGITS, "--workers", "2",
+        *settings("name=folder", "task.data.name=image-folder", f"task.data.root={root}",
+                  "task.data.subset=60", "task.batch_size=16", "search.seeds=1"),
+    )  # fmt: skip
+    assert summary["state"] == "done"
+    assert summary["trials"]["complete"] == 3
+
+
+def test_a_diverged_run_is_a_result_and_not_a_failure(kdecay: Kdecay, storage: Storage) -> None:
+    wild = ("name=wild", "schedule.lr_max=1e30", "search.seeds=1")
+    summary = kdecay.json("launch", DIGITS, "--workers", "1", *settings(*wild))
+    assert summary["state"] == "done"
+    assert set(errors_by_run(summary).values()) == {100.0}
+    assert {t.state for t in records.read_trials(storage, "wild")} == {State.COMPLETE}
+
+
+@pytest.mark.parametrize("trouble", ["subset=100000", "image_size=5000"])
+def test_a_data_setting_that_cannot_be_met_is_one_line(kdecay: Kdecay, trouble: str) -> None:
+    name = f"name=trouble-{trouble.partition('=')[0]}"
+    failed = kdecay.run(
+        "launch", DIGITS, "--workers", "1", *settings(name, f"task.data.{trouble}"), code=2
+    )
+    assert failed.stderr.strip().splitlines()[-1].startswith("kdecay: ")
+    assert trouble.partition("=")[2] in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
+def _write_pictures(train: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for label, brightness in (("dark", 60), ("light", 190)):
+        folder = train / label
+        folder.mkdir(parents=True)
+        for index in range(40):
+            pixels = random.integers(brightness - 50, brightness + 50, (12, 12, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / f"{index}.png")
