@@ -287,7 +287,7 @@ def test_the_embedded_server_stops_when_its_last_user_ends(
     assert "no studies yet" in own.run("list").stdout
     wait_for(lambda: not (home / "postgres" / "postmaster.pid").exists(), "the server's end")
     worker = own.start("worker")
-    wait_for(lambda: (home / "postgres" / "postmaster.pid").exists(), "the server's start")
+    wait_for((home / "postgres" / "postmaster.pid").exists, "the server's start")
     own.run("list")
     assert (home / "postgres" / "postmaster.pid").exists()
     worker.send_signal(signal.SIGTERM)

@@ -25,7 +25,7 @@ def check(file: StudyFile, set_: Overrides = None) -> None:
 
     spec = load(file, set_ or [])
     require_data(spec)
-    stdout().print(f"[bold]{spec.name}[/]: {file} is valid")
+    typer.echo(f"{spec.name}: {file} is valid")
     _print_plan(spec)
 
 

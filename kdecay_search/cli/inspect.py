@@ -93,7 +93,7 @@ def list_studies(json: AsJson = False, storage: StorageUrl = None) -> None:
         elif views:
             stdout().print(studies_table(views))
         else:
-            stdout().print("no studies yet; start one with kdecay launch FILE")
+            typer.echo("no studies yet; start one with kdecay launch FILE")
 
 
 def best(
@@ -148,7 +148,7 @@ def stop(name: StudyName, storage: StorageUrl = None) -> None:
 
     with opened(storage) as store:
         driver.stop(store, name)
-    stderr().print(f"{name} is stopped; kdecay launch with its file goes on with it")
+    typer.echo(f"{name} is stopped; kdecay launch with its file goes on with it", err=True)
 
 
 def delete(
@@ -165,4 +165,4 @@ def delete(
         if not yes and not typer.confirm(f"Delete {name} with its {trials} trials?", err=True):
             raise typer.Exit(1)
         delete_study(store, name)
-    stderr().print(f"{name} is deleted")
+    typer.echo(f"{name} is deleted", err=True)

@@ -92,7 +92,9 @@ def _local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
                 "--workers: torch is not installed here; pip install 'kdecay-search[worker]', "
                 "or --workers 0 to leave the training to other machines"
             )
-        stderr().print("torch is not installed here: no local workers; run kdecay worker elsewhere")
+        typer.echo(
+            "torch is not installed here: no local workers; run kdecay worker elsewhere", err=True
+        )
         return 0
     if asked is not None:
         return asked
@@ -121,7 +123,7 @@ def _announce(view: StudyView, is_new: bool, workers: int) -> None:
     what = "new study" if is_new else f"study ({view.state})"
     noun = "worker" if workers == 1 else "workers"
     there = f", {workers} local {noun}" if view.state == "running" else ""
-    stderr().print(f"{what} {view.spec.name}{there}", markup=False)
+    typer.echo(f"{what} {view.spec.name}{there}", err=True)
 
 
 def _run(
@@ -143,11 +145,11 @@ def _run(
     try:
         final = _watch(store, name, pool)
     except KeyboardInterrupt:
-        stderr().print(
+        typer.echo(
             f"\nstopping the local workers; their trials go back into the queue. "
             f"Go on with: {go_on}",
-            markup=False,
-            soft_wrap=True,
+            err=True,
+            err=True,
         )
         pool.drain(DRAIN_SECONDS)
         raise
@@ -216,7 +218,7 @@ def _conclude(view: StudyView, json: bool, detach: bool, file: str) -> None:
     else:
         if not stderr().is_terminal:
             stdout().print(study_panel(view))
-        stdout().print(f"\nUse it:  kdecay best {name} --as python    or --as json, --as csv")
-        stdout().print(f"See it:  kdecay status {name}")
+        typer.echo(f"\nUse it:  kdecay best {name} --as python    or --as json, --as csv")
+        typer.echo(f"See it:  kdecay status {name}")
     if view.state == "failed":
         raise typer.Exit(1)

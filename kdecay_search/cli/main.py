@@ -52,19 +52,34 @@ for register in (
 
 
 def main() -> NoReturn:
-    """Run the command line. Exit codes: 0 well, 1 the study failed, 2 bad input, 130 Ctrl-C."""
+    """Run the command line.
+
+    Exit codes: 0 well, 1 the study failed, 2 bad input or a database that cannot be used,
+    130 Ctrl-C.
+    """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, prog_name="kdecay")
     except KDecayError as error:
-        if debug:
-            raise
-        print(f"kdecay: {error}", file=sys.stderr)
+        _tell(error, str(error), debug)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # `kdecay list | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Exception as error:
+        kind = type(error).__name__
+        _tell(error, f"unforeseen {kind}: {error}; please report it with --debug's output", debug)
+        sys.exit(1)
     sys.exit(0)
+
+
+def _tell(error: Exception, line: str, debug: bool) -> None:
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    else:
+        print(f"kdecay: {' '.join(line.splitlines())}", file=sys.stderr)

@@ -36,6 +36,9 @@ Device = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 
 
+PIPE_WIDTH = 120
+
+
 @contextlib.contextmanager
 def opened(url: str | None) -> Iterator[Storage]:
     """A connection to the storage that the options name, or to the embedded one."""
@@ -49,10 +52,11 @@ def opened(url: str | None) -> Iterator[Storage]:
 
 
 def stdout() -> Console:
-    """A console for results."""
+    """A console for results; in a pipe wide enough for its tables."""
     from rich.console import Console
 
-    return Console(highlight=False)
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
 
 
 def stderr() -> Console:

@@ -199,7 +199,7 @@ def _running_table(view: StudyView, running: list[Trial]) -> Table:
             str(trial.key.seed),
             f"{trial.epochs}/{view.spec.task.epochs}",
             "" if trial.averaged_error is None else f"{trial.averaged_error:.2f}",
-            trial.worker or "",
+            Text(trial.worker or ""),
         )
     if len(running) > RUNNING_SHOWN:
         table.add_row("", "", "", "", f"and {len(running) - RUNNING_SHOWN} more")
@@ -210,12 +210,8 @@ def _failures(view: StudyView) -> Text | None:
     failed = [t for t in view.trials if t.state == State.FAILED and t.reason != "withdrawn"]
     if not failed:
         return None
-    last = failed[-1]
-    return Text(
-        f"{len(failed)} failed trials; the last: k = {last.k}, seed {last.key.seed}: "
-        f"{last.reason}, {last.message or 'no heartbeat'}",
-        style="red",
-    )
+    noun = "trial" if len(failed) == 1 else "trials"
+    return Text(f"{len(failed)} failed {noun}; the last: {_ended(failed[-1])}", style="red")
 
 
 def studies_table(views: Iterable[StudyView]) -> Table:

@@ -44,7 +44,7 @@ class Storage:
     @property
     def shown_url(self) -> str:
         """The URL without its password, for people to read."""
-        return self.url.render_as_string(hide_password=True)
+        return _shown(self.url)
 
     @property
     def secret_url(self) -> str:
@@ -71,19 +71,26 @@ def parse_url(url: str) -> URL:
 
     Raises :class:`StorageError` for other databases and malformed URLs; never shows a password.
     """
+    form = "it has the form postgresql://user:password@host/database"
+    if url.partition("://")[2].partition("/")[0].count("@") > 1:
+        raise StorageError(f"the storage URL is malformed: {form}, with %40 for an @ in a password")
     try:
         parsed = make_url(url.strip())
         backend = parsed.get_backend_name()
     except (ArgumentError, ValueError):
-        raise StorageError(
-            "the storage URL is malformed; it has the form postgresql://user:password@host/database"
-        ) from None
+        raise StorageError(f"the storage URL is malformed; {form}") from None
     if backend not in ("postgresql", "postgres"):
         raise StorageError(
-            f"storage URL {parsed.render_as_string()}: {backend} is not supported; "
+            f"storage URL {_shown(parsed)}: {backend} is not supported; "
             "it must start with postgresql://"
         )
     return parsed.set(drivername="postgresql+psycopg2")
+
+
+def _shown(url: URL) -> str:
+    """The URL for people to read, without a password, wherever it stands."""
+    secret = [key for key in url.query if "password" in key]
+    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
 
 
 def _open(url: URL) -> RDBStorage:
@@ -140,7 +147,7 @@ def mapped_errors(url: URL | None = None) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         text = _one_line(cause or error)
-        where = f"storage {url.render_as_string()}: " if url is not None else "storage: "
+        where = f"storage {_shown(url)}: " if url is not None else "storage: "
         if _is_outage(cause):
             raise StorageUnavailable(where + text) from error
         raise StorageError(where + text) from error
