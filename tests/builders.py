@@ -20,6 +20,8 @@ from kdecay_search.spec import SimulatedTask, StudySpec
 
 NOISELESS = {"seed_noise": 0.0, "run_noise": 0.0, "epoch_noise": 0.0}
 EPOCHS = 3
+MOST_TRIALS = 5000
+"""A study of these tests that has more will never end."""
 
 Outcome = Callable[[Trial], Trial]
 """What becomes of a trial whose k is known: the same trial, finished."""
@@ -146,6 +148,7 @@ class MemoryQueue:
         """Tick and work until the study no longer runs; ``at_once``: trials between two ticks."""
         while self.tick().progress == Progress.RUNNING:
             assert self.work(at_once), "the study runs, but nothing is left to work on"
+            assert len(self.trials) < MOST_TRIALS, "the study does not come to an end"
         return self.plan()
 
     def runs(self) -> Counter[RunKey]:

@@ -296,7 +296,7 @@ def test_panel_of_a_failed_study_gives_the_last_reason() -> None:
     text = rendered(study_panel(ended(failed)))
     assert "small  failed  trials: 27 failed" in text
     assert "27 failed trials; the last: stage 1  k = " in text
-    assert line_with(text, "27 failed trials").rstrip().endswith("seed 2: error, it broke")
+    assert line_with(text, "27 failed trials").rstrip().endswith("seed 2  failed, error: it broke")
     assert "no result" in text
 
 

@@ -149,7 +149,6 @@ def _run(
             f"\nstopping the local workers; their trials go back into the queue. "
             f"Go on with: {go_on}",
             err=True,
-            err=True,
         )
         pool.drain(DRAIN_SECONDS)
         raise

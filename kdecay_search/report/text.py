@@ -251,6 +251,6 @@ def _ended(trial: Trial) -> str:
     outcome = {
         State.COMPLETE: f"{trial.error} %" if trial.error is None else f"{trial.error:.2f} %",
         State.PRUNED: f"pruned after {trial.epochs} epochs",
-        State.FAILED: f"failed: {trial.reason} {trial.message or ''}".rstrip(),
+        State.FAILED: f"failed, {trial.reason}: {trial.message or 'no word'}",
     }[trial.state]
     return f"stage {key.stage}  k = {k}  seed {key.seed}  {outcome}"
