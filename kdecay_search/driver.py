@@ -6,7 +6,7 @@ goes on when the terminal that launched it is closed. Killed anywhere, the next 
 
 from __future__ import annotations
 
-from kdecay_search import spec as specs
+from kdecay_search import study_file
 from kdecay_search.errors import StudyError
 from kdecay_search.procedure import WITHDRAWN, Plan
 from kdecay_search.report.view import StudyView, read_view
@@ -22,7 +22,7 @@ def launch(storage: Storage, spec: StudySpec) -> bool:
     attributes = records.read_attributes(storage, spec.name)
     is_new = attributes is None or records.SPEC not in attributes
     if attributes is not None and not is_new:
-        _refuse_mixture(specs.from_json(attributes[records.SPEC]), spec)
+        _refuse_mixture(study_file.from_json(attributes[records.SPEC]), spec)
     study_id = records.create_stage(storage, spec.name, 1)
     launched = {records.SPEC: spec.to_json(), records.STOPPED: False}
     records.write_attributes(storage, study_id, launched)
@@ -30,7 +30,7 @@ def launch(storage: Storage, spec: StudySpec) -> bool:
 
 
 def _refuse_mixture(old: StudySpec, new: StudySpec) -> None:
-    changed = specs.differences(old, new)
+    changed = study_file.differences(old, new)
     if changed:
         raise StudyError(
             f"study {new.name!r} exists with other settings, and its results would mix: "

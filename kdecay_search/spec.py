@@ -1,25 +1,18 @@
-"""The study file: what a user launches, as frozen models.
+"""A study as frozen models: every setting, its default and its rule.
 
-A study file is TOML. :func:`load` reads one, applies ``--set dotted.key=value`` overrides and
-returns a :class:`StudySpec`; whatever is wrong becomes one :class:`InvalidSpec` line that names
-the file, the dotted key, the value and the rule. The validated spec is stored with the study
+:mod:`kdecay_search.study_file` reads them from TOML. The validated spec is stored with the study
 (``spec.to_json()``), and workers read it from there.
 """
 
 from __future__ import annotations
 
-import difflib
-import json
 import math
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
-from pydantic_core import ErrorDetails
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
-from kdecay_search.errors import InvalidSpec
 from kdecay_search.schedules import Family, KDecaySchedule
 
 MAX_CANDIDATES = 1000
@@ -281,176 +274,6 @@ class StudySpec(_Model):
     def to_json(self) -> str:
         """The spec as stored with the study; :func:`from_json` reads it back unchanged."""
         return self.model_dump_json()
-
-
-def from_json(text: str) -> StudySpec:
-    """Read a spec back from the study's storage."""
-    try:
-        return StudySpec.model_validate_json(text)
-    except ValidationError as error:
-        line = _first_error(error, source="stored study")
-        raise InvalidSpec(f"{line}; it was launched by another version of kdecay-search") from None
-
-
-def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
-    """Read the study file at ``path`` and apply ``dotted.key=value`` overrides.
-
-    Raises :class:`InvalidSpec` with one line when either cannot be used.
-    """
-    table = _read_toml(Path(path))
-    for override in overrides:
-        _apply(table, override)
-    try:
-        return StudySpec.model_validate_json(json.dumps(table, default=str))
-    except ValidationError as error:
-        raise InvalidSpec(_first_error(error, str(path), overrides)) from None
-    except RecursionError:
-        raise InvalidSpec(f"{path}: is nested too deeply; tables are at most three deep") from None
-    except ValueError:  # an integer of more digits than Python prints
-        raise InvalidSpec(f"{path}: holds a number that is too large; use up to 1e9") from None
-
-
-def differences(old: StudySpec, new: StudySpec) -> list[str]:
-    """Dotted keys, with both values, in which two specs differ so that results would mix.
-
-    The description, the workers' settings and the largest number of terms may change between
-    launches; everything else decides what is trained or compared.
-    """
-    free = {"description", "workers", "search.max_terms"}
-    before, after = (_flatten(spec.model_dump(mode="json")) for spec in (old, new))
-    keys = sorted(before.keys() | after.keys())
-    return [
-        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
-        for key in keys
-        if before.get(key) != after.get(key)
-        and key not in free
-        and key.partition(".")[0] not in free
-    ]
-
-
-def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in table.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        raw = path.read_bytes()
-    except FileNotFoundError:
-        raise InvalidSpec(f"{path}: no such file; give the path of a study file") from None
-    except OSError as error:
-        raise InvalidSpec(f"{path}: cannot be read: {error.strerror}") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        raise InvalidSpec(f"{path}: is not a text file; a study file is TOML in UTF-8") from None
-    if not text.strip():
-        raise InvalidSpec(f"{path}: the file is empty; a study file has at least name and [task]")
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise InvalidSpec(f"{path}: is not valid TOML: {reason}") from None
-
-
-def _apply(table: dict[str, Any], override: str) -> None:
-    """Set one ``dotted.key=value``; the value is TOML, or else a plain string."""
-    raw = override.partition("=")[2]
-    parts = _override_key(override).split(".")
-    if "=" not in override or not all(parts):
-        raise InvalidSpec(f"--set {override}: must have the form dotted.key=value")
-    try:
-        value = tomllib.loads(f"value = {raw}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
-        value = raw
-    for depth, part in enumerate(parts[:-1], start=1):
-        table = table.setdefault(part, {})
-        if not isinstance(table, dict):
-            raise InvalidSpec(f"--set {override}: {'.'.join(parts[:depth])} is not a table")
-    table[parts[-1]] = value
-
-
-def _override_key(override: str) -> str:
-    return ".".join(part.strip() for part in override.partition("=")[0].split("."))
-
-
-def _first_error(error: ValidationError, source: str, overrides: Sequence[str] = ()) -> str:
-    """One line for the first of pydantic's errors: source, dotted key, value, rule."""
-    details = error.errors(include_url=False)
-    first = details[0]
-    keys = _keys(first)
-    dotted = ".".join(keys)
-    if any(f"{dotted}.".startswith(f"{_override_key(override)}.") for override in overrides):
-        source = "--set"
-    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
-    if first["type"] == "extra_forbidden":
-        kinds = [str(part) for part in first["loc"][1:2]] if keys[0] == "task" else []
-        return f"{source}: {dotted}: unknown key{_nearest(keys, kinds)}{more}"
-    if first["type"] == "missing":
-        return f"{source}: {dotted}: is missing{more}"
-    return f"{source}: {dotted}{_shown(first)}: {_rule(first)}{more}"
-
-
-def _keys(detail: ErrorDetails) -> list[str]:
-    """The error's path as in the file: without the union's tag, and with the tag's own key."""
-    path = [str(part) for part in detail["loc"]]
-    kinds = {_kind(task) for task in (ImagesTask, SimulatedTask)}
-    if len(path) > 1 and path[0] == "task" and path[1] in kinds:
-        del path[1]
-    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        path.append("kind")
-    return path or ["the file"]
-
-
-def _kind(task: type[BaseModel]) -> str:
-    return str(get_args(task.model_fields["kind"].annotation)[0])
-
-
-def _shown(detail: ErrorDetails) -> str:
-    value = detail["input"]
-    if detail["type"] == "union_tag_invalid":
-        value = value["kind"]
-    if isinstance(value, dict):
-        return ""
-    text = json.dumps(value, default=str, ensure_ascii=False)
-    return f" = {text if len(text) <= 60 else text[:57] + '...'}"  # noqa: PLR2004
-
-
-def _rule(detail: ErrorDetails) -> str:
-    if detail["type"] == "union_tag_not_found" or detail["type"] == "union_tag_invalid":
-        return "must be 'images' or 'simulated'"
-    if detail["type"] == "string_pattern_mismatch":
-        return "must start with a letter or digit and hold only letters, digits, '.', '_' and '-'"
-    text = detail["msg"].removeprefix("Value error, ")
-    return text.replace("Input should be", "must be").replace("Input should have", "must have")
-
-
-def _nearest(keys: list[str], kinds: list[str]) -> str:
-    known = _known_keys(keys[:-1], kinds)
-    close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
-    if close:
-        return f"; did you mean {'.'.join([*keys[:-1], close[0]])}?"
-    return f"; known here: {', '.join(sorted(known))}" if known else ""
-
-
-def _known_keys(parents: list[str], kinds: list[str]) -> list[str]:
-    """The keys of the table that ``parents`` lead to, in a task of one of ``kinds``."""
-    models: list[type[BaseModel]] = [StudySpec]
-    for parent in parents:
-        fields = [model.model_fields[parent] for model in models if parent in model.model_fields]
-        models = [
-            option
-            for field in fields
-            for option in (get_args(field.annotation) or (field.annotation,))
-            if isinstance(option, type) and issubclass(option, BaseModel)
-            if "kind" not in option.model_fields or _kind(option) in kinds
-        ]
-    return sorted({key for model in models for key in model.model_fields})
 
 
 def grid(k_min: float, k_max: float, k_step: float) -> tuple[float, ...]:

@@ -15,7 +15,8 @@ import pytest
 from pydantic import BaseModel
 
 from kdecay_search import __version__
-from kdecay_search.spec import StudySpec, load
+from kdecay_search.spec import StudySpec
+from kdecay_search.study_file import load
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "studies").rglob("*.toml"))

@@ -16,9 +16,9 @@ from servers import PASSWORD, Server, password_server
 from kdecay_search import driver
 from kdecay_search.errors import StorageError, StorageUnavailable
 from kdecay_search.runs import RunKey, State, Token
-from kdecay_search.spec import load
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.connect import parse_url
+from kdecay_search.study_file import load
 
 CLAIMER = """
 import sys

@@ -194,14 +194,14 @@ def test_news_of_a_failure_give_its_reason() -> None:
     queue = begun()
     before = seen(queue)
     queue.put(failed(queue.waiting[0], "error"))
-    assert news(before, seen(queue)) == ["stage 1  k = 1  seed 0  failed: error it broke"]
+    assert news(before, seen(queue)) == ["stage 1  k = 1  seed 0  failed, error: it broke"]
 
 
 def test_news_of_a_failure_before_the_sampler_chose_have_no_k() -> None:
     queue = begun(sampler="tpe", trials=3)
     before = seen(queue)
     queue.put(failed(next(t for t in queue.waiting if t.k is None)))
-    assert news(before, seen(queue)) == ["stage 1  k = ?  seed 0  failed: error it broke"]
+    assert news(before, seen(queue)) == ["stage 1  k = ?  seed 0  failed, error: it broke"]
 
 
 def test_news_from_the_beginning_are_everything() -> None:

@@ -21,7 +21,7 @@ def check(file: StudyFile, set_: Overrides = None) -> None:
 
     The plan says how many stages, runs and epochs the study takes at most.
     """
-    from kdecay_search.spec import load
+    from kdecay_search.study_file import load
 
     spec = load(file, set_ or [])
     require_data(spec)

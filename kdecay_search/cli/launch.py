@@ -60,7 +60,7 @@ def launch(
     from kdecay_search import driver
     from kdecay_search.cli.files import require_data
     from kdecay_search.report.view import read_view
-    from kdecay_search.spec import load
+    from kdecay_search.study_file import load
 
     spec = load(file, set_ or [])
     count = _local_workers(spec, workers, device)

@@ -14,7 +14,7 @@ import sqlalchemy
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from kdecay_search import spec as specs
+from kdecay_search import study_file
 from kdecay_search.errors import StudyError
 from kdecay_search.runs import RunKey, State, Token, Trial
 from kdecay_search.spec import StudySpec
@@ -79,7 +79,7 @@ def read_spec(storage: Storage, name: str) -> StudySpec:
         known = study_names(storage)
         listed = f"; there are: {', '.join(known)}" if known else "; there are no studies yet"
         raise StudyError(f"no study named {name!r}{listed}")
-    return specs.from_json(attributes[SPEC])
+    return study_file.from_json(attributes[SPEC])
 
 
 def read_stopped(storage: Storage, name: str) -> bool:

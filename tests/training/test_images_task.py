@@ -95,7 +95,7 @@ import json, sys, torch
 sys.path.insert(0, sys.argv[2])
 from conftest import Recorder
 from dataclasses import asdict
-from kdecay_search.spec import from_json
+from kdecay_search.study_file import from_json
 from kdecay_search.training.images import train
 spec = from_json(open(sys.argv[1]).read())
 torch.rand(17)

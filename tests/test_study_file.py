@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.procedure import runs_at_most
 from kdecay_search.schedules import FAMILIES
-from kdecay_search.spec import MAX_CANDIDATES, StudySpec, differences, from_json, grid, load
+from kdecay_search.spec import MAX_CANDIDATES, StudySpec, grid
+from kdecay_search.study_file import differences, from_json, load
 
 # ---- files ----------------------------------------------------------------------------------
 
