@@ -180,7 +180,7 @@ class SearchSpec(_Model):
     k_cap: Exponent | None = None
     """The grid grows up to here while the best k is its largest; None means twice k_max."""
     k_step: Exponent = 0.5
-    trials: Annotated[int, Field(ge=1, le=10_000)] = 10
+    trials: Annotated[int, Field(ge=2, le=10_000)] = 10
     """Candidates per stage that tpe, gp and random try; a grid has its own number."""
     sampler_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     max_terms: Annotated[int, Field(ge=1, le=16)] = 2

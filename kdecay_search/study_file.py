@@ -169,7 +169,9 @@ def _rule(detail: ErrorDetails) -> str:
     if detail["type"] == "string_pattern_mismatch":
         return "must start with a letter or digit and hold only letters, digits, '.', '_' and '-'"
     text = detail["msg"].removeprefix("Value error, ")
-    return text.replace("Input should be", "must be").replace("Input should have", "must have")
+    for subject in ("Input", "String", "Tuple"):
+        text = text.replace(f"{subject} should", "must")
+    return text
 
 
 def _nearest(keys: list[str], kinds: list[str]) -> str:

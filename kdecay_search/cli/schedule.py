@@ -89,7 +89,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _print_table(schedule: KDecaySchedule, total: int) -> None:
     from rich.table import Table
 
-    from kdecay_search.report.text import bar
+    from kdecay_search.report.blocks import bar
 
     table = Table(box=None)
     table.add_column("step", justify="right")

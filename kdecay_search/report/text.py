@@ -10,30 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from kdecay_search.procedure import Candidate, Stage
+from kdecay_search.report.blocks import curve
 from kdecay_search.report.summary import gain_on_baseline
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State, Trial
-from kdecay_search.schedules import KDecaySchedule
 from kdecay_search.statistics import Sample, describe, paired_gain
 
-BLOCKS = "▁▂▃▄▅▆▇█"
-CURVE_WIDTH = 32
 RUNNING_SHOWN = 8
-
-
-def bar(share: float, width: int) -> str:
-    """A horizontal bar of ``share`` (0 to 1) of ``width`` characters."""
-    return "█" * round(share * width)
-
-
-def curve(schedule: KDecaySchedule, width: int = CURVE_WIDTH) -> str:
-    """The schedule over training as one line of blocks, without its warm-up."""
-    steps = width - 1
-    shares = (
-        schedule(i + schedule.warmup_steps, steps + schedule.warmup_steps) for i in range(width)
-    )
-    top = len(BLOCKS) - 1
-    return "".join(BLOCKS[round(rate / schedule.lr_max * top)] for rate in shares)
 
 
 def terms(ks: Iterable[float]) -> str:
@@ -207,7 +190,7 @@ def _running_table(view: StudyView, running: list[Trial]) -> Table:
 
 
 def _failures(view: StudyView) -> Text | None:
-    failed = [t for t in view.trials if t.state == State.FAILED and t.reason != "withdrawn"]
+    failed = [trial for trial in view.attempts if trial.state == State.FAILED]
     if not failed:
         return None
     noun = "trial" if len(failed) == 1 else "trials"
@@ -236,7 +219,7 @@ def news(before: StudyView | None, now: StudyView) -> list[str]:
     """Plain lines for what has happened since ``before``: for logs and pipes."""
     known = {t.trial_id for t in before.trials if not t.open} if before else set()
     lines = [
-        _ended(trial) for trial in now.trials if not trial.open and trial.trial_id not in known
+        _ended(trial) for trial in now.attempts if not trial.open and trial.trial_id not in known
     ]
     done = {s.n for s in before.plan.stages if s.progress != "running"} if before else set()
     for stage in now.plan.stages:

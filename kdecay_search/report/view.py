@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from kdecay_search.procedure import Plan, Progress, make_plan
+from kdecay_search.procedure import WITHDRAWN, Plan, Progress, make_plan
 from kdecay_search.runs import State, Trial
 from kdecay_search.schedules import KDecaySchedule
 from kdecay_search.spec import StudySpec
@@ -36,8 +36,13 @@ class StudyView:
         """The best schedule so far; its warm-up is given in epochs, as in the study file."""
         return self.spec.schedule_for(self.plan.leader.ks)
 
+    @property
+    def attempts(self) -> list[Trial]:
+        """The trials, without those that were withdrawn because another served their run."""
+        return [trial for trial in self.trials if trial.reason != WITHDRAWN]
+
     def count(self, state: State) -> int:
-        return sum(trial.state == state for trial in self.trials)
+        return sum(trial.state == state for trial in self.attempts)
 
     @property
     def epochs_trained(self) -> int:
