@@ -671,7 +671,7 @@ def specs(draw: st.DrawFn) -> StudySpec:
         "k_max": k_max,
         "k_step": draw(st.sampled_from([0.25, 0.5, 0.6])),
         "k_cap": draw(st.none() | st.sampled_from([0.0, 0.4, 1.0, 2.5]).map(lambda x: k_max + x)),
-        "trials": draw(st.integers(1, 4)),
+        "trials": draw(st.integers(2, 4)),
         "seeds": draw(st.integers(1, 3)),
         "max_terms": draw(st.integers(1, 3)),
         "min_gain": draw(st.sampled_from([0.0, 0.1, 5.0])),

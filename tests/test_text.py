@@ -11,10 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 
 from kdecay_search.procedure import Progress
+from kdecay_search.report.blocks import BLOCKS, bar, curve
 from kdecay_search.report.text import (
-    BLOCKS,
-    bar,
-    curve,
     duration,
     news,
     percent,
