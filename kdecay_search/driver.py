@@ -71,6 +71,8 @@ def _bring_about(storage: Storage, name: str, plan: Plan) -> None:
         if stage not in studies:
             studies[stage] = records.create_stage(storage, name, stage)
         queue.enqueue(storage, studies[stage], token)
+    for token in plan.skip:
+        queue.skip(storage, records.stage_ids(storage, name)[token.key.stage], token)
     _describe_stages(storage, name, plan)
 
 

@@ -6,6 +6,11 @@ incumbent), whose results are reused. While the best candidate of a grid is its 
 grows, up to ``k_cap``. A stage's best candidate is kept if it lowers the mean error over the
 seeds, paired by seed, by more than ``min_gain``; otherwise the search ends with the incumbent.
 
+The best candidate is not the smallest noisy mean but the minimum of a smooth curve through all
+results (:mod:`kdecay_search.choice`). With pruning, seeds are a race: every candidate runs on the
+first, and each further seed is given to those few that may still be the best; the runs of the
+others are closed without being trained (:attr:`Plan.skip`). The baseline runs on every seed.
+
 Nothing here reads a clock, a file or a database: :func:`make_plan` says what the storage should
 hold, and :mod:`kdecay_search.driver` brings it about.
 """
@@ -14,9 +19,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from kdecay_search.choice import Choice, Result, choose
 from kdecay_search.runs import RunKey, State, Token, Trial
 from kdecay_search.spec import SearchSpec, StudySpec, grid
 from kdecay_search.statistics import Sample, describe, paired_gain
@@ -27,6 +33,10 @@ GROWTH = 0.5
 """A grid whose best candidate is its largest grows by this share of its width …"""
 MIN_GROWTH_STEPS = 2
 """… but by so many steps at least."""
+RACE_MOST = 4
+"""Candidates that get a further seed, at most …"""
+RACE_MASS = 0.8
+"""… and no more than hold this much of the probability to be the best."""
 WITHDRAWN = "withdrawn"
 """Reason of a trial that was closed because its run needed no further trial."""
 
@@ -48,9 +58,14 @@ class Candidate:
     errors: Mapping[int, float]
     """Final validation error (%) of complete runs, by seed."""
     pruned: int
+    """Runs that ended early, those included that lost the race before they began …"""
+    skipped: int
+    """… which are these."""
     failed: int
     unfinished: int
     """Runs that are waiting, running or still to be queued."""
+    probability: float | None = None
+    """To be the best of the stage, by the results so far; None before there are any."""
 
     @property
     def error(self) -> Sample:
@@ -83,6 +98,8 @@ class Stage:
     """Whether it does at the stage's end."""
     at_edge: bool
     """Whether the best candidate is the largest that the search space allows."""
+    better: float | None
+    """Probability that the best candidate is better than the incumbent, by the smooth curve."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +112,8 @@ class Plan:
     progress: Progress
     enqueue: tuple[Token, ...]
     """Runs to be queued, in the order in which workers should take them."""
+    skip: tuple[Token, ...]
+    """Runs that lost the race before they began: to be recorded as pruned, untrained."""
     withdraw: tuple[Trial, ...]
     """Waiting trials of runs that another trial serves."""
 
@@ -123,7 +142,7 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
         space = _Space.of_stage(spec.search, number, earlier, upper)
         if space is None:
             break
-        book = _Book(spec, number, earlier, space, by_stage[number, earlier])
+        book = _Book(spec, incumbent if number > 1 else None, space, by_stage[number, earlier])
         if number == 1:
             incumbent = baseline = Incumbent(BASELINE_KS, book.errors_of(BASELINE_KS[0]))
         books.append(book)
@@ -135,12 +154,14 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
         earlier = (*earlier, best.k)
         upper = book.space.bounds[1]
         incumbent = Incumbent(earlier, best.errors)
+    enqueue, skip = books[-1].missing()
     return Plan(
         stages=tuple(stages),
         incumbent=incumbent,
         baseline=baseline,
         progress=stages[-1].progress,
-        enqueue=tuple(books[-1].missing()),
+        enqueue=enqueue,
+        skip=skip,
         withdraw=tuple(trial for book in books for trial in book.superfluous()),
     )
 
@@ -182,10 +203,12 @@ class _Space:
         if search.sampler != "grid":
             return _Space._of_sampler(search, number, lower, upper)
         points = grid(lower, max(upper, lower), search.k_step)
+        if number == 1 and search.ks is not None:
+            points = search.ks
         ks = spread(points)
         if number == 1:
             ks = (BASELINE_KS[0], *(k for k in ks if k != BASELINE_KS[0]))
-        return _Space(search, ks, (lower, points[-1]))
+        return _Space(search, ks, (points[0], points[-1]))
 
     @staticmethod
     def _of_sampler(search: SearchSpec, number: int, lower: float, upper: float) -> _Space:
@@ -220,14 +243,15 @@ class _Book:
     def __init__(
         self,
         spec: StudySpec,
-        number: int,
-        earlier: tuple[float, ...],
+        incumbent: Incumbent | None,
         space: _Space,
         trials: Sequence[Trial],
     ) -> None:
+        """``incumbent``: what the stage before ended with; None in stage 1."""
         self.spec = spec
-        self.number = number
-        self.earlier = earlier
+        self.earlier = incumbent.ks if incumbent else ()
+        self.number = len(self.earlier) + 1
+        self.given = incumbent.errors if incumbent else {}
         self.by_run: dict[tuple[int, int], list[Trial]] = defaultdict(list)
         for trial in trials:
             self.by_run[trial.key.candidate, trial.key.seed].append(trial)
@@ -238,7 +262,8 @@ class _Book:
         """Repeat the growth that the records call for, from the space that the stage began with."""
         while True:
             self.candidates = tuple(self._candidate(i) for i in range(len(self.space.ks)))
-            best = self._best(self.candidates)
+            self.choice = self._judge(self.spec.search.seeds)
+            best = self._best()
             if best is None or best.k is None or any(c.unfinished for c in self.candidates):
                 return
             larger = self.space.grown() if self.space.is_upper_edge(best.k) else None
@@ -247,7 +272,7 @@ class _Book:
             self.space = larger
 
     def stage(self, incumbent: Incumbent) -> Stage:
-        best = self._best(self.candidates)
+        best = self._best()
         gain = paired_gain(incumbent.errors, best.errors if best else {})
         if any(candidate.unfinished for candidate in self.candidates):
             progress = Progress.RUNNING
@@ -259,25 +284,84 @@ class _Book:
         return Stage(
             n=self.number,
             earlier_ks=self.earlier,
-            candidates=self.candidates,
+            candidates=tuple(self._with_probability(c) for c in self.candidates),
             progress=progress,
             best=best,
             gain=gain,
             leads=is_new and is_better,
             kept=progress == Progress.DONE and is_new and is_better,
             at_edge=best is not None and best.k is not None and self.space.is_upper_edge(best.k),
+            better=self._probability_better(best),
         )
 
     def errors_of(self, k: float) -> Mapping[int, float]:
         return next((c.errors for c in self.candidates if c.k == k), {})
 
-    def missing(self) -> Iterable[Token]:
-        """Runs that no open or finished trial serves, first seeds of all candidates first."""
+    def missing(self) -> tuple[tuple[Token, ...], tuple[Token, ...]]:
+        """Runs that no open or finished trial serves: those to queue, and those to skip."""
+        races = self.spec.pruning.enabled
+        enqueue: list[Token] = []
+        skip: list[Token] = []
         for seed in range(self.spec.search.seeds):
-            for candidate in self.candidates:
-                waits_for_sampler = candidate.k is None and seed > 0
-                if not waits_for_sampler and self._needs_trial(candidate.index, seed):
-                    yield self._token(candidate, seed)
+            lacking = [c for c in self.candidates if self._needs_trial(c, seed)]
+            runners = self._runners(seed) if races and seed and lacking else self.candidates
+            for candidate in lacking:
+                queue = enqueue if candidate in runners else skip
+                queue.append(self._token(candidate, seed))
+            if races and not self._is_over(seed):
+                certain = [c for c in self.candidates if self._is_baseline(c)]
+                later = range(seed + 1, self.spec.search.seeds)
+                enqueue += [
+                    self._token(c, s) for c in certain for s in later if self._needs_trial(c, s)
+                ]
+                break
+        return tuple(enqueue), tuple(skip)
+
+    def _is_over(self, seed: int) -> bool:
+        """Whether every candidate's run on this seed has ended."""
+        runs = [self.by_run.get((c.index, seed), []) for c in self.candidates]
+        serving = [_serving(trials) for trials in runs]
+        return all(
+            self._exhausted(trials) if trial is None else not trial.open
+            for trial, trials in zip(serving, runs, strict=True)
+        )
+
+    def _runners(self, seed: int) -> list[Candidate]:
+        """Who gets a further seed, decided from the seeds before it alone: the baseline, and the
+        survivors that may still be the best, until they hold enough of that probability."""
+        judged = self._judge(seed)
+        survivors = [c for c in self.candidates if seed - 1 in c.errors and c.k is not None]
+        runners = [c for c in self.candidates if self._is_baseline(c)]
+        if judged is None:
+            return runners
+        chances = {c.index: judged.probability(c.k) for c in survivors if c.k is not None}
+        rivals = [c for c in survivors if not self._is_baseline(c)]
+        held = judged.probabilities[0]
+        enough = RACE_MASS * (held + sum(chances[c.index] for c in rivals))
+        for candidate in sorted(rivals, key=lambda c: -chances[c.index])[:RACE_MOST]:
+            if held >= enough:
+                break
+            runners.append(candidate)
+            held += chances[candidate.index]
+        return runners
+
+    def _judge(self, seeds: int) -> Choice | None:
+        """The candidates, and first what they are compared with, by the first ``seeds`` seeds.
+
+        In stage 2 a further term equal to the first changes nothing: φ = (u^k1 + u^k1)/2. So the
+        incumbent's results stand on the curve at k = k1, and at the last term in later stages,
+        where that is nearly so.
+        """
+        reference = self.earlier[-1] if self.earlier else BASELINE_KS[0]
+        given = {c.k: c.errors for c in self.candidates if c.k is not None}
+        results: list[Result] = [
+            (k, seed, error)
+            for k, errors in [(reference, self.given), *given.items()]
+            for seed, error in errors.items()
+            if seed < seeds
+        ]
+        ks = (reference, *(k for k in given if k != reference))
+        return choose(ks, results) if results else None
 
     def superfluous(self) -> Iterable[Trial]:
         for trials in self.by_run.values():
@@ -285,17 +369,21 @@ class _Book:
             yield from (t for t in trials if t.state == State.WAITING and t is not serving)
 
     def _token(self, candidate: Candidate, seed: int) -> Token:
-        is_baseline = self.number == 1 and candidate.k == BASELINE_KS[0]
         return Token(
             key=RunKey(self.number, candidate.index, seed),
             earlier_ks=self.earlier,
             k=candidate.k,
             bounds=self.space.bounds,
-            protected=is_baseline,
+            protected=self._is_baseline(candidate),
         )
 
-    def _needs_trial(self, index: int, seed: int) -> bool:
-        trials = self.by_run.get((index, seed), [])
+    def _is_baseline(self, candidate: Candidate) -> bool:
+        return self.number == 1 and candidate.k == BASELINE_KS[0]
+
+    def _needs_trial(self, candidate: Candidate, seed: int) -> bool:
+        if candidate.k is None and seed > 0:
+            return False  # the sampler chooses for the first seed; the others follow it
+        trials = self.by_run.get((candidate.index, seed), [])
         return _serving(trials) is None and not self._exhausted(trials)
 
     def _exhausted(self, trials: Sequence[Trial]) -> bool:
@@ -325,15 +413,33 @@ class _Book:
                 if trial is not None and trial.error is not None
             },
             pruned=states.count(State.PRUNED),
+            skipped=sum(
+                trial is not None and trial.state == State.PRUNED and trial.epochs == 0
+                for trial in serving.values()
+            ),
             failed=failed,
             unfinished=len(seeds) - finished,
         )
 
-    @staticmethod
-    def _best(candidates: Iterable[Candidate]) -> Candidate | None:
-        """The lowest mean among the candidates with the most complete runs."""
-        complete = [c for c in candidates if c.errors]
-        return min(complete, key=lambda c: (-len(c.errors), c.error.mean, c.k), default=None)
+    def _best(self) -> Candidate | None:
+        """The lowest point of the smooth curve among candidates with two complete runs or more
+        (one, where none has two)."""
+        runs = max((len(c.errors) for c in self.candidates), default=0)
+        tried = [c for c in self.candidates if c.errors and len(c.errors) >= min(2, runs)]
+        choice = self.choice
+        if choice is None:
+            return None
+        return min(tried, key=lambda c: (choice.mean(c.k or 0.0), c.k or 0.0), default=None)
+
+    def _with_probability(self, candidate: Candidate) -> Candidate:
+        if self.choice is None or candidate.k is None:
+            return candidate
+        return replace(candidate, probability=self.choice.probability(candidate.k))
+
+    def _probability_better(self, best: Candidate | None) -> float | None:
+        if self.choice is None or best is None or best.k is None:
+            return None
+        return self.choice.better[self.choice.ks.index(best.k)]
 
 
 def _serving(trials: Sequence[Trial]) -> Trial | None:

@@ -1,37 +1,120 @@
-"""When a run may end early: successive halving on averaged error.
+"""When a run may end early.
 
 Large k keeps the LR high for longer, so the raw validation error ranks schedules backwards until
-the last epochs; the error of averaged weights does not (docs/method.md). Optuna's pruners see
-only what is reported to Optuna, and that is the averaged error. Rungs are explicit: the first at
-``first_share`` of the epochs, each further one ``reduction_factor`` times as late.
+the last epochs; the error of averaged weights does not. What is reported to Optuna, and judged
+here, is the averaged error (docs/pruning.md has the measurements behind each rule):
+
+- only runs of the same seed are compared, at equal epochs;
+- a candidate is judged by a smooth curve over log k through all of them, not alone;
+- at share u of training, the better 1 - u of the candidates seen so far go on;
+- never before ``first_share``, nor after ``LAST_SHARE``, when there is little left to save;
+- ``keep_at_least`` candidates stay; the baseline k = 1 always does;
+- only on the first seed: further seeds are given only to survivors, and those runs count.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from optuna.pruners import BasePruner, NopPruner, SuccessiveHalvingPruner
+from optuna.pruners import BasePruner
+from optuna.study import Study
+from optuna.trial import FrozenTrial, TrialState
 
+from kdecay_search.choice import smooth_means
 from kdecay_search.runs import Token
 from kdecay_search.spec import StudySpec
 
+FIRST_SEED = 0
+LAST_SHARE = 0.75
+DECISIONS = 12
+"""How often a training of any length is looked at, evenly spaced."""
+_SLACK = 1e-9
 
-def first_rung(spec: StudySpec) -> int:
-    """Epochs done when a run may first be pruned."""
-    return max(1, math.ceil(spec.pruning.first_share * spec.task.epochs))
+
+@dataclass(frozen=True)
+class Curve:
+    """What is known of a run on the first seed: averaged error (%) after each finished epoch."""
+
+    k: float
+    averaged: Sequence[float]
+    protected: bool = False
+    pruned: bool = False
 
 
 def may_prune(spec: StudySpec, token: Token, epochs_done: int) -> bool:
-    """Whether the pruner is worth asking: never for protected runs (the baseline), never before
-    the first rung, and never at the very end, when a run has been paid for in full."""
-    in_range = first_rung(spec) <= epochs_done < spec.task.epochs
-    return spec.pruning.enabled and in_range and not token.protected
+    """Whether the pruner is worth asking, judged without a look at other runs."""
+    is_open = spec.pruning.enabled and not token.protected and token.key.seed == FIRST_SEED
+    return is_open and is_decision(spec, epochs_done)
+
+
+def is_decision(spec: StudySpec, epochs_done: int) -> bool:
+    """Whether runs are compared after so many epochs."""
+    total = spec.task.epochs
+    share = epochs_done / total
+    if not spec.pruning.first_share - _SLACK <= share <= LAST_SHARE + _SLACK:
+        return False
+    before = (epochs_done - 1) / total
+    return math.floor(share * DECISIONS + _SLACK) != math.floor(before * DECISIONS + _SLACK)
+
+
+def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: int) -> bool:
+    """Whether ``own``, which has just finished an epoch, should end.
+
+    ``curves``: the first seed's runs of the stage, ``own`` among them. ``candidates``: how many
+    the stage has that may be pruned, those not started included.
+    """
+    keep = min(spec.pruning.keep_at_least, math.ceil(candidates / 2))
+    if candidates - sum(curve.pruned for curve in curves) <= keep:
+        return False
+    epochs_done = len(own.averaged)
+    there = [curve for curve in curves if len(curve.averaged) >= epochs_done]
+    ks = sorted({curve.k for curve in there})
+    smooth = smooth_means(ks, [(c.k, FIRST_SEED, c.averaged[epochs_done - 1]) for c in there])
+    rivals = [curve for curve in there if not curve.protected]
+    go_on = math.ceil((1 - epochs_done / spec.task.epochs) * len(rivals) - _SLACK)
+    return sum(smooth[rival.k] < smooth[own.k] for rival in rivals) >= max(keep, go_on)
+
+
+class SmoothPruner(BasePruner):
+    """The rules above on Optuna's trials: the first seed's runs of the trial's stage."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+
+    def prune(self, study: Study, trial: FrozenTrial) -> bool:
+        if not is_decision(self._spec, trial.last_step or 0) or not _is_judged(trial):
+            return False
+        others = [
+            other
+            for other in study.get_trials(deepcopy=False)
+            if other.state != TrialState.FAIL and other.number != trial.number
+        ]
+        judged = {other.user_attrs["candidate"] for other in [*others, trial] if _is_judged(other)}
+        curves = [_curve(other) for other in others if _has_curve(other)]
+        own = _curve(trial)
+        return is_worse(self._spec, own, [*curves, own], len(judged))
 
 
 def make_pruner(spec: StudySpec) -> BasePruner:
     """The pruner of a study; the step that is reported to it is the number of epochs done."""
-    if not spec.pruning.enabled:
-        return NopPruner()
-    return SuccessiveHalvingPruner(
-        min_resource=first_rung(spec), reduction_factor=spec.pruning.reduction_factor
+    return SmoothPruner(spec)
+
+
+def _is_judged(trial: FrozenTrial) -> bool:
+    attributes = trial.user_attrs
+    return attributes.get("seed") == FIRST_SEED and not attributes.get("protected", False)
+
+
+def _has_curve(trial: FrozenTrial) -> bool:
+    return trial.user_attrs.get("seed") == FIRST_SEED and bool(trial.intermediate_values)
+
+
+def _curve(trial: FrozenTrial) -> Curve:
+    return Curve(
+        k=trial.params["k"],
+        averaged=[trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
+        protected=trial.user_attrs["protected"],
+        pruned=trial.state == TrialState.PRUNED,
     )

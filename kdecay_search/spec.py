@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -175,6 +176,8 @@ class SearchSpec(_Model):
     """The search for the terms k1 < k2 < … of eq. 14."""
 
     sampler: Literal["grid", "tpe", "gp", "random"] = "grid"
+    ks: Annotated[tuple[Exponent, ...], Field(min_length=1, max_length=1000)] | None = None
+    """Stage 1's candidates, instead of a grid from k_min to k_max by k_step."""
     k_min: Exponent = 1.0
     k_max: Exponent = 5.0
     k_cap: Exponent | None = None
@@ -188,6 +191,17 @@ class SearchSpec(_Model):
     """Replicates of every candidate."""
     min_gain: NotNegative = 0.1
     """Percentage points by which a term must lower the paired mean error to be kept."""
+
+    @field_validator("ks")
+    @classmethod
+    def _ks_increase(
+        cls, ks: tuple[float, ...] | None, info: ValidationInfo
+    ) -> tuple[float, ...] | None:
+        if ks is not None and info.data.get("sampler") != "grid":
+            raise ValueError("needs sampler = 'grid': other samplers choose each k themselves")
+        if ks is not None and any(later <= earlier for earlier, later in pairwise(ks)):
+            raise ValueError("must strictly increase")
+        return ks
 
     @field_validator("k_max")
     @classmethod
@@ -219,10 +233,10 @@ class PruningSpec(_Model):
     """When a run may be ended early; see :mod:`kdecay_search.pruning`."""
 
     enabled: bool = True
-    first_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    first_share: Annotated[float, Field(gt=0, le=1)] = 1 / 3
     """No run is pruned before this share of its epochs."""
-    reduction_factor: Annotated[int, Field(ge=2, le=16)] = 2
-    """About one in so many runs goes on after each rung."""
+    keep_at_least: Annotated[int, Field(ge=1, le=1000)] = 4
+    """So many candidates (half of them, if that is fewer) run to the end on the first seed."""
 
 
 class WorkersSpec(_Model):

@@ -29,7 +29,8 @@ Outcome = Callable[[Trial], Trial]
 
 def study_table(name: str = "small", **tables: Any) -> dict[str, Any]:
     """A minimal study file as nested dicts; ``tables`` replace or add top-level keys."""
-    return {"name": name, "task": {"kind": "simulated", "epochs": EPOCHS}} | tables
+    task = {"kind": "simulated", "epochs": EPOCHS}
+    return {"name": name, "task": task, "pruning": {"enabled": False}} | tables
 
 
 def study(
@@ -127,6 +128,9 @@ class MemoryQueue:
         for token in plan.enqueue:
             number = len(self.trials)
             self.trials.append(Trial(number, token, State.WAITING, token.k, trial_id=number))
+        for token in plan.skip:
+            number = len(self.trials)
+            self.trials.append(Trial(number, token, State.PRUNED, token.k, trial_id=number))
         return plan
 
     def put(self, changed: Trial) -> None:
@@ -146,8 +150,9 @@ class MemoryQueue:
 
     def play(self, at_once: int | None = None) -> Plan:
         """Tick and work until the study no longer runs; ``at_once``: trials between two ticks."""
-        while self.tick().progress == Progress.RUNNING:
-            assert self.work(at_once), "the study runs, but nothing is left to work on"
+        while (plan := self.tick()).progress == Progress.RUNNING:
+            done = self.work(at_once) + len(plan.skip)
+            assert done, "the study runs, but nothing is left to work on"
             assert len(self.trials) < MOST_TRIALS, "the study does not come to an end"
         return self.plan()
 

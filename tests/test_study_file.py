@@ -759,7 +759,7 @@ def test_what_changes_no_result_may_change(free: dict[str, Any]) -> None:
         ({"search": {"min_gain": 0.5}}, "search.min_gain: 0.1 -> 0.5"),
         ({"search": {"k_cap": 12.0}}, "search.k_cap: None -> 12.0"),
         ({"schedule": {"family": "cosine"}}, "schedule.family: 'polynomial' -> 'cosine'"),
-        ({"pruning": {"enabled": False}}, "pruning.enabled: True -> False"),
+        ({"pruning": {"enabled": True}}, "pruning.enabled: False -> True"),
         ({"surface": {"best_ks": [2.0]}}, "task.surface.best_ks: [3.0] -> [2.0]"),
         ({"epochs": 9}, "task.epochs: 3 -> 9"),
     ],

@@ -74,7 +74,10 @@ def test_study_without_a_result_says_so() -> None:
 
 def test_original_that_is_best_is_called_so_with_its_error() -> None:
     sentence = verdict(ended(WORSE))
-    assert sentence == "No schedule is better than the original so far; k = 1: 11.00 ± 1.00 %."
+    assert (
+        sentence
+        == "No detectable difference: nothing is better than the original, k = 1: 11.00 ± 1.00 %."
+    )
 
 
 def test_clear_gain_is_told_with_interval_and_number_of_seeds() -> None:
@@ -118,7 +121,7 @@ def test_better_candidate_of_a_running_stage_is_not_denied() -> None:
         if waiting.key.seed < 2:
             queue.put(BETTER(waiting))
     assert seen(queue).state == "running"
-    assert "No schedule is better" not in verdict(seen(queue))
+    assert "No detectable difference" not in verdict(seen(queue))
 
 
 # ---- small pieces ---------------------------------------------------------------------------
@@ -247,7 +250,7 @@ def test_panel_of_a_finished_study_has_every_candidate_with_its_errors() -> None
     assert "small  done  trials: 9 complete" in text
     assert "stage 1: term k1  keeps k = 2" in text
     row = line_with(text, "8.00  10.10  8.90")
-    assert row.split() == ["2", "8.00", "10.10", "8.90", "9.00", "+2.00", "best"]
+    assert row.split() == ["2", "8.00", "10.10", "8.90", "9.00", "+2.00", "100%", "best"]
     assert "█" in line_with(text, "polynomial, LR 0.1 to 0.001")
     assert "Better by 2.00 points" in text
 
@@ -287,7 +290,7 @@ def test_panel_of_a_study_that_ended_before_it_was_stopped_says_done() -> None:
 def test_panel_of_a_study_of_one_candidate_renders() -> None:
     text = rendered(study_panel(ended(stated({1.0: 10.0}), k_max=1.0, k_cap=1.0)))
     assert "keeps no term" in text
-    assert "No schedule is better than the original" in text
+    assert "nothing is better than the original" in text
 
 
 def test_panel_of_a_failed_study_gives_the_last_reason() -> None:
@@ -338,7 +341,7 @@ def test_panel_of_several_stages_names_the_terms_before() -> None:
     assert "stage 2: term k2 after k = 2" in text
     assert "gain on k = 2" in text
     row = line_with(text, "4.00  4.50  5.00")
-    assert row.split() == ["3", "4.00", "4.50", "5.00", "4.50", "+0.50", "best"]
+    assert row.split() == ["3", "4.00", "4.50", "5.00", "4.50", "+0.50", "86%", "best"]
     assert "k = 2, 3: 4.50 ± 0.50 %" in text
 
 

@@ -63,6 +63,7 @@ def _stage(stage: Stage, view: StudyView) -> dict[str, Any]:
         "k": stage.best.k if stage.best else None,
         "kept": stage.kept,
         "gain": _gain(stage.gain),
+        "better": stage.better,
         "at_edge": stage.at_edge,
         "candidates": [_candidate(candidate) for candidate in sorted(stage.candidates, key=_by_k)],
     }
@@ -78,6 +79,8 @@ def _candidate(candidate: Candidate) -> dict[str, Any]:
         "errors": [candidate.errors[seed] for seed in sorted(candidate.errors)],
         "seeds": sorted(candidate.errors),
         "mean": candidate.error.mean,
+        "probability": candidate.probability,
         "pruned": candidate.pruned,
+        "skipped": candidate.skipped,
         "failed": candidate.failed,
     }

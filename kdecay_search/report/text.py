@@ -17,6 +17,8 @@ from kdecay_search.runs import State, Trial
 from kdecay_search.statistics import Sample, describe, paired_gain
 
 RUNNING_SHOWN = 8
+SURE = 0.975
+"""Probability from which on a schedule is called better than the original."""
 
 
 def terms(ks: Iterable[float]) -> str:
@@ -39,15 +41,17 @@ def verdict(view: StudyView) -> str:
         return "No run is complete yet."
     found = f"{terms(plan.leader.ks)}: {percent(describe(plan.leader.errors.values()))}"
     if plan.leader.ks == plan.baseline.ks:
-        return f"No schedule is better than the original so far; {found}."
+        so_far = " so far" if view.state == "running" else ""
+        return f"No detectable difference{so_far}: nothing is better than the original, {found}."
     base = percent(describe(plan.baseline.errors.values()))
     gain = gain_on_baseline(view)
     if gain.mean is None:
         return f"{found}; the original, k = 1, has no result to compare with."
-    return f"{found}; k = 1: {base}. {_compared(gain)}."
+    return f"{found}; k = 1: {base}. {_compared(gain, plan.stages[0].better or 0.0)}."
 
 
-def _compared(gain: Sample) -> str:
+def _compared(gain: Sample, better: float) -> str:
+    """``better``: the probability by the smooth curve, which knows how many were tried."""
     assert gain.mean is not None
     interval = gain.interval()
     pairs = f"paired over {gain.n} seed{'s' if gain.n != 1 else ''}"
@@ -56,7 +60,7 @@ def _compared(gain: Sample) -> str:
     numbers = (
         f"{gain.mean:.2f} points (95 % interval {interval[0]:.2f} to {interval[1]:.2f}, {pairs})"
     )
-    if interval[0] > 0:
+    if interval[0] > 0 and better >= SURE:
         return f"Better by {numbers}"
     return f"No detectable difference: better by {numbers}"
 
@@ -115,6 +119,7 @@ def _stage_table(stage: Stage, view: StudyView) -> Table:
     table.add_column("errors by seed, %")
     table.add_column("mean", justify="right")
     table.add_column(f"gain on {rival}", justify="right")
+    table.add_column("P(best)", justify="right")
     table.add_column("")
     rival_errors = _rival_errors(stage, view)
     for candidate in sorted(stage.candidates, key=lambda c: (c.k is None, c.k or 0, c.index)):
@@ -157,6 +162,7 @@ def _candidate_row(
         Text(errors, style),
         Text("" if mean is None else f"{mean:.2f}", style),
         Text("" if gain is None or gain == 0 else f"{gain:+.2f}", style),
+        Text("" if candidate.probability is None else f"{candidate.probability:.0%}", style),
         Text("  ".join(_notes(candidate, is_best)), style or "dim"),
     )
 
@@ -164,8 +170,10 @@ def _candidate_row(
 def _notes(candidate: Candidate, is_best: bool) -> Iterable[str]:
     if is_best:
         yield "best"
-    if candidate.pruned:
-        yield f"{candidate.pruned} pruned"
+    if candidate.pruned > candidate.skipped:
+        yield f"{candidate.pruned - candidate.skipped} pruned"
+    if candidate.skipped:
+        yield f"{candidate.skipped} not needed"
     if candidate.failed:
         yield f"{candidate.failed} failed"
     if candidate.unfinished:
@@ -218,9 +226,8 @@ def studies_table(views: Iterable[StudyView]) -> Table:
 def news(before: StudyView | None, now: StudyView) -> list[str]:
     """Plain lines for what has happened since ``before``: for logs and pipes."""
     known = {t.trial_id for t in before.trials if not t.open} if before else set()
-    lines = [
-        _ended(trial) for trial in now.attempts if not trial.open and trial.trial_id not in known
-    ]
+    ended = [t for t in now.attempts if not t.open and t.trial_id not in known]
+    lines = [_ended(trial) for trial in ended if trial.epochs or trial.state != State.PRUNED]
     done = {s.n for s in before.plan.stages if s.progress != "running"} if before else set()
     for stage in now.plan.stages:
         if stage.progress != "running" and stage.n not in done:

@@ -13,6 +13,7 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.distributions import FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
@@ -60,6 +61,27 @@ def enqueue(storage: Storage, study_id: int, token: Token) -> None:
         user_attrs=token_attributes(token),
     )
     storage.optuna.create_new_trial(study_id, template_trial=waiting)
+
+
+@retried
+def skip(storage: Storage, study_id: int, token: Token) -> None:
+    """Record a run that lost the race as pruned before it began."""
+    assert token.k is not None
+    lost = optuna.trial.create_trial(
+        state=TrialState.PRUNED,
+        params={PARAMETER: token.k},
+        distributions={PARAMETER: distribution(token)},
+        user_attrs=token_attributes(token),
+    )
+    storage.optuna.create_new_trial(study_id, template_trial=lost)
+
+
+def distribution(token: Token) -> FloatDistribution:
+    """The stage's search space; logarithmic, since neighbours in log k behave alike."""
+    low, high = token.bounds
+    if token.k is not None:
+        low, high = min(low, token.k), max(high, token.k)
+    return FloatDistribution(low, high, log=True)
 
 
 @retried

@@ -158,14 +158,9 @@ def _open_trial(storage: Storage, spec: StudySpec, claim: Claim) -> optuna.trial
 
 @retried
 def _choose_k(trial: optuna.trial.Trial, token: Token) -> float:
-    """The token's k, or the sampler's choice; kept as the trial's parameter either way.
-
-    The scale is logarithmic, since neighbours in log k behave alike.
-    """
-    low, high = token.bounds
-    if token.k is not None:
-        low, high = min(low, token.k), max(high, token.k)
-    return trial.suggest_float(records.PARAMETER, low, high, log=True)
+    """The token's k, or the sampler's choice; kept as the trial's parameter either way."""
+    space = queue.distribution(token)
+    return trial.suggest_float(records.PARAMETER, space.low, space.high, log=space.log)
 
 
 def _make_sampler(spec: StudySpec, key: RunKey) -> BaseSampler:

@@ -1,0 +1,119 @@
+"""Seeds as a race: who gets a further seed, and what becomes of the others."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from builders import MemoryQueue, study
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kdecay_search.procedure import RACE_MOST, Progress, make_plan
+from kdecay_search.runs import State
+from kdecay_search.simulation import final_error
+from kdecay_search.spec import SimulatedTask, StudySpec
+
+
+def raced(seeds: int = 4, best: float = 3.0, noise: float = 0.1, **search: object) -> StudySpec:
+    return study(
+        surface={"best_ks": [best], "run_noise": noise, "seed_noise": 1.0},
+        search={"k_max": 5.0, "k_cap": 5.0, "seeds": seeds, "max_terms": 1, **search},
+        pruning={"enabled": True},
+    )
+
+
+def played(spec: StudySpec) -> MemoryQueue:
+    queue = MemoryQueue(spec)
+    queue.play()
+    return queue
+
+
+def test_every_run_is_accounted_for_exactly_once() -> None:
+    queue = played(raced())
+    runs = Counter((t.key.candidate, t.key.seed) for t in queue.trials)
+    assert runs == {(candidate, seed): 1 for candidate in range(9) for seed in range(4)}
+    assert queue.plan().progress == Progress.DONE
+
+
+def test_the_baseline_runs_on_every_seed() -> None:
+    queue = played(raced())
+    baseline = [t for t in queue.trials if t.k == 1.0]
+    assert [t.state for t in baseline] == [State.COMPLETE] * 4
+
+
+def test_further_seeds_are_given_to_few_and_the_best_is_among_them() -> None:
+    queue = played(raced())
+    for seed in range(1, 4):
+        ran = {t.k for t in queue.trials if t.key.seed == seed and t.state == State.COMPLETE}
+        assert len(ran - {1.0}) <= RACE_MOST
+    assert queue.plan().incumbent.ks in {(2.5,), (3.0,), (3.5,)}
+
+
+def test_nobody_s_further_seed_is_decided_while_the_seed_before_runs() -> None:
+    queue = MemoryQueue(raced())
+    plan = queue.tick()
+    first = [t for t in plan.enqueue if t.key.seed == 0]
+    assert len(first) == 9
+    assert {t.k for t in plan.enqueue if t.key.seed > 0} == {1.0}
+    assert plan.skip == ()
+
+
+def test_a_candidate_pruned_on_the_first_seed_gets_no_other() -> None:
+    spec = raced()
+    queue = MemoryQueue(spec)
+    queue.tick()
+    for waiting in [t for t in queue.waiting if t.k == 5.0]:
+        queue.put(type(waiting)(**{**waiting.__dict__, "state": State.PRUNED, "epochs": 2}))
+    queue.play()
+    states = {t.key.seed: t.state for t in queue.trials if t.k == 5.0}
+    assert states == dict.fromkeys(range(4), State.PRUNED)
+    (candidate,) = [c for c in queue.plan().stages[0].candidates if c.k == 5.0]
+    assert (candidate.pruned, candidate.skipped) == (4, 3)
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_samplers_race_too_and_keep_their_number_of_trials(sampler: str) -> None:
+    queue = played(raced(sampler=sampler, trials=6))
+    assert len(queue.trials) == 6 * 4
+
+
+def test_without_pruning_there_is_no_race() -> None:
+    spec = study(search={"k_max": 3.0, "k_cap": 3.0, "seeds": 3}, pruning={"enabled": False})
+    plan = make_plan(spec, [])
+    assert len(plan.enqueue) == 5 * 3
+    assert plan.skip == ()
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    best=st.floats(0.5, 8.0),
+    seeds=st.integers(1, 5),
+    noise=st.sampled_from([0.0, 0.1, 0.5]),
+    terms=st.integers(1, 2),
+)
+def test_any_race_ends_with_every_run_accounted_for(
+    best: float, seeds: int, noise: float, terms: int
+) -> None:
+    spec = raced(seeds, best, noise, max_terms=terms)
+    queue = played(spec)
+    assert set(Counter(t.key for t in queue.trials).values()) == {1}
+    for stage in queue.plan().stages:
+        assert all(candidate.unfinished == 0 for candidate in stage.candidates)
+
+
+def test_the_race_finds_what_the_full_grid_finds_on_average() -> None:
+    """Over 30 noisy studies, in points of the true error; the full grid is the yardstick."""
+    lost = {True: 0.0, False: 0.0}
+    for noise_seed in range(30):
+        for races in lost:
+            spec = study(
+                surface={"best_ks": [3.0], "curvature": 60.0, "run_noise": 0.3,
+                         "seed_noise": 0.5, "noise_seed": noise_seed},
+                search={"k_max": 5.0, "k_cap": 5.0, "max_terms": 1, "min_gain": 0.0},
+                pruning={"enabled": races},
+            )  # fmt: skip
+            assert isinstance(spec.task, SimulatedTask)
+            found = played(spec).plan().incumbent.ks
+            lost[races] += (final_error(spec.task.surface, found) - 8.0) / 30
+    assert lost[True] < lost[False] + 0.05
