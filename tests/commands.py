@@ -65,7 +65,7 @@ def simulated_study(folder: Path, **settings: Any) -> str:
         "task.surface": {"best_ks": [2.5], "seed_noise": 0.1, "run_noise": 0.05},
         "search": {"k_max": 3.0, "max_terms": 1, "seeds": 2, "min_gain": 0.02},
         "pruning": {"enabled": False},
-        "workers": {"heartbeat_seconds": 0.5, "grace_seconds": 3.0},
+        "workers": {"heartbeat_seconds": 0.5, "grace_seconds": 30.0},
     }
     for dotted, value in settings.items():
         table, _, key = dotted.replace("__", ".").rpartition(".")

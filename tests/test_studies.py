@@ -168,7 +168,9 @@ def test_a_killed_worker_s_run_is_given_to_another_and_the_result_is_the_same(
 ) -> None:
     undisturbed = simulated_study(tmp_path, name="undisturbed")
     expected = errors_by_run(kdecay.json("launch", undisturbed, "--workers", "2"))
-    file = simulated_study(tmp_path, name="killed", task__epoch_seconds=0.1)
+    file = simulated_study(
+        tmp_path, name="killed", task__epoch_seconds=0.1, workers__grace_seconds=4.0
+    )
     kdecay.run("launch", file, "--detach", "--workers", "0")
     victim = kdecay.start("worker", "--drain", "--study", "killed")
     held = wait_for(lambda: running_trials(storage, "killed"), "a claim")[0]
@@ -251,6 +253,21 @@ def test_studies_are_listed_printed_and_deleted(kdecay: Kdecay, tmp_path: Path) 
     kdecay.run("delete", "listed", "--yes")
     assert "no study named 'listed'" in kdecay.run("status", "listed", code=2).stderr
     assert kdecay.run("delete", "listed", "--yes", code=2).stderr.count("\n") == 1
+
+
+def test_a_study_of_another_version_is_listed_left_alone_and_can_be_deleted(
+    kdecay: Kdecay, tmp_path: Path, storage: Storage
+) -> None:
+    study_id = records.create_stage(storage, "foreign", 1)
+    records.write_attributes(storage, study_id, {records.SPEC: '{"name": "foreign", "x": 1}'})
+    assert "foreign: stored study: task: is missing" in kdecay.run("list").stderr
+    file = simulated_study(tmp_path, name="native")
+    kdecay.run("launch", file, "--detach", "--workers", "0")
+    kdecay.run("worker", "--drain")
+    assert kdecay.json("status", "native")["state"] == "done"
+    assert "another version" in kdecay.run("worker", "--study", "foreign", code=2).stderr
+    kdecay.run("delete", "foreign", "--yes")
+    assert "foreign" not in kdecay.run("list").stderr
 
 
 def test_pruning_ends_runs_early_but_never_the_baseline(kdecay: Kdecay, tmp_path: Path) -> None:

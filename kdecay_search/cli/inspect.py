@@ -80,12 +80,18 @@ def _newest(storage: Storage) -> str:
 
 def list_studies(json: AsJson = False, storage: StorageUrl = None) -> None:
     """List all studies, oldest first."""
+    from kdecay_search.errors import InvalidSpec
     from kdecay_search.report.text import studies_table
     from kdecay_search.report.view import read_view
     from kdecay_search.storage.records import study_names
 
     with opened(storage) as store:
-        views = [read_view(store, name) for name in study_names(store)]
+        views = []
+        for name in study_names(store):
+            try:
+                views.append(read_view(store, name))
+            except InvalidSpec as error:
+                typer.echo(f"{name}: {error}", err=True)
         if json:
             from kdecay_search.report.summary import summarise
 
@@ -157,11 +163,10 @@ def delete(
     storage: StorageUrl = None,
 ) -> None:
     """Delete a study with all its trials."""
-    from kdecay_search.report.view import read_view
-    from kdecay_search.storage.records import delete_study
+    from kdecay_search.storage.records import count_trials, delete_study
 
     with opened(storage) as store:
-        trials = len(read_view(store, name).trials)
+        trials = count_trials(store, name)
         if not yes and not typer.confirm(f"Delete {name} with its {trials} trials?", err=True):
             raise typer.Exit(1)
         delete_study(store, name)

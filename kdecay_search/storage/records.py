@@ -76,10 +76,23 @@ def read_spec(storage: Storage, name: str) -> StudySpec:
     """The study file's content, as launched. Raises :class:`StudyError` if there is none."""
     attributes = read_attributes(storage, name)
     if attributes is None or SPEC not in attributes:
-        known = study_names(storage)
-        listed = f"; there are: {', '.join(known)}" if known else "; there are no studies yet"
-        raise StudyError(f"no study named {name!r}{listed}")
+        raise _no_study(storage, name)
     return study_file.from_json(attributes[SPEC])
+
+
+def _no_study(storage: Storage, name: str) -> StudyError:
+    known = study_names(storage)
+    listed = f"; there are: {', '.join(known)}" if known else "; there are no studies yet"
+    return StudyError(f"no study named {name!r}{listed}")
+
+
+@retried
+def count_trials(storage: Storage, name: str) -> int:
+    """Trials of all stages. Raises :class:`StudyError` if there is no such study."""
+    ids = stage_ids(storage, name).values()
+    if not ids:
+        raise _no_study(storage, name)
+    return sum(storage.optuna.get_n_trials(study_id) for study_id in ids)
 
 
 def read_stopped(storage: Storage, name: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kdecay_search import driver
-from kdecay_search.errors import StorageUnavailable, StudyError
+from kdecay_search.errors import InvalidSpec, StorageUnavailable, StudyError
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
@@ -52,7 +52,7 @@ class Worker:
         self._options = options
         self._stop = stop
         self._clock = clock
-        self._specs: dict[str, StudySpec] = {}
+        self._specs: dict[str, StudySpec] = {}  # what a worker reads of them never changes
         self._resting_until: dict[str, float] = {}
 
     def serve(self) -> None:
@@ -80,7 +80,7 @@ class Worker:
 
     def _work_on(self, name: str) -> bool:
         """Train one trial of the study, if one is waiting."""
-        if records.read_stopped(self._storage, name):
+        if not self._can_work_on(name):
             return False
         claim = queue.claim(self._storage, name, self.name)
         if claim is None:
@@ -91,9 +91,21 @@ class Worker:
         self._tick(name)
         return True
 
-    def _train(self, claim: Claim) -> str:
+    def _can_work_on(self, name: str) -> bool:
+        """Whether the study wants work and this version understands it; read before a claim."""
         try:
-            spec = self._spec(claim.study)
+            if name not in self._specs:
+                self._specs[name] = records.read_spec(self._storage, name)
+            return not records.read_stopped(self._storage, name)
+        except (StudyError, InvalidSpec) as error:
+            if self._options.study is not None:
+                raise
+            logger.warning("%s is left alone: %s", name, error)
+            return False
+
+    def _train(self, claim: Claim) -> str:
+        spec = self._specs[claim.study]
+        try:
             return attempt(self._storage, spec, claim, self._options.device, self._stop)
         except StorageUnavailable as error:
             logger.warning("%s", error)
@@ -103,9 +115,10 @@ class Worker:
         """Tick a study; return whether it still runs, as far as this worker can tell."""
         try:
             view = driver.tick(self._storage, name)
-        except StudyError as error:
+        except (StudyError, InvalidSpec) as error:
             logger.info("%s", error)
             self._specs.pop(name, None)
+            self._resting_until[name] = self._clock() + REST_SECONDS
             return False
         except StorageUnavailable as error:
             logger.warning("%s", error)
@@ -114,12 +127,6 @@ class Worker:
             self._resting_until[name] = self._clock() + REST_SECONDS
             return False
         return True
-
-    def _spec(self, name: str) -> StudySpec:
-        """The study's spec; it never changes in what a worker reads from it."""
-        if name not in self._specs:
-            self._specs[name] = records.read_spec(self._storage, name)
-        return self._specs[name]
 
 
 def _described(claim: Claim) -> str:
