@@ -1,0 +1,155 @@
+"""Files of recorded curves: every candidate k trained to its end on every seed.
+
+One JSON object a file: ``source`` (what was trained), ``ks`` (K candidates), ``epochs`` (T) and
+``seeds``, by seed: ``raw`` (validation error, %), ``averaged_W`` (the same for weights averaged
+with a half-life of W epochs) and ``train_loss``, each T rows of K. The last row is the end of the
+schedule. A run that is not recorded yet has null in its column.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kdecay_search.errors import DataError
+from kdecay_search.spec import LARGEST_K, SMALLEST_K
+
+Array = NDArray[np.float64]
+
+RAW = "raw"
+AVERAGED = "averaged_"
+SPEC_WINDOW = 1.0
+"""Half-life (epochs) that the package averages with by default."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A recorded file, candidates in increasing order."""
+
+    file: str
+    ks: tuple[float, ...]
+    epochs: int
+    raw: Array
+    """Validation error (%): (S, T, K)."""
+    averaged: Array
+    """The same for averaged weights."""
+    window: str
+    """Of the averaging, as the file names it."""
+
+    @property
+    def seeds(self) -> int:
+        return len(self.raw)
+
+    @property
+    def means(self) -> Array:
+        """Final error (%) of each k, mean over all recorded seeds: (K,)."""
+        means: Array = self.raw[:, -1].mean(axis=0)
+        return means
+
+    def relabelled(self, orders: Iterable[Sequence[int]]) -> Curves:
+        """The same curves under other labels of k: one order of the candidates for each seed."""
+        columns = [list(order) for order in orders]
+        raw, averaged = (
+            np.stack([part[:, order] for part, order in zip(curves, columns, strict=True)])
+            for curves in (self.raw, self.averaged)
+        )
+        return replace(self, raw=raw, averaged=averaged)
+
+    def reversed(self) -> Curves:
+        """What k gave now carries the label at the other end: small k wins where large k did."""
+        order = range(len(self.ks))[::-1]
+        return self.relabelled([order] * self.seeds)
+
+    def shuffled(self, random: np.random.Generator) -> Curves:
+        """Labels of k drawn anew for every seed: k makes no difference."""
+        return self.relabelled(
+            random.permutation(len(self.ks)).tolist() for _ in range(self.seeds)
+        )
+
+
+def read(path: str | Path, window: str | None = None) -> Curves:
+    """The curves of a file. ``window``: which ``averaged_W`` to use; the nearest to the package's
+    default if None. Raises :class:`DataError` with one line."""
+    table = read_table(path)
+    try:
+        return _curves(str(path), table, window)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError) as error:
+        reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else error
+        raise DataError(f"{path}: is not a file of recorded curves: {reason}") from None
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        table = json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file; benchmarks.record writes one") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: is not JSON: {error}") from None
+    if not isinstance(table, dict):
+        raise DataError(f"{path}: is not a file of recorded curves: must be a JSON object")
+    return table
+
+
+def _curves(file: str, table: dict[str, Any], window: str | None) -> Curves:
+    ks = [float(k) for k in table["ks"]]
+    epochs = table["epochs"]
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        raise ValueError(f"epochs = {epochs!r} must be a whole number from 1 on")
+    if len(ks) < 2 or len(set(ks)) < len(ks):
+        raise ValueError(f"ks = {ks} must be two different candidates or more")
+    if not all(SMALLEST_K <= k <= LARGEST_K for k in ks):
+        raise ValueError(f"ks = {ks} must lie between {SMALLEST_K:g} and {LARGEST_K:g}")
+    seeds = table["seeds"]
+    if not isinstance(seeds, dict) or not seeds:
+        raise ValueError("seeds must be an object with one entry a seed")
+    name = _averaged_name(seeds.values(), window)
+    order = np.argsort(ks)
+    shape = (epochs, len(ks))
+    raw, averaged = (
+        np.stack([_matrix(curves, key, seed, shape)[:, order] for seed, curves in seeds.items()])
+        for key in (RAW, name)
+    )
+    return Curves(file, tuple(sorted(ks)), epochs, raw, averaged, name.removeprefix(AVERAGED))
+
+
+def _matrix(curves: dict[str, Any], key: str, seed: str, shape: tuple[int, int]) -> Array:
+    matrix = np.array(curves[key], dtype=float)
+    if matrix.shape != shape:
+        raise ValueError(
+            f"seed {seed}, {key}: must be {shape[0]} rows (epochs) of {shape[1]} (ks), "
+            f"not of shape {matrix.shape}"
+        )
+    if not np.isfinite(matrix).all():
+        raise ValueError(f"seed {seed}, {key}: holds values that are missing or not finite")
+    return matrix
+
+
+def _averaged_name(seeds: Iterable[dict[str, Any]], window: str | None) -> str:
+    """The averaged curve that every seed has and that is nearest to the package's window."""
+    shared = set.intersection(*(set(curves) for curves in seeds))
+    names = sorted(name for name in shared if name.startswith(AVERAGED))
+    if window is not None:
+        if AVERAGED + window not in names:
+            raise ValueError(f"no {AVERAGED}{window} in every seed; there are {names}")
+        return AVERAGED + window
+    if not names:
+        raise KeyError(AVERAGED + "1")
+    return min(names, key=_distance)
+
+
+def _distance(name: str) -> float:
+    try:
+        epochs = float(name.removeprefix(AVERAGED))
+    except ValueError:
+        return math.inf
+    return abs(math.log(epochs / SPEC_WINDOW)) if epochs > 0 else math.inf

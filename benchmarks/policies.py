@@ -1,0 +1,162 @@
+"""The pruning policies that are compared: none, Optuna's own, and the package's."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import optuna
+from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
+from optuna.trial import TrialState
+
+from benchmarks.replay import Job, Judge
+from kdecay_search.pruning import FIRST_SEED, Curve, is_worse, may_prune
+from kdecay_search.runs import Trial
+from kdecay_search.spec import StudySpec
+
+LOOKS = 12
+"""How often MedianPruner compares in a training, evenly spaced: as often as the package's own."""
+
+
+class NoPruning:
+    """The full grid: every run goes to its end."""
+
+    def start(self, job: Job) -> None:
+        pass
+
+    def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
+        return False
+
+    def end(self, job: Job) -> None:
+        pass
+
+
+class Ours:
+    """:mod:`kdecay_search.pruning`, as the worker asks it."""
+
+    def __init__(self, spec: StudySpec) -> None:
+        self._spec = spec
+        self._first: list[Job] = []
+
+    def start(self, job: Job) -> None:
+        if job.token.key.seed == FIRST_SEED:
+            self._first.append(job)
+
+    def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
+        if not may_prune(self._spec, job.token, job.epochs):
+            return False
+        judged = {
+            trial.key.candidate
+            for trial in trials
+            if trial.key.seed == FIRST_SEED and not trial.token.protected
+        }
+        others = [_curve(other) for other in self._first if other is not job and other.epochs]
+        own = _curve(job)
+        return is_worse(self._spec, own, [*others, own], len(judged))
+
+    def end(self, job: Job) -> None:
+        pass
+
+
+def _curve(job: Job) -> Curve:
+    return Curve(job.k, job.averaged[: job.epochs], job.token.protected, job.pruned)
+
+
+class OfOptuna:
+    """One of Optuna's pruners, on the trials of an in-memory study.
+
+    ``steps``: the numbers of epochs after which the pruner is asked. ``reports_all``: whether it
+    looks at what was reported in between; else only those steps are reported, which is cheaper
+    and the same.
+    """
+
+    def __init__(
+        self, pruner: BasePruner, steps: frozenset[int], averaged: bool, reports_all: bool
+    ) -> None:
+        self._steps, self._averaged, self._reports_all = steps, averaged, reports_all
+        self._pruner = pruner
+        self._study = optuna.create_study(study_name="replay", pruner=pruner)
+        self._storage = self._study._storage
+        self._ids: dict[int, int] = {}
+
+    def start(self, job: Job) -> None:
+        self._ids[id(job)] = self._storage.create_new_trial(self._study._study_id)
+
+    def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
+        asked = job.epochs in self._steps
+        if asked or self._reports_all:
+            self._report(job)
+        if not asked:
+            return False
+        trial = self._storage.get_trial(self._ids[id(job)])
+        return self._pruner.prune(self._study, trial)
+
+    def end(self, job: Job) -> None:
+        if not job.pruned:
+            self._report(job)
+        state = TrialState.PRUNED if job.pruned else TrialState.COMPLETE
+        value = self._curve(job)[job.epochs - 1]
+        self._storage.set_trial_state_values(self._ids[id(job)], state, [value])
+
+    def _report(self, job: Job) -> None:
+        value = self._curve(job)[job.epochs - 1]
+        self._storage.set_trial_intermediate_value(self._ids[id(job)], job.epochs, value)
+
+    def _curve(self, job: Job) -> Sequence[float]:
+        return job.averaged if self._averaged else job.raw
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A policy by name; ``judge`` makes a fresh one for a replay."""
+
+    name: str
+    prunes: bool
+    """Whether the study has ``pruning.enabled``: the package's pruner, and seeds as a race."""
+    judge: Callable[[StudySpec], Judge]
+
+
+def median(averaged: bool, spec: StudySpec) -> OfOptuna:
+    """Five complete trials first, and no pruning before the share of training that the package
+    waits for, too."""
+    epochs = spec.task.epochs
+    first = math.ceil(spec.pruning.first_share * epochs - 1e-9)
+    interval = max(1, epochs // LOOKS)
+    pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=first, interval_steps=interval)
+    return OfOptuna(pruner, frozenset(range(first, epochs, interval)), averaged, reports_all=True)
+
+
+def halving(averaged: bool, spec: StudySpec) -> OfOptuna:
+    """The better half goes on after a quarter and after half of the training."""
+    first = max(1, math.ceil(spec.task.epochs / 4))
+    pruner = SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
+    return OfOptuna(pruner, _rungs(first, 2, spec.task.epochs), averaged, reports_all=False)
+
+
+def hyperband(averaged: bool, spec: StudySpec) -> OfOptuna:
+    """Optuna's reduction to a third, first after a ninth of the training."""
+    epochs = spec.task.epochs
+    first = max(1, epochs // 9)
+    pruner = HyperbandPruner(min_resource=first, max_resource=epochs, reduction_factor=3)
+    return OfOptuna(pruner, _rungs(first, 3, epochs), averaged, reports_all=False)
+
+
+def _rungs(first: int, factor: int, epochs: int) -> frozenset[int]:
+    steps = set()
+    while first < epochs:
+        steps.add(first)
+        first *= factor
+    return frozenset(steps)
+
+
+POLICIES = (
+    Policy("none", False, lambda spec: NoPruning()),
+    *(
+        Policy(f"{name}-{signal}", False, partial(make, signal == "averaged"))
+        for name, make in (("median", median), ("halving", halving), ("hyperband", hyperband))
+        for signal in ("raw", "averaged")
+    ),
+    Policy("ours", True, Ours),
+)

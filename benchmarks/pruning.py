@@ -1,0 +1,194 @@
+"""Compare pruning policies on recorded curves: ``python -m benchmarks.pruning CURVES.json``."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import optuna
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.curves import Curves, read
+from benchmarks.policies import POLICIES, Policy
+from benchmarks.replay import Outcome, Replay, Scenario, study_spec
+from kdecay_search import __version__
+from kdecay_search.errors import KDecayError
+
+NEAR = 0.25
+"""Percentage points: a k whose mean error is within this of the best one's is as good."""
+FEW_SEEDS, MANY_SEEDS = 3, 4
+"""Seeds of a study, where so many were recorded."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A policy with a number of workers: means over the replays."""
+
+    name: str
+    workers: int
+    near_best: float
+    """Share in which the chosen k's mean final error is within :data:`NEAR` of the best k's."""
+    winner_kept: float
+    """Share in which no run of the k with the best mean was started and pruned."""
+    epochs_share: float
+    """Epochs trained over those of the full grid with the same seeds."""
+    regret: float
+    """Mean error of the chosen k less that of the best k, percentage points."""
+
+
+@dataclass(frozen=True)
+class Measured(Row):
+    """With what only the table shows."""
+
+    winner_raced: float
+    """As ``winner_kept``, but losing the race for a further seed counts as pruned, too."""
+    claims: float
+    """Share in which ``status`` would call the chosen k better than k = 1."""
+    probability: float
+    """Mean probability that the chosen k is given to be the best."""
+
+
+def measure(
+    curves: Curves, policy: Policy, workers: int, replays: int, seed: int, shuffles: bool = False
+) -> Measured:
+    """Replay the study ``replays`` times. ``shuffles``: with labels of k drawn anew each time."""
+    rows = []
+    for number in range(replays):
+        random = np.random.default_rng((seed, number))
+        drawn = curves.shuffled(random) if shuffles else curves
+        scenario = draw_scenario(curves.seeds, workers, (seed, number, workers), random)
+        spec = study_spec(drawn, len(scenario.seeds), policy.prunes)
+        outcome = Replay(drawn, scenario, spec, policy.judge(spec)).run()
+        rows.append(_figures(drawn, spec.search.seeds, outcome))
+    return Measured(policy.name, workers, *np.mean(rows, axis=0).tolist())
+
+
+def draw_scenario(
+    recorded: int, workers: int, key: tuple[int, ...], random: np.random.Generator
+) -> Scenario:
+    """Three or four of the recorded seeds in random order; all, if there are fewer."""
+    count = min(recorded, int(random.integers(FEW_SEEDS, MANY_SEEDS + 1)))
+    return Scenario(tuple(random.permutation(recorded)[:count].tolist()), workers, key)
+
+
+def _figures(curves: Curves, seeds: int, outcome: Outcome) -> list[float]:
+    """One replay's part in each of :class:`Measured`'s means, in its order."""
+    means = curves.means
+    winner = int(means.argmin())
+    regret = float(means[outcome.column] - means[winner])
+    kept = winner not in outcome.pruned
+    return [
+        float(regret <= NEAR + 1e-9),
+        float(kept),
+        outcome.epochs / (len(curves.ks) * seeds * curves.epochs),
+        regret,
+        float(kept and winner not in outcome.skipped),
+        float(outcome.claims),
+        outcome.probability,
+    ]
+
+
+def compare(
+    curves: Curves, workers: Sequence[int], replays: int, seed: int, labels: str
+) -> list[Measured]:
+    """All policies, each with each number of workers, on the same replays."""
+    if labels == "reversed":
+        curves = curves.reversed()
+    rows = []
+    for policy in POLICIES:
+        for count in workers:
+            started = time.perf_counter()
+            row = measure(curves, policy, count, replays, seed, labels == "shuffled")
+            rows.append(row)
+            took = time.perf_counter() - started
+            print(f"{policy.name}, {count} workers: {took:.1f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+def as_json(file: str, rows: Sequence[Measured]) -> str:
+    """The contract of ``--json``."""
+    known = Row.__dataclass_fields__
+    policies = [{k: v for k, v in asdict(row).items() if k in known} for row in rows]
+    return json.dumps({"file": file, "policies": policies})
+
+
+def as_table(rows: Sequence[Measured], title: str) -> Table:
+    table = Table(title=title, title_justify="left", caption=_versions(), caption_justify="left")
+    table.add_column("policy")
+    names = ("workers", "near best", "winner kept", "of the race too", "epochs", "regret")
+    for name in (*names, "claims", "P(best)"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        shares = (row.near_best, row.winner_kept, row.winner_raced, row.epochs_share)
+        percent = [f"{100 * share:.1f} %" for share in shares]
+        rest = (f"{row.regret:.3f}", f"{100 * row.claims:.1f} %", f"{row.probability:.2f}")
+        table.add_row(row.name, str(row.workers), *percent, *rest)
+    return table
+
+
+def _versions() -> str:
+    return (
+        "Regret in percentage points; claims: status would say better than k = 1. "
+        f"kdecay-search {__version__}, Optuna {optuna.__version__}, NumPy {np.__version__}, "
+        f"Python {platform.python_version()}, {platform.machine()}"
+    )
+
+
+def _counts(text: str) -> list[int]:
+    counts = [int(part) for part in text.split(",")]
+    if min(counts) < 1:
+        raise ValueError
+    return counts
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
+    parser.add_argument("file", metavar="CURVES.json", help="recorded curves (benchmarks.record)")
+    parser.add_argument("--workers", type=_counts, default=[1, 4, 16], help="default: 1,4,16")
+    parser.add_argument("--replays", type=int, default=200, help="default: 200")
+    parser.add_argument("--seed", type=int, default=0, help="of the replays; default: 0")
+    parser.add_argument("--window", help="use averaged_WINDOW; default: nearest to 1 epoch")
+    parser.add_argument(
+        "--labels",
+        choices=("recorded", "reversed", "shuffled"),
+        default="recorded",
+        help="reversed: small k wins where large k did; shuffled: anew for each seed and replay",
+    )
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    parsed = parser.parse_args(arguments)
+    if parsed.replays < 1 or parsed.seed < 0:
+        parser.error("--replays must be 1 or more, --seed 0 or more")
+    return parsed
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, or 2 for a file that cannot be used."""
+    given = _arguments(arguments)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        curves = read(given.file, given.window)
+    except KDecayError as error:
+        print(f"benchmarks.pruning: {error}", file=sys.stderr)
+        return 2
+    rows = compare(curves, given.workers, given.replays, given.seed, given.labels)
+    if given.json:
+        print(as_json(given.file, rows))
+        return 0
+    title = (
+        f"{given.file}: {len(curves.ks)} ks, {curves.epochs} epochs, {curves.seeds} seeds, "
+        f"averaged_{curves.window}, {given.labels} labels, {given.replays} replays each"
+    )
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(as_table(rows, title))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
