@@ -69,9 +69,7 @@ class Curves:
 
     def shuffled(self, random: np.random.Generator) -> Curves:
         """Labels of k drawn anew for every seed: k makes no difference."""
-        return self.relabelled(
-            random.permutation(len(self.ks)).tolist() for _ in range(self.seeds)
-        )
+        return self.relabelled(random.permutation(len(self.ks)).tolist() for _ in range(self.seeds))
 
 
 def read(path: str | Path, window: str | None = None) -> Curves:

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from benchmarks.replay import Job, Judge
 from kdecay_search.pruning import FIRST_SEED, Curve, is_worse, may_prune
-from kdecay_search.runs import Trial
+from kdecay_search.runs import RunKey, Trial
 from kdecay_search.spec import StudySpec
 
 LOOKS = 12
@@ -67,22 +67,27 @@ def _curve(job: Job) -> Curve:
 class OfOptuna:
     """One of Optuna's pruners, on the trials of an in-memory study.
 
-    ``steps``: the numbers of epochs after which the pruner is asked. ``reports_all``: whether it
-    looks at what was reported in between; else only those steps are reported, which is cheaper
-    and the same.
+    ``name``: of that study, on which Hyperband's brackets depend. ``steps``: the numbers of epochs
+    after which the pruner is asked. ``reports_all``: whether it looks at what was reported in
+    between; else only those steps are reported, which is cheaper and the same.
     """
 
     def __init__(
-        self, pruner: BasePruner, steps: frozenset[int], averaged: bool, reports_all: bool
+        self,
+        name: str,
+        pruner: BasePruner,
+        steps: frozenset[int],
+        averaged: bool,
+        reports_all: bool = False,
     ) -> None:
         self._steps, self._averaged, self._reports_all = steps, averaged, reports_all
         self._pruner = pruner
-        self._study = optuna.create_study(study_name="replay", pruner=pruner)
+        self._study = optuna.create_study(study_name=name, pruner=pruner)
         self._storage = self._study._storage
-        self._ids: dict[int, int] = {}
+        self._ids: dict[RunKey, int] = {}
 
     def start(self, job: Job) -> None:
-        self._ids[id(job)] = self._storage.create_new_trial(self._study._study_id)
+        self._ids[job.token.key] = self._storage.create_new_trial(self._study._study_id)
 
     def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
         asked = job.epochs in self._steps
@@ -90,7 +95,7 @@ class OfOptuna:
             self._report(job)
         if not asked:
             return False
-        trial = self._storage.get_trial(self._ids[id(job)])
+        trial = self._storage.get_trial(self._ids[job.token.key])
         return self._pruner.prune(self._study, trial)
 
     def end(self, job: Job) -> None:
@@ -98,11 +103,11 @@ class OfOptuna:
             self._report(job)
         state = TrialState.PRUNED if job.pruned else TrialState.COMPLETE
         value = self._curve(job)[job.epochs - 1]
-        self._storage.set_trial_state_values(self._ids[id(job)], state, [value])
+        self._storage.set_trial_state_values(self._ids[job.token.key], state, [value])
 
     def _report(self, job: Job) -> None:
         value = self._curve(job)[job.epochs - 1]
-        self._storage.set_trial_intermediate_value(self._ids[id(job)], job.epochs, value)
+        self._storage.set_trial_intermediate_value(self._ids[job.token.key], job.epochs, value)
 
     def _curve(self, job: Job) -> Sequence[float]:
         return job.averaged if self._averaged else job.raw
@@ -115,32 +120,35 @@ class Policy:
     name: str
     prunes: bool
     """Whether the study has ``pruning.enabled``: the package's pruner, and seeds as a race."""
-    judge: Callable[[StudySpec], Judge]
+    judge: Callable[[StudySpec, str], Judge]
+    """Given the study and a name for the replay."""
 
 
-def median(averaged: bool, spec: StudySpec) -> OfOptuna:
+def median(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
     """Five complete trials first, and no pruning before the share of training that the package
     waits for, too."""
     epochs = spec.task.epochs
     first = math.ceil(spec.pruning.first_share * epochs - 1e-9)
     interval = max(1, epochs // LOOKS)
     pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=first, interval_steps=interval)
-    return OfOptuna(pruner, frozenset(range(first, epochs, interval)), averaged, reports_all=True)
+    return OfOptuna(
+        name, pruner, frozenset(range(first, epochs, interval)), averaged, reports_all=True
+    )
 
 
-def halving(averaged: bool, spec: StudySpec) -> OfOptuna:
+def halving(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
     """The better half goes on after a quarter and after half of the training."""
     first = max(1, math.ceil(spec.task.epochs / 4))
     pruner = SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
-    return OfOptuna(pruner, _rungs(first, 2, spec.task.epochs), averaged, reports_all=False)
+    return OfOptuna(name, pruner, _rungs(first, 2, spec.task.epochs), averaged)
 
 
-def hyperband(averaged: bool, spec: StudySpec) -> OfOptuna:
+def hyperband(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
     """Optuna's reduction to a third, first after a ninth of the training."""
     epochs = spec.task.epochs
     first = max(1, epochs // 9)
     pruner = HyperbandPruner(min_resource=first, max_resource=epochs, reduction_factor=3)
-    return OfOptuna(pruner, _rungs(first, 3, epochs), averaged, reports_all=False)
+    return OfOptuna(name, pruner, _rungs(first, 3, epochs), averaged)
 
 
 def _rungs(first: int, factor: int, epochs: int) -> frozenset[int]:
@@ -152,11 +160,11 @@ def _rungs(first: int, factor: int, epochs: int) -> frozenset[int]:
 
 
 POLICIES = (
-    Policy("none", False, lambda spec: NoPruning()),
+    Policy("none", False, lambda spec, name: NoPruning()),
     *(
         Policy(f"{name}-{signal}", False, partial(make, signal == "averaged"))
         for name, make in (("median", median), ("halving", halving), ("hyperband", hyperband))
         for signal in ("raw", "averaged")
     ),
-    Policy("ours", True, Ours),
+    Policy("ours", True, lambda spec, name: Ours(spec)),
 )

@@ -65,7 +65,7 @@ def measure(
         drawn = curves.shuffled(random) if shuffles else curves
         scenario = draw_scenario(curves.seeds, workers, (seed, number, workers), random)
         spec = study_spec(drawn, len(scenario.seeds), policy.prunes)
-        outcome = Replay(drawn, scenario, spec, policy.judge(spec)).run()
+        outcome = Replay(drawn, scenario, spec, policy.judge(spec, f"{seed}/{number}")).run()
         rows.append(_figures(drawn, spec.search.seeds, outcome))
     return Measured(policy.name, workers, *np.mean(rows, axis=0).tolist())
 
@@ -96,13 +96,18 @@ def _figures(curves: Curves, seeds: int, outcome: Outcome) -> list[float]:
 
 
 def compare(
-    curves: Curves, workers: Sequence[int], replays: int, seed: int, labels: str
+    curves: Curves,
+    workers: Sequence[int],
+    replays: int,
+    seed: int,
+    labels: str,
+    policies: Sequence[Policy] = POLICIES,
 ) -> list[Measured]:
-    """All policies, each with each number of workers, on the same replays."""
+    """The policies, each with each number of workers, on the same replays."""
     if labels == "reversed":
         curves = curves.reversed()
     rows = []
-    for policy in POLICIES:
+    for policy in policies:
         for count in workers:
             started = time.perf_counter()
             row = measure(curves, policy, count, replays, seed, labels == "shuffled")
@@ -148,6 +153,14 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
+def _policies(text: str) -> list[Policy]:
+    known = {policy.name: policy for policy in POLICIES}
+    unknown = set(text.split(",")) - known.keys()
+    if unknown:
+        raise argparse.ArgumentTypeError(f"{sorted(unknown)} are not among {list(known)}")
+    return [known[name] for name in text.split(",")]
+
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
     parser.add_argument("file", metavar="CURVES.json", help="recorded curves (benchmarks.record)")
@@ -160,6 +173,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         choices=("recorded", "reversed", "shuffled"),
         default="recorded",
         help="reversed: small k wins where large k did; shuffled: anew for each seed and replay",
+    )
+    parser.add_argument(
+        "--policies", type=_policies, default=POLICIES, help="default: all, such as none,ours"
     )
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     parsed = parser.parse_args(arguments)
@@ -177,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KDecayError as error:
         print(f"benchmarks.pruning: {error}", file=sys.stderr)
         return 2
-    rows = compare(curves, given.workers, given.replays, given.seed, given.labels)
+    rows = compare(curves, given.workers, given.replays, given.seed, given.labels, given.policies)
     if given.json:
         print(as_json(given.file, rows))
         return 0

@@ -1,0 +1,225 @@
+"""Record curves for :mod:`benchmarks.pruning`: ``python -m benchmarks.record STUDY.toml --out F``.
+
+Trains every candidate and seed of a study's first stage to the end, one after another in this
+process. The file is written after every run; started again with the same settings, the command
+goes on where it was, also with further ks or seeds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from benchmarks.curves import RAW, read_table
+from benchmarks.recording import TRAIN_LOSS, Recorded, averaged_name, make_recorder
+from kdecay_search import __version__
+from kdecay_search.errors import DataError, KDecayError, MissingPackage
+from kdecay_search.procedure import BASELINE_KS
+from kdecay_search.spec import LARGEST_K, SMALLEST_K, SimulatedTask, StudySpec, grid
+from kdecay_search.study_file import load
+
+WINDOWS = (0.5, 1.0, 2.0)
+"""Half-lives of the averages, in epochs."""
+
+
+@dataclass
+class Recording:
+    """What a file holds, by seed and k."""
+
+    source: dict[str, Any]
+    epochs: int
+    columns: tuple[str, ...]
+    runs: dict[tuple[int, float], Recorded] = field(default_factory=dict)
+    ks: list[float] = field(default_factory=list)
+    seeds: list[int] = field(default_factory=list)
+
+    def include(self, ks: Iterable[float], seeds: Iterable[int]) -> None:
+        """Give every one of these ks and seeds its place in the file."""
+        self.ks = sorted({*self.ks, *ks})
+        self.seeds = sorted({*self.seeds, *seeds})
+
+    def table(self) -> dict[str, Any]:
+        """The file's object; runs that are not there yet are columns of null."""
+        nothing = dict.fromkeys(self.columns, [None] * self.epochs)
+        seeds = {}
+        for seed in self.seeds:
+            runs = [self.runs.get((seed, k), nothing) for k in self.ks]
+            seeds[str(seed)] = {
+                name: [list(row) for row in zip(*(run[name] for run in runs), strict=True)]
+                for name in self.columns
+            }
+        return {"source": self.source, "ks": self.ks, "epochs": self.epochs, "seeds": seeds}
+
+    def write(self, path: Path) -> None:
+        """All at once: the file is never half written."""
+        whole = path.with_name(path.name + ".part")
+        whole.write_text(json.dumps(self.table()), encoding="utf-8")
+        os.replace(whole, path)
+
+    def read(self, path: Path) -> None:
+        """Take in what is recorded there. Raises :class:`DataError` if it was another study."""
+        table = read_table(path)
+        try:
+            self._check(path, table)
+            self.include(map(float, table["ks"]), map(int, table["seeds"]))
+            for seed, curves in table["seeds"].items():
+                for column, k in enumerate(table["ks"]):
+                    run = {name: [row[column] for row in curves[name]] for name in self.columns}
+                    if None not in run[RAW]:
+                        self.runs[int(seed), float(k)] = run
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise DataError(
+                f"{path}: is not a file of this command ({type(error).__name__}: {error}); "
+                "give another --out"
+            ) from None
+
+    def _check(self, path: Path, table: dict[str, Any]) -> None:
+        for key in ("task", "schedule", "device"):
+            if table["source"][key] != self.source[key]:
+                raise DataError(f"{path}: was recorded with another {key}; give another --out")
+        stored = {name for curves in table["seeds"].values() for name in curves}
+        if stored != set(self.columns):
+            raise DataError(f"{path}: was recorded with other --windows; give another --out")
+
+
+def describe(spec: StudySpec, device: str) -> dict[str, Any]:
+    """``source``: what is trained, by which versions, on what."""
+    return {
+        "study": spec.name,
+        "task": spec.task.model_dump(mode="json"),
+        "schedule": spec.schedule.model_dump(mode="json"),
+        "device": device,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "versions": {
+            "kdecay-search": __version__,
+            "python": platform.python_version(),
+            **_versions("torch", "numpy"),
+        },
+    }
+
+
+def _versions(*packages: str) -> dict[str, str]:
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def candidates(spec: StudySpec) -> tuple[float, ...]:
+    """Stage 1's candidates: the study's own, or its grid, with the baseline."""
+    search = spec.search
+    ks = search.ks or grid(search.k_min, search.k_max, search.k_step)
+    return tuple(sorted({*BASELINE_KS, *ks}))
+
+
+def record(
+    spec: StudySpec,
+    out: Path,
+    ks: Sequence[float],
+    seeds: int,
+    windows: Sequence[float],
+    device: str,
+) -> Recording:
+    """Train what ``out`` does not hold yet, seed after seed, and write it there."""
+    if isinstance(spec.task, SimulatedTask):
+        windows, device = [1.0], "cpu"
+    else:
+        from kdecay_search.training.device import resolve  # noqa: PLC0415 - torch
+
+        device = str(resolve(device))
+    columns = (RAW, *(averaged_name(window) for window in windows), TRAIN_LOSS)
+    recording = Recording(describe(spec, device), spec.task.epochs, columns)
+    if out.exists():
+        recording.read(out)
+    recording.include(ks, range(seeds))
+    train = make_recorder(spec, windows, device)
+    for seed in recording.seeds:
+        for k in recording.ks:
+            if (seed, k) in recording.runs:
+                continue
+            started = time.perf_counter()
+            run = recording.runs[seed, k] = train(k, seed)
+            recording.write(out)
+            took = time.perf_counter() - started
+            last = run[RAW][-1]
+            print(f"seed {seed}, k = {k:g}: {last:.2f} %, {took:.1f} s", file=sys.stderr)
+    recording.write(out)
+    return recording
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
+def _exponents(text: str) -> list[float]:
+    numbers = _numbers(text)
+    if not all(SMALLEST_K <= k <= LARGEST_K for k in numbers):
+        raise ValueError
+    return sorted(set(numbers))
+
+
+def _windows(text: str) -> list[float]:
+    numbers = _numbers(text)
+    if not all(0 < number < float("inf") for number in numbers):
+        raise ValueError
+    return sorted(set(numbers))
+
+
+def _seeds(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.record", description=__doc__)
+    parser.add_argument("study", metavar="STUDY.toml")
+    parser.add_argument("--out", type=Path, required=True, metavar="CURVES.json")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="as for kdecay launch"
+    )
+    parser.add_argument("--ks", type=_exponents, help="default: the study's, and k = 1")
+    parser.add_argument("--seeds", type=_seeds, help="default: the study's")
+    parser.add_argument(
+        "--windows", type=_windows, default=WINDOWS, help="half-lives in epochs; default: 0.5,1,2"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, 2 for what cannot be used, 130 for Ctrl-C."""
+    given = _arguments(arguments)
+    try:
+        spec = load(given.study, given.set)
+        ks, seeds = given.ks or candidates(spec), given.seeds or spec.search.seeds
+        record(spec, given.out, ks, seeds, given.windows, given.device)
+    except OSError as error:
+        print(f"benchmarks.record: {error.filename}: {error.strerror}", file=sys.stderr)
+        return 2
+    except ImportError as error:
+        missing = MissingPackage(f"{error.name} is not installed; pip install '.[worker]'")
+        print(f"benchmarks.record: {missing}", file=sys.stderr)
+        return 2
+    except KDecayError as error:
+        print(f"benchmarks.record: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Training one run to its end with several averages at once: what :mod:`benchmarks.record` keeps.
+
+torch is imported only for studies that train networks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from benchmarks.curves import AVERAGED, RAW
+from kdecay_search.simulation import curve
+from kdecay_search.spec import ImagesTask, SimulatedTask, StudySpec
+from kdecay_search.task import DIVERGED_ERROR, Epoch
+
+TRAIN_LOSS = "train_loss"
+
+Column = list[float | None]
+"""A value after each epoch; None for a training loss that is not a number."""
+Recorded = dict[str, Column]
+"""A run's columns by name: ``raw``, ``averaged_W`` and ``train_loss``."""
+Recorder = Callable[[float, int], Recorded]
+"""Trains k with a seed to the end."""
+
+
+def averaged_name(window: float) -> str:
+    """The column of weights averaged with a half-life of ``window`` epochs."""
+    return f"{AVERAGED}{window:g}"
+
+
+def make_recorder(spec: StudySpec, windows: Sequence[float], device: str) -> Recorder:
+    """What trains the study's task."""
+    task = spec.task
+    if isinstance(task, SimulatedTask):
+        return lambda k, seed: simulated(task, windows[0], k, seed)
+    return lambda k, seed: images(spec, task, windows, device, k, seed)
+
+
+def simulated(task: SimulatedTask, window: float, k: float, seed: int) -> Recorded:
+    """The curve of a stated surface, which knows one averaged error: it is called ``window``."""
+    epochs = curve(task, [k], seed)
+    averaged: Column = [epoch.averaged_error for epoch in epochs]
+    return _columns(epochs, {averaged_name(window): averaged}, task.epochs)
+
+
+@dataclass
+class _Run:
+    """A run as a task sees it (:class:`kdecay_search.task.Run`), with nobody to interrupt it."""
+
+    spec: StudySpec
+    ks: tuple[float, ...]
+    seed: int
+    device: str
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def report(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+
+    def poll(self) -> None:
+        pass
+
+
+def images(
+    spec: StudySpec, task: ImagesTask, windows: Sequence[float], device: str, k: float, seed: int
+) -> Recorded:
+    """One training of the images task, its weights averaged over every one of ``windows``."""
+    from benchmarks.averages import train  # noqa: PLC0415 - torch, only where it is needed
+
+    run = _Run(spec, (k,), seed, device)
+    averaged = train(run, task, windows)
+    named = {averaged_name(window): column for window, column in averaged.items()}
+    return _columns(run.epochs, named, task.epochs)
+
+
+def _columns(epochs: Sequence[Epoch], averaged: dict[str, Column], length: int) -> Recorded:
+    """Columns of full length, also of a training that diverged before its end."""
+    missing = length - len(epochs)
+    failed: Column = [DIVERGED_ERROR] * missing
+    raw: Column = [epoch.validation_error for epoch in epochs]
+    losses = [epoch.training_loss for epoch in epochs]
+    loss: Column = [value if math.isfinite(value) else None for value in losses]
+    columns = {RAW: raw + failed}
+    columns |= {name: column + failed for name, column in averaged.items()}
+    return columns | {TRAIN_LOSS: loss + [None] * missing}
