@@ -96,6 +96,8 @@ def _heading(view: StudyView, seconds_left: float | None) -> Text:
     heading.append(f"epochs: {view.epochs_trained:,} of {view.epochs_planned:,} planned")
     if seconds_left is not None and view.state == "running":
         heading.append(f"  about {duration(seconds_left)} left in this stage")
+    if view.state == "running" and view.count(State.WAITING) and not view.count(State.RUNNING):
+        heading.append("  no worker is at work on it", style="yellow")
     return heading
 
 
