@@ -41,7 +41,7 @@ def _refuse_mixture(old: StudySpec, new: StudySpec) -> None:
 
 def stop(storage: Storage, name: str) -> None:
     """Ask the workers to put their trials back and to take no more of this study."""
-    records.read_spec(storage, name)
+    records.read_study(storage, name)
     first = records.stage_ids(storage, name)[1]
     records.write_attributes(storage, first, {records.STOPPED: True})
 
@@ -54,7 +54,7 @@ def tick(storage: Storage, name: str) -> StudyView | None:
     with storage.lock(name) as held:
         if not held:
             return None
-        spec = records.read_spec(storage, name)
+        spec, _ = records.read_study(storage, name)
         queue.reap(storage, name, spec.workers.grace_seconds)
         view = read_view(storage, name)
         if not view.stopped:

@@ -121,7 +121,7 @@ def test_a_random_search_draws_the_same_ks_however_many_workers_there_are(
 ) -> None:
     file = simulated_study(tmp_path, search__sampler="random", search__trials=6)
     one = kdecay.json("launch", file, "--set", "name=r1", "--workers", "1")
-    four = kdecay.json("launch", file, "--set", "name=r4", "--workers", "4")
+    four = kdecay.json("launch", file, "--set", "name=r4", "--workers", "3")
     assert errors_by_run(one) == errors_by_run(four)
     assert len({k for _, k, _ in errors_by_run(one)}) == 6
 
@@ -214,7 +214,7 @@ def test_a_stopped_study_releases_its_trials_and_launch_goes_on_with_it(
     summary = kdecay.json("status", "stopped")
     assert summary["state"] == "stopped"
     assert summary["trials"]["running"] == summary["trials"]["failed"] == 0
-    assert kdecay.json("launch", file, "--workers", "4")["state"] == "done"
+    assert kdecay.json("launch", file, "--workers", "2")["state"] == "done"
 
 
 def test_launching_a_changed_file_is_refused_and_says_what_differs(

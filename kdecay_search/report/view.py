@@ -58,6 +58,5 @@ class StudyView:
 
 def read_view(storage: Storage, name: str) -> StudyView:
     """Read a study from the storage. Raises :class:`StudyError` if there is none."""
-    spec = records.read_spec(storage, name)
-    trials = tuple(records.read_trials(storage, name))
-    return StudyView(spec, trials, records.read_stopped(storage, name))
+    spec, stopped = records.read_study(storage, name)
+    return StudyView(spec, tuple(records.read_trials(storage, name)), stopped)

@@ -72,12 +72,15 @@ def read_attributes(storage: Storage, name: str) -> dict[str, Any] | None:
     return dict(storage.optuna.get_study_user_attrs(study_id))
 
 
-def read_spec(storage: Storage, name: str) -> StudySpec:
-    """The study file's content, as launched. Raises :class:`StudyError` if there is none."""
+def read_study(storage: Storage, name: str) -> tuple[StudySpec, bool]:
+    """The study file's content as launched, and whether the user asked the study to stop.
+
+    Raises :class:`StudyError` if there is no such study.
+    """
     attributes = read_attributes(storage, name)
     if attributes is None or SPEC not in attributes:
         raise _no_study(storage, name)
-    return study_file.from_json(attributes[SPEC])
+    return study_file.from_json(attributes[SPEC]), bool(attributes.get(STOPPED, False))
 
 
 def _no_study(storage: Storage, name: str) -> StudyError:
@@ -93,11 +96,6 @@ def count_trials(storage: Storage, name: str) -> int:
     if not ids:
         raise _no_study(storage, name)
     return sum(storage.optuna.get_n_trials(study_id) for study_id in ids)
-
-
-def read_stopped(storage: Storage, name: str) -> bool:
-    """Whether the user asked the study to stop."""
-    return bool((read_attributes(storage, name) or {}).get(STOPPED, False))
 
 
 @retried

@@ -52,24 +52,33 @@ class Worker:
         self._options = options
         self._stop = stop
         self._clock = clock
-        self._specs: dict[str, StudySpec] = {}  # what a worker reads of them never changes
         self._resting_until: dict[str, float] = {}
 
     def serve(self) -> None:
         """Work. Raises :class:`KDecayError` when this worker cannot do what the studies need."""
         if self._options.study is not None:
-            records.read_spec(self._storage, self._options.study)
+            records.read_study(self._storage, self._options.study)
         pause = FIRST_PAUSE_SECONDS
         while not self._stop.is_set():
-            names = self._awake()
-            if any(self._work_on(name) for name in names):
+            worked, more = self._round()
+            if worked:
                 pause = FIRST_PAUSE_SECONDS
                 continue
-            running = [name for name in names if self._tick(name)]
-            if not running and self._options.drain:
+            if not more and self._options.drain:
                 return
             self._stop.wait(pause)
             pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+
+    def _round(self) -> tuple[bool, bool]:
+        """Look once for work: whether some was done, and whether more may come."""
+        try:
+            names = self._awake()
+            if any(self._work_on(name) for name in names):
+                return True, True
+            return False, any([self._tick(name) for name in names])  # noqa: C419 - tick them all
+        except StorageUnavailable as error:
+            logger.warning("%s", error)
+            return False, True
 
     def _awake(self) -> list[str]:
         if self._options.study is not None:
@@ -80,31 +89,31 @@ class Worker:
 
     def _work_on(self, name: str) -> bool:
         """Train one trial of the study, if one is waiting."""
-        if not self._can_work_on(name):
+        spec = self._wanted(name)
+        claim = queue.claim(self._storage, name, self.name) if spec else None
+        if spec is None or claim is None:
             return False
-        claim = queue.claim(self._storage, name, self.name)
-        if claim is None:
-            return False
-        outcome = self._train(claim)
+        outcome = self._train(spec, claim)
         logger.info("%s %s: %s", name, _described(claim), outcome)
         self.trials += 1
         self._tick(name)
         return True
 
-    def _can_work_on(self, name: str) -> bool:
-        """Whether the study wants work and this version understands it; read before a claim."""
+    def _wanted(self, name: str) -> StudySpec | None:
+        """The study's spec, if it wants work and this version understands it.
+
+        Read before every claim: a study may have been deleted and launched anew.
+        """
         try:
-            if name not in self._specs:
-                self._specs[name] = records.read_spec(self._storage, name)
-            return not records.read_stopped(self._storage, name)
+            spec, stopped = records.read_study(self._storage, name)
         except (StudyError, InvalidSpec) as error:
             if self._options.study is not None:
                 raise
             logger.warning("%s is left alone: %s", name, error)
-            return False
+            return None
+        return None if stopped else spec
 
-    def _train(self, claim: Claim) -> str:
-        spec = self._specs[claim.study]
+    def _train(self, spec: StudySpec, claim: Claim) -> str:
         try:
             return attempt(self._storage, spec, claim, self._options.device, self._stop)
         except StorageUnavailable as error:
@@ -117,12 +126,8 @@ class Worker:
             view = driver.tick(self._storage, name)
         except (StudyError, InvalidSpec) as error:
             logger.info("%s", error)
-            self._specs.pop(name, None)
             self._resting_until[name] = self._clock() + REST_SECONDS
             return False
-        except StorageUnavailable as error:
-            logger.warning("%s", error)
-            return True
         if view is not None and view.state != "running":
             self._resting_until[name] = self._clock() + REST_SECONDS
             return False
