@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 from commands import Kdecay
+from hypothesis import settings
 
 from kdecay_search.storage import Storage, embedded_url
+
+# A busy machine is slow and not wrong; and CI tries the same examples every time.
+settings.register_profile("unhurried", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "unhurried")
 
 
 @pytest.fixture(scope="session")
