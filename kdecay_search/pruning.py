@@ -65,7 +65,7 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
     ``curves``: the first seed's runs of the stage, ``own`` among them. ``candidates``: how many
     the stage has that may be pruned, those not started included.
     """
-    keep = min(spec.pruning.keep_at_least, math.ceil(candidates / 2))
+    keep = spec.pruning.keep_at_least
     if candidates - sum(curve.pruned for curve in curves) <= keep:
         return False
     epochs_done = len(own.averaged)

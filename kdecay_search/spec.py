@@ -236,7 +236,7 @@ class PruningSpec(_Model):
     first_share: Annotated[float, Field(gt=0, le=1)] = 1 / 3
     """No run is pruned before this share of its epochs."""
     keep_at_least: Annotated[int, Field(ge=1, le=1000)] = 4
-    """So many candidates (half of them, if that is fewer) run to the end on the first seed."""
+    """So many candidates, beside the baseline, run to the end on the first seed."""
 
 
 class WorkersSpec(_Model):

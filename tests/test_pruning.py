@@ -1,0 +1,87 @@
+"""When a run may end early."""
+
+from __future__ import annotations
+
+import pytest
+from builders import study, trial
+
+from kdecay_search.pruning import LAST_SHARE, Curve, is_decision, is_worse, may_prune
+from kdecay_search.runs import RunKey, Token
+from kdecay_search.spec import StudySpec
+
+KS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
+
+
+def spec(epochs: int = 12, **pruning: object) -> StudySpec:
+    return study(epochs=epochs, pruning={"enabled": True, **pruning})
+
+
+def curves(errors: dict[float, float], epochs: int = 6) -> list[Curve]:
+    return [Curve(k, [error] * epochs, protected=k == 1.0) for k, error in errors.items()]
+
+
+def worse(errors: dict[float, float], keep: int = 4, epochs: int = 6) -> set[float]:
+    """The candidates that would be ended, each asked as if it had just come to this epoch."""
+    seen = curves(errors, epochs)
+    asked = spec(keep_at_least=keep)
+    return {c.k for c in seen if not c.protected and is_worse(asked, c, seen, len(KS) - 1)}
+
+
+def test_the_worse_side_of_a_slope_ends_and_the_better_side_goes_on() -> None:
+    rising = {k: 10.0 + k for k in KS}
+    assert worse(rising) == {3.5, 4.0, 4.5, 5.0}
+    assert worse({k: 10.0 - k for k in KS}) == {1.5, 2.0, 2.5, 3.0}
+
+
+def test_as_many_as_stated_go_on_even_in_a_small_grid() -> None:
+    asked = spec(keep_at_least=4)
+    seen = curves({1.0: 9.0, 2.0: 8.0, 3.0: 7.0, 4.0: 20.0, 5.0: 30.0})
+    assert not any(is_worse(asked, curve, seen, candidates=4) for curve in seen)
+
+
+def test_fewer_go_on_the_later_it_is() -> None:
+    rising = {k: 10.0 + k for k in KS}
+    ended = [len(worse(rising, keep=1, epochs=epochs)) for epochs in (4, 6, 9)]
+    assert ended == sorted(ended)
+    assert ended[0] < ended[-1]
+
+
+def test_nobody_ends_once_only_so_many_are_left() -> None:
+    asked = spec(keep_at_least=4)
+    seen = curves({k: 10.0 + k for k in KS})
+    gone = [Curve(c.k, c.averaged[:4], pruned=True) for c in seen if c.k in {1.5, 2.0, 2.5, 3.0}]
+    left = [c for c in seen if c.k not in {g.k for g in gone}]
+    assert not any(is_worse(asked, curve, [*gone, *left], 8) for curve in left)
+
+
+def test_a_bad_epoch_of_one_candidate_is_weighed_with_its_neighbours() -> None:
+    dip = {k: 10.0 + abs(k - 3.0) for k in KS}
+    alone = sorted(dip, key=dip.__getitem__).index(3.5)
+    noisy = {**dip, 3.0: 10.9}
+    assert alone < 4
+    assert 3.0 not in worse(noisy)
+
+
+def test_the_first_runs_have_nobody_to_be_compared_with() -> None:
+    assert not is_worse(spec(), Curve(5.0, [50.0] * 6), curves({1.0: 9.0, 5.0: 50.0}), 8)
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3, 7, 12, 30, 200])
+def test_decisions_lie_between_the_first_share_and_the_last(epochs: int) -> None:
+    asked = spec(epochs)
+    decisions = [epoch for epoch in range(1, epochs + 1) if is_decision(asked, epoch)]
+    assert len(decisions) <= 12
+    assert all(1 / 3 <= epoch / epochs + 1e-9 <= LAST_SHARE + 1e-8 for epoch in decisions)
+    if epochs >= 12:
+        assert decisions
+
+
+def test_only_unprotected_runs_of_the_first_seed_are_ever_asked_about() -> None:
+    asked = spec()
+    first = trial(0, 2.0).token
+    assert may_prune(asked, first, 6)
+    assert not may_prune(asked, first, 1)
+    assert not may_prune(asked, first, 12)
+    assert not may_prune(spec(enabled=False), first, 6)
+    assert not may_prune(asked, Token(first.key, (), 1.0, (1.0, 5.0), protected=True), 6)
+    assert not may_prune(asked, Token(RunKey(1, 0, 1), (), 2.0, (1.0, 5.0)), 6)
