@@ -39,8 +39,8 @@ DEVIATION = 0.5
 """The same of a candidate's own deviation, at most the curve's."""
 LEAST_EVIDENCE = 0.01
 DRAWS = 4000
-_NOISE_FLOOR = 1e-4
-"""Squared points: keeps the noise above zero where there is none."""
+_NOISE_FLOOR = 0.05
+"""Squared points, spread over the results: one seed alone is not to be taken for noise-free."""
 
 
 @dataclass(frozen=True)

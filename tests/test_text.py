@@ -341,7 +341,7 @@ def test_panel_of_several_stages_names_the_terms_before() -> None:
     assert "stage 2: term k2 after k = 2" in text
     assert "gain on k = 2" in text
     row = line_with(text, "4.00  4.50  5.00")
-    assert row.split() == ["3", "4.00", "4.50", "5.00", "4.50", "+0.50", "86%", "best"]
+    assert row.split() == ["3", "4.00", "4.50", "5.00", "4.50", "+0.50", "84%", "best"]
     assert "k = 2, 3: 4.50 ± 0.50 %" in text
 
 
