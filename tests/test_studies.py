@@ -270,6 +270,24 @@ def test_a_study_of_another_version_is_listed_left_alone_and_can_be_deleted(
     assert "foreign" not in kdecay.run("list").stderr
 
 
+def test_a_worker_of_all_studies_leaves_one_that_it_cannot_serve_and_serves_the_others(
+    kdecay: Kdecay, tmp_path: Path
+) -> None:
+    unfit = tmp_path / "unfit.toml"
+    unfit.write_text(
+        'name = "unfit"\n[task]\nkind = "images"\nepochs = 1\n'
+        '[task.data]\nname = "digits"\nsubset = 100000\n'
+    )
+    kdecay.run("launch", str(unfit), "--detach", "--workers", "0")
+    file = simulated_study(tmp_path, name="fit")
+    kdecay.run("launch", file, "--detach", "--workers", "0")
+    log = kdecay.run("worker", "--drain").stderr
+    assert "unfit cannot be served here: task.data.subset = 100000" in log
+    assert kdecay.json("status", "fit")["state"] == "done"
+    assert kdecay.json("status", "unfit")["trials"]["failed"] == 0
+    kdecay.run("delete", "unfit", "--yes")
+
+
 def test_pruning_ends_runs_early_but_never_the_baseline(kdecay: Kdecay, tmp_path: Path) -> None:
     file = simulated_study(tmp_path, name="pruned", pruning__enabled=True, task__epochs=10,
                            search__k_max=6.0, search__k_cap=6.0)  # fmt: skip

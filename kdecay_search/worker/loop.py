@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from kdecay_search import driver
-from kdecay_search.errors import InvalidSpec, StorageUnavailable, StudyError
+from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, StudyError
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
@@ -22,7 +22,9 @@ logger = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
 REST_SECONDS = 30.0
-"""A worker of all studies looks at one that is done only so often."""
+"""A worker of all studies looks at one that is done only so often …"""
+UNFIT_SECONDS = 600.0
+"""… and at one that this machine lacks something for only so often."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,14 @@ class Worker:
         claim = queue.claim(self._storage, name, self.name) if spec else None
         if spec is None or claim is None:
             return False
-        outcome = self._train(spec, claim)
+        try:
+            outcome = self._train(spec, claim)
+        except KDecayError as error:
+            if self._options.study is not None:
+                raise
+            logger.warning("%s cannot be served here: %s", name, error)
+            self._resting_until[name] = self._clock() + UNFIT_SECONDS
+            return False
         logger.info("%s %s: %s", name, _described(claim), outcome)
         self.trials += 1
         self._tick(name)
