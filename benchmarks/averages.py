@@ -12,7 +12,7 @@ from kdecay_search.task import DIVERGED_ERROR, Epoch, Run
 from kdecay_search.training.averaging import AveragedWeights
 from kdecay_search.training.data import Split, load
 from kdecay_search.training.device import make_deterministic, resolve
-from kdecay_search.training.images import _Training
+from kdecay_search.training.images import Training
 from kdecay_search.training.randomness import isolated
 
 
@@ -28,7 +28,7 @@ def train(run: Run, task: ImagesTask, windows: Sequence[float]) -> dict[float, l
     return training.errors
 
 
-class _WithAverages(_Training):
+class _WithAverages(Training):
     """A training that keeps further averages beside its own. They only read the weights, so that
     everything else is as without them."""
 

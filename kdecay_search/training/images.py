@@ -32,10 +32,10 @@ def train(run: Run) -> None:
     make_deterministic(task.threads)
     split = load(task.data, device)
     with isolated("model", run.seed, device):
-        _Training(run, task, split, device).all_epochs()
+        Training(run, task, split, device).all_epochs()
 
 
-class _Training:
+class Training:
     """One run's model, averages, optimizer and data."""
 
     def __init__(self, run: Run, task: ImagesTask, split: Split, device: torch.device) -> None:
