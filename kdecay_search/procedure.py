@@ -178,7 +178,7 @@ def runs_at_most(spec: StudySpec) -> list[tuple[int, int]]:
         while (larger := space.grown()) is not None:
             space = larger
         counts.append((len(space.ks), len(space.ks) * search.seeds))
-        earlier = (*earlier, search.k_min + (number - 1) * search.k_step)
+        earlier = (*earlier, space.bounds[0])
     return counts
 
 

@@ -6,10 +6,12 @@ import atexit
 import os
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from commands import Kdecay
 from hypothesis import settings
 
@@ -48,3 +50,13 @@ def storage(storage_url: str) -> Iterator[Storage]:
 def kdecay(home: Path, storage_url: str) -> Kdecay:
     """The command, on the same embedded Postgres as ``storage``."""
     return Kdecay(home)
+
+
+@pytest.fixture
+def alone(home: Path, storage: Storage) -> Kdecay:
+    """The command on a database of its own, where no other test has left studies."""
+    name = f"alone_{uuid.uuid4().hex}"
+    with storage.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
+    return Kdecay(home, storage.url.set(database=name).render_as_string(hide_password=False))

@@ -256,36 +256,38 @@ def test_studies_are_listed_printed_and_deleted(kdecay: Kdecay, tmp_path: Path) 
 
 
 def test_a_study_of_another_version_is_listed_left_alone_and_can_be_deleted(
-    kdecay: Kdecay, tmp_path: Path, storage: Storage
+    alone: Kdecay, tmp_path: Path
 ) -> None:
+    assert alone.url is not None
+    storage = Storage(alone.url)
     study_id = records.create_stage(storage, "foreign", 1)
     records.write_attributes(storage, study_id, {records.SPEC: '{"name": "foreign", "x": 1}'})
-    assert "foreign: stored study: task: is missing" in kdecay.run("list").stderr
+    storage.close()
+    assert "foreign: stored study: task: is missing" in alone.run("list").stderr
     file = simulated_study(tmp_path, name="native")
-    kdecay.run("launch", file, "--detach", "--workers", "0")
-    kdecay.run("worker", "--drain")
-    assert kdecay.json("status", "native")["state"] == "done"
-    assert "another version" in kdecay.run("worker", "--study", "foreign", code=2).stderr
-    kdecay.run("delete", "foreign", "--yes")
-    assert "foreign" not in kdecay.run("list").stderr
+    alone.run("launch", file, "--detach", "--workers", "0")
+    alone.run("worker", "--drain")
+    assert alone.json("status", "native")["state"] == "done"
+    assert "another version" in alone.run("worker", "--study", "foreign", code=2).stderr
+    alone.run("delete", "foreign", "--yes")
+    assert "foreign" not in alone.run("list").stderr
 
 
 def test_a_worker_of_all_studies_leaves_one_that_it_cannot_serve_and_serves_the_others(
-    kdecay: Kdecay, tmp_path: Path
+    alone: Kdecay, tmp_path: Path
 ) -> None:
     unfit = tmp_path / "unfit.toml"
     unfit.write_text(
         'name = "unfit"\n[task]\nkind = "images"\nepochs = 1\n'
         '[task.data]\nname = "digits"\nsubset = 100000\n'
     )
-    kdecay.run("launch", str(unfit), "--detach", "--workers", "0")
+    alone.run("launch", str(unfit), "--detach", "--workers", "0")
     file = simulated_study(tmp_path, name="fit")
-    kdecay.run("launch", file, "--detach", "--workers", "0")
-    log = kdecay.run("worker", "--drain").stderr
+    alone.run("launch", file, "--detach", "--workers", "0")
+    log = alone.run("worker", "--drain").stderr
     assert "unfit cannot be served here: task.data.subset = 100000" in log
-    assert kdecay.json("status", "fit")["state"] == "done"
-    assert kdecay.json("status", "unfit")["trials"]["failed"] == 0
-    kdecay.run("delete", "unfit", "--yes")
+    assert alone.json("status", "fit")["state"] == "done"
+    assert alone.json("status", "unfit")["trials"]["failed"] == 0
 
 
 def test_pruning_ends_runs_early_but_never_the_baseline(kdecay: Kdecay, tmp_path: Path) -> None:
