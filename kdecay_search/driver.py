@@ -64,15 +64,13 @@ def tick(storage: Storage, name: str) -> StudyView | None:
 
 def _bring_about(storage: Storage, name: str, plan: Plan) -> None:
     for trial in plan.withdraw:
-        queue.withdraw(storage, trial.trial_id, WITHDRAWN)
-    studies: dict[int, int] = {}
-    for token in plan.enqueue:
-        stage = token.key.stage
-        if stage not in studies:
-            studies[stage] = records.create_stage(storage, name, stage)
-        queue.enqueue(storage, studies[stage], token)
-    for token in plan.skip:
-        queue.skip(storage, records.stage_ids(storage, name)[token.key.stage], token)
+        queue.fail(storage, trial.trial_id, WITHDRAWN, None)
+    if plan.enqueue or plan.skip:  # of the last stage, always
+        study_id = records.create_stage(storage, name, plan.stages[-1].n)
+        for token in plan.enqueue:
+            queue.enqueue(storage, study_id, token)
+        for token in plan.skip:
+            queue.skip(storage, study_id, token)
     _describe_stages(storage, name, plan)
 
 

@@ -78,7 +78,10 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
 
 
 class SmoothPruner(BasePruner):
-    """The rules above on Optuna's trials: the first seed's runs of the trial's stage."""
+    """The rules above on Optuna's trials: the first seed's runs of the trial's stage.
+
+    The step that is reported to it is the number of epochs done.
+    """
 
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
@@ -95,11 +98,6 @@ class SmoothPruner(BasePruner):
         curves = [_curve(other) for other in others if _has_curve(other)]
         own = _curve(trial)
         return is_worse(self._spec, own, [*curves, own], len(judged))
-
-
-def make_pruner(spec: StudySpec) -> BasePruner:
-    """The pruner of a study; the step that is reported to it is the number of epochs done."""
-    return SmoothPruner(spec)
 
 
 def _is_judged(trial: FrozenTrial) -> bool:

@@ -84,12 +84,6 @@ def distribution(token: Token) -> FloatDistribution:
     return FloatDistribution(low, high, log=True)
 
 
-@retried
-def withdraw(storage: Storage, trial_id: int, reason: str) -> None:
-    """Close a waiting trial that is no longer needed."""
-    fail(storage, trial_id, reason, None)
-
-
 def claim(storage: Storage, name: str, worker: str) -> Claim | None:
     """Claim a waiting trial of the study; None if there is none."""
     for study_id, trial_id in _waiting(storage, name):

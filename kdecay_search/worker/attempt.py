@@ -13,7 +13,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 
 from kdecay_search.errors import KDecayError, MissingPackage
-from kdecay_search.pruning import make_pruner, may_prune
+from kdecay_search.pruning import SmoothPruner, may_prune
 from kdecay_search.runs import RunKey, Token
 from kdecay_search.simulation import train as train_simulated
 from kdecay_search.spec import StudySpec
@@ -150,7 +150,7 @@ def _open_trial(storage: Storage, spec: StudySpec, claim: Claim) -> optuna.trial
         study_name=records.stage_name(spec.name, claim.token.key.stage),
         storage=storage.optuna,
         sampler=_make_sampler(spec, claim.token.key),
-        pruner=make_pruner(spec),
+        pruner=SmoothPruner(spec),
     )
     study.get_trials(deepcopy=False)  # the cache must know a trial before it can be written to
     return optuna.trial.Trial(study, claim.trial_id)
