@@ -17,13 +17,13 @@ hold, and :mod:`kdecay_search.driver` brings it about.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from kdecay_search.choice import Choice, Result, choose
-from kdecay_search.runs import RunKey, State, Token, Trial
+from kdecay_search.runs import ERROR, LOST, MEMORY, RunKey, State, Token, Trial
 from kdecay_search.spec import SearchSpec, StudySpec, grid
 from kdecay_search.statistics import Sample, describe, paired_gain
 
@@ -37,8 +37,10 @@ RACE_MOST = 4
 """Candidates that get a further seed, at most …"""
 RACE_MASS = 0.8
 """… and no more than hold this much of the probability to be the best."""
-WITHDRAWN = "withdrawn"
-"""Reason of a trial that was closed because its run needed no further trial."""
+MEMORY_ATTEMPTS = 2
+"""A run whose device's memory is full is tried again once; it may be a smaller device's."""
+LOSSES_PER_ATTEMPT = 5
+"""A trial that was lost with its worker says little about its run: so many count as one error."""
 
 
 class Progress(StrEnum):
@@ -115,7 +117,7 @@ class Plan:
     skip: tuple[Token, ...]
     """Runs that lost the race before they began: to be recorded as pruned, untrained."""
     withdraw: tuple[Trial, ...]
-    """Waiting trials of runs that another trial serves."""
+    """Waiting and running trials of runs that another trial serves."""
 
     @property
     def leader(self) -> Incumbent:
@@ -366,7 +368,7 @@ class _Book:
     def superfluous(self) -> Iterable[Trial]:
         for trials in self.by_run.values():
             serving = _serving(trials)
-            yield from (t for t in trials if t.state == State.WAITING and t is not serving)
+            yield from (trial for trial in trials if trial.open and trial is not serving)
 
     def _token(self, candidate: Candidate, seed: int) -> Token:
         return Token(
@@ -387,8 +389,10 @@ class _Book:
         return _serving(trials) is None and not self._exhausted(trials)
 
     def _exhausted(self, trials: Sequence[Trial]) -> bool:
-        failures = sum(t.state == State.FAILED and t.reason != WITHDRAWN for t in trials)
-        return failures >= self.spec.workers.max_attempts
+        failures = Counter(t.reason for t in trials if t.state == State.FAILED)
+        most = self.spec.workers.max_attempts
+        attempts = failures[ERROR] + failures[LOST] / LOSSES_PER_ATTEMPT
+        return attempts + failures[MEMORY] >= most or failures[MEMORY] >= MEMORY_ATTEMPTS
 
     def _candidate(self, index: int) -> Candidate:
         seeds = range(self.spec.search.seeds)

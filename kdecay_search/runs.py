@@ -9,6 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+ERROR = "error"
+"""Reason of a trial that failed in training."""
+MEMORY = "memory"
+"""Reason of a trial that failed because its device's memory was full."""
+LOST = "lost"
+"""Reason of a trial whose worker fell silent."""
+WITHDRAWN = "withdrawn"
+"""Reason of a trial that was closed because its run needed no further trial."""
+
 
 class State(StrEnum):
     """What has become of a trial."""
@@ -60,9 +69,11 @@ class Trial:
     averaged_error: float | None = None
     """Of the last reported epoch (%)."""
     reason: str | None = None
-    """Why it failed: ``error``, ``lost`` or ``withdrawn``."""
+    """Why it failed: :data:`ERROR`, :data:`MEMORY`, :data:`LOST` or :data:`WITHDRAWN`."""
     message: str | None = None
     worker: str | None = None
+    resumed_epochs: int = 0
+    """Of ``epochs``, those that an earlier trial of the run trained."""
     trial_id: int = field(default=-1, compare=False)
 
     @property

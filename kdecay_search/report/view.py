@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from kdecay_search.procedure import WITHDRAWN, Plan, Progress, make_plan
-from kdecay_search.runs import State, Trial
+from kdecay_search.procedure import Plan, Progress, make_plan
+from kdecay_search.runs import WITHDRAWN, State, Trial
 from kdecay_search.schedules import KDecaySchedule
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, records
@@ -47,7 +47,7 @@ class StudyView:
     @property
     def epochs_trained(self) -> int:
         """Epochs that were really trained, failed attempts included."""
-        return sum(trial.epochs for trial in self.trials)
+        return sum(trial.epochs - trial.resumed_epochs for trial in self.trials)
 
     @property
     def epochs_planned(self) -> int:

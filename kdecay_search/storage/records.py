@@ -16,13 +16,15 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search import study_file
 from kdecay_search.errors import StudyError
-from kdecay_search.runs import RunKey, State, Token, Trial
+from kdecay_search.runs import LOST, RunKey, State, Token, Trial
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage.connect import Storage, retried
 
 PARAMETER = "k"
 SPEC = "spec"
 STOPPED = "stopped"
+WORKER = "worker"
+RESUMED = "resumed_epochs"
 CURVES = ("validation_error", "averaged_error", "training_loss", "learning_rate")
 """User attributes of a trial: one list each, by epoch."""
 
@@ -152,9 +154,10 @@ def record(trial: FrozenTrial) -> Trial:
         error=trial.value if trial.state == TrialState.COMPLETE else None,
         epochs=len(steps),
         averaged_error=steps[max(steps)] if steps else None,
-        reason=attributes.get("reason", "lost") if trial.state == TrialState.FAIL else None,
+        reason=attributes.get("reason", LOST) if trial.state == TrialState.FAIL else None,
         message=attributes.get("message"),
-        worker=attributes.get("worker"),
+        worker=attributes.get(WORKER),
+        resumed_epochs=attributes.get(RESUMED, 0),
         trial_id=trial._trial_id,
     )
 
