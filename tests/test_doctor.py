@@ -133,7 +133,8 @@ def test_a_server_that_accepts_and_falls_silent_is_given_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("revision", "mend"), [("v2.6.0.a", "optuna storage upgrade"), ("v99", "pip install -U optuna")]
+    ("revision", "mend"),
+    [("v2.6.0.a", "upgrade --storage postgresql+psycopg2"), ("v99", "pip install -U optuna")],
 )
 def test_tables_of_another_version_are_bad_and_the_mend_is_named(
     used: str, revision: str, mend: str

@@ -27,6 +27,8 @@ SLOW_SECONDS = 0.1
 """An epoch's report takes some ten round trips."""
 CLOCK_SECONDS = 5.0
 SOCKETS_PER_WORKER = 2
+UPGRADE = "as their owner: optuna storage upgrade --storage postgresql+psycopg2://..."
+"""With the driver's name: without it SQLAlchemy 2.1 looks for psycopg 3."""
 NO_TABLES = "none yet; the first command that needs them makes them"
 WORK = ("SELECT", "INSERT", "UPDATE")
 """What workers do to rows; only ``kdecay delete`` deletes them."""
@@ -99,7 +101,7 @@ def _tables(connection: Connection) -> tuple[bool, Check]:
         return True, ok("tables", f"schema {there}, that of Optuna {optuna.__version__}")
     value = f"schema {there}; Optuna {optuna.__version__} needs {needed}"
     if there in {script.revision for script in scripts.walk_revisions()}:
-        return True, bad("tables", value, 'run: optuna storage upgrade --storage "$KDECAY_STORAGE"')
+        return True, bad("tables", value, UPGRADE)
     return True, bad("tables", value, "they are newer: run pip install -U optuna on this machine")
 
 

@@ -91,6 +91,30 @@ def test_a_study_file_can_be_planned_or_is_refused_in_one_line(
         assert schedule(spec.task.epochs, spec.task.epochs) == spec.schedule.lr_min
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        StudyFile(b"k" * 60_000 + b" = 1"),
+        StudyFile(b".".join([b"x"] * 3000) + b" = 1"),
+        StudyFile(b"# a comment\n" * 10_000),
+        StudyFile(b"name = 'x'", ("k" * 60_000 + "=1",)),
+        StudyFile(b"name = 'x'", ("name." * 10_000 + "x=1",)),
+        StudyFile(b"name = 'x'", ("k" * 60_000,)),
+        StudyFile(b"name = 'x'\nname." + b"k" * 60_000 + b" = 1"),
+    ],
+    ids=lambda file: str(file.content[:12] + repr(file.overrides)[:12].encode()),
+)
+def test_what_is_long_is_refused_in_a_short_line(tmp_path: Path, file: StudyFile) -> None:
+    with pytest.raises(KDecayError) as refused:
+        load(written(tmp_path, file), file.overrides)
+    assert is_one_line(str(refused.value))
+
+
+def test_a_file_without_an_end_is_refused() -> None:
+    with pytest.raises(KDecayError, match="larger than 64 KiB"):
+        load("/dev/zero")
+
+
 @pytest.fixture(scope="module")
 def database(storage_url: str) -> Iterator[Storage]:
     """A database with one study of another name in it."""
