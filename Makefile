@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 JOBS ?= 2
 
-.PHONY: help install search test check lint types imports docs clean
+.PHONY: help install search test fuzz check lint types imports docs clean
 
 help:  ## Show these commands.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -26,6 +26,9 @@ search: $(VENV)/.worker  ## Find the best schedule of the quick-start study.
 
 test: $(VENV)/.dev  ## Run the tests.
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+fuzz: $(VENV)/.dev  ## Try 20,000 generated study files, valid and broken (minutes).
+	KDECAY_FUZZ_FILES=20000 $(BIN)/python -m pytest tests/fuzz --hypothesis-show-statistics
 
 check: lint types imports  ## Lint, check the types, and the one-way imports.
 
