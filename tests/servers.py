@@ -8,7 +8,7 @@ import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -60,10 +60,8 @@ def password_server(addresses: Sequence[str] = (LOOPBACK,)) -> Iterator[Server]:
         server.start()
         yield server
     finally:
-        try:
+        with suppress(subprocess.CalledProcessError):  # it never started, or a test stopped it
             server.stop("immediate")
-        except subprocess.CalledProcessError:
-            pass  # a test has stopped it, or it never started
         shutil.rmtree(folder, ignore_errors=True)
 
 
