@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from kdecay_search.procedure import WITHDRAWN
 from kdecay_search.storage import Storage, records
 from tests.commands import errors_by_run
 
 FINISHED = ("COMPLETE", "PRUNED")
-REASONS = ("lost", WITHDRAWN)
+REASONS = ("lost", "withdrawn")
 """Why a trial may fail in a study whose runs have nothing wrong with them."""
 
 Run = tuple[tuple[float, ...], float, int]
@@ -31,6 +30,8 @@ class Attempt:
     curves: Mapping[str, list[float]]
     reason: str | None
     message: str | None
+    resumed_epochs: int = 0
+    """Of the reports, those that an earlier trial of the run trained."""
 
     def __str__(self) -> str:
         earlier, k, seed = self.run
@@ -46,6 +47,11 @@ class Outcome:
 
     def count(self, state: str) -> int:
         return sum(attempt.state == state for attempt in self.attempts)
+
+    @property
+    def resumed(self) -> int:
+        """Trials that went on from a checkpoint."""
+        return sum(attempt.resumed_epochs > 0 for attempt in self.attempts)
 
     @property
     def finished(self) -> dict[Run, list[Attempt]]:
@@ -80,6 +86,7 @@ def _attempt(trial: Any) -> Attempt:
         curves={name: attributes[name] for name in records.CURVES if name in attributes},
         reason=attributes.get("reason"),
         message=attributes.get("message"),
+        resumed_epochs=attributes.get("resumed_epochs", 0),
     )
 
 

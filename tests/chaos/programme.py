@@ -22,8 +22,7 @@ from tests.servers import LOOPBACK, PASSWORD, Server, password_server
 WORKERS = 4
 TEND_SECONDS = 0.05
 
-FULL = Counts(kills=14, kills_of_claimers=8, terminations=6, freezes=4, freezes_in_a_tick=2,
-              ticker_kills=2, kills_in_a_tick=2, restarts=4)  # fmt: skip
+FULL = Counts(kills=14, kills_of_claimers=8, terminations=6, freezes=4, freezes_in_a_tick=1, ticker_kills=2, kills_in_a_tick=2, restarts=4, long_freezes_in_a_tick=1)  # fmt: skip
 SHORT = Counts(kills=4, kills_of_claimers=2, terminations=2, freezes=1, freezes_in_a_tick=1,
                ticker_kills=0, kills_in_a_tick=1, restarts=2)  # fmt: skip
 
@@ -50,7 +49,7 @@ class Programme:
     @property
     def limit_seconds(self) -> float:
         """A study that takes so long hangs."""
-        return 180.0 if self.short else 480.0
+        return 300.0 if self.short else 900.0
 
     @property
     def disturbed(self) -> list[str]:
@@ -73,6 +72,7 @@ class Report:
     done: Counter[str]
     runs: int = 0
     pruned: int = 0
+    resumed: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     turned_away: int = 0
     seconds: float = 0.0
@@ -90,7 +90,7 @@ class Report:
             f"chaos {what.task}, pruning {'on' if what.pruning else 'off'}{hosts}, "
             f"seed {what.seed}: {self.runs} runs, {self.pruned} pruned; {WORKERS} workers; {done}; "
             f"{self.turned_away} started while the database was away; "
-            f"trials failed: {failed}; {self.seconds:.0f} s; {answer}"
+            f"trials failed: {failed}; {self.resumed} resumed; {self.seconds:.0f} s; {answer}"
         )
 
 
@@ -131,7 +131,7 @@ def _play(
     report.differences += differences(outcome, undisturbed, programme.pruning)
     report.differences += _shortfall(programme, report.done)
     report.runs, report.pruned = len(outcome.finished), outcome.count("PRUNED")
-    report.failed = reasons(outcome)
+    report.failed, report.resumed = reasons(outcome), outcome.resumed
 
 
 @contextlib.contextmanager
