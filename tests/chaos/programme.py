@@ -22,9 +22,27 @@ from tests.servers import LOOPBACK, PASSWORD, Server, password_server
 WORKERS = 4
 TEND_SECONDS = 0.05
 
-FULL = Counts(kills=14, kills_of_claimers=8, terminations=6, freezes=4, freezes_in_a_tick=1, ticker_kills=2, kills_in_a_tick=2, restarts=4, long_freezes_in_a_tick=1)  # fmt: skip
-SHORT = Counts(kills=4, kills_of_claimers=2, terminations=2, freezes=1, freezes_in_a_tick=1,
-               ticker_kills=0, kills_in_a_tick=1, restarts=2)  # fmt: skip
+SHORT = Counts(
+    kills=4,
+    kills_of_claimers=2,
+    terminations=2,
+    freezes=1,
+    freezes_in_a_tick=1,
+    ticker_kills=0,
+    kills_in_a_tick=1,
+    restarts=2,
+)
+FULL = Counts(
+    kills=14,
+    kills_of_claimers=8,
+    terminations=6,
+    freezes=4,
+    freezes_in_a_tick=1,
+    ticker_kills=2,
+    kills_in_a_tick=2,
+    restarts=4,
+    long_freezes_in_a_tick=1,
+)
 
 
 @dataclass(frozen=True)

@@ -62,4 +62,4 @@ def _simulated(short: bool) -> dict[str, Any]:
 
 def _digits(short: bool) -> dict[str, Any]:
     """The quick start's network and data."""
-    return {"task.epochs": 3 if short else 12, "search.k_max": 4.0, "search.k_cap": 4.0}
+    return {"task.epochs": 3 if short else 8, "search.k_max": 4.0, "search.k_cap": 4.0}
