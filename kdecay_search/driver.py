@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from kdecay_search import study_file
 from kdecay_search.errors import StudyError
-from kdecay_search.procedure import WITHDRAWN, Plan
+from kdecay_search.procedure import Plan
 from kdecay_search.report.view import StudyView, read_view
+from kdecay_search.runs import WITHDRAWN
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 

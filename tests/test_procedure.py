@@ -22,7 +22,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.procedure import (
-    WITHDRAWN,
     Plan,
     Progress,
     Stage,
@@ -30,7 +29,7 @@ from kdecay_search.procedure import (
     runs_at_most,
     spread,
 )
-from kdecay_search.runs import RunKey, State, Trial
+from kdecay_search.runs import WITHDRAWN, RunKey, State, Trial
 from kdecay_search.simulation import curve, final_error
 from kdecay_search.spec import SimulatedTask, StudySpec, grid
 

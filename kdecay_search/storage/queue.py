@@ -19,14 +19,8 @@ from optuna.trial import TrialState
 
 from kdecay_search.runs import Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
-from kdecay_search.storage.records import (
-    PARAMETER,
-    STOPPED,
-    read_token,
-    stage_ids,
-    stage_name,
-    token_attributes,
-)
+from kdecay_search.storage.history import read_token, token_attributes
+from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
 
 CLAIM_CHOICES = 32
 """Waiting trials that a worker looks at before it asks again."""
@@ -88,7 +82,7 @@ def claim(storage: Storage, name: str, worker: str) -> Claim | None:
     """Claim a waiting trial of the study; None if there is none."""
     for study_id, trial_id in _waiting(storage, name):
         if _take(storage, trial_id):
-            attributes = storage.optuna.get_trial(trial_id)
+            attributes = storage.optuna.get_trial(trial_id).user_attrs
             _note_worker(storage, trial_id, worker)
             return Claim(name, study_id, trial_id, read_token(attributes))
     return None
