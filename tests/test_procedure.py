@@ -21,8 +21,8 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdecay_search.accounts import LOSSES_PER_ATTEMPT
 from kdecay_search.procedure import (
-    LOSSES_PER_ATTEMPT,
     Plan,
     Progress,
     Stage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -17,7 +18,7 @@ class StudyView:
     """The spec, all trials, and what the procedure makes of them."""
 
     spec: StudySpec
-    trials: tuple[Trial, ...]
+    trials: Collection[Trial]
     stopped: bool
 
     @cached_property
@@ -59,4 +60,4 @@ class StudyView:
 def read_view(storage: Storage, name: str) -> StudyView:
     """Read a study from the storage. Raises :class:`StudyError` if there is none."""
     spec, stopped = records.read_study(storage, name)
-    return StudyView(spec, tuple(records.read_trials(storage, name)), stopped)
+    return StudyView(spec, records.read_history(storage, name), stopped)

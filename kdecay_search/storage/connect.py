@@ -19,6 +19,7 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from kdecay_search.errors import StorageError, StorageUnavailable
+from kdecay_search.storage.history import History
 
 RETRY_SECONDS = 60.0
 """How long a repeatable statement is tried again while the database is unreachable."""
@@ -44,6 +45,8 @@ class Storage:
         self._rdb = _open(self.url)
         self.optuna: BaseStorage = optuna.storages.get_storage(self._rdb)
         """Optuna's storage, cached: finished trials are read once per process."""
+        self.histories: dict[str, dict[int, History]] = {}
+        """What this process knows of the trials, by the study's name and Optuna's study id."""
 
     @property
     def engine(self) -> sqlalchemy.Engine:

@@ -20,15 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search.runs import LOST, Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
-from kdecay_search.storage.records import (
-    PARAMETER,
-    STOPPED,
-    WORKER,
-    read_token,
-    stage_ids,
-    stage_name,
-    token_attributes,
-)
+from kdecay_search.storage.history import WORKER, read_token, token_attributes
+from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
 
 CLAIM_CHOICES = 32
 """Waiting trials that a worker looks at before it asks again."""
@@ -93,7 +86,7 @@ def claim(storage: Storage, name: str, worker: str) -> Claim | None:
     for study_id, trial_id in _waiting(storage, name):
         if _take(storage, trial_id):
             _note_worker(storage, trial_id, worker)
-            token = read_token(_trial(storage, trial_id))
+            token = read_token(_trial(storage, trial_id).user_attrs)
             return Claim(name, study_id, trial_id, token, worker)
     return None
 
