@@ -6,33 +6,25 @@ carries the study's spec and whether it was stopped. A trial's user attributes c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search import study_file
 from kdecay_search.errors import InvalidSpec, StudyError
-from kdecay_search.runs import RunKey, State, Token, Trial
+from kdecay_search.runs import Trial, Trials
 from kdecay_search.spec import NAME_PATTERN, StudySpec
+from kdecay_search.storage import history
 from kdecay_search.storage.connect import Storage, retried
 
-PARAMETER = "k"
+PARAMETER = history.PARAMETER
 SPEC = "spec"
 STOPPED = "stopped"
+RESUMED = history.RESUMED
 CURVES = ("validation_error", "averaged_error", "training_loss", "learning_rate")
 """User attributes of a trial: one list each, by epoch."""
-
-_STATES = {
-    TrialState.WAITING: State.WAITING,
-    TrialState.RUNNING: State.RUNNING,
-    TrialState.COMPLETE: State.COMPLETE,
-    TrialState.PRUNED: State.PRUNED,
-    TrialState.FAIL: State.FAILED,
-}
 
 
 def stage_name(name: str, stage: int) -> str:
@@ -130,61 +122,19 @@ def delete_study(storage: Storage, name: str) -> None:
 
 
 @retried
+def read_history(storage: Storage, name: str) -> Trials:
+    """All trials of all stages. A process reads again only what may have changed since it last
+    looked (:mod:`kdecay_search.storage.history`)."""
+    known = storage.histories.get(name, {})
+    ids = stage_ids(storage, name).values()
+    histories = {study_id: known.get(study_id) or history.History(study_id) for study_id in ids}
+    storage.histories[name] = histories
+    with storage.engine.connect() as connection:
+        for each in histories.values():
+            each.refresh(connection)
+    return Trials({k: group for each in histories.values() for k, group in each.groups.items()})
+
+
 def read_trials(storage: Storage, name: str) -> list[Trial]:
-    """All trials of all stages."""
-    return [
-        record(trial)
-        for study_id in stage_ids(storage, name).values()
-        for trial in _tokens_only(storage.optuna.get_all_trials(study_id, deepcopy=False))
-    ]
-
-
-def _tokens_only(trials: Sequence[FrozenTrial]) -> Iterable[FrozenTrial]:
-    """Without trials that somebody added by other means, which belong to no run."""
-    return (trial for trial in trials if "candidate" in trial.user_attrs)
-
-
-def record(trial: FrozenTrial) -> Trial:
-    """One of Optuna's trials as a plain value."""
-    attributes = trial.user_attrs
-    token = read_token(trial)
-    steps = trial.intermediate_values
-    return Trial(
-        number=trial.number,
-        token=token,
-        state=_STATES[trial.state],
-        k=trial.params.get(PARAMETER, token.k),
-        error=trial.value if trial.state == TrialState.COMPLETE else None,
-        epochs=len(steps),
-        averaged_error=steps[max(steps)] if steps else None,
-        reason=attributes.get("reason", "lost") if trial.state == TrialState.FAIL else None,
-        message=attributes.get("message"),
-        worker=attributes.get("worker"),
-        trial_id=trial._trial_id,
-    )
-
-
-def read_token(trial: FrozenTrial) -> Token:
-    """The token that a trial was queued with."""
-    attributes = trial.user_attrs
-    low, high = attributes["bounds"]
-    return Token(
-        key=RunKey(attributes["stage"], attributes["candidate"], attributes["seed"]),
-        earlier_ks=tuple(attributes["earlier_ks"]),
-        k=attributes["k"],
-        bounds=(low, high),
-        protected=attributes["protected"],
-    )
-
-
-def token_attributes(token: Token) -> dict[str, Any]:
-    """The user attributes that a trial is queued with."""
-    return {
-        "stage": token.key.stage,
-        "candidate": token.key.candidate,
-        "seed": token.key.seed,
-        "earlier_ks": list(token.earlier_ks),
-        "k": token.k,
-        "bounds": list(token.bounds),
-        "protected": token.protected,
-    }
+    """The same as a list: stage by stage, in the order in which they were queued."""
+    return list(read_history(storage, name))
