@@ -18,7 +18,7 @@ from builders import images_table, study
 from commands import Kdecay, simulated_study
 from servers import PASSWORD, Server, free_port, password_server
 
-from kdecay_search.cli.doctor import _stored
+from kdecay_search.cli.doctor import _storage_checks, _stored
 from kdecay_search.errors import KDecayError
 from kdecay_search.health import machine
 from kdecay_search.health.check import Check, Mark, ok, within
@@ -274,7 +274,10 @@ def test_a_package_is_bad_only_where_the_study_reads_its_data_with_it() -> None:
 
 
 def test_a_gpu_that_torch_cannot_use_is_bad() -> None:
-    assert Mark.BAD in marks(inventory(), gpus=2)
+    assert marks(inventory(), gpus=2).count(Mark.WARNING) == 1
+    driverless = inventory()
+    del driverless["devices"][0]
+    assert Mark.BAD in marks(driverless)
     failing = inventory()
     failing["devices"][0]["failure"] = "CUDA error: out of memory"
     assert Mark.BAD in marks(failing)
@@ -295,16 +298,20 @@ def test_torch_is_looked_at_in_a_process_that_may_hang() -> None:
 # ---- folders --------------------------------------------------------------------------------
 
 
-def test_a_folder_is_tried_and_left_as_it_was(tmp_path: Path) -> None:
-    (check,) = checkpoint_checks(tmp_path / "a" / "b", is_chosen=False)
+def test_a_folder_is_tried_and_left_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KDECAY_HOME", str(tmp_path))
+    (check,) = checkpoint_checks(None)
     assert check.mark in (Mark.OK, Mark.WARNING)  # a warning where tests run in a container
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_in_a_folder_s_place_is_bad(tmp_path: Path) -> None:
+def test_a_file_in_a_folder_s_place_is_bad(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "file"
     file.touch()
-    for checks in (home_checks(file, True), checkpoint_checks(file / "inside", is_chosen=False)):
+    monkeypatch.setenv("KDECAY_HOME", str(file))
+    for checks in (home_checks(embeds=True), checkpoint_checks(file)):
         (check,) = checks
         assert check.mark == Mark.BAD
         assert str(file) in check.value
@@ -313,12 +320,12 @@ def test_a_file_in_a_folder_s_place_is_bad(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written_to_is_bad(tmp_path: Path) -> None:
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    (check,) = checkpoint_checks(tmp_path, is_chosen=True)
+    (check,) = checkpoint_checks(tmp_path)
     assert (check.mark, "Permission denied" in check.value) == (Mark.BAD, True)
 
 
 def test_a_chosen_checkpoint_folder_that_is_missing_may_not_be_mounted(tmp_path: Path) -> None:
-    (check,) = checkpoint_checks(tmp_path / "shared", is_chosen=True)
+    (check,) = checkpoint_checks(tmp_path / "shared")
     assert check.mark == Mark.WARNING
     assert "mounted" in (check.mend or "")
     assert not (tmp_path / "shared").exists()
@@ -421,6 +428,16 @@ def test_a_stored_study_that_is_not_there_is_bad_and_no_tables_are_made_for_it(
         spec, (check,) = _stored(url, "no", list(database_checks(url, 1)))
         assert (spec, check.mark, told in check.value) == (None, Mark.BAD, True)
     assert contents(empty) == [[], []]
+
+
+def test_a_home_that_cannot_be_is_told_with_its_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("KDECAY_HOME", str(tmp_path / "file"))
+    (check,) = _storage_checks(None)
+    assert (check.subject, check.mark) == ("server", Mark.BAD)
+    assert "KDECAY_HOME" in (check.mend or "")
 
 
 def test_a_file_and_a_stored_study_are_not_both_looked_at(kdecay: Kdecay) -> None:

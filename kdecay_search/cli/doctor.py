@@ -77,7 +77,6 @@ def _checks(
     from kdecay_search.health.check import within
     from kdecay_search.health.folders import checkpoint_checks, data_checks, home_checks
     from kdecay_search.health.machine import machine_checks
-    from kdecay_search.home import home
 
     storage = list(_storage_checks(url))
     yield from storage
@@ -87,16 +86,9 @@ def _checks(
     look = "look at the first error above"
     yield from within(MACHINE_SECONDS, "machine", lambda: machine_checks(spec), look)
     disk = "a network disk that does not answer blocks whoever touches it: look at mount and dmesg"
-    yield from within(
-        FOLDER_SECONDS, "data folder", lambda: home_checks(home(), embeds=url is None), disk
-    )
-    chosen = checkpoints
-    yield from within(
-        FOLDER_SECONDS,
-        "checkpoints",
-        lambda: checkpoint_checks(chosen or home() / "checkpoints", chosen is not None),
-        disk,
-    )
+    embeds = not url
+    yield from within(FOLDER_SECONDS, "home", lambda: home_checks(embeds), disk)
+    yield from within(FOLDER_SECONDS, "checkpoints", lambda: checkpoint_checks(checkpoints), disk)
     if spec is not None:
         named = spec
         yield from within(FOLDER_SECONDS, "data", lambda: data_checks(named), disk)
@@ -111,6 +103,7 @@ def _storage_checks(url: str | None) -> Iterator[Check]:
     workers = count_gpus() or usable_cores()
     seconds = STORAGE_SECONDS if url else START_SECONDS
     hint = "look at the server, and at the network between"
+    hint = hint if url else "give KDECAY_HOME a folder that this user may write to"
     yield from within(
         seconds, "server", lambda: database_checks(url or embedded_url(), workers), hint
     )

@@ -1,4 +1,4 @@
-"""Folders: this machine's data folder, the checkpoints', and a study's data."""
+"""Folders: the user's own, the checkpoints', and a study's data."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from kdecay_search.health.check import Check, bad, ok, warning
 from kdecay_search.health.machine import GIB, gib
+from kdecay_search.home import home
 from kdecay_search.spec import DataSpec, StudySpec
 
 LITTLE_SPACE = GIB
@@ -31,22 +32,27 @@ PASSING = {
 }
 
 
-def home_checks(folder: Path, embeds: bool) -> Iterator[Check]:
-    """``folder``: KDECAY_HOME or its default; ``embeds``: whether the database lives in it."""
+def home_checks(embeds: bool) -> Iterator[Check]:
+    """KDECAY_HOME or its default; ``embeds``: whether the database lives in it."""
     mend = "give KDECAY_HOME a folder that this user may write to"
-    found = _tried("data folder", folder, mend)
-    kind = file_system(folder)
-    if embeds and found.mend is None and kind in SHARED | OBJECT_STORES:
+    try:
+        folder = home()
+    except OSError as error:
+        yield bad("home", f"{error.filename}: {error.strerror}", mend)
+        return
+    found = _tried("home", folder, mend)
+    if embeds and found.mend is None and file_system(folder) in SHARED | OBJECT_STORES:
         mend = "keep the embedded database on a local disk (KDECAY_HOME), or use --storage"
-        found = warning("data folder", found.value, mend)
+        found = warning("home", found.value, mend)
     yield found
 
 
-def checkpoint_checks(folder: Path, is_chosen: bool) -> Iterator[Check]:
-    """``is_chosen``: by option or environment, rather than the default."""
-    if is_chosen and not folder.exists():
-        mend = f"is the shared disk mounted? If it is: mkdir -p {folder}"
-        yield warning("checkpoints", f"{folder} does not exist yet", mend)
+def checkpoint_checks(chosen: Path | None) -> Iterator[Check]:
+    """``chosen``: by option or environment; None is the default, below home."""
+    folder = chosen or home() / "checkpoints"
+    if chosen is not None and not chosen.exists():
+        mend = f"is the shared disk mounted? If it is: mkdir -p {chosen}"
+        yield warning("checkpoints", f"{chosen} does not exist yet", mend)
         return
     mend = "give --checkpoints (or KDECAY_CHECKPOINTS) a folder that this user may write to"
     found = _tried("checkpoints", folder, mend)

@@ -107,24 +107,22 @@ def torch_checks(
     versions, reasons = found["versions"], found["reasons"]
     if "torch" in reasons:
         value = f"torch {reasons['torch']}: here one can launch, watch, and work on simulated tasks"
-        yield bad("torch", value, INSTALL) if trains else warning("torch", value, INSTALL)
+        yield (bad if trains else warning)("torch", value, INSTALL)
         return
     yield ok("torch", f"torch {versions['torch']} for {found['built_for']}")
     for package in ("torchvision", "sklearn"):
-        if package in reasons:
-            lost = [name for name, needed in PACKAGES.items() if needed == package]
-            value = f"{package} {reasons[package]}: no {', '.join(lost)}"
-            is_needed = (
-                spec is not None and spec.task.kind == "images" and spec.task.data.name in lost
-            )
-            yield (
-                bad("packages", value, INSTALL)
-                if is_needed
-                else warning("packages", value, INSTALL)
-            )
-        else:
+        if package in versions:
             yield ok("packages", f"{package} {versions[package]}")
+        else:
+            yield _missing(package, reasons[package], spec)
     yield from _devices(found["devices"], spec, device_files, found["built_for"])
+
+
+def _missing(package: str, reason: str, spec: StudySpec | None) -> Check:
+    lost = [name for name, needed in PACKAGES.items() if needed == package]
+    is_needed = spec is not None and spec.task.kind == "images" and spec.task.data.name in lost
+    value = f"{package} {reason}: no {', '.join(lost)}"
+    return (bad if is_needed else warning)("packages", value, INSTALL)
 
 
 def _devices(
@@ -138,11 +136,10 @@ def _devices(
     gpus = sum(device["device"] != "cpu" for device in devices)
     if gpus < device_files:
         value = f"{device_files} NVIDIA devices are there, but torch can use {gpus}"
+        mend = f"look at nvidia-smi: its driver must be new enough for {built_for}"
         if built_for == "CPU":
-            yield bad("devices", value, "install a torch that is built for CUDA")
-        else:
-            mend = f"look at nvidia-smi: its driver must be new enough for {built_for}"
-            yield bad("devices", value, mend)
+            mend = "install a torch that is built for CUDA"
+        yield (warning if gpus else bad)("devices", value, mend)
 
 
 def _device(device: dict[str, Any], wants_bf16: bool) -> Check:
