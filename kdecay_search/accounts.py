@@ -11,7 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from kdecay_search.runs import WITHDRAWN, Replicates, State, Trial
+from kdecay_search.runs import ERROR, LOST, MEMORY, Replicates, State, Trial
+
+MEMORY_ATTEMPTS = 2
+"""A run whose device's memory is full is tried again once; it may be a smaller device's."""
+LOSSES_PER_ATTEMPT = 5
+"""A trial that was lost with its worker says little about its run: so many count as one error."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,7 @@ class Account:
     unended: frozenset[int]
     """… and with them, those whose trial is waiting or running."""
     superfluous: tuple[Trial, ...]
-    """Waiting trials of runs that another trial serves."""
+    """Waiting and running trials of runs that another trial serves."""
 
     @staticmethod
     def of(trials: Sequence[Trial], seeds: int, max_attempts: int) -> Account:
@@ -43,9 +48,8 @@ class Account:
             runs[trial.key.seed].append(trial)
         serving = {seed: best for seed in range(seeds) if (best := _serving(runs[seed]))}
         rest = frozenset(range(seeds)) - serving.keys()
-        failed = {seed for seed in rest if _failures(runs[seed]) >= max_attempts}
+        failed = {seed for seed in rest if _is_given_up(runs[seed], max_attempts)}
         states = Counter(trial.state for trial in serving.values())
-        waiting = (t for t in trials if t.state == State.WAITING)
         return Account(
             k=next((t.k for seed in range(seeds) for t in runs[seed] if t.k is not None), None),
             errors={seed: t.error for seed, t in serving.items() if t.error is not None},
@@ -55,7 +59,7 @@ class Account:
             failed=len(failed),
             lacking=rest - failed,
             unended=(rest - failed) | {seed for seed, t in serving.items() if t.open},
-            superfluous=tuple(t for t in waiting if t is not _serving(runs[t.key.seed])),
+            superfluous=tuple(t for t in trials if t.open and t is not _serving(runs[t.key.seed])),
         )
 
 
@@ -71,8 +75,11 @@ def account_of(trials: Replicates, seeds: int, max_attempts: int) -> Account:
     return kept[seeds, max_attempts]
 
 
-def _failures(trials: Sequence[Trial]) -> int:
-    return sum(t.state == State.FAILED and t.reason != WITHDRAWN for t in trials)
+def _is_given_up(trials: Sequence[Trial], max_attempts: int) -> bool:
+    failures = Counter(trial.reason for trial in trials if trial.state == State.FAILED)
+    attempts = failures[ERROR] + failures[LOST] / LOSSES_PER_ATTEMPT
+    is_full = failures[MEMORY] >= MEMORY_ATTEMPTS
+    return is_full or attempts + failures[MEMORY] >= max_attempts
 
 
 def _serving(trials: Sequence[Trial]) -> Trial | None:

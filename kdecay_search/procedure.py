@@ -114,7 +114,7 @@ class Plan:
     skip: tuple[Token, ...]
     """Runs that lost the race before they began: to be recorded as pruned, untrained."""
     withdraw: tuple[Trial, ...]
-    """Waiting trials of runs that another trial serves."""
+    """Waiting and running trials of runs that another trial serves."""
 
     @property
     def leader(self) -> Incumbent:

@@ -12,6 +12,12 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
+ERROR = "error"
+"""Reason of a trial that failed in training."""
+MEMORY = "memory"
+"""Reason of a trial that failed because its device's memory was full."""
+LOST = "lost"
+"""Reason of a trial whose worker fell silent."""
 WITHDRAWN = "withdrawn"
 """Reason of a trial that was closed because its run needed no further trial."""
 
@@ -66,9 +72,11 @@ class Trial:
     averaged_error: float | None = None
     """Of the last reported epoch (%)."""
     reason: str | None = None
-    """Why it failed: ``error``, ``lost`` or ``withdrawn``."""
+    """Why it failed: :data:`ERROR`, :data:`MEMORY`, :data:`LOST` or :data:`WITHDRAWN`."""
     message: str | None = None
     worker: str | None = None
+    resumed_epochs: int = 0
+    """Of ``epochs``, those that an earlier trial of the run trained."""
     trial_id: int = field(default=-1, compare=False)
 
     @property

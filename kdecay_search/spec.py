@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -243,10 +245,12 @@ class WorkersSpec(_Model):
     """How workers share the study; changing these does not change any result."""
 
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
-    grace_seconds: Annotated[float, Field(ge=0.2, le=86_400)] = 60.0
+    grace_seconds: Annotated[float, Field(ge=0.2, le=86_400)] = 120.0
     """A trial whose worker has been silent for so long is given to another."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    """Trials that a run may use up before it counts as failed."""
+    """Trials that may fail with an error before their run counts as failed."""
+    checkpoint_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 300.0
+    """A run's state is kept at the end of every epoch, and within it so often."""
 
     @field_validator("grace_seconds")
     @classmethod
@@ -284,6 +288,12 @@ class StudySpec(_Model):
         return KDecaySchedule(
             part.family, tuple(ks), part.power, part.lr_max, part.lr_min, warmup_steps
         )
+
+    def fingerprint(self, ks: Sequence[float] = (), seed: int | None = None) -> bytes:
+        """32 bytes that tell apart trainings that differ in anything but who does them. Without
+        ``ks`` and ``seed``: studies."""
+        decisive = [self.task.model_dump(), self.schedule.model_dump(), list(ks), seed]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
     def to_json(self) -> str:
         """The spec as stored with the study; :func:`from_json` reads it back unchanged."""

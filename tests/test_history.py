@@ -74,7 +74,7 @@ def test_a_released_trial_is_seen_to_wait_again(
     launched(storage, tmp_path, "released")
     claim = claimed(other, "released")
     assert seen(storage, "released")[claim.trial_id].state == State.RUNNING
-    queue.release(other, claim.trial_id)
+    queue.release(other, claim)
     assert seen(storage, "released")[claim.trial_id].state == State.WAITING
     assert claimed(storage, "released").trial_id == claim.trial_id
 
@@ -182,4 +182,4 @@ def _end(storage: Storage, claim: Claim, dice: random.Random) -> None:
     elif outcome == "fail":
         queue.fail(storage, claim.trial_id, "error", "it broke")
     else:
-        queue.release(storage, claim.trial_id)
+        queue.release(storage, claim)

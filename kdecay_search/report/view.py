@@ -48,7 +48,7 @@ class StudyView:
     @property
     def epochs_trained(self) -> int:
         """Epochs that were really trained, failed attempts included."""
-        return sum(trial.epochs for trial in self.trials)
+        return sum(trial.epochs - trial.resumed_epochs for trial in self.trials)
 
     @property
     def epochs_planned(self) -> int:

@@ -7,6 +7,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import optuna
@@ -22,6 +23,8 @@ from kdecay_search.storage.history import History
 
 RETRY_SECONDS = 60.0
 """How long a repeatable statement is tried again while the database is unreachable."""
+LOCK_SECONDS = 30.0
+"""How long a process that holds a lock may be silent before the server takes it away."""
 _CREATION_LOCK = 0x6B646563
 """Advisory lock under which Optuna's tables are created ("kdec")."""
 
@@ -30,10 +33,15 @@ T = TypeVar("T")
 
 
 class Storage:
-    """A connection to the database that holds the studies: at most two sockets per process."""
+    """A connection to the database that holds the studies: at most two sockets per process.
 
-    def __init__(self, url: str) -> None:
+    ``revive`` is called when the database cannot be reached, before it is tried again: who owns
+    the server starts it there.
+    """
+
+    def __init__(self, url: str, revive: Callable[[], None] = lambda: None) -> None:
         self.url = parse_url(url)
+        self.revive = revive
         self._rdb = _open(self.url)
         self.optuna: BaseStorage = optuna.storages.get_storage(self._rdb)
         """Optuna's storage, cached: finished trials are read once per process."""
@@ -55,18 +63,35 @@ class Storage:
         return self.url.render_as_string(hide_password=False)
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[bool]:
-        """Hold the advisory lock of ``name`` for one transaction; False if another holds it.
+    def lock(self, name: str) -> Iterator[Lock | None]:
+        """Hold the advisory lock of ``name`` for one transaction; None if another holds it.
 
-        A transaction's lock works behind a connection pooler, and ends with its connection.
+        A transaction's lock works behind a connection pooler, and ends with its connection. The
+        server also ends it when the holder falls silent (frozen, or cut off), so that the others
+        are not held up for long.
         """
         with mapped_errors(), self.engine.begin() as connection:
+            timeout = f"SET LOCAL idle_in_transaction_session_timeout = '{LOCK_SECONDS:g}s'"
+            connection.execute(sqlalchemy.text(timeout))
             statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"
-            yield bool(connection.scalar(sqlalchemy.text(statement), {"name": f"kdecay/{name}"}))
+            held = connection.scalar(sqlalchemy.text(statement), {"name": f"kdecay/{name}"})
+            yield Lock(connection) if held else None
 
     def close(self) -> None:
         self._rdb.remove_session()
         self.engine.dispose()
+
+
+@dataclass(frozen=True)
+class Lock:
+    """An advisory lock that this process holds, unless it was silent for too long."""
+
+    _connection: sqlalchemy.Connection
+
+    def confirm(self) -> None:
+        """Raise :class:`StorageUnavailable` if the lock was lost in the meantime."""
+        with mapped_errors():
+            self._connection.execute(sqlalchemy.text("SELECT 1"))
 
 
 def parse_url(url: str) -> URL:
@@ -98,7 +123,7 @@ def _shown(url: URL) -> str:
 
 def _open(url: URL) -> RDBStorage:
     """Optuna's storage on ``url``; its tables are made by the first process that comes."""
-    os.environ.setdefault("PGTZ", "UTC")  # heartbeats are naive timestamps: no summer time in them
+    os.environ["PGTZ"] = "UTC"  # heartbeats are naive timestamps: the same zone for everybody
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     text = url.render_as_string(hide_password=False)
     probe = sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
@@ -123,6 +148,7 @@ _CONNECT = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds; keepalives do not run while data is on its way
 }
 
 
@@ -172,6 +198,7 @@ def retried(function: Callable[P, T]) -> Callable[P, T]:
             retry=tenacity.retry_if_exception_type(StorageUnavailable),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
             stop=tenacity.stop_after_delay(RETRY_SECONDS),
+            before_sleep=lambda state: _revive(args),
             reraise=True,
         )
         return attempts(mapped, *args, **kwargs)
@@ -182,6 +209,12 @@ def retried(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return repeated
+
+
+def _revive(arguments: tuple[object, ...]) -> None:
+    for storage in arguments[:1]:
+        if isinstance(storage, Storage):
+            storage.revive()
 
 
 def _is_outage(error: BaseException | None) -> bool:

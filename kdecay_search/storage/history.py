@@ -14,11 +14,13 @@ from typing import Any
 
 import sqlalchemy
 
-from kdecay_search.runs import CandidateKey, Replicates, RunKey, State, Token, Trial
+from kdecay_search.runs import LOST, CandidateKey, Replicates, RunKey, State, Token, Trial
 
 Row = sqlalchemy.Row[Any]
 
 PARAMETER = "k"
+WORKER = "worker"
+RESUMED = "resumed_epochs"
 
 _STATES = {
     "WAITING": State.WAITING,
@@ -28,7 +30,7 @@ _STATES = {
     "FAIL": State.FAILED,
 }
 _TOKEN = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
-_ATTRIBUTES = (*_TOKEN, "reason", "message", "worker")
+_ATTRIBUTES = (*_TOKEN, "reason", "message", WORKER, RESUMED)
 
 _COUNT = "SELECT count(*) FROM trials WHERE study_id = :study_id AND trial_id <= :latest"
 _ROWS = """
@@ -113,9 +115,10 @@ def _trial(row: Row) -> Trial | None:
         error=row.error if state == State.COMPLETE else None,
         epochs=row.epochs,
         averaged_error=row.averaged_error,
-        reason=attributes.get("reason", "lost") if state == State.FAILED else None,
+        reason=attributes.get("reason", LOST) if state == State.FAILED else None,
         message=attributes.get("message"),
-        worker=attributes.get("worker"),
+        worker=attributes.get(WORKER),
+        resumed_epochs=attributes.get(RESUMED, 0),
         trial_id=row.trial_id,
     )
 

@@ -22,6 +22,8 @@ from kdecay_search.storage.connect import Storage, retried
 PARAMETER = history.PARAMETER
 SPEC = "spec"
 STOPPED = "stopped"
+WORKER = history.WORKER
+RESUMED = history.RESUMED
 CURVES = ("validation_error", "averaged_error", "training_loss", "learning_rate")
 """User attributes of a trial: one list each, by epoch."""
 
