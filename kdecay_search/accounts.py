@@ -41,15 +41,16 @@ class Account:
 
     @staticmethod
     def of(trials: Sequence[Trial], seeds: int, max_attempts: int) -> Account:
-        """``seeds``: how many the study has. ``max_attempts``: failures after which a run is
-        given up."""
+        """``seeds``: how many the study has. ``max_attempts``: errors after which a run is given
+        up."""
         runs: dict[int, list[Trial]] = defaultdict(list)
         for trial in trials:
             runs[trial.key.seed].append(trial)
         serving = {seed: best for seed in range(seeds) if (best := _serving(runs[seed]))}
         rest = frozenset(range(seeds)) - serving.keys()
-        failed = {seed for seed in rest if _is_given_up(runs[seed], max_attempts)}
+        failed = {seed for seed in rest if _is_exhausted(runs[seed], max_attempts)}
         states = Counter(trial.state for trial in serving.values())
+        is_open = (t for t in trials if t.open)
         return Account(
             k=next((t.k for seed in range(seeds) for t in runs[seed] if t.k is not None), None),
             errors={seed: t.error for seed, t in serving.items() if t.error is not None},
@@ -59,7 +60,7 @@ class Account:
             failed=len(failed),
             lacking=rest - failed,
             unended=(rest - failed) | {seed for seed, t in serving.items() if t.open},
-            superfluous=tuple(t for t in trials if t.open and t is not _serving(runs[t.key.seed])),
+            superfluous=tuple(t for t in is_open if t is not _serving(runs[t.key.seed])),
         )
 
 
@@ -75,11 +76,10 @@ def account_of(trials: Replicates, seeds: int, max_attempts: int) -> Account:
     return kept[seeds, max_attempts]
 
 
-def _is_given_up(trials: Sequence[Trial], max_attempts: int) -> bool:
+def _is_exhausted(trials: Sequence[Trial], max_attempts: int) -> bool:
     failures = Counter(trial.reason for trial in trials if trial.state == State.FAILED)
-    attempts = failures[ERROR] + failures[LOST] / LOSSES_PER_ATTEMPT
-    is_full = failures[MEMORY] >= MEMORY_ATTEMPTS
-    return is_full or attempts + failures[MEMORY] >= max_attempts
+    attempts = failures[ERROR] + failures[MEMORY] + failures[LOST] / LOSSES_PER_ATTEMPT
+    return attempts >= max_attempts or failures[MEMORY] >= MEMORY_ATTEMPTS
 
 
 def _serving(trials: Sequence[Trial]) -> Trial | None:

@@ -312,8 +312,9 @@ class _Book:
         for seed in range(self.spec.search.seeds):
             lacking = [c for c in self.candidates if self._needs_trial(c, seed)]
             runners = self._runners(seed) if races and seed and lacking else self.candidates
+            racing = {candidate.index for candidate in runners}
             for candidate in lacking:
-                queue = enqueue if candidate in runners else skip
+                queue = enqueue if candidate.index in racing else skip
                 queue.append(self._token(candidate, seed))
             if races and not self._is_over(seed):
                 certain = [c for c in self.candidates if self._is_baseline(c)]

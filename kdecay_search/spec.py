@@ -23,6 +23,9 @@ MAX_CANDIDATES = 1000
 
 SMALLEST_K, LARGEST_K = 0.001, 1000.0
 
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Of a study: what fits in URLs, file names and terminals."""
+
 Exponent = Annotated[float, Field(ge=SMALLEST_K, le=LARGEST_K)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
@@ -263,7 +266,7 @@ class WorkersSpec(_Model):
 class StudySpec(_Model):
     """A whole study file."""
 
-    name: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(max_length=100, pattern=NAME_PATTERN)]
     description: Annotated[str, Field(max_length=10_000)] = ""
     task: Annotated[ImagesTask | SimulatedTask, Field(discriminator="kind")]
     schedule: ScheduleSpec = ScheduleSpec()

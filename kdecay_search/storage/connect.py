@@ -55,7 +55,7 @@ class Storage:
     @property
     def shown_url(self) -> str:
         """The URL without its password, for people to read."""
-        return _shown(self.url)
+        return shown(self.url)
 
     @property
     def secret_url(self) -> str:
@@ -109,13 +109,13 @@ def parse_url(url: str) -> URL:
         raise StorageError(f"the storage URL is malformed; {form}") from None
     if backend not in ("postgresql", "postgres"):
         raise StorageError(
-            f"storage URL {_shown(parsed)}: {backend} is not supported; "
+            f"storage URL {shown(parsed)}: {backend} is not supported; "
             "it must start with postgresql://"
         )
     return parsed.set(drivername="postgresql+psycopg2")
 
 
-def _shown(url: URL) -> str:
+def shown(url: URL) -> str:
     """The URL for people to read, without a password, wherever it stands."""
     secret = [key for key in url.query if "password" in key]
     return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
@@ -126,12 +126,16 @@ def _open(url: URL) -> RDBStorage:
     os.environ["PGTZ"] = "UTC"  # heartbeats are naive timestamps: the same zone for everybody
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     text = url.render_as_string(hide_password=False)
-    probe = sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
-    with mapped_errors(url), probe.connect() as connection:
+    with mapped_errors(url), probe_engine(url).connect() as connection:
         if _made_by_this_optuna(connection):
             return _rdb_storage(text, is_known=True)
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})"))
         return _rdb_storage(text, is_known=False)
+
+
+def probe_engine(url: URL) -> sqlalchemy.Engine:
+    """For a look at the database: connections are not kept, and no tables are made."""
+    return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
 
 
 def _made_by_this_optuna(connection: sqlalchemy.Connection) -> bool:
@@ -176,7 +180,7 @@ def mapped_errors(url: URL | None = None) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         text = _one_line(cause or error)
-        where = f"storage {_shown(url)}: " if url is not None else "storage: "
+        where = f"storage {shown(url)}: " if url is not None else "storage: "
         if _is_outage(cause):
             raise StorageUnavailable(where + text) from error
         raise StorageError(where + text) from error

@@ -20,8 +20,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search.runs import LOST, Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
-from kdecay_search.storage.history import read_token, token_attributes
-from kdecay_search.storage.records import PARAMETER, STOPPED, WORKER, stage_ids, stage_name
+from kdecay_search.storage.history import WORKER, read_token, token_attributes
+from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
 
 CLAIM_CHOICES = 32
 """Waiting trials that a worker looks at before it asks again."""

@@ -13,16 +13,15 @@ import sqlalchemy
 from optuna.study import StudyDirection
 
 from kdecay_search import study_file
-from kdecay_search.errors import StudyError
+from kdecay_search.errors import InvalidSpec, StudyError
 from kdecay_search.runs import Trial, Trials
-from kdecay_search.spec import StudySpec
+from kdecay_search.spec import NAME_PATTERN, StudySpec
 from kdecay_search.storage import history
 from kdecay_search.storage.connect import Storage, retried
 
 PARAMETER = history.PARAMETER
 SPEC = "spec"
 STOPPED = "stopped"
-WORKER = history.WORKER
 RESUMED = history.RESUMED
 CURVES = ("validation_error", "averaged_error", "training_loss", "learning_rate")
 """User attributes of a trial: one list each, by epoch."""
@@ -35,13 +34,14 @@ def stage_name(name: str, stage: int) -> str:
 
 @retried
 def study_names(storage: Storage) -> list[str]:
-    """All studies, oldest first."""
+    """All studies, oldest first. A name that no study file can have is nobody's study."""
     statement = """
         SELECT s.study_name FROM studies s JOIN study_user_attributes a USING (study_id)
-        WHERE s.study_name LIKE '%/k1' AND a.key = :key ORDER BY s.study_id
+        WHERE s.study_name ~ :ours AND a.key = :key ORDER BY s.study_id
     """
+    values = {"ours": f"{NAME_PATTERN[:-1]}/k1$", "key": SPEC}
     with storage.engine.connect() as connection:
-        names = connection.scalars(sqlalchemy.text(statement), {"key": SPEC})
+        names = connection.scalars(sqlalchemy.text(statement), values)
         return [name.removesuffix("/k1") for name in names]
 
 
@@ -68,12 +68,16 @@ def read_attributes(storage: Storage, name: str) -> dict[str, Any] | None:
 def read_study(storage: Storage, name: str) -> tuple[StudySpec, bool]:
     """The study file's content as launched, and whether the user asked the study to stop.
 
-    Raises :class:`StudyError` if there is no such study.
+    Raises :class:`StudyError` if there is no such study, :class:`InvalidSpec` if this version
+    does not understand what is stored.
     """
     attributes = read_attributes(storage, name)
     if attributes is None or SPEC not in attributes:
         raise _no_study(storage, name)
-    return study_file.from_json(attributes[SPEC]), bool(attributes.get(STOPPED, False))
+    spec = study_file.from_json(attributes[SPEC])
+    if spec.name != name:
+        raise InvalidSpec(f"stored study {name!r}: holds the spec of a study {spec.name!r}")
+    return spec, bool(attributes.get(STOPPED, False))
 
 
 def _no_study(storage: Storage, name: str) -> StudyError:
