@@ -17,7 +17,6 @@ import shutil
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -33,12 +32,11 @@ from rich.table import Table
 from benchmarks.past import CANDIDATES, Past, first_seed, full_grid, race, write
 from kdecay_search import __version__, driver
 from kdecay_search.errors import KDecayError
-from kdecay_search.pruning import may_prune
 from kdecay_search.simulation import curve
 from kdecay_search.spec import SimulatedTask, StudySpec
 from kdecay_search.storage import Storage, embedded_url, queue
-from kdecay_search.task import Run
-from kdecay_search.worker import attempt
+from kdecay_search.storage.queue import Claim
+from kdecay_search.worker.trial import ClaimedTrial
 
 FRESH_PROCESSES = 5
 """Processes that are started to time a first tick."""
@@ -84,40 +82,39 @@ class Bench:
             self.times[name].append(1000 * (time.perf_counter() - started))
 
     def work(self) -> None:
-        """Claim, train, finish and tick once, as a worker does."""
+        """Claim a trial, train it, finish it and tick, as a worker does."""
         with self._timed("claim"):
-            claim = queue.claim(self._storage, self.spec.name, "bench")
+            claim = queue.claim(self._storage, self.spec.name, "benchmark")
         if claim is None:
             raise RuntimeError(f"{self.spec.name} has no waiting trial left")
-        self._attempt(claim)
+        with self._timed("open"):
+            trial = ClaimedTrial(self._storage, self.spec, claim)
+        self._train(trial, claim)
+        self._tick()
+
+    def _train(self, trial: ClaimedTrial, claim: Claim) -> None:
+        assert isinstance(self.spec.task, SimulatedTask)
+        done = []
+        finish = trial.complete
+        for epoch in curve(
+            self.spec.task, (*claim.token.earlier_ks, trial.k), claim.token.key.seed
+        ):
+            done.append(epoch)
+            with self._timed("report, pruner asked" if trial.is_decision(epoch) else "report"):
+                interruption = trial.tell(epoch)
+            if interruption is not None:
+                finish = trial.prune
+                break
+        with self._timed("finish"):
+            finish(done)
+
+    def _tick(self) -> None:
         started = time.perf_counter()
         view = driver.tick(self._storage, self.spec.name)
         took = 1000 * (time.perf_counter() - started)
         assert view is not None
-        opens = view.plan.enqueue or view.plan.skip
-        self.times["tick that opens a seed" if opens else "tick"].append(took)
-
-    def _attempt(self, claim: queue.Claim) -> None:
-        """The worker's own code around a task that times its reports."""
-        marks = [time.perf_counter()]
-
-        def task(run: Run) -> None:
-            self.times["open"].append(1000 * (time.perf_counter() - marks[0]))
-            try:
-                self._train(run, claim)
-            finally:
-                marks.append(time.perf_counter())
-
-        attempt.train_simulated = task
-        attempt.attempt(self._storage, self.spec, claim, "cpu", threading.Event())
-        self.times["finish"].append(1000 * (time.perf_counter() - marks[-1]))
-
-    def _train(self, run: Run, claim: queue.Claim) -> None:
-        assert isinstance(self.spec.task, SimulatedTask)
-        for epoch in curve(self.spec.task, run.ks, run.seed):
-            asks = may_prune(self.spec, claim.token, epoch.number)
-            with self._timed("report, pruner asked" if asks else "report"):
-                run.report(epoch)
+        begins = view.plan.enqueue or view.plan.skip
+        self.times["tick that begins a seed" if begins else "tick"].append(took)
 
 
 def first_tick(url: str, name: str) -> tuple[float, float]:

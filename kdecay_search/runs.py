@@ -12,9 +12,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
-WITHDRAWN = "withdrawn"
-"""Reason of a trial that was closed because its run needed no further trial."""
-
 ERROR = "error"
 """Reason of a trial that failed in training."""
 MEMORY = "memory"
