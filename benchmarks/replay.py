@@ -18,7 +18,6 @@ import numpy as np
 
 from benchmarks.curves import Curves
 from kdecay_search.procedure import Progress, Stage, make_plan
-from kdecay_search.report.text import SURE
 from kdecay_search.runs import State, Token, Trial
 from kdecay_search.spec import StudySpec
 
@@ -225,6 +224,5 @@ class Replay:
 
 def _claims(stage: Stage) -> bool:
     """Whether ``kdecay status`` says "better" rather than "no detectable difference"."""
-    interval = stage.gain.interval()
-    surely = interval is not None and interval[0] > 0 and (stage.better or 0.0) >= SURE
-    return stage.kept and surely
+    smooth = stage.smooth_gain
+    return stage.kept and stage.gain.n > 1 and smooth is not None and smooth.is_sure

@@ -6,10 +6,14 @@ run (k, seed) is
     level + effect of the seed + curve(log k) + the candidate's own deviation + noise
 
 with a Gaussian process (squared exponential) for the curve, since neighbours in log k behave
-alike. Seed effects are as good as free, so that only differences between runs of the same seed
-tell candidates apart: pairing, also when not every candidate has run on every seed. The size of
-the noise is found by maximum likelihood; length and size of the curve are averaged over a grid,
-weighted by the evidence for each, because a handful of candidates cannot tell them.
+alike. Seed effects are free (a flat prior), so that only differences between runs of the same
+seed tell candidates apart: pairing, also when not every candidate has run on every seed. The size
+of the noise is found by restricted maximum likelihood; length and size of the curve are averaged
+over a grid, weighted by the evidence for each, because a handful of candidates cannot tell them.
+
+Free effects are taken out beforehand, exactly: what any number of results says is then a matrix
+and a vector over the K candidates (:class:`_Contrasts`), and the work grows with K alone. A smooth
+curve has few degrees of freedom (:func:`_waves`), which keeps 1000 candidates possible.
 
 (scikit-learn's regressor has neither the seed effects nor the averaging; tests hold this one
 against it where both apply.)
@@ -20,7 +24,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,16 +32,17 @@ Array = NDArray[np.float64]
 Result = tuple[float, int, float]
 """k, seed, error (%)."""
 
-SEED_VARIANCE = 1e3
-"""Of the level and the seed effects, in units of the noise's variance: as good as free."""
 LENGTHS = (0.35, 0.7, 1.4, 2.8)
 """Of the curve, in log k."""
 SIGNALS = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 32.0, 128.0)
 """Standard deviation of the curve over that of the noise."""
 DEVIATION = 0.5
 """The same of a candidate's own deviation, at most the curve's."""
+SURE = 0.975
+"""Probability from which on one candidate is called better than another."""
 LEAST_EVIDENCE = 0.01
 DRAWS = 4000
+_TINY = 1e-12
 _NOISE_FLOOR = 0.05
 """Squared points, spread over the results: one seed alone is not to be taken for noise-free."""
 
@@ -54,12 +58,42 @@ class Choice:
     """Of each k to be the best."""
     better: tuple[float, ...]
     """Probability of each k to be better than the first of ``ks``."""
+    stakes: tuple[float, ...]
+    """What choosing each k, where it is the best, gains on the lowest of ``means``: percentage
+    points, times its probability to be the best."""
+    intervals: tuple[tuple[float, float], ...]
+    """95 % credible interval of each k's gain on the first of ``ks``, percentage points."""
 
     def mean(self, k: float) -> float:
         return self.means[self.ks.index(k)]
 
     def probability(self, k: float) -> float:
         return self.probabilities[self.ks.index(k)]
+
+    def stake(self, k: float) -> float:
+        return self.stakes[self.ks.index(k)]
+
+    def gain(self, k: float) -> Gain:
+        """What ``k`` gains on the first of ``ks``."""
+        index = self.ks.index(k)
+        mean = self.means[0] - self.means[index]
+        return Gain(mean, self.intervals[index], self.better[index])
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much one candidate's error is lower than another's, by the smooth curve."""
+
+    mean: float
+    """Percentage points."""
+    interval: tuple[float, float]
+    """95 % credible interval."""
+    probability: float
+    """That it is above zero."""
+
+    @property
+    def is_sure(self) -> bool:
+        return self.probability >= SURE
 
 
 def choose(ks: Iterable[float], results: Iterable[Result]) -> Choice:
@@ -72,73 +106,178 @@ def choose(ks: Iterable[float], results: Iterable[Result]) -> Choice:
 
 @lru_cache(maxsize=256)
 def _choose(ks: tuple[float, ...], results: tuple[Result, ...]) -> Choice:
-    lengths, signals = np.array(list(product(LENGTHS, SIGNALS))).T
-    means, covariances, evidence = fit(
-        ks, results, lengths, signals, np.minimum(DEVIATION, signals)
-    )
+    signals = np.array(SIGNALS)
+    fits = [fit(ks, results, length, signals, np.minimum(DEVIATION, signals)) for length in LENGTHS]
+    evidence = np.array([part.evidence for part in fits])
     weights = np.exp(evidence - evidence.max())
     weights /= weights.sum()
-    drawn = _draw(weights, means, covariances)
-    best = np.bincount(drawn.argmin(axis=1), minlength=len(ks)) / len(drawn)
-    better = (drawn < drawn[:, :1]).mean(axis=0)
-    return Choice(ks, *(tuple(a.tolist()) for a in (weights @ means, best, better)))
+    means = np.einsum("lg,lgk->k", weights, np.array([part.means for part in fits]))
+    drawn = _draw(weights, fits)
+    winners = drawn.argmin(axis=1)
+    lost = drawn[:, np.argmin(means)] - drawn.min(axis=1)
+    best, stakes = (np.bincount(winners, of, len(ks)) / len(drawn) for of in (None, lost))
+    gains = drawn[:, :1] - drawn
+    low, high = np.quantile(gains, (0.025, 0.975), axis=0).tolist()
+    return Choice(
+        ks,
+        means=tuple(means.tolist()),
+        probabilities=tuple(best.tolist()),
+        better=tuple((gains > 0).mean(axis=0).tolist()),
+        stakes=tuple(stakes.tolist()),
+        intervals=tuple(zip(low, high, strict=True)),
+    )
+
+
+def _draw(weights: Array, fits: Sequence[Fit]) -> Array:
+    """Joint samples (about ``DRAWS``, K) of the errors, up to a common level, from the mixture of
+    the curves that have a weight worth mentioning."""
+    random = np.random.default_rng(0)
+    used = np.argwhere(weights > LEAST_EVIDENCE)
+    scale = DRAWS / weights[weights > LEAST_EVIDENCE].sum()
+    return np.concatenate(
+        [fits[i].draw(j, max(1, round(scale * weights[i, j])), random) for i, j in used.tolist()]
+    )
 
 
 def smooth_means(ks: Sequence[float], results: Sequence[Result]) -> dict[float, float]:
     """Smooth errors of ``ks`` with one fixed curve: for pruning, where levels still move."""
-    means, _, _ = fit(ks, results, np.array([1.0]), np.array([1.5]), np.array([0.5]))
-    return dict(zip(ks, means[0].tolist(), strict=True))
+    means = fit(tuple(ks), results, 1.0, np.array([1.5]), np.array([0.5])).means[0]
+    return dict(zip(ks, means.tolist(), strict=True))
 
 
 def fit(
-    ks: Sequence[float],
-    results: Sequence[Result],
-    lengths: Array,
-    signals: Array,
-    deviations: Array,
-) -> tuple[Array, Array, Array]:
-    """Posterior of the errors at ``ks`` (K), up to a common level, for each of G curves.
+    ks: tuple[float, ...], results: Sequence[Result], length: float, signals: Array, own: Array
+) -> Fit:
+    """The errors at ``ks`` (K different ones, the results' among them) by G curves of one length.
 
-    ``lengths``, ``signals`` and ``deviations`` have shape (G,). Returns means (G, K) and
-    covariances (G, K, K) in percentage points, and the log evidence (G,).
+    ``signals`` and ``own`` (G): standard deviations of the curve and of a candidate's own
+    deviation from it, in units of the noise's.
     """
-    curves = [values.reshape(-1, 1, 1) for values in (lengths, signals, deviations)]
-    k, seed, error = (np.array(column, float) for column in zip(*results, strict=True))
-    at, goal = np.log(k), np.log(np.array(ks))
-    error = error - error.mean()
-    same_seed = seed[:, None] == seed
-    inner = _covariance(at, at, *curves) + SEED_VARIANCE * (1 + same_seed) + np.eye(len(at))
-    cross = _covariance(goal, at, *curves)
-    inverse = np.linalg.inv(inner)
-    weights = cross @ inverse
-    freedom = max(1, len(error) - len(np.unique(seed)))
-    noise = (np.einsum("i,gij,j->g", error, inverse, error) + _NOISE_FLOOR) / freedom
-    evidence = -0.5 * np.linalg.slogdet(inner)[1] - 0.5 * freedom * np.log(noise)
-    centre = np.eye(len(goal)) - 1 / len(goal)
-    posterior = _covariance(goal, goal, *curves) - weights @ cross.transpose(0, 2, 1)
-    return (
-        weights @ error @ centre,
-        noise[:, None, None] * (centre @ posterior @ centre),
-        evidence,
+    seen = _Contrasts.of(ks, results)
+    waves = _waves(ks, length)
+    root = np.sqrt(seen.information)
+    at = root[:, None] * (seen.basis.T @ waves)
+    spread = 1 + own[:, None] ** 2 * seen.information
+    scaled = signals[:, None, None] * at
+    precision = np.eye(waves.shape[1]) + scaled.transpose(0, 2, 1) @ (scaled / spread[..., None])
+    pull = np.einsum("grm,gr->gm", scaled, seen.score / spread)
+    mean = np.linalg.solve(precision, pull[..., None])[..., 0]
+    left = seen.rest + (seen.score**2 / spread).sum(axis=1) - (pull * mean).sum(axis=1)
+    noise = (left + _NOISE_FLOOR) / seen.freedom
+    evidence = -0.5 * (
+        np.linalg.slogdet(precision)[1] + np.log(spread).sum(axis=1) + seen.freedom * np.log(noise)
     )
+    return Fit(seen, waves, signals, own, spread, at, precision, mean, noise, evidence)
 
 
-def _covariance(a: Array, b: Array, length: Array, signal: Array, deviation: Array) -> Array:
-    """Of errors at log k ``a`` (A) and ``b`` (B), in units of the noise's variance: (G, A, B)."""
-    gap = a[:, None] - b
-    curve: Array = signal**2 * np.exp(-0.5 * (gap / length) ** 2)
-    return curve + deviation**2 * (np.abs(gap) < 1e-9)  # noqa: PLR2004 - the same candidate
+@dataclass(frozen=True)
+class Fit:
+    """The posterior of K errors by each of G curves: ``signal`` times :func:`_waves` with unknown
+    amplitudes (M), plus ``own`` times deviations, which are independent once amplitudes are given.
+    """
+
+    seen: _Contrasts
+    waves: Array
+    signals: Array
+    own: Array
+    spread: Array
+    """1 + own² times the information: variance of each contrast of :class:`_Contrasts` (G, K)."""
+    at: Array
+    """Waves on those contrasts (K, M)."""
+    precision: Array
+    """Of the amplitudes (G, M, M) …"""
+    amplitudes: Array
+    """… and their posterior mean (G, M)."""
+    noise: Array
+    """Variance of the noise, squared points (G,)."""
+    evidence: Array
+    """Logarithm, up to a constant (G,)."""
+
+    @property
+    def means(self) -> Array:
+        """In percentage points, about a mean of zero: (G, K)."""
+        found = self._errors(self.signals, self.own, self.spread, self.amplitudes)
+        centred: Array = found - found.mean(axis=1, keepdims=True)
+        return centred
+
+    def draw(self, g: int, count: int, random: np.random.Generator) -> Array:
+        """``count`` samples of the errors by curve ``g``, up to a common level: (count, K).
+
+        The noise is drawn, too, so that the errors have Student's t distribution: after one seed a
+        handful of results cannot tell how noisy they are.
+        """
+        freedom = self.seen.freedom
+        scale = np.sqrt(self.noise[g] * freedom / random.chisquare(freedom, (count, 1)))
+        normal = random.standard_normal((self.waves.shape[1], count))
+        # L⁻ᵀ normal has the covariance (L Lᵀ)⁻¹
+        root = np.linalg.cholesky(self.precision[g])
+        amplitudes = self.amplitudes[g] + scale * np.linalg.solve(root.T, normal).T
+        jitter = scale * random.standard_normal((count, len(self.waves)))
+        jitter /= np.sqrt(self.spread[g])
+        return self._errors(self.signals[g], self.own[g], self.spread[g], amplitudes, jitter)
+
+    def _errors(
+        self,
+        signal: Array,
+        own: Array,
+        spread: Array,
+        amplitudes: Array,
+        jitter: Array | float = 0.0,
+    ) -> Array:
+        """Errors (N, K) by amplitudes (N, M) and the deviations that they leave."""
+        seen = self.seen
+        size = amplitudes * signal[..., None]
+        deviations = np.sqrt(seen.information) * (seen.score - size @ self.at.T) / spread
+        own = own[..., None]
+        errors: Array = size @ self.waves.T + own * (own * deviations + jitter) @ seen.basis.T
+        return errors
 
 
-def _draw(weights: Array, means: Array, covariances: Array) -> Array:
-    """Joint samples (about ``DRAWS``, K) of the errors, from the mixture over curves."""
-    random = np.random.default_rng(0)
-    used = weights > LEAST_EVIDENCE
-    values, vectors = np.linalg.eigh(covariances[used])
-    roots = vectors * np.sqrt(np.maximum(values, 0))[:, None, :]
-    counts = np.maximum(1, np.round(DRAWS * weights[used] / weights[used].sum())).astype(int)
-    samples = [
-        mean + random.standard_normal((count, len(mean))) @ root.T
-        for mean, root, count in zip(means[used], roots, counts, strict=True)
-    ]
-    return np.concatenate(samples)
+@dataclass(frozen=True)
+class _Contrasts:
+    """What results say about K candidates, free effects of the seeds taken out.
+
+    With N (K, S) the number of results by candidate and seed, that is the information matrix
+    diag(N 1) − N diag(1ᵀ N)⁻¹ Nᵀ and the sums over candidates of the errors centred by seed. In
+    the matrix's eigenvectors they are K independent contrasts between candidates.
+    """
+
+    basis: Array
+    """Orthonormal columns (K, K)."""
+    information: Array
+    """Of each contrast (K,), in results; 0 for what the results cannot tell, such as the level."""
+    score: Array
+    """Each contrast's estimate times the root of its information (K,)."""
+    rest: float
+    """Sum of squares about the candidates' and seeds' means."""
+    freedom: int
+    """Results less seeds, 1 at least."""
+
+    @staticmethod
+    def of(ks: Sequence[float], results: Sequence[Result]) -> _Contrasts:
+        k, seed, error = (np.array(column, float) for column in zip(*results, strict=True))
+        order = np.argsort(ks)
+        row = order[np.searchsorted(np.array(ks), k, sorter=order)]
+        seeds, column = np.unique(seed, return_inverse=True)
+        counts = np.zeros((len(ks), len(seeds)))
+        np.add.at(counts, (row, column), 1.0)
+        sizes = counts.sum(axis=0)
+        centred = error - (np.bincount(column, error) / sizes)[column]
+        matrix = np.diag(counts.sum(axis=1)) - counts / sizes @ counts.T
+        information, basis = np.linalg.eigh(matrix)
+        information = np.where(information > _TINY * len(error), information, 0.0)
+        sums = basis.T @ np.bincount(row, centred, len(ks))
+        score = np.divide(sums, np.sqrt(information), out=0 * sums, where=information > 0)
+        rest = max(0.0, float(centred @ centred - score @ score))
+        return _Contrasts(basis, information, score, rest, max(1, len(error) - len(seeds)))
+
+
+@lru_cache(maxsize=64)
+def _waves(ks: tuple[float, ...], length: float) -> Array:
+    """W (K, M) with W Wᵀ the covariance of a curve of unit size at ``ks``; M is small where the
+    curve is long beside the range of log k."""
+    gap = np.subtract.outer(np.log(ks), np.log(ks))
+    sizes, vectors = np.linalg.eigh(np.exp(-0.5 * (gap / length) ** 2))
+    kept = sizes > _TINY * len(ks)
+    waves: Array = vectors[:, kept] * np.sqrt(sizes[kept])
+    return waves

@@ -9,7 +9,8 @@ seeds, paired by seed, by more than ``min_gain``; otherwise the search ends with
 The best candidate is not the smallest noisy mean but the minimum of a smooth curve through all
 results (:mod:`kdecay_search.choice`). With pruning, seeds are a race: every candidate runs on the
 first, and each further seed is given to those few that may still be the best; the runs of the
-others are closed without being trained (:attr:`Plan.skip`). The baseline runs on every seed.
+others are closed without being trained (:attr:`Plan.skip`). The baseline runs on the second seed,
+too, and on further ones while it is open whether the best candidate is better than it.
 
 Nothing here reads a clock, a file or a database: :func:`make_plan` says what the storage should
 hold, and :mod:`kdecay_search.driver` brings it about.
@@ -22,8 +23,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from kdecay_search import race
 from kdecay_search.accounts import Account, account_of
-from kdecay_search.choice import Choice, Result, choose
+from kdecay_search.choice import Choice, Gain, Result, choose
 from kdecay_search.runs import Replicates, RunKey, Token, Trial, Trials
 from kdecay_search.spec import SearchSpec, StudySpec, grid
 from kdecay_search.statistics import Sample, describe, paired_gain
@@ -34,10 +36,6 @@ GROWTH = 0.5
 """A grid whose best candidate is its largest grows by this share of its width …"""
 MIN_GROWTH_STEPS = 2
 """… but by so many steps at least."""
-RACE_MOST = 4
-"""Candidates that get a further seed, at most …"""
-RACE_MASS = 0.8
-"""… and no more than hold this much of the probability to be the best."""
 
 
 class Progress(StrEnum):
@@ -97,8 +95,8 @@ class Stage:
     """Whether it does at the stage's end."""
     at_edge: bool
     """Whether the best candidate is the largest that the search space allows."""
-    better: float | None
-    """Probability that the best candidate is better than the incumbent, by the smooth curve."""
+    smooth_gain: Gain | None
+    """The same by the smooth curve through all results, not only those of the pairs."""
 
 
 @dataclass(frozen=True)
@@ -298,7 +296,7 @@ class _Book:
             leads=is_new and is_better,
             kept=progress == Progress.DONE and is_new and is_better,
             at_edge=best is not None and best.k is not None and self.space.is_upper_edge(best.k),
-            better=self._probability_better(best),
+            smooth_gain=self._smooth_gain(best),
         )
 
     def errors_of(self, k: float) -> Mapping[int, float]:
@@ -317,36 +315,36 @@ class _Book:
                 queue = enqueue if candidate.index in racing else skip
                 queue.append(self._token(candidate, seed))
             if races and not self._is_over(seed):
-                certain = [c for c in self.candidates if self._is_baseline(c)]
-                later = range(seed + 1, self.spec.search.seeds)
-                enqueue += [
-                    self._token(c, s) for c in certain for s in later if self._needs_trial(c, s)
-                ]
+                enqueue += self._certain(seed + 1)
                 break
         return tuple(enqueue), tuple(skip)
+
+    def _certain(self, seed: int) -> list[Token]:
+        """Runs of a further seed that will be needed however the one before ends."""
+        if not seed == race.SECOND_SEED < self.spec.search.seeds:
+            return []
+        certain = [c for c in self.candidates if self._is_baseline(c)]
+        return [self._token(c, seed) for c in certain if self._needs_trial(c, seed)]
 
     def _is_over(self, seed: int) -> bool:
         """Whether every candidate's run on this seed has ended."""
         return not any(seed in self._account(c.index).unended for c in self.candidates)
 
     def _runners(self, seed: int) -> list[Candidate]:
-        """Who gets a further seed, decided from the seeds before it alone: the baseline, and the
-        survivors that may still be the best, until they hold enough of that probability."""
+        """Who gets a further seed (:mod:`kdecay_search.race`), of those that survived the one
+        before."""
         judged = self._judge(seed)
-        survivors = [c for c in self.candidates if seed - 1 in c.errors and c.k is not None]
-        runners = [c for c in self.candidates if self._is_baseline(c)]
         if judged is None:
-            return runners
-        chances = {c.index: judged.probability(c.k) for c in survivors if c.k is not None}
-        rivals = [c for c in survivors if not self._is_baseline(c)]
-        held = judged.probabilities[0]
-        enough = RACE_MASS * (held + sum(chances[c.index] for c in rivals))
-        for candidate in sorted(rivals, key=lambda c: -chances[c.index])[:RACE_MOST]:
-            if held >= enough:
-                break
-            runners.append(candidate)
-            held += chances[candidate.index]
-        return runners
+            return [c for c in self.candidates if self._is_baseline(c)]
+        survivors = {
+            c.k: c
+            for c in self.candidates
+            if seed - 1 in c.errors and c.k is not None and not self._is_baseline(c)
+        }
+        runners = race.winners(judged, survivors, seed)
+        base = race.needs_baseline(judged, runners, seed)
+        rest = [c for c in self.candidates if base and self._is_baseline(c)]
+        return rest + [survivors[k] for k in runners]
 
     def _judge(self, seeds: int) -> Choice | None:
         """The candidates, and first what they are compared with, by the first ``seeds`` seeds.
@@ -422,10 +420,10 @@ class _Book:
             return candidate
         return replace(candidate, probability=self.choice.probability(candidate.k))
 
-    def _probability_better(self, best: Candidate | None) -> float | None:
+    def _smooth_gain(self, best: Candidate | None) -> Gain | None:
         if self.choice is None or best is None or best.k is None:
             return None
-        return self.choice.better[self.choice.ks.index(best.k)]
+        return self.choice.gain(best.k)
 
 
 def spread(values: Iterable[float]) -> tuple[float, ...]:

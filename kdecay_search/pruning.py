@@ -5,7 +5,8 @@ the last epochs; the error of averaged weights does not. What is reported to Opt
 here, is the averaged error (docs/pruning.md has the measurements behind each rule):
 
 - only runs of the same seed are compared, at equal epochs;
-- a candidate is judged by a smooth curve over log k through all of them, not alone;
+- a candidate ends only if it is behind by a smooth curve over log k through all of them, so that
+  its neighbours vouch for it, and by its own curve, too;
 - at share u of training, the better 1 - u of the candidates seen so far go on;
 - never before ``first_share``, nor after ``LAST_SHARE``, when there is little left to save;
 - ``keep_at_least`` candidates stay; the baseline k = 1 always does;
@@ -70,11 +71,12 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
         return False
     epochs_done = len(own.averaged)
     there = [curve for curve in curves if len(curve.averaged) >= epochs_done]
-    ks = sorted({curve.k for curve in there})
-    smooth = smooth_means(ks, [(c.k, FIRST_SEED, c.averaged[epochs_done - 1]) for c in there])
-    rivals = [curve for curve in there if not curve.protected]
+    rivals = [curve.k for curve in there if not curve.protected]
+    alone = {curve.k: curve.averaged[epochs_done - 1] for curve in there}
+    smooth = smooth_means(sorted(alone), [(k, FIRST_SEED, error) for k, error in alone.items()])
     go_on = math.ceil((1 - epochs_done / spec.task.epochs) * len(rivals) - _SLACK)
-    return sum(smooth[rival.k] < smooth[own.k] for rival in rivals) >= max(keep, go_on)
+    better = [sum(errors[k] < errors[own.k] for k in rivals) for errors in (alone, smooth)]
+    return min(better) >= max(keep, go_on)
 
 
 class SmoothPruner(BasePruner):

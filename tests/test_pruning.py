@@ -62,6 +62,13 @@ def test_a_bad_epoch_of_one_candidate_is_weighed_with_its_neighbours() -> None:
     assert 3.0 not in worse(noisy)
 
 
+def test_a_good_candidate_among_bad_neighbours_goes_on() -> None:
+    """An end of the grid has neighbours on one side only, and the smooth curve may be wrong."""
+    rising = {k: 10.0 + k for k in KS}
+    assert 5.0 in worse(rising)
+    assert 5.0 not in worse({**rising, 5.0: 11.8})
+
+
 def test_the_first_runs_have_nobody_to_be_compared_with() -> None:
     assert not is_worse(spec(), Curve(5.0, [50.0] * 6), curves({1.0: 9.0, 5.0: 50.0}), 8)
 

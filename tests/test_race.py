@@ -9,15 +9,24 @@ from builders import MemoryQueue, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdecay_search.procedure import RACE_MOST, Progress, make_plan
+from kdecay_search import race
+from kdecay_search.choice import Choice
+from kdecay_search.procedure import Progress, make_plan
 from kdecay_search.runs import State
 from kdecay_search.simulation import final_error
 from kdecay_search.spec import SimulatedTask, StudySpec
 
 
-def raced(seeds: int = 4, best: float = 3.0, noise: float = 0.1, **search: object) -> StudySpec:
+def raced(
+    seeds: int = 4,
+    best: float = 3.0,
+    noise: float = 0.1,
+    curvature: float = 30.0,
+    **search: object,
+) -> StudySpec:
+    surface = {"best_ks": [best], "run_noise": noise, "seed_noise": 1.0, "curvature": curvature}
     return study(
-        surface={"best_ks": [best], "run_noise": noise, "seed_noise": 1.0},
+        surface=surface,
         search={"k_max": 5.0, "k_cap": 5.0, "seeds": seeds, "max_terms": 1, **search},
         pruning={"enabled": True},
     )
@@ -36,17 +45,33 @@ def test_every_run_is_accounted_for_exactly_once() -> None:
     assert queue.plan().progress == Progress.DONE
 
 
-def test_the_baseline_runs_on_every_seed() -> None:
-    queue = played(raced())
-    baseline = [t for t in queue.trials if t.k == 1.0]
-    assert [t.state for t in baseline] == [State.COMPLETE] * 4
+def seeds_of(queue: MemoryQueue, k: float) -> set[int]:
+    return {t.key.seed for t in queue.trials if t.k == k and t.state == State.COMPLETE}
+
+
+def test_the_baseline_runs_twice_where_it_is_clearly_beaten() -> None:
+    queue = played(raced(curvature=60.0))
+    (found,) = queue.plan().incumbent.ks
+    assert seeds_of(queue, 1.0) == {0, 1}
+    assert seeds_of(queue, found) == {0, 1, 2, 3}
+
+
+def test_the_baseline_runs_on_while_a_gain_on_it_is_open() -> None:
+    queue = played(raced(best=1.5, noise=0.5, curvature=8.0, min_gain=0.0))
+    assert len(seeds_of(queue, 1.0)) > 2
+
+
+def test_a_baseline_without_a_rival_left_is_not_trained_on() -> None:
+    queue = played(raced(best=0.5, curvature=60.0))
+    assert queue.plan().incumbent.ks == (1.0,)
+    assert seeds_of(queue, 1.0) == {0, 1}
 
 
 def test_further_seeds_are_given_to_few_and_the_best_is_among_them() -> None:
     queue = played(raced())
     for seed in range(1, 4):
         ran = {t.k for t in queue.trials if t.key.seed == seed and t.state == State.COMPLETE}
-        assert len(ran - {1.0}) <= RACE_MOST
+        assert len(ran - {1.0}) <= race.MOST
     assert queue.plan().incumbent.ks in {(2.5,), (3.0,), (3.5,)}
 
 
@@ -57,6 +82,36 @@ def test_nobody_s_further_seed_is_decided_while_the_seed_before_runs() -> None:
     assert len(first) == 9
     assert {t.k for t in plan.enqueue if t.key.seed > 0} == {1.0}
     assert plan.skip == ()
+
+
+def chances(*probabilities: float, stakes: float = 1.0) -> Choice:
+    """Candidates k = 1, 2, 3, …, the likelier the better; the first is the one to beat."""
+    ks = tuple(float(k) for k in range(1, len(probabilities) + 1))
+    means = tuple(-probability for probability in probabilities)
+    zeros = (0.0,) * len(ks)
+    return Choice(ks, means, probabilities, zeros, (stakes,) * len(ks), ((0.0, 0.0),) * len(ks))
+
+
+def test_the_most_probable_run_until_they_hold_enough() -> None:
+    judged = chances(0.0, 0.05, 0.5, 0.05, 0.4)
+    assert race.winners(judged, judged.ks[1:], 1) == [3.0, 5.0]
+    judged = chances(0.0, 0.3, 0.3, 0.3, 0.1)
+    assert race.winners(judged, judged.ks[1:], 1) == [2.0, 3.0, 4.0]
+    judged = chances(0.0, 0.82, 0.18)
+    assert race.winners(judged, judged.ks[1:], 1) == [2.0, 3.0]
+    assert race.winners(judged, judged.ks[1:], 2) == [2.0]
+
+
+def test_the_second_seed_has_a_runner_even_where_the_baseline_leads() -> None:
+    judged = chances(0.99, 0.01, 0.0)
+    assert race.winners(judged, judged.ks[1:], 1) == [2.0]
+    assert race.winners(judged, judged.ks[1:], 2) == []
+
+
+def test_nobody_runs_on_for_less_than_it_is_worth() -> None:
+    judged = chances(0.0, 0.4, 0.3, 0.3, stakes=0.005)
+    assert race.winners(judged, judged.ks[1:], 1) == [2.0]
+    assert race.winners(judged, judged.ks[1:], 2) == [2.0]
 
 
 def test_a_candidate_pruned_on_the_first_seed_gets_no_other() -> None:

@@ -81,18 +81,36 @@ def test_original_that_is_best_is_called_so_with_its_error() -> None:
 
 
 def test_clear_gain_is_told_with_interval_and_number_of_seeds() -> None:
-    """Gains 2.0, 1.9, 2.1: mean 2, sd 0.1, half width 4.303 · 0.1 / √3."""
-    assert verdict(ended(BETTER)) == (
+    """By the smooth curve, which k = 3 has a say in; of the pairs alone the gain is 2.00."""
+    view = ended(BETTER)
+    gain = view.plan.stages[0].smooth_gain
+    assert gain is not None
+    assert 1.5 < gain.interval[0] < gain.mean < gain.interval[1] < 2.5
+    assert verdict(view) == (
         "k = 2: 9.00 ± 1.05 %; k = 1: 11.00 ± 1.00 %. "
-        "Better by 2.00 points (95 % interval 1.75 to 2.25, paired over 3 seeds)."
+        f"Better by {gain.mean:.2f} points (95 % interval {gain.interval[0]:.2f} to "
+        f"{gain.interval[1]:.2f}, by a smooth curve through all runs; paired over 3 seeds: 2.00)."
+    )
+
+
+def test_gain_of_two_terms_is_told_by_its_pairs() -> None:
+    """Gains 2.0, 1.9, 2.1 on k = 1: mean 2, sd 0.1, half width 4.303 · 0.1 / √3."""
+    second = stated(
+        {1.0: [10.0, 12.0, 11.0], 2.0: [9.0, 11.1, 10.0], 3.0: [9.5, 11.6, 10.5]},
+        {3.0: [8.0, 10.1, 8.9]},
+    )
+    assert ("Better by 2.00 points (95 % interval 1.75 to 2.25, paired over 3 seeds).") in verdict(
+        ended(second, max_terms=2)
     )
 
 
 def test_gain_within_the_noise_is_no_detectable_difference() -> None:
-    """Gains 2.0, −0.5, −0.2: the mean is 0.43, the interval holds 0."""
+    """Gains 2.0, −0.5, −0.2: the mean is 0.43, and the interval holds 0."""
     sentence = verdict(ended(UNCLEAR))
     assert sentence.startswith("k = 2: ")
-    assert "No detectable difference: better by 0.43 points (95 % interval -" in sentence
+    assert "No detectable difference: better by" in sentence
+    assert "points (95 % interval -" in sentence
+    assert sentence.endswith("paired over 3 seeds: 0.43).")
 
 
 def test_gain_of_one_seed_is_too_few_to_tell() -> None:
@@ -252,7 +270,7 @@ def test_panel_of_a_finished_study_has_every_candidate_with_its_errors() -> None
     row = line_with(text, "8.00  10.10  8.90")
     assert row.split() == ["2", "8.00", "10.10", "8.90", "9.00", "+2.00", "100%", "best"]
     assert "█" in line_with(text, "polynomial, LR 0.1 to 0.001")
-    assert "Better by 2.00 points" in text
+    assert "Better by 1.96 points" in text
 
 
 def test_panel_of_a_running_study_shows_running_trials_and_time_left() -> None:
@@ -341,7 +359,7 @@ def test_panel_of_several_stages_names_the_terms_before() -> None:
     assert "stage 2: term k2 after k = 2" in text
     assert "gain on k = 2" in text
     row = line_with(text, "4.00  4.50  5.00")
-    assert row.split() == ["3", "4.00", "4.50", "5.00", "4.50", "+0.50", "84%", "best"]
+    assert row.split() == ["3", "4.00", "4.50", "5.00", "4.50", "+0.50", "81%", "best"]
     assert "k = 2, 3: 4.50 ± 0.50 %" in text
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from kdecay_search.choice import Gain
 from kdecay_search.procedure import Candidate, Incumbent, Stage
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State
@@ -54,6 +55,10 @@ def _gain(gain: Sample) -> dict[str, Any]:
     return {**_sample(gain), "interval95": list(interval) if interval else None}
 
 
+def _smooth(gain: Gain | None) -> dict[str, Any] | None:
+    return {"mean": gain.mean, "interval95": list(gain.interval)} if gain else None
+
+
 def _stage(stage: Stage, view: StudyView) -> dict[str, Any]:
     last = stage is view.plan.stages[-1]
     return {
@@ -63,7 +68,8 @@ def _stage(stage: Stage, view: StudyView) -> dict[str, Any]:
         "k": stage.best.k if stage.best else None,
         "kept": stage.kept,
         "gain": _gain(stage.gain),
-        "better": stage.better,
+        "better": stage.smooth_gain.probability if stage.smooth_gain else None,
+        "smooth_gain": _smooth(stage.smooth_gain),
         "at_edge": stage.at_edge,
         "candidates": [_candidate(candidate) for candidate in sorted(stage.candidates, key=_by_k)],
     }

@@ -9,7 +9,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kdecay_search.procedure import Candidate, Stage
+from kdecay_search.procedure import Candidate, Plan, Stage
 from kdecay_search.report.blocks import curve
 from kdecay_search.report.summary import gain_on_baseline
 from kdecay_search.report.view import StudyView
@@ -17,8 +17,6 @@ from kdecay_search.runs import State, Trial
 from kdecay_search.statistics import Sample, describe, paired_gain
 
 RUNNING_SHOWN = 8
-SURE = 0.975
-"""Probability from which on a schedule is called better than the original."""
 
 
 def terms(ks: Iterable[float]) -> str:
@@ -47,22 +45,31 @@ def verdict(view: StudyView) -> str:
     gain = gain_on_baseline(view)
     if gain.mean is None:
         return f"{found}; the original, k = 1, has no result to compare with."
-    return f"{found}; k = 1: {base}. {_compared(gain, plan.stages[0].better or 0.0)}."
+    return f"{found}; k = 1: {base}. {_compared(gain, plan)}."
 
 
-def _compared(gain: Sample, better: float) -> str:
-    """``better``: the probability by the smooth curve, which knows how many were tried."""
+def _compared(gain: Sample, plan: Plan) -> str:
+    """``gain``: of the leader on k = 1, paired by seed."""
     assert gain.mean is not None
-    interval = gain.interval()
     pairs = f"paired over {gain.n} seed{'s' if gain.n != 1 else ''}"
+    interval = gain.interval()
     if interval is None:
         return f"{gain.mean:+.2f} points, {pairs}: too few to tell a gain from noise"
-    numbers = (
-        f"{gain.mean:.2f} points (95 % interval {interval[0]:.2f} to {interval[1]:.2f}, {pairs})"
-    )
-    if interval[0] > 0 and better >= SURE:
-        return f"Better by {numbers}"
-    return f"No detectable difference: better by {numbers}"
+    smooth = plan.stages[0].smooth_gain
+    sure = smooth is not None and smooth.is_sure
+    if smooth is None or len(plan.leader.ks) > 1:
+        sure = sure and interval[0] > 0
+        numbers = f"{gain.mean:.2f} points (95 % interval {_span(interval)}, {pairs})"
+    else:  # a single term: the curve makes use of all runs, and knows how many were tried
+        numbers = (
+            f"{smooth.mean:.2f} points (95 % interval {_span(smooth.interval)}, by a smooth curve "
+            f"through all runs; {pairs}: {gain.mean:.2f})"
+        )
+    return f"Better by {numbers}" if sure else f"No detectable difference: better by {numbers}"
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
 def study_panel(view: StudyView, seconds_left: float | None = None) -> RenderableType:
