@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from kdecay_search import __version__
-from kdecay_search.cli import files, inspect, launch, schedule, worker
+from kdecay_search.cli import files, inspect, launch, models, schedule, worker
 from kdecay_search.errors import KDecayError
 
 app = typer.Typer(
@@ -47,6 +47,7 @@ for register in (
     inspect.register,
     files.register,
     schedule.register,
+    models.register,
 ):
     register(app)
 
