@@ -14,9 +14,11 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
+from kdecay_search.networks import ModelSpec, ResNetSpec
 from kdecay_search.schedules import Family, KDecaySchedule
+from kdecay_search.settings import Settings
 
 MAX_CANDIDATES = 1000
 """More grid points than this in one stage is a slip of ``k_step``, not a search."""
@@ -42,33 +44,7 @@ def _at_least(bound_name: str, value: float, bound: float | None) -> float:
     return value
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
-    )
-
-
-class ModelSpec(_Model):
-    """The network of an image task: CIFAR-style ResNets of depth 6n + 2."""
-
-    name: Literal["resnet"] = "resnet"
-    depth: Annotated[int, Field(ge=8, le=1202)] = 8
-    block: Literal["basic"] = "basic"
-    width: Annotated[int, Field(ge=1, le=1024)] = 16
-    """Channels of the first of the three groups; the others have twice and four times as many."""
-
-    @field_validator("depth")
-    @classmethod
-    def _depth_fits_the_blocks(cls, depth: int) -> int:
-        if (depth - 2) % 6:
-            below = (depth - 2) // 6 * 6 + 2
-            raise ValueError(
-                f"must be 6n + 2 for basic blocks; the nearest are {below}, {below + 6}"
-            )
-        return depth
-
-
-class DataSpec(_Model):
+class DataSpec(Settings):
     """The data of an image task, and how its training part is split."""
 
     name: Literal["digits", "cifar10", "cifar100", "image-folder"]
@@ -100,7 +76,7 @@ class DataSpec(_Model):
             raise ValueError(f"is not a folder's path: {error}") from None
 
 
-class OptimizerSpec(_Model):
+class OptimizerSpec(Settings):
     """Stochastic gradient descent."""
 
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
@@ -115,7 +91,7 @@ class OptimizerSpec(_Model):
         return nesterov
 
 
-class ImagesTask(_Model):
+class ImagesTask(Settings):
     """The built-in image classification task."""
 
     kind: Literal["images"]
@@ -127,12 +103,12 @@ class ImagesTask(_Model):
     study; 0 shares the machine's cores among its workers and gives that reproducibility up."""
     averaging_epochs: Positive = 1.0
     """Half-life, in epochs, of the averaged weights that pruning looks at."""
-    model: ModelSpec = ModelSpec()
+    model: ModelSpec = ResNetSpec()
     data: DataSpec
     optimizer: OptimizerSpec = OptimizerSpec()
 
 
-class SurfaceSpec(_Model):
+class SurfaceSpec(Settings):
     """The stated error surface of a simulated task; see :mod:`kdecay_search.simulation`."""
 
     best_ks: Annotated[tuple[Positive, ...], Field(min_length=1, max_length=8)] = (3.0,)
@@ -145,7 +121,7 @@ class SurfaceSpec(_Model):
     noise_seed: int = 0
 
 
-class SimulatedTask(_Model):
+class SimulatedTask(Settings):
     """Curves drawn from a stated error surface, without training anything."""
 
     kind: Literal["simulated"]
@@ -154,7 +130,7 @@ class SimulatedTask(_Model):
     surface: SurfaceSpec = SurfaceSpec()
 
 
-class ScheduleSpec(_Model):
+class ScheduleSpec(Settings):
     """The schedule whose exponents are searched."""
 
     family: Family = "polynomial"
@@ -177,7 +153,7 @@ class ScheduleSpec(_Model):
         return _at_least("schedule.lr_min", lr_max, info.data.get("lr_min"))
 
 
-class SearchSpec(_Model):
+class SearchSpec(Settings):
     """The search for the terms k1 < k2 < … of eq. 14."""
 
     sampler: Literal["grid", "tpe", "gp", "random"] = "grid"
@@ -234,7 +210,7 @@ class SearchSpec(_Model):
         return _cap(self.k_max, self.k_cap)
 
 
-class PruningSpec(_Model):
+class PruningSpec(Settings):
     """When a run may be ended early; see :mod:`kdecay_search.pruning`."""
 
     enabled: bool = True
@@ -244,7 +220,7 @@ class PruningSpec(_Model):
     """So many candidates, beside the baseline, run to the end on the first seed."""
 
 
-class WorkersSpec(_Model):
+class WorkersSpec(Settings):
     """How workers share the study; changing these does not change any result."""
 
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
@@ -263,7 +239,7 @@ class WorkersSpec(_Model):
         )
 
 
-class StudySpec(_Model):
+class StudySpec(Settings):
     """A whole study file."""
 
     name: Annotated[str, Field(max_length=100, pattern=NAME_PATTERN)]

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from kdecay_search.errors import InvalidSpec
-from kdecay_search.spec import ImagesTask, SimulatedTask, StudySpec
+from kdecay_search.spec import StudySpec
 
 SHOWN_VALUE_LENGTH = 60
 """Characters of a wrong value, key or override that an error quotes."""
@@ -25,6 +25,9 @@ SHOWN_REASON_LENGTH = 200
 """The same of TOML's own words, which may hold a key."""
 MOST_BYTES = 1 << 16
 """Of a study file. TOML's reader takes seconds for a dotted key of so many bytes."""
+
+TAG_ERRORS = ("union_tag_not_found", "union_tag_invalid")
+Tables = tuple[type[BaseModel], ...]
 
 
 def from_json(text: str) -> StudySpec:
@@ -137,48 +140,70 @@ def _first_error(error: ValidationError, source: str, overrides: Sequence[str] =
     """One line for the first of pydantic's errors: source, dotted key, value, rule."""
     details = error.errors(include_url=False)
     first = details[0]
-    keys = _keys(first)
+    keys, tables = _located(first)
     dotted = ".".join(keys)
     if any(f"{dotted}.".startswith(f"{_override_key(override)}.") for override in overrides):
         source = "--set"
     dotted = _clipped(dotted)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     if first["type"] == "extra_forbidden":
-        kinds = [str(part) for part in first["loc"][1:2]] if keys[0] == "task" else []
-        return f"{source}: {dotted}: unknown key{_nearest(keys, kinds)}{more}"
+        return f"{source}: {dotted}: unknown key{_nearest(keys, tables)}{more}"
     if first["type"] == "missing":
         return f"{source}: {dotted}: is missing{more}"
-    return f"{source}: {dotted}{_shown(first)}: {_rule(first)}{more}"
+    return f"{source}: {dotted}{_shown(first)}: {_rule(first, tables)}{more}"
 
 
-def _keys(detail: ErrorDetails) -> list[str]:
-    """The error's path as in the file: without the union's tag, and with the tag's own key."""
-    path = [str(part) for part in detail["loc"]]
-    kinds = {_kind(task) for task in (ImagesTask, SimulatedTask)}
-    if len(path) > 1 and path[0] == "task" and path[1] in kinds:
-        del path[1]
-    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
-        path.append("kind")
-    return path or ["the file"]
+def _located(detail: ErrorDetails) -> tuple[list[str], Tables]:
+    """The error's keys as in the file, and the models of the table that holds the last of them.
+
+    Pydantic puts the tag of a union's member between the keys, and leaves out the key of a tag
+    that is wrong.
+    """
+    keys: list[str] = []
+    holders: Tables = ()
+    tables: Tables = (StudySpec,)
+    for part in detail["loc"]:
+        if len(tables) > 1 and (chosen := tuple(t for t in tables if part in _tags(t))):
+            tables = chosen
+            continue
+        keys.append(str(part))
+        holders, tables = tables, _tables_under(tables, str(part))
+    if detail["type"] in TAG_ERRORS:
+        keys.append(_tag_key(tables))
+        holders = tables
+    return keys or ["the file"], holders
 
 
-def _kind(task: type[BaseModel]) -> str:
-    return str(get_args(task.model_fields["kind"].annotation)[0])
+def _tables_under(tables: Tables, key: str) -> Tables:
+    """The models that the value of ``key`` may have; none unless it is a table."""
+    fields = [table.model_fields[key] for table in tables if key in table.model_fields]
+    options = [o for f in fields for o in (get_args(f.annotation) or (f.annotation,))]
+    return tuple(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+
+
+def _tag_key(tables: Tables) -> str:
+    """The key whose value tells these tables apart."""
+    return next(key for key in ("kind", "name") if all(key in t.model_fields for t in tables))
+
+
+def _tags(table: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(table.model_fields[_tag_key((table,))].annotation)
 
 
 def _shown(detail: ErrorDetails) -> str:
     value = detail["input"]
     if detail["type"] == "union_tag_invalid":
-        value = value["kind"]
+        value = value[detail["ctx"]["discriminator"].strip("'")]
     if isinstance(value, dict):
         return ""
     text = json.dumps(value, default=str, ensure_ascii=False)
     return f" = {_clipped(text)}"
 
 
-def _rule(detail: ErrorDetails) -> str:
-    if detail["type"] == "union_tag_not_found" or detail["type"] == "union_tag_invalid":
-        return "must be 'images' or 'simulated'"
+def _rule(detail: ErrorDetails, tables: Tables) -> str:
+    if detail["type"] in TAG_ERRORS:
+        *others, last = (f"'{tag}'" for table in tables for tag in _tags(table))
+        return f"must be {', '.join(others)} or {last}"
     if detail["type"] == "string_pattern_mismatch":
         return "must start with a letter or digit and hold only letters, digits, '.', '_' and '-'"
     text = detail["msg"].removeprefix("Value error, ")
@@ -187,24 +212,9 @@ def _rule(detail: ErrorDetails) -> str:
     return text
 
 
-def _nearest(keys: list[str], kinds: list[str]) -> str:
-    known = _known_keys(keys[:-1], kinds)
+def _nearest(keys: list[str], tables: Tables) -> str:
+    known = sorted({key for table in tables for key in table.model_fields})
     close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {'.'.join([*keys[:-1], close[0]])}?"
-    return f"; known here: {', '.join(sorted(known))}" if known else ""
-
-
-def _known_keys(parents: list[str], kinds: list[str]) -> list[str]:
-    """The keys of the table that ``parents`` lead to, in a task of one of ``kinds``."""
-    models: list[type[BaseModel]] = [StudySpec]
-    for parent in parents:
-        fields = [model.model_fields[parent] for model in models if parent in model.model_fields]
-        models = [
-            option
-            for field in fields
-            for option in (get_args(field.annotation) or (field.annotation,))
-            if isinstance(option, type) and issubclass(option, BaseModel)
-            if "kind" not in option.model_fields or _kind(option) in kinds
-        ]
-    return sorted({key for model in models for key in model.model_fields})
+    return f"; known here: {', '.join(known)}" if known else ""

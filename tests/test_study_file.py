@@ -344,6 +344,51 @@ def test_depth_that_no_resnet_has_names_the_nearest(tmp_path: Path, depth: int) 
     assert "8, 14" in message
 
 
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        ({"depth": 3}, "depth = 3: must be 6n + 2 for basic blocks; the nearest is 8"),
+        (
+            {"depth": 47},
+            "depth = 47: must be 6n + 2 for basic blocks; the nearest are 44, 50; "
+            "47 fits block = 'preact-bottleneck'",
+        ),
+        (
+            {"block": "preact-bottleneck", "depth": 30},
+            "depth = 30: must be 9n + 2 for preact-bottleneck blocks; the nearest are 29, 38",
+        ),
+        ({"block": "preact-bottleneck"}, "depth = 8: must be 9n + 2"),
+        ({"block": "bottleneck"}, "block = \"bottleneck\": must be 'basic', 'preact-basic' or"),
+        ({"shortcut": "C"}, "shortcut = \"C\": must be 'A' or 'B'"),
+        ({"name": "wide-resnet"}, "depth: is missing (and 1 more)"),
+        (
+            {"name": "wide-resnet", "depth": 20, "widen": 8},
+            "depth = 20: must be 6n + 4 for a wide ResNet; the nearest are 16, 22",
+        ),
+        (
+            {"name": "wide-resnet", "depth": 16, "widen": 8, "dropout": 1},
+            "dropout = 1: must be less than 1",
+        ),
+        (
+            {"name": "wide-resnet", "depth": 16, "widen": 8, "block": "basic"},
+            "block: unknown key; known here: depth, dropout, name, widen",
+        ),
+        (
+            {"name": "densenet-bc", "depth": 99, "growth": 12},
+            "depth = 99: must be 6n + 4 for a DenseNet-BC; the nearest are 94, 100",
+        ),
+        ({"name": "resnet50", "depth": 50}, "depth: unknown key; known here: name"),
+        ({"name": ["resnet"]}, "name = [\"resnet\"]: must be 'resnet', 'wide-resnet', "),
+        ({"name": "resnet", "resnet": 1}, "resnet: unknown key; known here: block, depth, name"),
+    ],
+)
+def test_wrong_network_is_refused_by_the_rule_of_its_kind(
+    tmp_path: Path, model: dict[str, Any], expected: str
+) -> None:
+    message = refused(tmp_path, merged(images_table(), "task.model", model))
+    assert f"study.toml: task.model.{expected}" in message
+
+
 def test_unknown_data_set_is_refused_with_the_known_ones(tmp_path: Path) -> None:
     message = refused(tmp_path, images_table(name="mnist"))
     assert all(name in message for name in ("digits", "cifar10", "cifar100", "image-folder"))
@@ -653,11 +698,21 @@ def tables(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @st.composite
+def models(draw: st.DrawFn) -> dict[str, Any]:
+    n = draw(st.integers(1, 30))
+    resnet = {"depth": 6 * n + 2, "width": draw(st.integers(1, 64))}
+    bottleneck = {"name": "resnet", "block": "preact-bottleneck", "depth": 9 * n + 2}
+    wide = {"name": "wide-resnet", "depth": 6 * n + 4, "widen": 2, "dropout": draw(numbers(0, 0.9))}
+    dense = {"name": "densenet-bc", "depth": 6 * n + 4, "growth": draw(st.integers(1, 64))}
+    return draw(st.sampled_from([resnet, bottleneck, wide, dense, {"name": "resnet50"}]))
+
+
+@st.composite
 def image_tasks(draw: st.DrawFn) -> dict[str, Any]:
     return {
         "kind": "images",
         "batch_size": draw(st.integers(1, 1000)),
-        "model": {"depth": 6 * draw(st.integers(1, 30)) + 2, "width": draw(st.integers(1, 64))},
+        "model": draw(models()),
         "data": {
             "name": draw(st.sampled_from(["digits", "cifar10", "image-folder"])),
             "root": draw(st.sampled_from(["/data", "data/pictures", "~/data"])),
@@ -830,6 +885,8 @@ KEYS = st.sampled_from(
         "task.data",
         "task.data.root",
         "task.model",
+        "task.model.name",
+        "task.model.depth",
         "task.surface",
         "task.surface.best_ks",
         "task.optimizer.momentum",

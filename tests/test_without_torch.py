@@ -45,12 +45,13 @@ def kdecay(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run("-m", "kdecay_search", *arguments)
 
 
-def test_help_check_schedule_launch_detached_and_status_work(run: Run) -> None:
+def test_help_check_schedule_models_launch_detached_and_status_work(run: Run) -> None:
     digits = str(ROOT / "studies" / "digits.toml")
     for arguments in (
         ["--help"],
         ["check", digits],
         ["schedule", "--ks", "1,3"],
+        ["models", "--json"],
         ["launch", digits, "--detach", "--set", "name=torchless"],
         ["status", "torchless"],
         ["delete", "torchless", "--yes"],

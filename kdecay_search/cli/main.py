@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from kdecay_search import __version__
-from kdecay_search.cli import doctor, files, inspect, launch, schedule, worker
+from kdecay_search.cli import doctor, files, inspect, launch, models, schedule, worker
 from kdecay_search.errors import KDecayError
 
 app = typer.Typer(
@@ -48,6 +48,7 @@ for register in (
     files.register,
     doctor.register,
     schedule.register,
+    models.register,
 ):
     register(app)
 

@@ -1,73 +1,87 @@
-"""ResNets for small images (He et al., arXiv:1512.03385, section 4.2).
+"""Residual networks for small images.
 
-A 3x3 convolution, three groups of n blocks with 1, 2 and 4 times ``width`` channels on 1, 1/2 and
-1/4 of the image's side, a global mean and a classifier: 6n + 2 layers with weights.
+A 3x3 convolution, three groups of blocks on 1, 1/2 and 1/4 of the image's side, a global mean and
+a classifier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdecay_search.training.models.initialisation import he_fan_out
+from kdecay_search.networks import BlockShape, ResNetSpec, WideResNetSpec
+from kdecay_search.training.models.blocks import (
+    BasicBlock,
+    PreactBasicBlock,
+    PreactBlock,
+    PreactBottleneckBlock,
+)
+from kdecay_search.training.models.initialisation import he
 
-GROUPS = 3
-LAYERS_PER_BLOCK = 2
+PREACT_BLOCKS = {"preact-basic": PreactBasicBlock, "preact-bottleneck": PreactBottleneckBlock}
+
+
+def resnet(spec: ResNetSpec, classes: int, channels: int) -> nn.Module:
+    """A ResNet with weights as its papers' code starts them."""
+    if spec.block == "basic":
+        model: nn.Module = ResNet(spec, classes, channels)
+    else:
+        make_block = partial(PREACT_BLOCKS[spec.block], option=spec.shortcut_option)
+        model = PreactResNet(spec.shapes(), make_block, classes, channels)
+    he(model, "fan_out")
+    return model
+
+
+def wide_resnet(spec: WideResNetSpec, classes: int, channels: int) -> nn.Module:
+    """A wide ResNet: the pre-activation basic block, with projections and dropout."""
+    make_block = partial(PreactBasicBlock, option="B", dropout=spec.dropout)
+    model = PreactResNet(spec.shapes(), make_block, classes, channels)
+    he(model, "fan_in")
+    return model
 
 
 class ResNet(nn.Module):
-    """depth = 6n + 2; (N, channels, H, W) float images to (N, classes) logits."""
+    """Basic blocks with the ReLU after the sum (arXiv:1512.03385, section 4.2)."""
 
-    def __init__(self, depth: int, width: int, classes: int, channels: int) -> None:
+    def __init__(self, spec: ResNetSpec, classes: int, channels: int) -> None:
         super().__init__()
-        blocks_per_group = (depth - 2) // (GROUPS * LAYERS_PER_BLOCK)
-        self.stem = nn.Conv2d(channels, width, 3, padding=1, bias=False)
-        self.stem_norm = nn.BatchNorm2d(width)
-        self.blocks = nn.Sequential(*_blocks(blocks_per_group, width))
-        self.classifier = nn.Linear(width * 2 ** (GROUPS - 1), classes)
-        he_fan_out(self)
+        shapes = spec.shapes()
+        self.stem = nn.Conv2d(channels, spec.width, 3, padding=1, bias=False)
+        self.stem_norm = nn.BatchNorm2d(spec.width)
+        self.blocks = nn.Sequential(*(BasicBlock(shape, spec.shortcut_option) for shape in shapes))
+        self.classifier = nn.Linear(shapes[-1].outputs, classes)
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = functional.relu(self.stem_norm(self.stem(images)), inplace=True)
-        hidden = self.blocks(hidden)
-        # Not adaptive_avg_pool2d: its gradient has no deterministic version on GPUs.
-        logits: Tensor = self.classifier(hidden.mean((2, 3)))
-        return logits
+        return _logits(self.blocks(hidden), self.classifier)
 
 
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut without weights (option A)."""
+class PreactResNet(nn.Module):
+    """Blocks that begin with batch norm and ReLU, and one more pair at the end (1603.05027)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(
+        self,
+        shapes: Sequence[BlockShape],
+        make_block: Callable[[BlockShape], PreactBlock],
+        classes: int,
+        channels: int,
+    ) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(outputs)
-        self.stride = stride
-        self.new_channels = outputs - inputs
+        outputs = shapes[-1].outputs
+        self.stem = nn.Conv2d(channels, shapes[0].inputs, 3, padding=1, bias=False)
+        self.blocks = nn.Sequential(*(make_block(shape) for shape in shapes))
+        self.norm = nn.BatchNorm2d(outputs)
+        self.classifier = nn.Linear(outputs, classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        hidden = functional.relu(self.norm1(self.conv1(images)), inplace=True)
-        hidden = self.norm2(self.conv2(hidden))
-        return functional.relu(hidden + self._shortcut(images), inplace=True)
-
-    def _shortcut(self, images: Tensor) -> Tensor:
-        """Every stride-th pixel; channels that the block adds are zero, half before, half after."""
-        if self.stride == 1 and not self.new_channels:
-            return images
-        before = self.new_channels // 2
-        after = self.new_channels - before
-        pixels = images[:, :, :: self.stride, :: self.stride]
-        return functional.pad(pixels, (0, 0, 0, 0, before, after))
+        hidden = self.norm(self.blocks(self.stem(images)))
+        return _logits(functional.relu(hidden, inplace=True), self.classifier)
 
 
-def _blocks(blocks_per_group: int, width: int) -> Iterator[BasicBlock]:
-    inputs = width
-    for group in range(GROUPS):
-        outputs = width * 2**group
-        for block in range(blocks_per_group):
-            yield BasicBlock(inputs, outputs, stride=2 if group and not block else 1)
-            inputs = outputs
+def _logits(features: Tensor, classifier: nn.Linear) -> Tensor:
+    # Not adaptive_avg_pool2d: its gradient has no deterministic version on GPUs.
+    logits: Tensor = classifier(features.mean((2, 3)))
+    return logits

@@ -1,0 +1,124 @@
+"""Residual blocks: (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from kdecay_search.networks import BlockShape, ShortcutOption
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions; batch norm and ReLU after them (arXiv:1512.03385)."""
+
+    def __init__(self, shape: BlockShape, option: ShortcutOption) -> None:
+        super().__init__()
+        self.conv1 = _conv3(shape.inputs, shape.outputs, shape.stride)
+        self.norm1 = nn.BatchNorm2d(shape.outputs)
+        self.conv2 = _conv3(shape.outputs, shape.outputs)
+        self.norm2 = nn.BatchNorm2d(shape.outputs)
+        self.shortcut = _shortcut(shape, option, norm=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        hidden = functional.relu(self.norm1(self.conv1(images)), inplace=True)
+        hidden = self.norm2(self.conv2(hidden))
+        return functional.relu(hidden + self.shortcut(images), inplace=True)
+
+
+class PreactBlock(nn.Module):
+    """Batch norm and ReLU go before the convolutions (arXiv:1603.05027).
+
+    Where the shape changes, the shortcut begins after the first ReLU, as in that paper's code;
+    elsewhere it is the identity, past everything.
+    """
+
+    def __init__(self, shape: BlockShape, option: ShortcutOption) -> None:
+        super().__init__()
+        self.norm1 = nn.BatchNorm2d(shape.inputs)
+        self.shortcut = _shortcut(shape, option, norm=False)
+        self._changes = shape.changes
+
+    def forward(self, images: Tensor) -> Tensor:
+        activated = functional.relu(self.norm1(images), inplace=True)
+        shortcut: Tensor = self.shortcut(activated) if self._changes else images
+        return self._convolutions(activated) + shortcut
+
+    def _convolutions(self, activated: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class PreactBasicBlock(PreactBlock):
+    """Two 3x3 convolutions, with dropout between them if wanted (arXiv:1605.07146)."""
+
+    def __init__(self, shape: BlockShape, option: ShortcutOption, dropout: float = 0.0) -> None:
+        super().__init__(shape, option)
+        self.conv1 = _conv3(shape.inputs, shape.outputs, shape.stride)
+        self.norm2 = nn.BatchNorm2d(shape.outputs)
+        self.dropout = nn.Dropout(dropout) if dropout else nn.Identity()
+        self.conv2 = _conv3(shape.outputs, shape.outputs)
+
+    def _convolutions(self, activated: Tensor) -> Tensor:
+        hidden = functional.relu(self.norm2(self.conv1(activated)), inplace=True)
+        result: Tensor = self.conv2(self.dropout(hidden))
+        return result
+
+
+class PreactBottleneckBlock(PreactBlock):
+    """1x1, 3x3 and 1x1 convolutions; the first has the stride (resnet-pre-act.lua)."""
+
+    def __init__(self, shape: BlockShape, option: ShortcutOption) -> None:
+        super().__init__(shape, option)
+        inner = shape.bottleneck
+        self.conv1 = PointwiseConv(shape.inputs, inner, shape.stride)
+        self.norm2 = nn.BatchNorm2d(inner)
+        self.conv2 = _conv3(inner, inner)
+        self.norm3 = nn.BatchNorm2d(inner)
+        self.conv3 = PointwiseConv(inner, shape.outputs)
+
+    def _convolutions(self, activated: Tensor) -> Tensor:
+        hidden = functional.relu(self.norm2(self.conv1(activated)), inplace=True)
+        hidden = functional.relu(self.norm3(self.conv2(hidden)), inplace=True)
+        result: Tensor = self.conv3(hidden)
+        return result
+
+
+class PointwiseConv(nn.Conv2d):
+    """A 1x1 convolution of every stride-th pixel.
+
+    The pixels are picked before it: oneDNN's own strided version writes past its buffer in the
+    backward pass where there are fewer inputs than floats in a register (oneDNN issue 6035).
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
+        super().__init__(inputs, outputs, 1, bias=False)
+        self._step = stride
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images[:, :, :: self._step, :: self._step])
+
+
+class PaddedShortcut(nn.Module):
+    """Option A: every stride-th pixel; added channels are zero, half before, half after."""
+
+    def __init__(self, shape: BlockShape) -> None:
+        super().__init__()
+        self._stride = shape.stride
+        self._before = (shape.outputs - shape.inputs) // 2
+        self._after = shape.outputs - shape.inputs - self._before
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images[:, :, :: self._stride, :: self._stride]
+        return functional.pad(pixels, (0, 0, 0, 0, self._before, self._after))
+
+
+def _shortcut(shape: BlockShape, option: ShortcutOption, norm: bool) -> nn.Module:
+    if not shape.changes:
+        return nn.Identity()
+    if option == "A":
+        return PaddedShortcut(shape)
+    projection = PointwiseConv(shape.inputs, shape.outputs, shape.stride)
+    return nn.Sequential(projection, nn.BatchNorm2d(shape.outputs)) if norm else projection
+
+
+def _conv3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
