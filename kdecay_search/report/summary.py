@@ -10,7 +10,7 @@ from typing import Any
 from kdecay_search.choice import Gain
 from kdecay_search.procedure import Candidate, Incumbent, Stage
 from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State
+from kdecay_search.runs import State, Trial
 from kdecay_search.statistics import Sample, describe, paired_gain
 
 
@@ -32,9 +32,17 @@ def summarise(view: StudyView) -> dict[str, Any]:
         "baseline": {"ks": list(plan.baseline.ks), **_sample(_error(plan.baseline))},
         "gain": _gain(gain_on_baseline(view)),
         "stages": [_stage(stage, view) for stage in plan.stages],
+        "failures": [_failure(trial) for trial in view.given_up],
         "trials": {str(state): view.count(state) for state in State},
         "epochs": {"trained": view.epochs_trained, "planned": view.epochs_planned},
     }
+
+
+def _failure(trial: Trial) -> dict[str, Any]:
+    """A run that was given up, with its last error."""
+    key = trial.key
+    run = {"stage": key.stage, "k": trial.k, "seed": key.seed}
+    return {**run, "reason": trial.reason, "message": trial.message}
 
 
 def gain_on_baseline(view: StudyView) -> Sample:

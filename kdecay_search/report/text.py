@@ -210,8 +210,15 @@ def _failures(view: StudyView) -> Text | None:
     failed = [trial for trial in view.attempts if trial.state == State.FAILED]
     if not failed:
         return None
-    noun = "trial" if len(failed) == 1 else "trials"
-    return Text(f"{len(failed)} failed {noun}; the last: {_ended(failed[-1])}", style="red")
+    lines = [f"{_counted(len(failed), 'failed trial')}; the last: {_ended(failed[-1])}"]
+    if view.given_up and view.state != "running":
+        runs = _counted(len(view.given_up), "run")
+        lines.append(f"{runs} given up after so many failures: the result stands on the others")
+    return Text("\n".join(lines), style="red")
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
 def studies_table(views: Iterable[StudyView]) -> Table:

@@ -42,6 +42,17 @@ class StudyView:
         """The trials, without those that were withdrawn because another served their run."""
         return [trial for trial in self.trials if trial.reason != WITHDRAWN]
 
+    @property
+    def given_up(self) -> list[Trial]:
+        """The last failure of each run that nothing else serves."""
+        last = {(trial.candidate_key, trial.key.seed): trial for trial in self.attempts}
+        served = {
+            (trial.candidate_key, trial.key.seed)
+            for trial in self.attempts
+            if trial.state != State.FAILED
+        }
+        return [trial for run, trial in last.items() if run not in served]
+
     def count(self, state: State) -> int:
         return sum(trial.state == state for trial in self.attempts)
 
