@@ -110,20 +110,37 @@ HOSTILE: dict[str, Any] = {
 """Specs by the study's name. A text is stored as it is, all else as the JSON of a spec."""
 
 
-def plant(storage: Storage, name: str, **attributes: Any) -> int:
+TOKEN = {"stage": 1, "candidate": 0, "seed": 0, "earlier_ks": [], "k": 1.0, "bounds": [1.0, 2.0],
+         "protected": True}  # fmt: skip
+HOSTILE_TOKENS: list[dict[str, Any]] = [
+    {},
+    {"candidate": 0},
+    TOKEN | {"stage": "1/../../../intruder"},
+    TOKEN | {"seed": [0]},
+    TOKEN | {"candidate": -1},
+    TOKEN | {"k": float("nan")},
+    TOKEN | {"k": "2"},
+    TOKEN | {"earlier_ks": {"a": 1}},
+    TOKEN | {"bounds": [1.0, 1e300]},
+]
+
+
+def plant(storage: Storage, name: str, **attributes: Any) -> None:
     """A study as somebody with the database's password may write it, with a trial waiting."""
     study_id = records.create_stage(storage, name, 1)
     for key, value in attributes.items():
         storage.optuna.set_study_user_attr(study_id, key, value)
     storage.optuna.set_study_system_attr(study_id, "sampler", MODULE)
-    trial = {"stage": 1, "candidate": 0, "seed": 0, "earlier_ks": [], "k": 1.0,
-             "bounds": [1.0, 2.0], "protected": True}  # fmt: skip
-    template = optuna.trial.create_trial(
+    plant_trial(storage, study_id, TOKEN)
+
+
+def plant_trial(storage: Storage, study_id: int, token: dict[str, Any]) -> int:
+    waiting = optuna.trial.create_trial(
         state=optuna.trial.TrialState.WAITING,
         system_attrs={"fixed_params": {"k": 1.0}},
-        user_attrs=trial,
+        user_attrs=token,
     )
-    return storage.optuna.create_new_trial(study_id, template_trial=template)
+    return storage.optuna.create_new_trial(study_id, template_trial=waiting)
 
 
 @pytest.fixture
@@ -157,11 +174,15 @@ def test_no_stored_spec_makes_a_worker_import_or_unpickle(
     alone: Kdecay, planted: Storage, tmp_path: Path
 ) -> None:
     """A worker of all studies leaves them alone and serves the good one beside them."""
+    good = records.create_stage(planted, "good", 1)
+    foreign = [plant_trial(planted, good, token) for token in HOSTILE_TOKENS]
     alone.run("launch", simulated_study(tmp_path, name="good"), "--workers", "0", "--detach")
     worker = run_in(tmp_path, alone, "worker", "--drain")
     assert "Traceback" not in worker.stderr
     assert worker.stderr.replace("\n", "").isprintable()
     assert alone.json("status", "good")["state"] == "done"
+    ended = {planted.optuna.get_trial(trial_id).state for trial_id in foreign}
+    assert ended == {optuna.trial.TrialState.FAIL}
     states = {
         trial.state
         for name in records.study_names(planted)

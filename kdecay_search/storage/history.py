@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy
 
 from kdecay_search.runs import LOST, CandidateKey, Replicates, RunKey, State, Token, Trial
+from kdecay_search.spec import LARGEST_K, SMALLEST_K
 
 Row = sqlalchemy.Row[Any]
 
@@ -103,9 +104,9 @@ class History:
 
 def _trial(row: Row) -> Trial | None:
     attributes = {key: json.loads(value) for key, value in (row.attributes or {}).items()}
-    if "candidate" not in attributes:
-        return None
     token = read_token(attributes)
+    if token is None:
+        return None
     state = _STATES[row.state]
     return Trial(
         number=row.number,
@@ -123,16 +124,30 @@ def _trial(row: Row) -> Trial | None:
     )
 
 
-def read_token(attributes: Mapping[str, Any]) -> Token:
-    """The token that a trial was queued with, from its user attributes."""
-    low, high = attributes["bounds"]
-    return Token(
-        key=RunKey(attributes["stage"], attributes["candidate"], attributes["seed"]),
-        earlier_ks=tuple(attributes["earlier_ks"]),
-        k=attributes["k"],
-        bounds=(low, high),
-        protected=attributes["protected"],
-    )
+def read_token(attributes: Mapping[str, Any]) -> Token | None:
+    """The token that a trial was queued with, from its user attributes; None if they make none.
+
+    Whoever can write to the database can write these, and they become part of a checkpoint's path.
+    """
+    try:
+        key = tuple(attributes[name] for name in ("stage", "candidate", "seed"))
+        ks, k = tuple(attributes["earlier_ks"]), attributes["k"]
+        low, high = attributes["bounds"]
+        protected = attributes["protected"]
+    except (KeyError, TypeError, ValueError):
+        return None
+    exponents = (*ks, low, high) if k is None else (*ks, low, high, k)
+    if not (all(map(_is_index, key)) and all(map(_is_exponent, exponents))):
+        return None
+    return Token(RunKey(*key), ks, k, (low, high), protected is True)
+
+
+def _is_index(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_exponent(value: object) -> bool:
+    return type(value) in (int, float) and SMALLEST_K <= value <= LARGEST_K  # type: ignore[operator]
 
 
 def token_attributes(token: Token) -> dict[str, Any]:

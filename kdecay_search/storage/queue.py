@@ -18,7 +18,7 @@ from optuna.distributions import FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from kdecay_search.runs import LOST, Token
+from kdecay_search.runs import ERROR, LOST, Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
 from kdecay_search.storage.history import WORKER, read_token, token_attributes
 from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
@@ -87,7 +87,9 @@ def claim(storage: Storage, name: str, worker: str) -> Claim | None:
         if _take(storage, trial_id):
             _note_worker(storage, trial_id, worker)
             token = read_token(_trial(storage, trial_id).user_attrs)
-            return Claim(name, study_id, trial_id, token, worker)
+            if token is not None:
+                return Claim(name, study_id, trial_id, token, worker)
+            fail(storage, trial_id, ERROR, "no run of this study's: queued by other means")
     return None
 
 

@@ -180,6 +180,6 @@ def test_the_commands_refuse_in_one_line_and_leave_the_database_as_it_was(
     if launched == 2:
         assert contents(database) == before
     else:
-        (name,) = records.study_names(database)
-        records.delete_study(database, name)
+        for name in records.study_names(database):
+            records.delete_study(database, name)
     assert (checked, out) == (2, "") or launched == 0
