@@ -48,7 +48,7 @@ class Account:
             runs[trial.key.seed].append(trial)
         serving = {seed: best for seed in range(seeds) if (best := _serving(runs[seed]))}
         rest = frozenset(range(seeds)) - serving.keys()
-        failed = {seed for seed in rest if _is_exhausted(runs[seed], max_attempts)}
+        failed = {seed for seed in rest if runs[seed] and _is_exhausted(runs[seed], max_attempts)}
         states = Counter(trial.state for trial in serving.values())
         is_open = (t for t in trials if t.open)
         return Account(

@@ -307,7 +307,7 @@ class _Book:
         races = self.spec.pruning.enabled
         enqueue: list[Token] = []
         skip: list[Token] = []
-        for seed in range(self.spec.search.seeds):
+        for seed in self._unended():
             lacking = [c for c in self.candidates if self._needs_trial(c, seed)]
             runners = self._runners(seed) if races and seed and lacking else self.candidates
             racing = {candidate.index for candidate in runners}
@@ -325,6 +325,11 @@ class _Book:
             return []
         certain = [c for c in self.candidates if self._is_baseline(c)]
         return [self._token(c, seed) for c in certain if self._needs_trial(c, seed)]
+
+    def _unended(self) -> list[int]:
+        """Seeds on which some run has not ended: the others need nothing."""
+        unended = (self._account(c.index).unended for c in self.candidates)
+        return sorted(frozenset().union(*unended))
 
     def _is_over(self, seed: int) -> bool:
         """Whether every candidate's run on this seed has ended."""

@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import sqlalchemy
 from builders import study
 
 from benchmarks import curves as curve_files
-from benchmarks import pruning, record
+from benchmarks import history, past, pruning, record
 from benchmarks.curves import Curves
 from benchmarks.policies import POLICIES
 from benchmarks.replay import Replay, study_spec
 from kdecay_search.errors import DataError
 from kdecay_search.simulation import curve
 from kdecay_search.spec import SimulatedTask
+from kdecay_search.storage import Storage, queue, records
 from kdecay_search.study_file import load
+from kdecay_search.worker.trial import ClaimedTrial
 
 KS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 EPOCHS = 12
@@ -284,3 +287,59 @@ def test_a_recorded_training_is_the_workers_to_the_bit(
             recorded = [row[column] for row in curves[name]]
             assert recorded == [getattr(epoch, attribute) for epoch in run.epochs]
     assert curves["averaged_0.5"] != curves["averaged_1"]
+
+
+def test_the_history_benchmark_measures_every_operation_in_both_sizes(storage: Storage) -> None:
+    operations = history.measure(storage, [20, 40], repeats=2, epochs=4, fresh=1)
+    names = {operation.name for operation in operations}
+    assert {
+        f"{name}, {kind}"
+        for name in ("claim", "report", "finish", "tick", "first tick of a process")
+        for kind in ("full grid", "race", "first seed")
+    } - names <= {"tick, race"}  # there, each tick of so few may begin a seed
+    assert "report, pruner asked, first seed" in names
+    told = json.loads(history.as_json([20, 40], operations))
+    assert {"sizes", "operations", "machine", "versions"} <= told.keys()
+    assert all(len(each["ms"]) == 2 and each["ratio"] > 0 for each in told["operations"])
+
+
+def test_a_history_written_in_bulk_has_the_rows_that_a_worker_leaves(storage: Storage) -> None:
+    spec, finished = past.full_grid(60, 1, EPOCHS)
+    past.write(storage, spec, finished)
+    claim = queue.claim(storage, spec.name, "node-1:4242:cuda:0")
+    assert claim is not None
+    trial = ClaimedTrial(storage, spec, claim)
+    epochs = curve(spec.task, (trial.k,), claim.token.key.seed)
+    for epoch in epochs:
+        trial.tell(epoch)
+    trial.complete(epochs)
+    written = records.read_trials(storage, spec.name)[claim.token.key.candidate]
+    assert written.key.candidate == claim.token.key.candidate
+    assert rows_of(storage, written.trial_id) == rows_of(storage, claim.trial_id)
+
+
+def rows_of(storage: Storage, trial_id: int) -> dict[str, list[Any]]:
+    """What there is of a trial, table by table: keys and steps; of numbers only that they are."""
+    columns = {
+        "trials": "state, datetime_start IS NULL, datetime_complete IS NULL",
+        "trial_params": "param_name, param_value, distribution_json",
+        "trial_user_attributes": "key, left(value_json, 1), json_array_length(CASE "
+        "WHEN left(value_json, 1) = '[' THEN value_json::json ELSE '[]' END)",
+        "trial_system_attributes": "key, value_json",
+        "trial_values": "objective, value IS NULL, value_type",
+        "trial_intermediate_values": "step, intermediate_value IS NULL, intermediate_value_type",
+        "trial_heartbeats": "heartbeat IS NULL",
+    }
+    with storage.engine.connect() as connection:
+        return {
+            table: sorted(
+                map(
+                    tuple,
+                    connection.execute(
+                        sqlalchemy.text(f"SELECT {shown} FROM {table} WHERE trial_id = :trial_id"),
+                        {"trial_id": trial_id},
+                    ),
+                )
+            )
+            for table, shown in columns.items()
+        }

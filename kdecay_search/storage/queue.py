@@ -100,9 +100,11 @@ def _waiting(storage: Storage, name: str) -> list[tuple[int, int]]:
     ids = list(stage_ids(storage, name).values())
     statement = """
         SELECT t.study_id, t.trial_id FROM trials t
-        LEFT JOIN trial_system_attributes a ON a.trial_id = t.trial_id AND a.key = 'fixed_params'
         WHERE t.study_id = ANY(:ids) AND t.state = 'WAITING'
-        ORDER BY coalesce(a.value_json, '{}') = '{}', t.study_id, t.number LIMIT :choices
+        ORDER BY coalesce((SELECT a.value_json FROM trial_system_attributes a
+            WHERE a.trial_id = t.trial_id AND a.key = 'fixed_params'), '{}') = '{}',
+            t.study_id, t.number
+        LIMIT :choices
     """
     values = {"ids": ids, "choices": CLAIM_CHOICES}
     with storage.engine.connect() as connection:
