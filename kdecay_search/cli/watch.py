@@ -11,6 +11,7 @@ from rich.live import Live
 
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.report.text import news, study_panel
+from kdecay_search.storage.connect import retried
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,7 +38,7 @@ def watch_study(
 def _watch_live(
     look: Callable[[], StudyView], console: Console, check: Callable[[], None]
 ) -> StudyView:
-    view = look()
+    view = retried(look)()
     pace = _Pace(view)
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
@@ -54,7 +55,7 @@ def _watch_lines(
 ) -> StudyView:
     before = None
     while True:
-        view = look() if before is None else _look_again(look, before)
+        view = retried(look)() if before is None else _look_again(look, before)
         for line in news(before, view):
             console.print(line, markup=False, soft_wrap=True)
         if view.state != "running":

@@ -199,5 +199,9 @@ class Fleet:
 
     @property
     def surprises(self) -> list[str]:
-        """Ends that nobody asked for."""
-        return [line for member in self.members for line in member.ended]
+        """Ends that nobody asked for, and tracebacks."""
+        found = [line for member in self.members for line in member.ended]
+        for member in self.members:
+            if b"Traceback" in member.log.read_bytes():
+                found.append(f"{member.name} logged a traceback")
+        return found

@@ -76,10 +76,10 @@ def read_outcome(url: str, study: str, summary: Mapping[str, Any]) -> Outcome:
 
 
 def _attempt(trial: Any) -> Attempt:
-    token = records.read_token(trial)
     attributes = trial.user_attrs
+    k = trial.params.get(records.PARAMETER, attributes["k"])
     return Attempt(
-        run=(token.earlier_ks, trial.params.get(records.PARAMETER, token.k), token.key.seed),
+        run=(tuple(attributes["earlier_ks"]), k, attributes["seed"]),
         state=trial.state.name,
         error=trial.value if trial.state.name == "COMPLETE" else None,
         reports=dict(trial.intermediate_values),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import tempfile
 import time
@@ -10,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.chaos import studies
 from tests.chaos.disturbances import Counts, Plan, Scene, draw, required
@@ -130,7 +132,7 @@ def _play(
     programme: Programme, folder: Path, server: Server, link: Link | None, report: Report
 ) -> None:
     kdecay = Kdecay(folder, server.url(PASSWORD))
-    calm = kdecay.json("launch", *programme.undisturbed, "--workers", "2")
+    calm = _undisturbed(kdecay, programme)
     started = time.monotonic()
     kdecay.run("launch", *programme.disturbed, "--detach", "--workers", "0")
     with _fleet(programme, folder, server, link) as fleet:
@@ -150,6 +152,20 @@ def _play(
     report.differences += _shortfall(programme, report.done)
     report.runs, report.pruned = len(outcome.finished), outcome.count("PRUNED")
     report.failed, report.resumed = reasons(outcome), outcome.resumed
+
+
+def _undisturbed(kdecay: Kdecay, programme: Programme) -> dict[str, Any]:
+    """Launch the study to compare with, in peace; its ``--json``."""
+    process = kdecay.start("launch", *programme.undisturbed, "--workers", "2", "--json")
+    try:
+        shown, said = process.communicate(timeout=programme.limit_seconds)
+    except BaseException:
+        process.terminate()
+        raise
+    if process.returncode != 0:
+        raise RuntimeError(f"the undisturbed study failed: {said}")
+    result: dict[str, Any] = json.loads(shown)
+    return result
 
 
 @contextlib.contextmanager

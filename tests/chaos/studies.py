@@ -27,7 +27,7 @@ def disturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
     return {
         "name": "disturbed",
         "pruning.enabled": pruning,
-        "search.max_terms": 1 if pruning else 2,
+        "search.max_terms": 1 if pruning or task == "digits" else 2,
         "search.seeds": many if pruning else few,
         **(_digits(short) if task == "digits" else _simulated(short)),
         **WORKERS_SETTINGS,

@@ -1,0 +1,102 @@
+"""A disk that is full while a checkpoint is written."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from commands import Kdecay, errors_by_run
+
+from kdecay_search.runs import State
+from kdecay_search.storage import Storage, records
+
+DIGITS = str(Path(__file__).parent.parent / "studies" / "digits.toml")
+ONE_RUN = ["search.k_max=1.0", "search.k_cap=1.0", "search.seeds=1", "search.max_terms=1",
+           "pruning.enabled=false", "task.epochs=12", "workers.heartbeat_seconds=0.2",
+           "workers.grace_seconds=1.0"]  # fmt: skip
+WARNING = "no checkpoint can be written"
+BYTES = 1000
+"""A file may not grow beyond this: the first part of a checkpoint still fits."""
+
+
+class Log:
+    """What a process writes to stderr, line by line, while it runs."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.lines: list[str] = []
+        self._process = process
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self._process.stderr or ():
+            self.lines.append(line)
+
+    def close(self) -> None:
+        """Wait for the process's end."""
+        self._thread.join()
+        self._process.communicate()
+
+    def count(self, word: str) -> int:
+        return sum(word in line for line in self.lines)
+
+
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
+        time.sleep(0.01)
+
+
+def launch(kdecay: Kdecay, name: str, folder: Path, workers: int) -> None:
+    values = [part for value in (f"name={name}", *ONE_RUN) for part in ("--set", value)]
+    detach = [] if workers else ["--detach"]
+    options = ["--workers", str(workers), "--checkpoints", str(folder), *detach]
+    kdecay.run("launch", DIGITS, *options, *values)
+
+
+def test_a_full_disk_costs_one_warning_and_the_old_checkpoint_survives(
+    kdecay: Kdecay, storage: Storage, tmp_path: Path
+) -> None:
+    launch(kdecay, "roomy", tmp_path / "roomy", workers=1)
+    launch(kdecay, "full", tmp_path / "full", workers=0)
+    arguments = ["worker", "--study", "full", "--drain", "--checkpoints", str(tmp_path / "full")]
+
+    worker = kdecay.start(*arguments)
+    log = Log(worker)
+    wait_for(lambda: checkpoints(tmp_path), "the first checkpoint")
+    resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (BYTES, BYTES))
+    old = wait_for_the_warning(log, tmp_path)
+    epochs = reported(storage)
+    wait_for(lambda: reported(storage) >= epochs + 2, "training that goes on")
+    worker.send_signal(signal.SIGKILL)
+    log.close()
+
+    assert log.count(WARNING) == 1
+    assert checkpoints(tmp_path) == old, "the old one, whole, and nothing beside it"
+    kdecay.run(*arguments)
+    roomy, full = (errors_by_run(kdecay.json("status", name)) for name in ("roomy", "full"))
+    assert full == roomy
+    first, second = records.read_trials(storage, "full")
+    assert (first.state, second.state) == (State.FAILED, State.COMPLETE)
+    assert 0 < second.resumed_epochs < first.epochs
+
+
+def checkpoints(folder: Path) -> dict[Path, bytes]:
+    """All files of the folder of the full disk, with what is in them."""
+    return {path: path.read_bytes() for path in (folder / "full").rglob("*") if path.is_file()}
+
+
+def wait_for_the_warning(log: Log, folder: Path) -> dict[Path, bytes]:
+    wait_for(lambda: log.count(WARNING), "the warning")
+    return checkpoints(folder)
+
+
+def reported(storage: Storage) -> int:
+    """Epochs that the study has reported."""
+    return sum(trial.epochs for trial in records.read_trials(storage, "full"))
