@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 JOBS ?= 2
 
-.PHONY: help install search test check lint types imports docs clean
+SEED ?= 1
+
+.PHONY: help install search test fuzz chaos check lint types imports docs clean
 
 help:  ## Show these commands.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -26,6 +28,16 @@ search: $(VENV)/.worker  ## Find the best schedule of the quick-start study.
 
 test: $(VENV)/.dev  ## Run the tests.
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+fuzz: $(VENV)/.dev  ## Try 20,000 generated study files, valid and broken (minutes).
+	KDECAY_FUZZ_FILES=20000 $(BIN)/python -m pytest tests/fuzz --hypothesis-show-statistics
+
+CHAOS = $(BIN)/python -m tests.chaos --seed $(SEED)
+chaos: $(VENV)/.dev  ## Kill, freeze and cut off everything while studies run (ten minutes; SEED=1).
+	$(CHAOS)
+	$(CHAOS) --pruning on
+	$(CHAOS) --hosts 2
+	$(CHAOS) --task digits
 
 check: lint types imports  ## Lint, check the types, and the one-way imports.
 

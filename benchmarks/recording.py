@@ -53,6 +53,10 @@ class _Run:
     seed: int
     device: str
     epochs: list[Epoch] = field(default_factory=list)
+    checkpoint: None = None
+
+    def restore(self, epochs: Sequence[Epoch]) -> None:
+        pass
 
     def report(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from kdecay_search import study_file
 from kdecay_search.errors import StudyError
-from kdecay_search.procedure import WITHDRAWN, Plan
+from kdecay_search.procedure import Plan
 from kdecay_search.report.view import StudyView, read_view
+from kdecay_search.runs import WITHDRAWN
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.connect import Lock
 
 
 def launch(storage: Storage, spec: StudySpec) -> bool:
@@ -52,24 +54,29 @@ def tick(storage: Storage, name: str) -> StudyView | None:
     Returns the study as it stood; what was queued by this very call is not yet in the view.
     """
     with storage.lock(name) as held:
-        if not held:
+        if held is None:
             return None
         spec, _ = records.read_study(storage, name)
         queue.reap(storage, name, spec.workers.grace_seconds)
         view = read_view(storage, name)
         if not view.stopped:
-            _bring_about(storage, name, view.plan)
+            _bring_about(storage, name, view.plan, held)
         return view
 
 
-def _bring_about(storage: Storage, name: str, plan: Plan) -> None:
+def _bring_about(storage: Storage, name: str, plan: Plan, held: Lock) -> None:
+    """Write what differs, asking before every write that the plan is still the newest one."""
     for trial in plan.withdraw:
+        held.confirm()
         queue.fail(storage, trial.trial_id, WITHDRAWN, None)
     if plan.enqueue or plan.skip:  # of the last stage, always
+        held.confirm()
         study_id = records.create_stage(storage, name, plan.stages[-1].n)
         for token in plan.enqueue:
+            held.confirm()
             queue.enqueue(storage, study_id, token)
         for token in plan.skip:
+            held.confirm()
             queue.skip(storage, study_id, token)
     _describe_stages(storage, name, plan)
 

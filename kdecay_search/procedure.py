@@ -18,12 +18,13 @@ hold, and :mod:`kdecay_search.driver` brings it about.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
+from kdecay_search.accounts import Account, account_of
 from kdecay_search.choice import Choice, Result, choose
-from kdecay_search.runs import RunKey, State, Token, Trial
+from kdecay_search.runs import Replicates, RunKey, Token, Trial, Trials
 from kdecay_search.spec import SearchSpec, StudySpec, grid
 from kdecay_search.statistics import Sample, describe, paired_gain
 
@@ -37,8 +38,6 @@ RACE_MOST = 4
 """Candidates that get a further seed, at most …"""
 RACE_MASS = 0.8
 """… and no more than hold this much of the probability to be the best."""
-WITHDRAWN = "withdrawn"
-"""Reason of a trial that was closed because its run needed no further trial."""
 
 
 class Progress(StrEnum):
@@ -115,7 +114,7 @@ class Plan:
     skip: tuple[Token, ...]
     """Runs that lost the race before they began: to be recorded as pruned, untrained."""
     withdraw: tuple[Trial, ...]
-    """Waiting trials of runs that another trial serves."""
+    """Waiting and running trials of runs that another trial serves."""
 
     @property
     def leader(self) -> Incumbent:
@@ -128,10 +127,15 @@ class Plan:
 
 
 def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
-    """What to do next, given everything that the storage holds of the study."""
-    by_stage = defaultdict(list)
-    for trial in sorted(trials, key=lambda trial: trial.number):
-        by_stage[trial.key.stage, trial.token.earlier_ks].append(trial)
+    """What to do next, given everything that the storage holds of the study.
+
+    Of :class:`Trials`, only candidates that have changed since an earlier plan are looked at trial
+    by trial.
+    """
+    known = trials if isinstance(trials, Trials) else Trials.of(trials)
+    by_stage: dict[tuple[int, tuple[float, ...]], dict[int, Replicates]] = defaultdict(dict)
+    for (of_stage, earlier_ks, candidate), replicates in known.groups.items():
+        by_stage[of_stage, earlier_ks][candidate] = replicates
     baseline = incumbent = Incumbent(BASELINE_KS, {})
     stages: list[Stage] = []
     earlier: tuple[float, ...] = ()
@@ -245,16 +249,19 @@ class _Book:
         spec: StudySpec,
         incumbent: Incumbent | None,
         space: _Space,
-        trials: Sequence[Trial],
+        replicates: Mapping[int, Replicates],
     ) -> None:
-        """``incumbent``: what the stage before ended with; None in stage 1."""
+        """``incumbent``: what the stage before ended with; None in stage 1. ``replicates``: the
+        trials of each candidate that has some."""
         self.spec = spec
         self.earlier = incumbent.ks if incumbent else ()
         self.number = len(self.earlier) + 1
         self.given = incumbent.errors if incumbent else {}
-        self.by_run: dict[tuple[int, int], list[Trial]] = defaultdict(list)
-        for trial in trials:
-            self.by_run[trial.key.candidate, trial.key.seed].append(trial)
+        self.accounts = {
+            index: account_of(trials, spec.search.seeds, spec.workers.max_attempts)
+            for index, trials in sorted(replicates.items())
+        }
+        self.untouched = Account.of((), spec.search.seeds, spec.workers.max_attempts)
         self.space = space
         self._grow()
 
@@ -305,8 +312,9 @@ class _Book:
         for seed in range(self.spec.search.seeds):
             lacking = [c for c in self.candidates if self._needs_trial(c, seed)]
             runners = self._runners(seed) if races and seed and lacking else self.candidates
+            racing = {candidate.index for candidate in runners}
             for candidate in lacking:
-                queue = enqueue if candidate in runners else skip
+                queue = enqueue if candidate.index in racing else skip
                 queue.append(self._token(candidate, seed))
             if races and not self._is_over(seed):
                 certain = [c for c in self.candidates if self._is_baseline(c)]
@@ -319,12 +327,7 @@ class _Book:
 
     def _is_over(self, seed: int) -> bool:
         """Whether every candidate's run on this seed has ended."""
-        runs = [self.by_run.get((c.index, seed), []) for c in self.candidates]
-        serving = [_serving(trials) for trials in runs]
-        return all(
-            self._exhausted(trials) if trial is None else not trial.open
-            for trial, trials in zip(serving, runs, strict=True)
-        )
+        return not any(seed in self._account(c.index).unended for c in self.candidates)
 
     def _runners(self, seed: int) -> list[Candidate]:
         """Who gets a further seed, decided from the seeds before it alone: the baseline, and the
@@ -364,9 +367,8 @@ class _Book:
         return choose(ks, results) if results else None
 
     def superfluous(self) -> Iterable[Trial]:
-        for trials in self.by_run.values():
-            serving = _serving(trials)
-            yield from (t for t in trials if t.state == State.WAITING and t is not serving)
+        for account in self.accounts.values():
+            yield from account.superfluous
 
     def _token(self, candidate: Candidate, seed: int) -> Token:
         return Token(
@@ -383,42 +385,26 @@ class _Book:
     def _needs_trial(self, candidate: Candidate, seed: int) -> bool:
         if candidate.k is None and seed > 0:
             return False  # the sampler chooses for the first seed; the others follow it
-        trials = self.by_run.get((candidate.index, seed), [])
-        return _serving(trials) is None and not self._exhausted(trials)
+        return seed in self._account(candidate.index).lacking
 
-    def _exhausted(self, trials: Sequence[Trial]) -> bool:
-        failures = sum(t.state == State.FAILED and t.reason != WITHDRAWN for t in trials)
-        return failures >= self.spec.workers.max_attempts
+    def _account(self, index: int) -> Account:
+        return self.accounts.get(index, self.untouched)
 
     def _candidate(self, index: int) -> Candidate:
-        seeds = range(self.spec.search.seeds)
-        runs = {seed: self.by_run.get((index, seed), []) for seed in seeds}
-        serving = {seed: _serving(trials) for seed, trials in runs.items()}
-        states = [trial.state if trial else None for trial in serving.values()]
-        failed = sum(
-            serving[seed] is None and self._exhausted(trials) for seed, trials in runs.items()
-        )
-        k = self.space.ks[index]
+        account = self._account(index)
+        k, failed = self.space.ks[index], account.failed
         if k is None:
-            k = next((t.k for trials in runs.values() for t in trials if t.k is not None), None)
+            k = account.k
             if k is None and failed:
-                failed = len(seeds)  # its k never came to be: the other seeds have nothing to run
-        finished = states.count(State.COMPLETE) + states.count(State.PRUNED) + failed
+                failed = self.spec.search.seeds  # its k never came to be: no seed can run
         return Candidate(
             index=index,
             k=k,
-            errors={
-                seed: trial.error
-                for seed, trial in serving.items()
-                if trial is not None and trial.error is not None
-            },
-            pruned=states.count(State.PRUNED),
-            skipped=sum(
-                trial is not None and trial.state == State.PRUNED and trial.epochs == 0
-                for trial in serving.values()
-            ),
+            errors=account.errors,
+            pruned=account.pruned,
+            skipped=account.skipped,
             failed=failed,
-            unfinished=len(seeds) - finished,
+            unfinished=self.spec.search.seeds - account.complete - account.pruned - failed,
         )
 
     def _best(self) -> Candidate | None:
@@ -440,16 +426,6 @@ class _Book:
         if self.choice is None or best is None or best.k is None:
             return None
         return self.choice.better[self.choice.ks.index(best.k)]
-
-
-def _serving(trials: Sequence[Trial]) -> Trial | None:
-    """The trial that a run stands on: a finished one, else a running, else a waiting one; the
-    first of several. None if all failed."""
-    for states in ((State.COMPLETE, State.PRUNED), (State.RUNNING,), (State.WAITING,)):
-        for trial in trials:
-            if trial.state in states:
-                return trial
-    return None
 
 
 def spread(values: Iterable[float]) -> tuple[float, ...]:

@@ -6,8 +6,23 @@ attempt at a run. :mod:`kdecay_search.storage` builds these from Optuna's tables
 
 from __future__ import annotations
 
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
+
+WITHDRAWN = "withdrawn"
+"""Reason of a trial that was closed because its run needed no further trial."""
+
+ERROR = "error"
+"""Reason of a trial that failed in training."""
+MEMORY = "memory"
+"""Reason of a trial that failed because its device's memory was full."""
+LOST = "lost"
+"""Reason of a trial whose worker fell silent."""
+WITHDRAWN = "withdrawn"
+"""Reason of a trial that was closed because its run needed no further trial."""
 
 
 class State(StrEnum):
@@ -60,9 +75,11 @@ class Trial:
     averaged_error: float | None = None
     """Of the last reported epoch (%)."""
     reason: str | None = None
-    """Why it failed: ``error``, ``lost`` or ``withdrawn``."""
+    """Why it failed: :data:`ERROR`, :data:`MEMORY`, :data:`LOST` or :data:`WITHDRAWN`."""
     message: str | None = None
     worker: str | None = None
+    resumed_epochs: int = 0
+    """Of ``epochs``, those that an earlier trial of the run trained."""
     trial_id: int = field(default=-1, compare=False)
 
     @property
@@ -70,6 +87,59 @@ class Trial:
         return self.token.key
 
     @property
+    def candidate_key(self) -> CandidateKey:
+        return self.key.stage, self.token.earlier_ks, self.key.candidate
+
+    @property
     def open(self) -> bool:
         """Whether it is waiting or running."""
         return self.state in (State.WAITING, State.RUNNING)
+
+
+CandidateKey = tuple[int, tuple[float, ...], int]
+"""Stage, the terms that earlier stages kept, candidate."""
+
+
+@dataclass(frozen=True, eq=False)
+class Replicates:
+    """All trials of one candidate, by number.
+
+    Two of these are equal only if they are the same object: whoever derives something from it may
+    keep that, and need not look at the trials again.
+    """
+
+    trials: tuple[Trial, ...]
+
+    def updated(self, changed: Iterable[Trial]) -> Replicates:
+        """With these trials added, or put in place of their earlier selves."""
+        known = {(t.number, t.trial_id): t for t in (*self.trials, *changed)}
+        return Replicates(tuple(known[key] for key in sorted(known)))
+
+
+class Trials(Collection[Trial]):
+    """The trials of a study, grouped by candidate."""
+
+    def __init__(self, groups: Mapping[CandidateKey, Replicates]) -> None:
+        self.groups = groups
+
+    @staticmethod
+    def of(trials: Iterable[Trial]) -> Trials:
+        groups: dict[CandidateKey, list[Trial]] = defaultdict(list)
+        for trial in trials:
+            groups[trial.candidate_key].append(trial)
+        return Trials({key: Replicates(()).updated(group) for key, group in groups.items()})
+
+    def __iter__(self) -> Iterator[Trial]:
+        """Stage by stage, in the order of their numbers."""
+        return iter(self._in_order)
+
+    def __len__(self) -> int:
+        return sum(len(group.trials) for group in self.groups.values())
+
+    def __contains__(self, trial: object) -> bool:
+        return trial in self._in_order
+
+    @cached_property
+    def _in_order(self) -> tuple[Trial, ...]:
+        trials = (trial for group in self.groups.values() for trial in group.trials)
+        return tuple(sorted(trials, key=lambda trial: (trial.key.stage, trial.number)))

@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Sequence
 from itertools import pairwise
@@ -22,6 +24,9 @@ MAX_CANDIDATES = 1000
 """More grid points than this in one stage is a slip of ``k_step``, not a search."""
 
 SMALLEST_K, LARGEST_K = 0.001, 1000.0
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+"""Of a study: what fits in URLs, file names and terminals."""
 
 Exponent = Annotated[float, Field(ge=SMALLEST_K, le=LARGEST_K)]
 Positive = Annotated[float, Field(gt=0)]
@@ -219,10 +224,12 @@ class WorkersSpec(Settings):
     """How workers share the study; changing these does not change any result."""
 
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
-    grace_seconds: Annotated[float, Field(ge=0.2, le=86_400)] = 60.0
+    grace_seconds: Annotated[float, Field(ge=0.2, le=86_400)] = 120.0
     """A trial whose worker has been silent for so long is given to another."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
-    """Trials that a run may use up before it counts as failed."""
+    """Trials that may fail with an error before their run counts as failed."""
+    checkpoint_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 300.0
+    """A run's state is kept at the end of every epoch, and within it so often."""
 
     @field_validator("grace_seconds")
     @classmethod
@@ -235,7 +242,7 @@ class WorkersSpec(Settings):
 class StudySpec(Settings):
     """A whole study file."""
 
-    name: Annotated[str, Field(max_length=100, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Annotated[str, Field(max_length=100, pattern=NAME_PATTERN)]
     description: Annotated[str, Field(max_length=10_000)] = ""
     task: Annotated[ImagesTask | SimulatedTask, Field(discriminator="kind")]
     schedule: ScheduleSpec = ScheduleSpec()
@@ -260,6 +267,12 @@ class StudySpec(Settings):
         return KDecaySchedule(
             part.family, tuple(ks), part.power, part.lr_max, part.lr_min, warmup_steps
         )
+
+    def fingerprint(self, ks: Sequence[float] = (), seed: int | None = None) -> bytes:
+        """32 bytes that tell apart trainings that differ in anything but who does them. Without
+        ``ks`` and ``seed``: studies."""
+        decisive = [self.task.model_dump(), self.schedule.model_dump(), list(ks), seed]
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
     def to_json(self) -> str:
         """The spec as stored with the study; :func:`from_json` reads it back unchanged."""

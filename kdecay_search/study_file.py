@@ -20,7 +20,11 @@ from kdecay_search.errors import InvalidSpec
 from kdecay_search.spec import StudySpec
 
 SHOWN_VALUE_LENGTH = 60
-"""Characters of a wrong value that an error quotes."""
+"""Characters of a wrong value, key or override that an error quotes."""
+SHOWN_REASON_LENGTH = 200
+"""The same of TOML's own words, which may hold a key."""
+MOST_BYTES = 1 << 16
+"""Of a study file. TOML's reader takes seconds for a dotted key of so many bytes."""
 
 TAG_ERRORS = ("union_tag_not_found", "union_tag_invalid")
 Tables = tuple[type[BaseModel], ...]
@@ -83,11 +87,14 @@ def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        raw = path.read_bytes()
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)  # /dev/zero has no end
     except FileNotFoundError:
         raise InvalidSpec(f"{path}: no such file; give the path of a study file") from None
     except OSError as error:
         raise InvalidSpec(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > MOST_BYTES:
+        raise InvalidSpec(f"{path}: is larger than {MOST_BYTES >> 10} KiB; give a study file")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -97,16 +104,22 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
-        reason = "nested too deeply" if isinstance(error, RecursionError) else error
-        raise InvalidSpec(f"{path}: is not valid TOML: {reason}") from None
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        shown = _clipped(reason, SHOWN_REASON_LENGTH)
+        raise InvalidSpec(f"{path}: is not valid TOML: {shown}") from None
+
+
+def _clipped(text: str, length: int = SHOWN_VALUE_LENGTH) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
     """Set one ``dotted.key=value``; the value is TOML, or else a plain string."""
     raw = override.partition("=")[2]
     parts = _override_key(override).split(".")
+    shown = _clipped(override)
     if "=" not in override or not all(parts):
-        raise InvalidSpec(f"--set {override}: must have the form dotted.key=value")
+        raise InvalidSpec(f"--set {shown}: must have the form dotted.key=value")
     try:
         value = tomllib.loads(f"value = {raw}")["value"]
     except (tomllib.TOMLDecodeError, RecursionError, ValueError):
@@ -114,7 +127,8 @@ def _apply(table: dict[str, Any], override: str) -> None:
     for depth, part in enumerate(parts[:-1], start=1):
         table = table.setdefault(part, {})
         if not isinstance(table, dict):
-            raise InvalidSpec(f"--set {override}: {'.'.join(parts[:depth])} is not a table")
+            through = _clipped(".".join(parts[:depth]))
+            raise InvalidSpec(f"--set {shown}: {through} is not a table")
     table[parts[-1]] = value
 
 
@@ -130,6 +144,7 @@ def _first_error(error: ValidationError, source: str, overrides: Sequence[str] =
     dotted = ".".join(keys)
     if any(f"{dotted}.".startswith(f"{_override_key(override)}.") for override in overrides):
         source = "--set"
+    dotted = _clipped(dotted)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{source}: {dotted}: unknown key{_nearest(keys, tables)}{more}"
@@ -182,9 +197,7 @@ def _shown(detail: ErrorDetails) -> str:
     if isinstance(value, dict):
         return ""
     text = json.dumps(value, default=str, ensure_ascii=False)
-    return (
-        f" = {text if len(text) <= SHOWN_VALUE_LENGTH else text[: SHOWN_VALUE_LENGTH - 3] + '...'}"
-    )
+    return f" = {_clipped(text)}"
 
 
 def _rule(detail: ErrorDetails, tables: Tables) -> str:

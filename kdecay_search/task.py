@@ -3,7 +3,9 @@
 The worker calls ``train(run)``; the task calls ``run.report(epoch)`` after every epoch and
 ``run.poll()`` as often as it is cheap (every batch). Both may raise an :class:`Interruption`,
 which a task lets pass: the worker knows what to do with it. The task returns nothing: the last
-reported epoch's validation error is the run's result.
+reported epoch's validation error is the run's result. A task that can be taken up where it was
+interrupted keeps its state in ``run.checkpoint``, at every epoch's end, whenever that is due, and
+on :class:`Released`; it tells ``run.restore`` which epochs it found there.
 
 This module knows no framework; :mod:`kdecay_search.simulation` and
 :mod:`kdecay_search.training` implement it.
@@ -12,10 +14,11 @@ This module knows no framework; :mod:`kdecay_search.simulation` and
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from kdecay_search.checkpoint import Checkpoint
 from kdecay_search.spec import StudySpec
 
 DIVERGED_ERROR = 100.0
@@ -78,6 +81,15 @@ class Run(Protocol):
     @property
     def device(self) -> str:
         """``cpu``, ``cuda`` or ``cuda:1``."""
+        ...
+
+    @property
+    def checkpoint(self) -> Checkpoint | None:
+        """Where the run's state outlives this process; None to keep nothing."""
+        ...
+
+    def restore(self, epochs: Sequence[Epoch]) -> None:
+        """Take over the epochs, from the first, that an earlier attempt at this run trained."""
         ...
 
     def report(self, epoch: Epoch) -> None:

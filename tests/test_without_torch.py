@@ -84,3 +84,12 @@ def test_simulated_studies_run_to_their_end(run: Run, tmp_path: Path) -> None:
     done = kdecay(run, "launch", file, "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert "Use it:  kdecay best torchless4" in done.stdout
+
+
+def test_doctor_says_what_works_here_and_what_to_install(run: Run, tmp_path: Path) -> None:
+    done = kdecay(run, "doctor")
+    assert done.returncode == 2
+    assert "torch is not installed: here one can launch, watch" in done.stdout
+    assert "pip install 'kdecay-search[worker]'" in done.stdout
+    simulated = kdecay(run, "doctor", simulated_study(tmp_path, name="torchless5"))
+    assert simulated.returncode == 0, simulated.stdout

@@ -12,14 +12,17 @@ import typer
 
 from kdecay_search.cli.options import (
     AsJson,
+    Checkpoints,
     Device,
     Overrides,
     StorageUrl,
     StudyFile,
+    checkpoint_folder,
     opened,
     print_json,
     stderr,
     stdout,
+    worker_environment,
 )
 
 if TYPE_CHECKING:
@@ -27,9 +30,6 @@ if TYPE_CHECKING:
     from kdecay_search.spec import StudySpec
     from kdecay_search.storage import Storage
     from kdecay_search.worker.pool import Pool
-
-DRAIN_SECONDS = 60.0
-"""How long local workers may take to put their trials back."""
 
 
 def register(app: typer.Typer) -> None:
@@ -50,12 +50,13 @@ def launch(
         bool, typer.Option("--detach", help="Return at once; workers go on by themselves.")
     ] = False,
     json: AsJson = False,
+    checkpoints: Checkpoints = None,
     storage: StorageUrl = None,
 ) -> None:
     """Run a study to its best schedule.
 
     A study that exists is gone on with. Ctrl-C stops the local workers cleanly; the same command
-    goes on later.
+    goes on later, every run from where it stood.
     """
     from kdecay_search import driver
     from kdecay_search.cli.files import require_data
@@ -66,13 +67,15 @@ def launch(
     count = _local_workers(spec, workers, device)
     if count:
         require_data(spec)
+        checkpoint_folder(checkpoints)
     with opened(storage) as store, _termination_as_interrupt():
         is_new = driver.launch(store, spec)
         driver.tick(store, spec.name)
         view = read_view(store, spec.name)
         _announce(view, is_new, count)
         if view.state == "running":
-            view = _run(store, view, count, device, detach, storage, _go_on(file, set_))
+            environment = worker_environment(storage, checkpoints)
+            view = _run(store, view, count, device, detach, environment, _go_on(file, set_))
         _conclude(view, json, detach, file)
 
 
@@ -105,12 +108,12 @@ def _local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
 
 @contextlib.contextmanager
 def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM, and a terminal that closes, end a launch as Ctrl-C does."""
+    """What ends a worker ends a launch as Ctrl-C does."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP)
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield
@@ -132,16 +135,17 @@ def _run(
     count: int,
     device: str,
     detach: bool,
-    url: str | None,
+    environment: dict[str, str],
     go_on: str,
 ) -> StudyView:
     """Start the workers and, unless detached, watch them to the end of the study."""
     from kdecay_search.report.view import read_view
 
     name = view.spec.name
-    pool = _start_workers(view.spec, count, device, url, detach)
+    pool = _start_workers(view.spec, count, device, environment, detach)
     if detach:
         return view
+    patience = view.spec.workers.grace_seconds
     try:
         final = _watch(store, name, pool)
     except KeyboardInterrupt:
@@ -150,23 +154,25 @@ def _run(
             f"Go on with: {go_on}",
             err=True,
         )
-        pool.drain(DRAIN_SECONDS)
+        pool.drain(patience)
         raise
     except BaseException:
         pool.signal(signal.SIGTERM)
         raise
-    pool.wait(DRAIN_SECONDS)
+    pool.wait(patience)
     return read_view(store, name) if final.state == "running" else final
 
 
-def _start_workers(spec: StudySpec, count: int, device: str, url: str | None, detach: bool) -> Pool:
+def _start_workers(
+    spec: StudySpec, count: int, device: str, environment: dict[str, str], detach: bool
+) -> Pool:
     from kdecay_search.home import home
     from kdecay_search.worker.devices import expand, usable_cores
     from kdecay_search.worker.pool import Pool
 
-    environment = {"KDECAY_STORAGE": url} if url else {}
     if spec.task.kind == "images" and spec.task.threads == 0:
-        environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // max(1, count)))
+        threads = max(1, usable_cores() // max(1, count))
+        environment = environment | {"OMP_NUM_THREADS": str(threads)}
     devices = expand(device)
     pool = Pool()
     for index in range(count):
@@ -182,14 +188,18 @@ def _watch(store: Storage, name: str, pool: Pool) -> StudyView:
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.errors import KDecayError
     from kdecay_search.report.view import read_view
+    from kdecay_search.storage import queue
+    from kdecay_search.worker.loop import process_name
 
     def look() -> StudyView:
         return driver.tick(store, name) or read_view(store, name)
 
     def check() -> None:
-        if pool.processes and not pool.running and look().state == "running":
+        for pid in pool.restart_killed():
+            queue.reap_process(store, name, process_name(pid))
+        if pool.members and not pool.running and look().state == "running":
             reason = pool.failure() or "they ended before the study did"
-            raise KDecayError(f"no local worker is left: {reason} (log: {pool.logs[0]})")
+            raise KDecayError(f"no local worker is left: {reason} (log: {pool.members[0].log})")
 
     return watch_study(look, stderr(), check)
 

@@ -11,6 +11,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from kdecay_search.checkpoint import CheckpointFolder
     from kdecay_search.storage import Storage
 
 StorageUrl = Annotated[
@@ -33,6 +34,16 @@ Overrides = Annotated[
 Device = Annotated[
     str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or all.")
 ]
+Checkpoints = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoints",
+        envvar="KDECAY_CHECKPOINTS",
+        metavar="DIR",
+        help="Folder for the state of unfinished runs; on a cluster one that all workers share. "
+        "Left out: a folder of this user's.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 
 
@@ -40,15 +51,49 @@ PIPE_WIDTH = 120
 
 
 @contextlib.contextmanager
-def opened(url: str | None) -> Iterator[Storage]:
-    """A connection to the storage that the options name, or to the embedded one."""
-    from kdecay_search.storage import Storage, embedded_url
+def opened(url: str | None, patiently: bool = False) -> Iterator[Storage]:
+    """A connection to the storage that the options name, or to the embedded one.
 
-    storage = Storage(url or embedded_url())
+    ``patiently``: tried again for a while if the server cannot be reached, since it may be
+    starting.
+    """
+    from kdecay_search.storage.connect import retried
+
+    storage = (retried(_connected) if patiently else _connected)(url)
     try:
         yield storage
     finally:
         storage.close()
+
+
+def _connected(url: str | None) -> Storage:
+    from kdecay_search.storage import Storage, embedded
+
+    return Storage(url) if url else Storage(embedded.embedded_url(), embedded.revive)
+
+
+def checkpoint_folder(option: str | None) -> CheckpointFolder:
+    """Where checkpoints go. Raises :class:`KDecayError` if that cannot be a folder."""
+    from pathlib import Path
+
+    from kdecay_search.checkpoint import CheckpointFolder
+    from kdecay_search.errors import KDecayError
+    from kdecay_search.home import home
+
+    root = Path(option).expanduser().resolve() if option else home() / "checkpoints"
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise KDecayError(
+            f"--checkpoints {root}: {error.strerror}; give a folder that can be written to"
+        ) from error
+    return CheckpointFolder(root)
+
+
+def worker_environment(url: str | None, checkpoints: str | None) -> dict[str, str]:
+    """What workers are told by their environment: a command line is for all to read."""
+    given = {"KDECAY_STORAGE": url, "KDECAY_CHECKPOINTS": checkpoints}
+    return {name: value for name, value in given.items() if value}
 
 
 def stdout() -> Console:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -43,7 +44,7 @@ def _watch_live(
             live.update(study_panel(view, pace.seconds_left(view)), refresh=True)
             if view.state != "running":
                 return view
-            check()
+            _check(check)
             time.sleep(PERIOD_SECONDS)
             view = _look_again(look, view)
 
@@ -59,8 +60,14 @@ def _watch_lines(
         if view.state != "running":
             return view
         before = view
-        check()
+        _check(check)
         time.sleep(PERIOD_SECONDS)
+
+
+def _check(check: Callable[[], None]) -> None:
+    """Check; while the database is away, another time."""
+    with contextlib.suppress(StorageUnavailable):
+        check()
 
 
 def _look_again(look: Callable[[], StudyView], last: StudyView) -> StudyView:

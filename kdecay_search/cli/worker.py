@@ -6,7 +6,14 @@ from typing import Annotated
 
 import typer
 
-from kdecay_search.cli.options import Device, StorageUrl, opened
+from kdecay_search.cli.options import (
+    Checkpoints,
+    Device,
+    StorageUrl,
+    checkpoint_folder,
+    opened,
+    worker_environment,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -20,25 +27,30 @@ def worker(
     device: Device = "auto",
     per_device: Annotated[int, typer.Option(min=1, max=256, help="Processes per device.")] = 1,
     drain: Annotated[bool, typer.Option("--drain", help="End when no work is left.")] = False,
+    checkpoints: Checkpoints = None,
     storage: StorageUrl = None,
 ) -> None:
     """Claim trials, train and report, until stopped.
 
-    The first Ctrl-C or SIGTERM puts the trial back into the queue and ends; the second kills.
+    The first Ctrl-C, SIGTERM or SIGUSR1 keeps the run's state, puts its trial back into the
+    queue and ends; the second kills.
     """
     from kdecay_search.worker.devices import expand
 
     devices = [name for name in expand(device) for _ in range(per_device)]
     if len(devices) == 1:
-        _serve(study, devices[0], drain, storage)
+        _serve(study, devices[0], drain, checkpoints, storage)
     else:
-        _start_one_each(study, devices, drain, storage)
+        _start_one_each(study, devices, drain, checkpoints, storage)
 
 
-def _serve(study: str | None, device: str, drain: bool, url: str | None) -> None:
+def _serve(
+    study: str | None, device: str, drain: bool, checkpoints: str | None, url: str | None
+) -> None:
     import logging
     import threading
 
+    from kdecay_search.worker.attempt import Place
     from kdecay_search.worker.loop import Options, Worker
     from kdecay_search.worker.signals import drain_on_signal
 
@@ -47,14 +59,21 @@ def _serve(study: str | None, device: str, drain: bool, url: str | None) -> None
     log = logging.getLogger("kdecay_search.worker")
     stop = threading.Event()
     drain_on_signal(stop)
-    with opened(url) as storage:
-        server = Worker(storage, Options(study, device, drain), stop)
+    place = Place(device, checkpoint_folder(checkpoints), stop)
+    with opened(url, patiently=True) as storage:
+        server = Worker(storage, Options(study, drain), place)
         log.info("worker %s serves %s", server.name, study or "all studies")
         server.serve()
         log.info("worker %s ends after %d trials", server.name, server.trials)
 
 
-def _start_one_each(study: str | None, devices: list[str], drain: bool, url: str | None) -> None:
+def _start_one_each(
+    study: str | None,
+    devices: list[str],
+    drain: bool,
+    checkpoints: str | None,
+    url: str | None,
+) -> None:
     import threading
 
     from kdecay_search.worker.pool import Pool
@@ -63,7 +82,7 @@ def _start_one_each(study: str | None, devices: list[str], drain: bool, url: str
     stop = threading.Event()
     drain_on_signal(stop)
     pool = Pool()
-    environment = {"KDECAY_STORAGE": url} if url else {}
+    environment = worker_environment(url, checkpoints)
     for device in devices:
         arguments = ["--device", device]
         arguments += ["--study", study] if study else []

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 
-from kdecay_search.procedure import WITHDRAWN, Plan, Progress, make_plan
-from kdecay_search.runs import State, Trial
+from kdecay_search.procedure import Plan, Progress, make_plan
+from kdecay_search.runs import WITHDRAWN, State, Trial
 from kdecay_search.schedules import KDecaySchedule
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, records
@@ -17,7 +18,7 @@ class StudyView:
     """The spec, all trials, and what the procedure makes of them."""
 
     spec: StudySpec
-    trials: tuple[Trial, ...]
+    trials: Collection[Trial]
     stopped: bool
 
     @cached_property
@@ -47,7 +48,7 @@ class StudyView:
     @property
     def epochs_trained(self) -> int:
         """Epochs that were really trained, failed attempts included."""
-        return sum(trial.epochs for trial in self.trials)
+        return sum(trial.epochs - trial.resumed_epochs for trial in self.trials)
 
     @property
     def epochs_planned(self) -> int:
@@ -59,4 +60,4 @@ class StudyView:
 def read_view(storage: Storage, name: str) -> StudyView:
     """Read a study from the storage. Raises :class:`StudyError` if there is none."""
     spec, stopped = records.read_study(storage, name)
-    return StudyView(spec, tuple(records.read_trials(storage, name)), stopped)
+    return StudyView(spec, records.read_history(storage, name), stopped)

@@ -7,6 +7,7 @@ import functools
 import os
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import ParamSpec, TypeVar
 
 import optuna
@@ -18,9 +19,12 @@ from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from kdecay_search.errors import StorageError, StorageUnavailable
+from kdecay_search.storage.history import History
 
 RETRY_SECONDS = 60.0
 """How long a repeatable statement is tried again while the database is unreachable."""
+LOCK_SECONDS = 30.0
+"""How long a process that holds a lock may be silent before the server takes it away."""
 _CREATION_LOCK = 0x6B646563
 """Advisory lock under which Optuna's tables are created ("kdec")."""
 
@@ -29,13 +33,20 @@ T = TypeVar("T")
 
 
 class Storage:
-    """A connection to the database that holds the studies: at most two sockets per process."""
+    """A connection to the database that holds the studies: at most two sockets per process.
 
-    def __init__(self, url: str) -> None:
+    ``revive`` is called when the database cannot be reached, before it is tried again: who owns
+    the server starts it there.
+    """
+
+    def __init__(self, url: str, revive: Callable[[], None] = lambda: None) -> None:
         self.url = parse_url(url)
+        self.revive = revive
         self._rdb = _open(self.url)
         self.optuna: BaseStorage = optuna.storages.get_storage(self._rdb)
         """Optuna's storage, cached: finished trials are read once per process."""
+        self.histories: dict[str, dict[int, History]] = {}
+        """What this process knows of the trials, by the study's name and Optuna's study id."""
 
     @property
     def engine(self) -> sqlalchemy.Engine:
@@ -44,7 +55,7 @@ class Storage:
     @property
     def shown_url(self) -> str:
         """The URL without its password, for people to read."""
-        return _shown(self.url)
+        return shown(self.url)
 
     @property
     def secret_url(self) -> str:
@@ -52,18 +63,35 @@ class Storage:
         return self.url.render_as_string(hide_password=False)
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[bool]:
-        """Hold the advisory lock of ``name`` for one transaction; False if another holds it.
+    def lock(self, name: str) -> Iterator[Lock | None]:
+        """Hold the advisory lock of ``name`` for one transaction; None if another holds it.
 
-        A transaction's lock works behind a connection pooler, and ends with its connection.
+        A transaction's lock works behind a connection pooler, and ends with its connection. The
+        server also ends it when the holder falls silent (frozen, or cut off), so that the others
+        are not held up for long.
         """
         with mapped_errors(), self.engine.begin() as connection:
+            timeout = f"SET LOCAL idle_in_transaction_session_timeout = '{LOCK_SECONDS:g}s'"
+            connection.execute(sqlalchemy.text(timeout))
             statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"
-            yield bool(connection.scalar(sqlalchemy.text(statement), {"name": f"kdecay/{name}"}))
+            held = connection.scalar(sqlalchemy.text(statement), {"name": f"kdecay/{name}"})
+            yield Lock(connection) if held else None
 
     def close(self) -> None:
         self._rdb.remove_session()
         self.engine.dispose()
+
+
+@dataclass(frozen=True)
+class Lock:
+    """An advisory lock that this process holds, unless it was silent for too long."""
+
+    _connection: sqlalchemy.Connection
+
+    def confirm(self) -> None:
+        """Raise :class:`StorageUnavailable` if the lock was lost in the meantime."""
+        with mapped_errors():
+            self._connection.execute(sqlalchemy.text("SELECT 1"))
 
 
 def parse_url(url: str) -> URL:
@@ -81,13 +109,13 @@ def parse_url(url: str) -> URL:
         raise StorageError(f"the storage URL is malformed; {form}") from None
     if backend not in ("postgresql", "postgres"):
         raise StorageError(
-            f"storage URL {_shown(parsed)}: {backend} is not supported; "
+            f"storage URL {shown(parsed)}: {backend} is not supported; "
             "it must start with postgresql://"
         )
     return parsed.set(drivername="postgresql+psycopg2")
 
 
-def _shown(url: URL) -> str:
+def shown(url: URL) -> str:
     """The URL for people to read, without a password, wherever it stands."""
     secret = [key for key in url.query if "password" in key]
     return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
@@ -95,15 +123,19 @@ def _shown(url: URL) -> str:
 
 def _open(url: URL) -> RDBStorage:
     """Optuna's storage on ``url``; its tables are made by the first process that comes."""
-    os.environ.setdefault("PGTZ", "UTC")  # heartbeats are naive timestamps: no summer time in them
+    os.environ["PGTZ"] = "UTC"  # heartbeats are naive timestamps: the same zone for everybody
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     text = url.render_as_string(hide_password=False)
-    probe = sqlalchemy.create_engine(text, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
-    with mapped_errors(url), probe.connect() as connection:
+    with mapped_errors(url), probe_engine(url).connect() as connection:
         if _made_by_this_optuna(connection):
             return _rdb_storage(text, is_known=True)
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})"))
         return _rdb_storage(text, is_known=False)
+
+
+def probe_engine(url: URL) -> sqlalchemy.Engine:
+    """For a look at the database: connections are not kept, and no tables are made."""
+    return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
 
 
 def _made_by_this_optuna(connection: sqlalchemy.Connection) -> bool:
@@ -120,6 +152,7 @@ _CONNECT = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds; keepalives do not run while data is on its way
 }
 
 
@@ -147,7 +180,7 @@ def mapped_errors(url: URL | None = None) -> Iterator[None]:
     except (SQLAlchemyError, StorageInternalError) as error:
         cause = error.__cause__ if isinstance(error, StorageInternalError) else error
         text = _one_line(cause or error)
-        where = f"storage {_shown(url)}: " if url is not None else "storage: "
+        where = f"storage {shown(url)}: " if url is not None else "storage: "
         if _is_outage(cause):
             raise StorageUnavailable(where + text) from error
         raise StorageError(where + text) from error
@@ -169,6 +202,7 @@ def retried(function: Callable[P, T]) -> Callable[P, T]:
             retry=tenacity.retry_if_exception_type(StorageUnavailable),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
             stop=tenacity.stop_after_delay(RETRY_SECONDS),
+            before_sleep=lambda state: _revive(args),
             reraise=True,
         )
         return attempts(mapped, *args, **kwargs)
@@ -179,6 +213,12 @@ def retried(function: Callable[P, T]) -> Callable[P, T]:
             return function(*args, **kwargs)
 
     return repeated
+
+
+def _revive(arguments: tuple[object, ...]) -> None:
+    for storage in arguments[:1]:
+        if isinstance(storage, Storage):
+            storage.revive()
 
 
 def _is_outage(error: BaseException | None) -> bool:

@@ -4,7 +4,8 @@ Whichever command needs it first starts it; all processes of the user on this ma
 the last one to end stops it. Who uses it is told by a shared ``flock`` on one file, which the
 kernel gives back however a process dies. A user who ends takes the lock exclusively for a moment:
 if that works, nobody else is there, and the server is stopped. If the last one was killed, the
-server runs on until the next command ends.
+server runs on until the next command ends. If the server itself was killed, whoever misses it
+starts it anew.
 """
 
 from __future__ import annotations
@@ -46,6 +47,12 @@ def embedded_url() -> str:
         if joins:
             atexit.register(_leave, server)
         return str(server.get_uri())
+
+
+def revive() -> None:
+    """Start the server anew if it has died; without a word if that does not work just now."""
+    with _starting, contextlib.suppress(StorageUnavailable):
+        _started(home() / "postgres")
 
 
 def _started(folder: Path) -> Any:

@@ -8,6 +8,7 @@ empty queue it would invent one.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,18 +16,12 @@ import optuna
 import sqlalchemy
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
-from kdecay_search.runs import Token
+from kdecay_search.runs import LOST, Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
-from kdecay_search.storage.records import (
-    PARAMETER,
-    STOPPED,
-    read_token,
-    stage_ids,
-    stage_name,
-    token_attributes,
-)
+from kdecay_search.storage.history import WORKER, read_token, token_attributes
+from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
 
 CLAIM_CHOICES = 32
 """Waiting trials that a worker looks at before it asks again."""
@@ -40,6 +35,8 @@ class Claim:
     study_id: int
     trial_id: int
     token: Token
+    worker: str
+    """Who holds it."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +85,9 @@ def claim(storage: Storage, name: str, worker: str) -> Claim | None:
     """Claim a waiting trial of the study; None if there is none."""
     for study_id, trial_id in _waiting(storage, name):
         if _take(storage, trial_id):
-            attributes = storage.optuna.get_trial(trial_id)
             _note_worker(storage, trial_id, worker)
-            return Claim(name, study_id, trial_id, read_token(attributes))
+            token = read_token(_trial(storage, trial_id).user_attrs)
+            return Claim(name, study_id, trial_id, token, worker)
     return None
 
 
@@ -127,7 +124,12 @@ def _take(storage: Storage, trial_id: int) -> bool:
 
 @retried
 def _note_worker(storage: Storage, trial_id: int, worker: str) -> None:
-    storage.optuna.set_trial_user_attr(trial_id, "worker", worker)
+    storage.optuna.set_trial_user_attr(trial_id, WORKER, worker)
+
+
+@retried
+def _trial(storage: Storage, trial_id: int) -> FrozenTrial:
+    return storage.optuna.get_trial(trial_id)
 
 
 def beat(storage: Storage, held: Claim) -> Ownership:
@@ -175,17 +177,28 @@ def fail(storage: Storage, trial_id: int, reason: str, message: str | None) -> N
 
 
 @retried
-def release(storage: Storage, trial_id: int) -> None:
-    """Put a claimed trial back into the queue; no attempt is used up."""
-    _finish(storage, trial_id, TrialState.WAITING, None)
+def release(storage: Storage, held: Claim) -> None:
+    """Put a claimed trial back into the queue; no attempt is used up.
+
+    Only while it runs under this worker's name: repeated after a connection dropped behind a
+    commit, it must not take the trial from its next holder.
+    """
+    statement = """
+        UPDATE trials t SET state = 'WAITING' FROM trial_user_attributes a
+        WHERE t.trial_id = :trial_id AND t.state = 'RUNNING'
+          AND a.trial_id = t.trial_id AND a.key = :key AND a.value_json = :worker
+    """
+    values = {"trial_id": held.trial_id, "key": WORKER, "worker": json.dumps(held.worker)}
+    with storage.engine.begin() as connection:
+        connection.execute(sqlalchemy.text(statement), values)
 
 
 @retried
-def write_curves(storage: Storage, trial_id: int, curves: dict[str, Any]) -> None:
-    """Keep the curves with the trial, for reports to draw."""
+def note(storage: Storage, trial_id: int, attributes: dict[str, Any]) -> None:
+    """Keep values (the curves, say) with a trial, for reports to show."""
     try:
-        for key, values in curves.items():
-            storage.optuna.set_trial_user_attr(trial_id, key, values)
+        for key, value in attributes.items():
+            storage.optuna.set_trial_user_attr(trial_id, key, value)
     except (UpdateFinishedTrialError, KeyError):
         return
 
@@ -201,17 +214,37 @@ def _finish(storage: Storage, trial_id: int, state: TrialState, values: list[flo
 @retried
 def reap(storage: Storage, name: str, grace_seconds: float) -> int:
     """Fail the running trials whose worker has been silent for longer than the grace period, by
-    the database's clock; return how many."""
+    the database's clock; return how many.
+
+    While the server was down nobody could beat: the period begins anew when it starts.
+    """
     statement = """
         SELECT t.trial_id FROM trials t JOIN trial_heartbeats h USING (trial_id)
         WHERE t.study_id = ANY(:ids) AND t.state = 'RUNNING'
-          AND h.heartbeat < now() - make_interval(secs => :grace)
+          AND greatest(h.heartbeat, pg_postmaster_start_time())
+              < now() - make_interval(secs => :grace)
+    """
+    values = {"ids": list(stage_ids(storage, name).values()), "grace": grace_seconds}
+    return _fail_all(storage, statement, values, f"no heartbeat for {grace_seconds:g} s")
+
+
+@retried
+def reap_process(storage: Storage, name: str, process: str) -> int:
+    """Fail what a dead process still holds; return how many trials. ``process``: how its workers'
+    names begin."""
+    statement = """
+        SELECT t.trial_id FROM trials t JOIN trial_user_attributes a USING (trial_id)
+        WHERE t.study_id = ANY(:ids) AND t.state = 'RUNNING'
+          AND a.key = :key AND starts_with(a.value_json, :beginning)
     """
     ids = list(stage_ids(storage, name).values())
+    values = {"ids": ids, "key": WORKER, "beginning": json.dumps(process).removesuffix('"')}
+    return _fail_all(storage, statement, values, "its worker was killed")
+
+
+def _fail_all(storage: Storage, statement: str, values: dict[str, Any], message: str) -> int:
     with storage.engine.connect() as connection:
-        stale = connection.scalars(
-            sqlalchemy.text(statement), {"ids": ids, "grace": grace_seconds}
-        ).all()
-    for trial_id in stale:
-        fail(storage, trial_id, "lost", f"no heartbeat for {grace_seconds:g} s")
-    return len(stale)
+        lost = connection.scalars(sqlalchemy.text(statement), values).all()
+    for trial_id in lost:
+        fail(storage, trial_id, LOST, message)
+    return len(lost)

@@ -6,33 +6,25 @@ carries the study's spec and whether it was stopped. A trial's user attributes c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search import study_file
-from kdecay_search.errors import StudyError
-from kdecay_search.runs import RunKey, State, Token, Trial
-from kdecay_search.spec import StudySpec
+from kdecay_search.errors import InvalidSpec, StudyError
+from kdecay_search.runs import Trial, Trials
+from kdecay_search.spec import NAME_PATTERN, StudySpec
+from kdecay_search.storage import history
 from kdecay_search.storage.connect import Storage, retried
 
-PARAMETER = "k"
+PARAMETER = history.PARAMETER
 SPEC = "spec"
 STOPPED = "stopped"
+RESUMED = history.RESUMED
 CURVES = ("validation_error", "averaged_error", "training_loss", "learning_rate")
 """User attributes of a trial: one list each, by epoch."""
-
-_STATES = {
-    TrialState.WAITING: State.WAITING,
-    TrialState.RUNNING: State.RUNNING,
-    TrialState.COMPLETE: State.COMPLETE,
-    TrialState.PRUNED: State.PRUNED,
-    TrialState.FAIL: State.FAILED,
-}
 
 
 def stage_name(name: str, stage: int) -> str:
@@ -42,13 +34,14 @@ def stage_name(name: str, stage: int) -> str:
 
 @retried
 def study_names(storage: Storage) -> list[str]:
-    """All studies, oldest first."""
+    """All studies, oldest first. A name that no study file can have is nobody's study."""
     statement = """
         SELECT s.study_name FROM studies s JOIN study_user_attributes a USING (study_id)
-        WHERE s.study_name LIKE '%/k1' AND a.key = :key ORDER BY s.study_id
+        WHERE s.study_name ~ :ours AND a.key = :key ORDER BY s.study_id
     """
+    values = {"ours": f"{NAME_PATTERN[:-1]}/k1$", "key": SPEC}
     with storage.engine.connect() as connection:
-        names = connection.scalars(sqlalchemy.text(statement), {"key": SPEC})
+        names = connection.scalars(sqlalchemy.text(statement), values)
         return [name.removesuffix("/k1") for name in names]
 
 
@@ -75,12 +68,16 @@ def read_attributes(storage: Storage, name: str) -> dict[str, Any] | None:
 def read_study(storage: Storage, name: str) -> tuple[StudySpec, bool]:
     """The study file's content as launched, and whether the user asked the study to stop.
 
-    Raises :class:`StudyError` if there is no such study.
+    Raises :class:`StudyError` if there is no such study, :class:`InvalidSpec` if this version
+    does not understand what is stored.
     """
     attributes = read_attributes(storage, name)
     if attributes is None or SPEC not in attributes:
         raise _no_study(storage, name)
-    return study_file.from_json(attributes[SPEC]), bool(attributes.get(STOPPED, False))
+    spec = study_file.from_json(attributes[SPEC])
+    if spec.name != name:
+        raise InvalidSpec(f"stored study {name!r}: holds the spec of a study {spec.name!r}")
+    return spec, bool(attributes.get(STOPPED, False))
 
 
 def _no_study(storage: Storage, name: str) -> StudyError:
@@ -125,61 +122,19 @@ def delete_study(storage: Storage, name: str) -> None:
 
 
 @retried
+def read_history(storage: Storage, name: str) -> Trials:
+    """All trials of all stages. A process reads again only what may have changed since it last
+    looked (:mod:`kdecay_search.storage.history`)."""
+    known = storage.histories.get(name, {})
+    ids = stage_ids(storage, name).values()
+    histories = {study_id: known.get(study_id) or history.History(study_id) for study_id in ids}
+    storage.histories[name] = histories
+    with storage.engine.connect() as connection:
+        for each in histories.values():
+            each.refresh(connection)
+    return Trials({k: group for each in histories.values() for k, group in each.groups.items()})
+
+
 def read_trials(storage: Storage, name: str) -> list[Trial]:
-    """All trials of all stages."""
-    return [
-        record(trial)
-        for study_id in stage_ids(storage, name).values()
-        for trial in _tokens_only(storage.optuna.get_all_trials(study_id, deepcopy=False))
-    ]
-
-
-def _tokens_only(trials: Sequence[FrozenTrial]) -> Iterable[FrozenTrial]:
-    """Without trials that somebody added by other means, which belong to no run."""
-    return (trial for trial in trials if "candidate" in trial.user_attrs)
-
-
-def record(trial: FrozenTrial) -> Trial:
-    """One of Optuna's trials as a plain value."""
-    attributes = trial.user_attrs
-    token = read_token(trial)
-    steps = trial.intermediate_values
-    return Trial(
-        number=trial.number,
-        token=token,
-        state=_STATES[trial.state],
-        k=trial.params.get(PARAMETER, token.k),
-        error=trial.value if trial.state == TrialState.COMPLETE else None,
-        epochs=len(steps),
-        averaged_error=steps[max(steps)] if steps else None,
-        reason=attributes.get("reason", "lost") if trial.state == TrialState.FAIL else None,
-        message=attributes.get("message"),
-        worker=attributes.get("worker"),
-        trial_id=trial._trial_id,
-    )
-
-
-def read_token(trial: FrozenTrial) -> Token:
-    """The token that a trial was queued with."""
-    attributes = trial.user_attrs
-    low, high = attributes["bounds"]
-    return Token(
-        key=RunKey(attributes["stage"], attributes["candidate"], attributes["seed"]),
-        earlier_ks=tuple(attributes["earlier_ks"]),
-        k=attributes["k"],
-        bounds=(low, high),
-        protected=attributes["protected"],
-    )
-
-
-def token_attributes(token: Token) -> dict[str, Any]:
-    """The user attributes that a trial is queued with."""
-    return {
-        "stage": token.key.stage,
-        "candidate": token.key.candidate,
-        "seed": token.key.seed,
-        "earlier_ks": list(token.earlier_ks),
-        "k": token.k,
-        "bounds": list(token.bounds),
-        "protected": token.protected,
-    }
+    """The same as a list: stage by stage, in the order in which they were queued."""
+    return list(read_history(storage, name))

@@ -58,12 +58,11 @@ class Batches:
         self._normalise = Normalisation(split, images.device)
         self._seed = seed
 
-    def epoch(self, number: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images, labels) of every batch of epoch ``number``, which alone fixes what is drawn."""
-        draws = self._draw(number)
-        for order, rows, columns, mirrored in zip(
-            *(torch.split(part, self.size) for part in draws), strict=True
-        ):
+    def epoch(self, number: int, done: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, labels) of every batch of epoch ``number``, which alone fixes what is drawn,
+        but for the first ``done``."""
+        parts = [torch.split(part, self.size) for part in self._draw(number)]
+        for order, rows, columns, mirrored in list(zip(*parts, strict=True))[done:]:
             if len(order) == self.size:
                 yield self._batch(order, rows, columns, mirrored), self._labels[order]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +36,13 @@ class AveragedWeights:
         newest_share = (1.0 - self._decay) / (1.0 - self._decay**self.updates)
         # torch.optim.swa_utils does it with this, too: one call for all tensors.
         torch._foreach_lerp_(self._average, self._current, newest_share)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"updates": self.updates, "model": self.model.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.updates = state["updates"]
+        self.model.load_state_dict(state["model"])
 
 
 def _floats(model: nn.Module) -> list[Tensor]:

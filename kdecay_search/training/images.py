@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from kdecay_search.spec import ImagesTask
-from kdecay_search.task import DIVERGED_ERROR, Epoch, Run
-from kdecay_search.training import models
+from kdecay_search.task import DIVERGED_ERROR, Epoch, Released, Run
+from kdecay_search.training import checkpoints, models
 from kdecay_search.training.augmentation import Batches
 from kdecay_search.training.averaging import AveragedWeights
 from kdecay_search.training.data import Split, load
-from kdecay_search.training.device import make_deterministic, resolve
+from kdecay_search.training.device import make_deterministic, release_memory, resolve
 from kdecay_search.training.evaluation import Validation
 from kdecay_search.training.randomness import isolated
 
 
 def train(run: Run) -> None:
-    """Train ``run`` from its first update to its last, reporting every epoch.
+    """Train ``run`` to its last update, reporting every epoch.
 
-    The same run gives the same numbers to the bit on the same device with the same settings and
-    library versions, whatever this process did before.
+    It goes on from the run's checkpoint, if it has one, else it begins with the first update. The
+    same run gives the same numbers to the bit on the same device with the same settings and
+    library versions, wherever it was interrupted and whatever this process did before.
     """
     task = run.spec.task
     if not isinstance(task, ImagesTask):
         raise TypeError(f"a task of kind 'images' was expected, not {task.kind!r}")
     device = resolve(run.device)
     make_deterministic(task.threads)
+    release_memory(device)
     split = load(task.data, device)
     with isolated("model", run.seed, device):
         Training(run, task, split, device).all_epochs()
@@ -48,26 +51,42 @@ class Training:
         self._optimizer = _optimizer(task, self._model)
         self._schedule = run.spec.schedule_for(run.ks, steps_per_epoch)
         self._total_steps = task.epochs * steps_per_epoch
+        self._curve: list[Epoch] = []
         self._step = 0
+        """Updates done."""
+        self._loss_sum = torch.zeros((), device=device)
+        """Of the updates of the epoch that is under way."""
         self._learning_rate = 0.0
 
     def all_epochs(self) -> None:
-        for number in range(1, self._task.epochs + 1):
-            epoch = self._epoch(number)
-            self._run.report(epoch)
-            if epoch.diverged:
-                return
+        """Train what is left. On :class:`Released`, the state is kept for whoever goes on."""
+        self._resume()
+        try:
+            while len(self._curve) < self._task.epochs and not self._has_diverged:
+                self._curve.append(self._epoch(len(self._curve) + 1))
+                self._run.report(self._curve[-1])
+                self._save()
+        except Released:
+            self._save()
+            raise
+
+    @property
+    def _has_diverged(self) -> bool:
+        return bool(self._curve) and self._curve[-1].diverged
 
     def _epoch(self, number: int) -> Epoch:
         """Train for an epoch and look at the result: the only place that waits for the device."""
-        loss_sum = torch.zeros((), device=self._device)
-        for images, labels in self._batches.epoch(number):
+        done = self._step % self._batches.steps_per_epoch
+        for images, labels in self._batches.epoch(number, done):
             self._run.poll()
-            loss_sum += self._update(images, labels)
+            if self._run.checkpoint is not None and self._run.checkpoint.is_due:
+                self._save()
+            self._loss_sum += self._update(images, labels)
         with self._precision():
             raw = self._validation.error(self._model)
             averaged = self._validation.error(self._averaged.model)
-        mean_loss = loss_sum.double() / self._batches.steps_per_epoch
+        mean_loss = self._loss_sum.double() / self._batches.steps_per_epoch
+        self._loss_sum.zero_()
         loss, error, averaged_error = torch.stack([mean_loss, raw, averaged]).tolist()
         if not math.isfinite(loss):
             error = averaged_error = DIVERGED_ERROR
@@ -86,6 +105,39 @@ class Training:
         self._averaged.update()
         self._step += 1
         return loss.detach()
+
+    def _save(self) -> None:
+        if self._run.checkpoint is not None:
+            checkpoints.save(self._run.checkpoint, self._state())
+
+    def _state(self) -> checkpoints.State:
+        return {
+            "step": self._step,
+            "learning_rate": self._learning_rate,
+            "loss_sum": self._loss_sum,
+            "curve": [astuple(epoch) for epoch in self._curve],
+            "model": self._model.state_dict(),
+            "averaged": self._averaged.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "random": checkpoints.random_state(self._device),
+        }
+
+    def _resume(self) -> None:
+        """Take up the state that an interrupted attempt at this run left, if there is one."""
+        state = checkpoints.load(self._run.checkpoint) if self._run.checkpoint else None
+        if state is not None:
+            self._restore(state)
+            self._run.restore(self._curve)
+
+    def _restore(self, state: checkpoints.State) -> None:
+        self._step = state["step"]
+        self._learning_rate = state["learning_rate"]
+        self._loss_sum.copy_(state["loss_sum"])
+        self._model.load_state_dict(state["model"])
+        self._averaged.load_state_dict(state["averaged"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        checkpoints.set_random_state(state["random"], self._device)
+        self._curve = [Epoch(*values) for values in state["curve"]]
 
     def _precision(self) -> torch.autocast:
         reduced = self._task.precision == "bfloat16"

@@ -5,174 +5,194 @@ from __future__ import annotations
 import logging
 import threading
 import traceback
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 
-import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler
 
-from kdecay_search.errors import KDecayError, MissingPackage
-from kdecay_search.pruning import SmoothPruner, may_prune
-from kdecay_search.runs import RunKey, Token
+from kdecay_search.checkpoint import Checkpoint, CheckpointFolder
+from kdecay_search.errors import KDecayError, MissingPackage, StorageUnavailable
+from kdecay_search.runs import ERROR, MEMORY
 from kdecay_search.simulation import train as train_simulated
 from kdecay_search.spec import StudySpec
-from kdecay_search.storage import Storage, queue, records
-from kdecay_search.storage.connect import retried
+from kdecay_search.storage import Storage, queue
 from kdecay_search.storage.queue import Claim
-from kdecay_search.task import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned, Released, Train
-from kdecay_search.worker.heartbeat import Heart
+from kdecay_search.task import Epoch, Interruption, Lost, Pruned, Released, Train
+from kdecay_search.worker.deadline import SHARE, Deadline
+from kdecay_search.worker.heartbeat import Heart, HeartStopped
+from kdecay_search.worker.reporter import Reporter
+from kdecay_search.worker.trial import ClaimedTrial
 
 logger = logging.getLogger(__name__)
 
-STARTUP_SHARE = 1 / 3
-"""Share of a stage's candidates that tpe and gp draw at random before they model."""
-MAX_STARTUP = 10
+DECISION_SECONDS = 2.0
+"""How long a training waits for the pruner's answer before it goes on without."""
+POLL_SECONDS = 0.2
+MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory")
 
 
-def attempt(
-    storage: Storage, spec: StudySpec, claim: Claim, device: str, stop: threading.Event
-) -> str:
+@dataclass(frozen=True)
+class Place:
+    """Where a worker trains."""
+
+    device: str
+    checkpoints: CheckpointFolder
+    stop: threading.Event
+    """Set when the process shall end."""
+
+
+def attempt(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> str:
     """Train the claimed trial and record its outcome; return that outcome in one word.
 
     A :class:`KDecayError` (missing data, missing package) concerns this worker and not the run:
     the trial goes back into the queue, and the error to the caller.
     """
-    run = None
     try:
-        train = _task_of(spec)
-        with Heart(storage, claim, spec.workers) as heart:
-            run = _Attempt(storage, spec, claim, device, lambda: _wish(heart, stop))
-            run.poll()
-            train(run)
-        return run.complete()
-    except Interruption as wish:
-        return _interrupted(storage, claim, run, wish)
-    except KDecayError:
-        queue.release(storage, claim.trial_id)
+        return _train(storage, spec, claim, place)
+    except Released:
+        queue.release(storage, claim)
+        return "released"
+    except (Lost, UpdateFinishedTrialError):
+        return "lost"
+    except StorageUnavailable as error:
+        logger.warning("%s", error)
+        return "lost with the connection to the database"
+    except (KDecayError, HeartStopped):
+        queue.release(storage, claim)
         raise
     except ImportError as error:
-        queue.release(storage, claim.trial_id)
+        queue.release(storage, claim)
         raise MissingPackage(
             f"{error.name or error} is not installed here; pip install 'kdecay-search[worker]'"
         ) from error
-    except UpdateFinishedTrialError:
-        return "lost"
     except Exception as error:
         logger.error("trial %d failed:\n%s", claim.trial_id, traceback.format_exc())
-        message = f"{type(error).__name__}: {error}"
-        queue.fail(storage, claim.trial_id, "error", message[:2000])
+        queue.fail(storage, claim.trial_id, *_described(error, place.device))
         return "failed"
 
 
-def _wish(heart: Heart, stop: threading.Event) -> type[Interruption] | None:
-    return heart.interruption or (Released if stop.is_set() else None)
+def _train(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> str:
+    train = _task_of(spec)
+    with _held(storage, spec, claim, place) as heart:
+        trial = ClaimedTrial(storage, spec, claim)
+        with Reporter(trial.tell) as reporter:
+            run = _Attempt(spec, claim, place, trial, heart, reporter)
+            outcome = run.train(train)
+    run.checkpoint.remove()
+    return outcome
 
 
-def _interrupted(storage: Storage, claim: Claim, run: _Attempt | None, wish: Interruption) -> str:
-    if isinstance(wish, Pruned) and run is not None:
-        return run.prune()
-    if isinstance(wish, Released):
-        queue.release(storage, claim.trial_id)
-        return "released"
-    return "lost"
+@contextmanager
+def _held(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> Iterator[Heart]:
+    """Beat for the trial; and give it back in time when this process shall end."""
+
+    def leave() -> None:
+        queue.release(storage, claim)
+
+    seconds = SHARE * spec.workers.grace_seconds
+    with Heart(storage, claim, spec.workers) as heart, Deadline(place.stop, seconds, leave):
+        yield heart
+
+
+def _described(error: Exception, device: str) -> tuple[str, str]:
+    """Reason and message of a trial that failed with ``error``."""
+    text = f"{type(error).__name__}: {error}"[:2000]
+    is_full = isinstance(error, MemoryError) or any(words in text for words in MEMORY_WORDS)
+    if is_full:
+        hint = "lower task.batch_size, or run fewer processes on the device (--per-device)"
+        return MEMORY, f"{device} has too little memory: {hint} ({text})"
+    return ERROR, text
 
 
 class _Attempt:
-    """What the task sees (:class:`kdecay_search.task.Run`), connected to Optuna's trial."""
+    """What the task sees: :class:`kdecay_search.task.Run`."""
 
     def __init__(
         self,
-        storage: Storage,
         spec: StudySpec,
         claim: Claim,
-        device: str,
-        wish: Callable[[], type[Interruption] | None],
+        place: Place,
+        trial: ClaimedTrial,
+        heart: Heart,
+        reporter: Reporter,
     ) -> None:
         self.spec = spec
         self.seed = claim.token.key.seed
-        self.device = device
-        self._storage = storage
-        self._claim = claim
-        self._wish = wish
+        self.device = place.device
+        self.ks = (*claim.token.earlier_ks, trial.k)
+        self.checkpoint = _checkpoint(spec, claim, place.checkpoints, self.ks)
+        self._stop = place.stop
+        self._trial, self._heart, self._reporter = trial, heart, reporter
         self._curve: list[Epoch] = []
-        self._trial = _open_trial(storage, spec, claim)
-        self._reported = set(storage.optuna.get_trial(claim.trial_id).intermediate_values)
-        self.k = _choose_k(self._trial, claim.token)
-        self.ks = (*claim.token.earlier_ks, self.k)
+
+    def train(self, train: Train) -> str:
+        """Train, and record what came of it."""
+        try:
+            self.poll()
+            train(self)
+        except Pruned:
+            self._deliver_all()
+            self._finish(self._trial.prune)
+            return f"pruned after {self._curve[-1].number} epochs"
+        self._deliver_all()
+        self._finish(self._trial.complete)
+        last = self._curve[-1]
+        return "diverged" if last.diverged else f"{last.validation_error:.2f} %"
 
     def poll(self) -> None:
-        wish = self._wish()
+        self._check()
+        wish: type[Interruption] | None = self._heart.interruption or self._reporter.interruption
         if wish is not None:
             raise wish
+        if self._stop.is_set():
+            raise Released
+
+    def restore(self, epochs: Sequence[Epoch]) -> None:
+        self._trial.restore(len(epochs))
+        for epoch in epochs:
+            self._record(epoch)
 
     def report(self, epoch: Epoch) -> None:
-        self._curve.append(epoch)
+        self._record(epoch)
+        if self._trial.is_decision(epoch):
+            self._reporter.wait(DECISION_SECONDS)
         self.poll()
-        try:
-            self._tell(epoch)
-            should_prune = not epoch.diverged and self._should_prune()
-        except (UpdateFinishedTrialError, KeyError):
-            raise Lost from None
-        if should_prune:
-            raise Pruned
 
-    def complete(self) -> str:
-        last = self._curve[-1]
-        self._keep_curves()
-        error = DIVERGED_ERROR if last.diverged else last.validation_error
-        queue.complete(self._storage, self._claim.trial_id, error)
-        return "diverged" if last.diverged else f"{error:.2f} %"
+    def _record(self, epoch: Epoch) -> None:
+        self._curve.append(epoch)
+        self._reporter.put(epoch)
 
-    def prune(self) -> str:
-        self._keep_curves()
-        queue.prune(self._storage, self._claim.trial_id, self._curve[-1].averaged_error)
-        return f"pruned after {self._curve[-1].number} epochs"
+    def _check(self) -> None:
+        """Raise what ended one of the threads, if it did, or :class:`Lost`."""
+        for thread in (self._heart, self._reporter):
+            if thread.error is not None:
+                raise thread.error
+            if thread.interruption is Lost:
+                raise Lost
 
-    def _tell(self, epoch: Epoch) -> None:
-        """Report an epoch, unless an earlier holder of this trial has: it got the same value."""
-        if epoch.number not in self._reported:
-            retried(self._trial.report)(epoch.averaged_error, epoch.number)
-            self._reported.add(epoch.number)
+    def _deliver_all(self) -> None:
+        """Wait for the reports, for as long as the trial is this worker's."""
+        while not self._reporter.wait(POLL_SECONDS):
+            self._check()
+        self._check()
 
-    def _should_prune(self) -> bool:
-        step = self._curve[-1].number
-        return may_prune(self.spec, self._claim.token, step) and retried(self._trial.should_prune)()
-
-    def _keep_curves(self) -> None:
-        curves = {name: [getattr(e, name) for e in self._curve] for name in records.CURVES}
-        queue.write_curves(self._storage, self._claim.trial_id, curves)
+    def _finish(self, write: Callable[[Sequence[Epoch]], None]) -> None:
+        """Write the outcome, and try for as long as the trial is this worker's."""
+        while True:
+            try:
+                return write(self._curve)
+            except StorageUnavailable as error:
+                logger.warning("the run's end waits to be reported: %s", error)
+                self._check()
 
 
-@retried
-def _open_trial(storage: Storage, spec: StudySpec, claim: Claim) -> optuna.trial.Trial:
-    study = optuna.load_study(
-        study_name=records.stage_name(spec.name, claim.token.key.stage),
-        storage=storage.optuna,
-        sampler=_make_sampler(spec, claim.token.key),
-        pruner=SmoothPruner(spec),
-    )
-    study.get_trials(deepcopy=False)  # the cache must know a trial before it can be written to
-    return optuna.trial.Trial(study, claim.trial_id)
-
-
-@retried
-def _choose_k(trial: optuna.trial.Trial, token: Token) -> float:
-    """The token's k, or the sampler's choice; kept as the trial's parameter either way."""
-    space = queue.distribution(token)
-    return trial.suggest_float(records.PARAMETER, space.low, space.high, log=space.log)
-
-
-def _make_sampler(spec: StudySpec, key: RunKey) -> BaseSampler:
-    """A sampler for one suggestion, seeded by the candidate: workers never draw the same twice."""
-    search = spec.search
-    seed = zlib.crc32(f"{search.sampler_seed}/{key.stage}/{key.candidate}".encode())
-    startup = min(MAX_STARTUP, max(2, round(STARTUP_SHARE * search.trials)))
-    if search.sampler == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
-    if search.sampler == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
-    return optuna.samplers.RandomSampler(seed=seed)
+def _checkpoint(
+    spec: StudySpec, claim: Claim, folder: CheckpointFolder, ks: Sequence[float]
+) -> Checkpoint:
+    key = claim.token.key
+    fingerprint = spec.fingerprint(ks, key.seed)
+    return Checkpoint(folder.of_study(spec), key, fingerprint, spec.workers.checkpoint_seconds)
 
 
 def _task_of(spec: StudySpec) -> Train:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,12 @@ from kdecay_search.task import Interruption, Lost, Released
 
 logger = logging.getLogger(__name__)
 
-RETRY_SECONDS = 1.0
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
+
+
+class HeartStopped(RuntimeError):
+    """The thread that beats has died: this process must not go on, for nobody would know of it."""
 
 
 class Heart:
@@ -24,7 +30,8 @@ class Heart:
 
     ``interruption`` becomes :class:`Lost` when the trial is no longer this worker's: it was reaped
     or deleted, or no beat got through for the grace period, so that it may be somebody else's by
-    now. It becomes :class:`Released` when the user stopped the study.
+    now. It becomes :class:`Released` when the user stopped the study. ``error`` is what killed the
+    thread, if something did.
     """
 
     def __init__(
@@ -35,6 +42,7 @@ class Heart:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.interruption: type[Interruption] | None = None
+        self.error: HeartStopped | None = None
         self._storage = storage
         self._claim = claim
         self._settings = settings
@@ -57,28 +65,40 @@ class Heart:
         self._thread.join()
 
     def _run(self) -> None:
-        pause = self._settings.heartbeat_seconds
+        interval = self._settings.heartbeat_seconds
+        pause, retries = interval, 0
         try:
             while self.interruption is None and not self._ended.wait(pause):
-                pause = self._beat()
-        except Exception:
+                retries = 0 if self._beat() else retries + 1
+                pause = min(interval, _backoff(retries)) if retries else interval
+        except Exception as error:
             logger.exception("the heartbeat of trial %d died", self._claim.trial_id)
-            self.interruption = Lost
+            self.error = HeartStopped(f"the heartbeat died: {type(error).__name__}: {error}")
 
-    def _beat(self) -> float:
-        """Beat once; return the seconds until the next beat."""
-        interval = self._settings.heartbeat_seconds
+    def _beat(self) -> bool:
+        """Beat once; return whether that got through."""
         try:
             ownership = beat(self._storage, self._claim)
         except StorageError as error:
-            silent = self._clock() - self._last_beat
-            logger.warning("no heartbeat for %.0f s: %s", silent, error)
-            if silent > self._settings.grace_seconds:
-                self.interruption = Lost
-            return min(RETRY_SECONDS, interval)
+            self._miss(error)
+            return False
         self._last_beat = self._clock()
         if not ownership.running:
             self.interruption = Lost
         elif ownership.stopped:
             self.interruption = Released
-        return interval
+        return True
+
+    def _miss(self, error: StorageError) -> None:
+        silent = self._clock() - self._last_beat
+        logger.warning("no heartbeat for %.0f s: %s", silent, error)
+        if silent > self._settings.grace_seconds:
+            self.interruption = Lost
+        else:
+            self._storage.revive()
+
+
+def _backoff(retries: int) -> float:
+    """Seconds until the next try; random, so that many workers do not come at once."""
+    longest: float = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
+    return longest * random.uniform(0.5, 1.0)

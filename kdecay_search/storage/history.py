@@ -1,0 +1,148 @@
+"""The trials of a stage as plain values, kept by a process between its looks at them.
+
+A trial that has finished does not change any more, so each is read once. Of the curves only the
+number of epochs and the last averaged error are read, which is all that the procedure asks for:
+Optuna's own cache would keep every value of every curve in every worker.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+import sqlalchemy
+
+from kdecay_search.runs import LOST, CandidateKey, Replicates, RunKey, State, Token, Trial
+
+Row = sqlalchemy.Row[Any]
+
+PARAMETER = "k"
+WORKER = "worker"
+RESUMED = "resumed_epochs"
+
+_STATES = {
+    "WAITING": State.WAITING,
+    "RUNNING": State.RUNNING,
+    "COMPLETE": State.COMPLETE,
+    "PRUNED": State.PRUNED,
+    "FAIL": State.FAILED,
+}
+_TOKEN = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
+_ATTRIBUTES = (*_TOKEN, "reason", "message", WORKER, RESUMED)
+
+_COUNT = "SELECT count(*) FROM trials WHERE study_id = :study_id AND trial_id <= :latest"
+_ROWS = """
+    SELECT t.trial_id, t.number, t.state,
+      (SELECT p.param_value FROM trial_params p
+       WHERE p.trial_id = t.trial_id AND p.param_name = :parameter) AS k,
+      (SELECT v.value FROM trial_values v
+       WHERE v.trial_id = t.trial_id AND v.objective = 0) AS error,
+      (SELECT count(*) FROM trial_intermediate_values i
+       WHERE i.trial_id = t.trial_id) AS epochs,
+      (SELECT coalesce(i.intermediate_value, 'NaN') FROM trial_intermediate_values i
+       WHERE i.trial_id = t.trial_id ORDER BY i.step DESC LIMIT 1) AS averaged_error,
+      (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
+       WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes
+    FROM trials t
+    WHERE t.study_id = :study_id AND (t.trial_id = ANY(:open) OR t.trial_id > :latest)
+    ORDER BY t.trial_id
+"""
+
+
+class History:
+    """What this process knows of one of Optuna's studies.
+
+    A trial gets its id under a lock of its study, so none can turn up later with an id below one
+    that was seen.
+    """
+
+    def __init__(self, study_id: int) -> None:
+        self._study_id = study_id
+        self._forget()
+
+    def _forget(self) -> None:
+        self.groups: dict[CandidateKey, Replicates] = {}
+        self._open: dict[int, Trial | None] = {}
+        """By id, as last seen; None for what others added, which belongs to no run."""
+        self._count = 0
+        self._latest = -1
+
+    def refresh(self, connection: sqlalchemy.Connection) -> None:
+        """Read what is new, and what was not finished at the last look."""
+        seen = {"study_id": self._study_id, "latest": self._latest}
+        if connection.scalar(sqlalchemy.text(_COUNT), seen) != self._count:
+            self._forget()  # trials were deleted
+        values = {
+            "study_id": self._study_id,
+            "latest": self._latest,
+            "open": list(self._open),
+            "parameter": PARAMETER,
+            "attributes": list(_ATTRIBUTES),
+        }
+        rows = connection.execute(sqlalchemy.text(_ROWS), values).all()
+        changed = defaultdict(list)
+        for row in rows:
+            trial = _trial(row)
+            if trial is not None and trial != self._open.get(row.trial_id):
+                changed[trial.candidate_key].append(trial)
+            self._keep(row, trial)
+        for key, trials in changed.items():
+            self.groups[key] = self.groups.get(key, Replicates(())).updated(trials)
+
+    def _keep(self, row: Row, trial: Trial | None) -> None:
+        if row.trial_id > self._latest:
+            self._latest = row.trial_id
+            self._count += 1
+        if row.state in ("WAITING", "RUNNING"):
+            self._open[row.trial_id] = trial
+        else:
+            self._open.pop(row.trial_id, None)
+
+
+def _trial(row: Row) -> Trial | None:
+    attributes = {key: json.loads(value) for key, value in (row.attributes or {}).items()}
+    if "candidate" not in attributes:
+        return None
+    token = read_token(attributes)
+    state = _STATES[row.state]
+    return Trial(
+        number=row.number,
+        token=token,
+        state=state,
+        k=token.k if row.k is None else row.k,
+        error=row.error if state == State.COMPLETE else None,
+        epochs=row.epochs,
+        averaged_error=row.averaged_error,
+        reason=attributes.get("reason", LOST) if state == State.FAILED else None,
+        message=attributes.get("message"),
+        worker=attributes.get(WORKER),
+        resumed_epochs=attributes.get(RESUMED, 0),
+        trial_id=row.trial_id,
+    )
+
+
+def read_token(attributes: Mapping[str, Any]) -> Token:
+    """The token that a trial was queued with, from its user attributes."""
+    low, high = attributes["bounds"]
+    return Token(
+        key=RunKey(attributes["stage"], attributes["candidate"], attributes["seed"]),
+        earlier_ks=tuple(attributes["earlier_ks"]),
+        k=attributes["k"],
+        bounds=(low, high),
+        protected=attributes["protected"],
+    )
+
+
+def token_attributes(token: Token) -> dict[str, Any]:
+    """The user attributes that a trial is queued with."""
+    return {
+        "stage": token.key.stage,
+        "candidate": token.key.candidate,
+        "seed": token.key.seed,
+        "earlier_ks": list(token.earlier_ks),
+        "k": token.k,
+        "bounds": list(token.bounds),
+        "protected": token.protected,
+    }

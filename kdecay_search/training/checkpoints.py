@@ -1,0 +1,48 @@
+"""A training's state as bytes and back."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import torch
+
+from kdecay_search.checkpoint import Checkpoint
+
+State = dict[str, Any]
+"""Tensors, numbers, strings, lists and dicts of these: what can be loaded without running code."""
+
+
+def save(checkpoint: Checkpoint, state: State) -> None:
+    """Write ``state``; in one piece, so that a full disk is noticed before the old file is gone."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    checkpoint.write(buffer.getvalue())
+
+
+def load(checkpoint: Checkpoint) -> State | None:
+    """The state that was saved, on the CPU, or None. What cannot be loaded is set aside."""
+    payload = checkpoint.read()
+    if payload is None:
+        return None
+    try:
+        state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception:  # whatever torch's reader raises: it is written by another version, say
+        checkpoint.set_aside("cannot be loaded")
+        return None
+    return state
+
+
+def random_state(device: torch.device) -> State:
+    """The global generators' states."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_random_state(states: State, device: torch.device) -> None:
+    """Put the global generators back to ``states``."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

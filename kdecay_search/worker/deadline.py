@@ -1,0 +1,53 @@
+"""Leaving in time when a training does not look up: it decodes a data set, say."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+from types import TracebackType
+
+logger = logging.getLogger(__name__)
+
+SHARE = 0.8
+"""Of the grace period; the rest is for the operating system."""
+
+
+class Deadline:
+    """Ends the process when ``seconds`` have passed since ``stop`` was set; a context manager.
+
+    ``leave`` is called before, to put the trial back.
+    """
+
+    def __init__(self, stop: threading.Event, seconds: float, leave: Callable[[], None]) -> None:
+        self._stop = stop
+        self._seconds = seconds
+        self._leave = leave
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="deadline", daemon=True)
+
+    def __enter__(self) -> Deadline:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._stop.wait(1.0):
+            if self._ended.is_set():
+                return
+        if self._ended.wait(self._seconds):
+            return
+        logger.warning("the training did not stop within %.0f s: leaving it", self._seconds)
+        try:
+            self._leave()
+        finally:
+            logging.shutdown()
+            os._exit(0)

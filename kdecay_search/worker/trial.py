@@ -1,0 +1,108 @@
+"""A claimed trial, as Optuna's storage holds it."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import optuna
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.samplers import BaseSampler
+
+from kdecay_search.pruning import SmoothPruner, may_prune
+from kdecay_search.runs import RunKey, Token
+from kdecay_search.spec import StudySpec
+from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.connect import mapped_errors, retried
+from kdecay_search.storage.queue import Claim
+from kdecay_search.task import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
+
+STARTUP_SHARE = 1 / 3
+"""Share of a stage's candidates that tpe and gp draw at random before they model."""
+MAX_STARTUP = 10
+
+
+class ClaimedTrial:
+    """What the worker that holds it writes to a trial, and asks about it."""
+
+    def __init__(self, storage: Storage, spec: StudySpec, claim: Claim) -> None:
+        self._storage, self._spec, self._claim = storage, spec, claim
+        self._trial = _open_trial(storage, spec, claim)
+        self._reported = set(self._trial._cached_frozen_trial.intermediate_values)
+        self._restored = 0
+        self.k = _choose_k(storage, self._trial, claim.token)
+
+    def restore(self, epochs: int) -> None:
+        """So many epochs were trained by an earlier holder of the run: they are told and not
+        judged again, and counted as trained once."""
+        self._restored = epochs
+        elsewhere = epochs - len([step for step in self._reported if step <= epochs])
+        if elsewhere > 0:
+            queue.note(self._storage, self._claim.trial_id, {records.RESUMED: elsewhere})
+
+    def tell(self, epoch: Epoch) -> type[Interruption] | None:
+        """Report an epoch and, where a decision is due, ask whether to go on.
+
+        An epoch that an earlier holder of this very trial has reported had the same value. Raises
+        :class:`StorageUnavailable`; it may be called again then.
+        """
+        try:
+            with mapped_errors():
+                if epoch.number not in self._reported:
+                    self._trial.report(epoch.averaged_error, epoch.number)
+                    self._reported.add(epoch.number)
+                if self.is_decision(epoch) and self._trial.should_prune():
+                    return Pruned
+        except (UpdateFinishedTrialError, KeyError):
+            return Lost
+        return None
+
+    def is_decision(self, epoch: Epoch) -> bool:
+        """Whether the run may end after this epoch, for what others did."""
+        is_judged = not epoch.diverged and epoch.number > self._restored
+        return is_judged and may_prune(self._spec, self._claim.token, epoch.number)
+
+    def complete(self, curve: Sequence[Epoch]) -> None:
+        last = curve[-1]
+        self._keep(curve)
+        error = DIVERGED_ERROR if last.diverged else last.validation_error
+        queue.complete(self._storage, self._claim.trial_id, error)
+
+    def prune(self, curve: Sequence[Epoch]) -> None:
+        self._keep(curve)
+        queue.prune(self._storage, self._claim.trial_id, curve[-1].averaged_error)
+
+    def _keep(self, curve: Sequence[Epoch]) -> None:
+        curves = {name: [getattr(e, name) for e in curve] for name in records.CURVES}
+        queue.note(self._storage, self._claim.trial_id, curves)
+
+
+@retried
+def _open_trial(storage: Storage, spec: StudySpec, claim: Claim) -> optuna.trial.Trial:
+    study = optuna.load_study(
+        study_name=records.stage_name(spec.name, claim.token.key.stage),
+        storage=storage.optuna,
+        sampler=_make_sampler(spec, claim.token.key),
+        pruner=SmoothPruner(spec),
+    )
+    study.get_trials(deepcopy=False)  # the cache must know a trial before it can be written to
+    return optuna.trial.Trial(study, claim.trial_id)
+
+
+@retried
+def _choose_k(storage: Storage, trial: optuna.trial.Trial, token: Token) -> float:
+    """The token's k, or the sampler's choice; kept as the trial's parameter either way."""
+    space = queue.distribution(token)
+    return trial.suggest_float(records.PARAMETER, space.low, space.high, log=space.log)
+
+
+def _make_sampler(spec: StudySpec, key: RunKey) -> BaseSampler:
+    """A sampler for one suggestion, seeded by the candidate: workers never draw the same twice."""
+    search = spec.search
+    seed = zlib.crc32(f"{search.sampler_seed}/{key.stage}/{key.candidate}".encode())
+    startup = min(MAX_STARTUP, max(2, round(STARTUP_SHARE * search.trials)))
+    if search.sampler == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
+    if search.sampler == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
+    return optuna.samplers.RandomSampler(seed=seed)

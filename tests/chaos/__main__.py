@@ -1,0 +1,39 @@
+"""``python -m tests.chaos``: run the programme and print one line; exit code 1 if they differ."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from tests.chaos.hosts import why_not
+from tests.chaos.programme import Programme, run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    chosen = _parser().parse_args(arguments)
+    if chosen.hosts > 1 and (reason := why_not()) is not None:
+        print(f"chaos with {chosen.hosts} hosts is skipped: {reason}")
+        return 0
+    report = run(
+        Programme(chosen.task, chosen.pruning == "on", chosen.short, chosen.hosts, chosen.seed)
+    )
+    for difference in report.differences:
+        print(f"  {difference}")
+    if report.differences:
+        print(f"  logs: {report.logs}")
+    print(report.line(), flush=True)
+    return 1 if report.differences else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
+    parser.add_argument("--seed", type=int, default=0, help="of the disturbances")
+    parser.add_argument("--task", choices=("simulated", "digits"), default="simulated")
+    parser.add_argument("--pruning", choices=("on", "off"), default="off")
+    parser.add_argument("--hosts", type=int, choices=(1, 2), default=1)
+    parser.add_argument("--short", action="store_true", help="a fifth of the disturbances")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

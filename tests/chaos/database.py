@@ -1,0 +1,69 @@
+"""Looking into the database from beside it: who has just claimed a trial, and who ticks."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+FRESH = """
+    SELECT a.value_json FROM trials t JOIN studies s USING (study_id)
+    JOIN trial_user_attributes a ON a.trial_id = t.trial_id AND a.key = 'worker'
+    WHERE t.state = 'RUNNING' AND s.study_name LIKE %s AND NOT EXISTS
+      (SELECT 1 FROM trial_intermediate_values v WHERE v.trial_id = t.trial_id)
+"""
+LOCK_HOLDERS = """
+    SELECT a.client_port FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid
+    WHERE l.locktype = 'advisory' AND l.granted
+"""
+
+
+class Peephole:
+    """A connection of the harness's own."""
+
+    def __init__(self, connection: Any, study: str) -> None:
+        self._connection = connection
+        self._study = study
+
+    def has_claimed(self, pid: int) -> bool:
+        """Whether the process has claimed a trial and not yet reported an epoch of it."""
+        workers = [json.loads(row[0]) for row in self._rows(FRESH, f"{self._study}/k%")]
+        return pid in [int(worker.split(":")[1]) for worker in workers]
+
+    def is_ticking(self, pid: int) -> bool:
+        """Whether a connection of the process holds the study's lock."""
+        return bool({row[0] for row in self._rows(LOCK_HOLDERS)} & _ports(pid))
+
+    def _rows(self, statement: str, *values: object) -> list[Any]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement, values)
+            return list(cursor.fetchall())
+
+
+@contextmanager
+def peephole(url: str, study: str) -> Iterator[Peephole]:
+    """Raises ``psycopg2.Error`` while the database is away."""
+    connection = psycopg2.connect(url)
+    try:
+        connection.autocommit = True
+        yield Peephole(connection, study)
+    finally:
+        connection.close()
+
+
+def _ports(pid: int) -> set[int]:
+    """Local TCP ports (IPv4) of a process."""
+    process = Path(f"/proc/{pid}")
+    try:
+        links = [str(link.readlink()) for link in (process / "fd").iterdir()]
+        table = (process / "net" / "tcp").read_text().splitlines()[1:]
+    except OSError:  # it has ended
+        return set()
+    sockets = {match[1] for link in links if (match := re.fullmatch(r"socket:\[(\d+)\]", link))}
+    fields = [line.split() for line in table]
+    return {int(field[1].split(":")[1], 16) for field in fields if field[9] in sockets}

@@ -1,0 +1,65 @@
+"""The studies that are disturbed: shipped study files with overrides."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+Task = Literal["simulated", "digits"]
+FILES = Path(__file__).parents[2] / "studies"
+GRACE_SECONDS = 2.5
+WORKERS_SETTINGS = {
+    "workers.heartbeat_seconds": 0.3,
+    "workers.grace_seconds": GRACE_SECONDS,
+    "workers.max_attempts": 100,  # kills use them up, and nothing else is wrong with these runs
+}
+
+
+def disturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
+    """Values by dotted key.
+
+    With pruning the search has one term and its grid does not grow, so that the undisturbed study,
+    which is never pruned, holds the curve of every run that the disturbed one may train; and it
+    has more seeds, of which few are trained.
+    """
+    few, many = ((2, 6) if short else (3, 8)) if task == "simulated" else (6, 8)
+    return {
+        "name": "disturbed",
+        "pruning.enabled": pruning,
+        "search.max_terms": 1 if pruning else 2,
+        "search.seeds": many if pruning else few,
+        **(_digits(short) if task == "digits" else _simulated(short)),
+        **WORKERS_SETTINGS,
+    }
+
+
+def undisturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
+    """The same runs, all of them, and without the simulated task's naps."""
+    values = disturbed(task, pruning, short)
+    naps = {"task.epoch_seconds": 0.0} if task == "simulated" else {}
+    return values | naps | {"name": "undisturbed", "pruning.enabled": False}
+
+
+def launch_arguments(task: Task, values: dict[str, Any]) -> list[str]:
+    """What ``kdecay launch`` is given."""
+    overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    file = str(FILES / f"{task}.toml")
+    return [file, *(part for override in overrides for part in ("--set", override))]
+
+
+def _simulated(short: bool) -> dict[str, Any]:
+    """Each of two terms helps; a run naps for 1.6 (short) or 3 seconds."""
+    return {
+        "task.epochs": 8 if short else 12,
+        "task.epoch_seconds": 0.2 if short else 0.25,
+        "task.surface.best_ks": [1.0, 6.0],
+        "task.surface.curvature": 2000.0,
+        "task.surface.run_noise": 0.05,
+        "search.k_cap": 5.0,
+    }
+
+
+def _digits(short: bool) -> dict[str, Any]:
+    """The quick start's network and data."""
+    return {"task.epochs": 3 if short else 8, "search.k_max": 4.0, "search.k_cap": 4.0}

@@ -1,0 +1,294 @@
+"""Study files, valid and broken: strategies that follow the models' own fields and bounds.
+
+A file is bytes and ``--set`` overrides. It begins as a table whose values lie within the bounds
+that :mod:`kdecay_search.spec` states, most often at them; then it may be broken, as a table (a
+value of another type, an odd key) or as text (cut off, a line twice, other bytes).
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import math
+import types
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from kdecay_search.spec import StudySpec
+
+Table = dict[str, Any]
+WIDE = 10**6
+"""Numbers without a bound of their own lie within this most of the time."""
+
+
+@dataclass(frozen=True)
+class StudyFile:
+    """What a user hands to a command."""
+
+    content: bytes
+    overrides: tuple[str, ...] = ()
+
+
+# ---- values within the models' bounds --------------------------------------------------------
+
+
+@cache
+def table(model: type[BaseModel]) -> st.SearchStrategy[Table]:
+    """A table of ``model``: its required keys, and some of the others."""
+    fields = {name: _field(model, name) for name in model.model_fields}
+    required = {name for name, field in model.model_fields.items() if field.is_required()}
+    optional = sorted(fields.keys() - required)
+    few = st.lists(st.sampled_from(optional), max_size=3) if optional else st.just([])
+
+    @st.composite
+    def tables(draw: st.DrawFn) -> Table:
+        chosen = required.union(draw(few))
+        return {name: draw(strategy) for name, strategy in fields.items() if name in chosen}
+
+    return tables()
+
+
+def _field(model: type[BaseModel], name: str) -> st.SearchStrategy[Any]:
+    if model is StudySpec and name == "name":
+        return st.text("aZ09._-", min_size=1, max_size=20).map(lambda text: f"x{text}")
+    field = model.model_fields[name]
+    return _values(field.annotation, field.metadata)
+
+
+def _values(kind: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Annotated:
+        return _values(arguments[0], [*arguments[1:], *metadata])
+    if origin in (Union, types.UnionType):
+        options = [option for option in arguments if option is not type(None)]
+        return st.one_of([_values(option, metadata) for option in options])
+    if origin is Literal:
+        return st.sampled_from(arguments)
+    if origin is tuple:
+        longest = min(_bound(metadata, "max_length", 6), 6)
+        items = st.lists(_values(arguments[0], []), min_size=1, max_size=longest)
+        return items.map(lambda values: sorted(set(values)))
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return table(kind)
+    return {bool: lambda _: st.booleans(), int: _integers, float: _floats, str: _texts}[kind](
+        metadata
+    )
+
+
+def _bound(metadata: list[Any], name: str, otherwise: Any) -> Any:
+    found = [
+        getattr(part, name) for part in _flat(metadata) if getattr(part, name, None) is not None
+    ]
+    return found[0] if found else otherwise
+
+
+def _flat(metadata: list[Any]) -> list[Any]:
+    """With what pydantic's FieldInfo holds inside."""
+    return [inner for part in metadata for inner in (part, *getattr(part, "metadata", ()))]
+
+
+def _integers(metadata: list[Any]) -> st.SearchStrategy[int]:
+    low = _bound(metadata, "ge", -WIDE)
+    high = _bound(metadata, "le", _bound(metadata, "lt", max(WIDE, low) + 1) - 1)
+    return st.integers(low, min(high, low + 12)) | st.integers(low, high) | st.just(high)
+
+
+def _floats(metadata: list[Any]) -> st.SearchStrategy[float]:
+    above, below = _bound(metadata, "gt", None), _bound(metadata, "lt", None)
+    low = math.nextafter(above, math.inf) if above is not None else _bound(metadata, "ge", -WIDE)
+    high = math.nextafter(below, 0) if below is not None else _bound(metadata, "le", 1.7e308)
+    usual = st.floats(max(low, 0.05), min(high, 20)) if low <= 20 <= high else st.nothing()
+    return usual | st.floats(low, high) | st.sampled_from([float(low), float(high)])
+
+
+def _texts(metadata: list[Any]) -> st.SearchStrategy[str]:
+    return TEXTS | st.sampled_from(
+        ["/nowhere", "data", "~/x", "~nobody-here/x", "a\0b", "x" * 3000]
+    )
+
+
+TEXTS = st.text("ab.=[]{}\"'\\#~/ \t\n\r\x00\x1b\x7f\x85é\u2028\ufeff\U0001f642", max_size=12)
+
+
+def fitted(study: Table) -> Table:
+    """With values that must fit each other brought in order, where that is easy."""
+    for name, keys in (
+        ("search", ("k_min", "k_max", "k_cap")),
+        ("schedule", ("lr_min", "lr_max")),
+        ("workers", ("heartbeat_seconds", "grace_seconds")),
+    ):
+        part = study.get(name, {})
+        there = [key for key in keys if key in part]
+        for key, value in zip(there, sorted(part[key] for key in there), strict=True):
+            part[key] = value
+    task, schedule, search = study["task"], study.get("schedule", {}), study.get("search", {})
+    if task.get("data", {}).get("name") in ("cifar10", "cifar100", "image-folder"):
+        task["data"].setdefault("root", "data")
+    if "depth" in task.get("model", {}):
+        task["model"]["depth"] = task["model"]["depth"] // 6 * 6 + 2
+    if schedule.get("family", "polynomial") != "polynomial":
+        schedule.pop("power", None)
+    if "warmup_epochs" in schedule:
+        schedule["warmup_epochs"] %= task["epochs"]
+    if search.get("sampler", "grid") != "grid":
+        search.pop("ks", None)
+    return study
+
+
+# ---- breaking tables --------------------------------------------------------------------------
+
+
+def _nested(depth: int) -> Any:
+    value: Any = 1
+    for level in range(depth):
+        value = [value] if level % 2 else {"x": value}
+    return value
+
+
+JUNK = st.one_of(
+    st.sampled_from(
+        [math.nan, math.inf, -math.inf, -0.0, 5e-324, 1e308, 10**30, -(10**30), 10**400, True, "",
+         [], {}, [[]], "nan", "1", "true", "null", "\ud7ff", "x" * 3000, [1] * 1000,
+         datetime.date(1979, 5, 27), datetime.time(7, 32), datetime.datetime(1979, 5, 27, 7, 32),
+         "__import__('os').system('true')", "${HOME}", "%s%n", "../../etc/passwd"]
+    ),
+    st.integers(), st.floats(), TEXTS,
+    st.integers(1, 200).map(_nested),
+    st.dictionaries(TEXTS, st.integers(), max_size=3),
+)  # fmt: skip
+ODD_KEYS = TEXTS | st.sampled_from(["epoch", "K_MAX", "__class__", "spec", "k" * 3000, "kind"])
+
+
+def _paths(value: Any) -> list[tuple[Table, str]]:
+    """Every table within ``value`` with each of its keys."""
+    if not isinstance(value, dict):
+        return []
+    return [place for key, inner in value.items() for place in ((value, key), *_paths(inner))]
+
+
+def _replace(draw: st.DrawFn, place: tuple[Table, str]) -> None:
+    place[0][place[1]] = draw(JUNK)
+
+
+def _remove(draw: st.DrawFn, place: tuple[Table, str]) -> None:
+    del place[0][place[1]]
+
+
+def _add(draw: st.DrawFn, place: tuple[Table, str]) -> None:
+    place[0][draw(ODD_KEYS)] = draw(JUNK)
+
+
+def _rename(draw: st.DrawFn, place: tuple[Table, str]) -> None:
+    place[0][draw(ODD_KEYS)] = place[0].pop(place[1])
+
+
+BREAK_TABLE: list[Callable[[st.DrawFn, tuple[Table, str]], None]] = [
+    _replace, _replace, _remove, _add, _rename
+]  # fmt: skip
+
+
+# ---- writing and breaking text ----------------------------------------------------------------
+
+
+def toml(value: Any) -> str:
+    """A value as TOML, tables inline."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{toml(k)} = {toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(toml, value)) + "]"
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, float):
+        return repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def document(study: Table) -> str:
+    """As people write it: simple values first, then a section for every table."""
+    plain = {key: value for key, value in study.items() if not isinstance(value, dict)}
+    lines = [f"{toml(key)} = {toml(value)}" for key, value in plain.items()]
+    for key in study.keys() - plain.keys():
+        lines += ["", f"[{toml(key)}]", *(f"{toml(k)} = {toml(v)}" for k, v in study[key].items())]
+    return "\n".join(lines) + "\n"
+
+
+def _cut(draw: st.DrawFn, raw: bytes) -> bytes:
+    return raw[: draw(st.integers(0, len(raw)))]
+
+
+def _drop(draw: st.DrawFn, raw: bytes) -> bytes:
+    at = draw(st.integers(0, len(raw)))
+    return raw[:at] + raw[at + draw(st.integers(0, 40)) :]
+
+
+def _insert(draw: st.DrawFn, raw: bytes) -> bytes:
+    at = draw(st.integers(0, len(raw)))
+    return raw[:at] + draw(st.binary(max_size=8) | TEXTS.map(str.encode)) + raw[at:]
+
+
+def _twice(draw: st.DrawFn, raw: bytes) -> bytes:
+    return raw + draw(st.sampled_from(raw.splitlines(keepends=True)))
+
+
+def _shuffle(draw: st.DrawFn, raw: bytes) -> bytes:
+    return b"".join(draw(st.permutations(raw.splitlines(keepends=True))))
+
+
+def _encode(draw: st.DrawFn, raw: bytes) -> bytes:
+    to = draw(st.sampled_from(["utf-16", "utf-32", "utf-8-sig", "utf-7", "cp500"]))
+    return raw.decode(errors="replace").encode(to, errors="replace")
+
+
+def _garbage(draw: st.DrawFn, raw: bytes) -> bytes:
+    return draw(st.binary(max_size=200))
+
+
+BREAK_TEXT = [_cut, _drop, _insert, _twice, _shuffle, _encode, _garbage]
+
+
+# ---- overrides --------------------------------------------------------------------------------
+
+
+def _dotted(model: type[BaseModel], prefix: str = "") -> list[str]:
+    found = []
+    for name, field in model.model_fields.items():
+        options = get_args(field.annotation) or (field.annotation,)
+        inner = [o for o in options if isinstance(o, type) and issubclass(o, BaseModel)]
+        found.append(prefix + name)
+        for option in inner:
+            found += _dotted(option, f"{prefix}{name}.")
+    return sorted(set(found))
+
+
+KEYS = st.sampled_from(_dotted(StudySpec)) | TEXTS | st.lists(TEXTS, max_size=4).map(".".join)
+RAW_VALUES = (
+    JUNK.map(toml) | TEXTS | st.sampled_from(["1", "2.5", "true", "grid", "[1, 2]", "[" * 2000])
+)
+OVERRIDES = st.builds("{}{}{}".format, KEYS, st.sampled_from(["=", "=", "=", " = ", "", "=="]),
+                      RAW_VALUES)  # fmt: skip
+
+
+WAYS = st.sampled_from(["as it is"] * 4 + ["table", "table", "text", "overrides", "all"])
+
+
+@st.composite
+def study_files(draw: st.DrawFn) -> StudyFile:
+    """Valid and broken ones, about as many of each."""
+    study = draw(table(StudySpec))
+    study = fitted(study) if draw(st.integers(0, 9)) else study
+    way = draw(WAYS)
+    if way in ("table", "all"):
+        for _ in range(draw(st.integers(1, 3))):
+            places = _paths(study)
+            if places:
+                draw(st.sampled_from(BREAK_TABLE))(draw, draw(st.sampled_from(places)))
+    raw = document(study).encode("utf-8", errors="surrogatepass")
+    if way in ("text", "all"):
+        raw = draw(st.sampled_from(BREAK_TEXT))(draw, raw)
+    overrides = draw(st.lists(OVERRIDES, min_size=1, max_size=2)) if way == "overrides" else []
+    return StudyFile(raw, tuple(overrides))

@@ -1,0 +1,237 @@
+"""A worker's threads, and what happens around it when processes die: with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from commands import Kdecay, errors_by_run, simulated_study
+from test_storage import queued, token
+
+from kdecay_search.errors import KDecayError, StorageUnavailable
+from kdecay_search.runs import State
+from kdecay_search.spec import WorkersSpec
+from kdecay_search.storage import Storage, queue, records
+from kdecay_search.task import Epoch, Interruption, Lost, Pruned, Released
+from kdecay_search.worker.attempt import _described
+from kdecay_search.worker.heartbeat import Heart, HeartStopped
+from kdecay_search.worker.reporter import Reporter
+
+LEAVER = """
+import sys, threading, time
+from kdecay_search.worker.deadline import Deadline
+stop = threading.Event()
+with Deadline(stop, 0.2, lambda: print("put back", flush=True)):
+    stop.set()
+    time.sleep(float(sys.argv[1]))
+print("ended", flush=True)
+"""
+
+
+def epoch(number: int) -> Epoch:
+    return Epoch(number, 1.0, 20.0, 10.0, 0.1)
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen"
+        time.sleep(0.05)
+
+
+class Desk:
+    """Takes epochs, unless it is closed; answers what is asked for."""
+
+    def __init__(self) -> None:
+        self.taken: list[int] = []
+        self.closed = False
+        self.answers: dict[int, type[Interruption]] = {}
+
+    def tell(self, epoch: Epoch) -> type[Interruption] | None:
+        if self.closed:
+            raise StorageUnavailable("closed")
+        self.taken.append(epoch.number)
+        return self.answers.get(epoch.number)
+
+
+def test_reports_wait_while_the_database_is_away_and_arrive_in_order() -> None:
+    desk = Desk()
+    desk.closed = True
+    with Reporter(desk.tell) as reporter:
+        for number in range(1, 6):
+            reporter.put(epoch(number))
+        assert not reporter.wait(0.3)
+        assert desk.taken == []
+        desk.closed = False
+        assert reporter.wait(60)
+    assert desk.taken == [1, 2, 3, 4, 5]
+
+
+def test_a_late_decision_to_prune_interrupts_and_later_epochs_are_still_counted() -> None:
+    desk = Desk()
+    desk.answers[1] = Pruned
+    with Reporter(desk.tell) as reporter:
+        reporter.put(epoch(1))
+        reporter.put(epoch(2))
+        assert reporter.wait(60)
+        assert reporter.interruption is Pruned
+    assert desk.taken == [1, 2]
+
+
+def test_after_a_trial_is_lost_nothing_more_is_told() -> None:
+    desk = Desk()
+    desk.answers[1] = Lost
+    with Reporter(desk.tell) as reporter:
+        reporter.put(epoch(1))
+        wait_for(lambda: reporter.interruption is Lost, "the answer")
+        reporter.put(epoch(2))
+        assert reporter.wait(60)
+    assert desk.taken == [1]
+
+
+def test_what_a_delivery_raises_is_kept_for_the_training_to_see() -> None:
+    def refuse(told: Epoch) -> None:
+        raise KDecayError("no right to write")
+
+    with Reporter(refuse) as reporter:
+        reporter.put(epoch(1))
+        assert reporter.wait(60)
+        assert isinstance(reporter.error, KDecayError)
+
+
+def test_a_reporter_that_is_left_ends_though_the_database_stays_away() -> None:
+    desk = Desk()
+    desk.closed = True
+    with Reporter(desk.tell) as reporter:
+        reporter.put(epoch(1))
+    reporter._thread.join(60)
+    assert not reporter._thread.is_alive()
+
+
+class Broken:
+    """A storage in which something unforeseen is wrong."""
+
+    @property
+    def optuna(self) -> Storage:
+        raise MemoryError("no thread can live here")
+
+
+def test_a_heartbeat_that_dies_is_told_loudly(storage: Storage) -> None:
+    queued(storage, "broken heart", [token(0, 2.0)])
+    claim = queue.claim(storage, "broken heart", "me")
+    assert claim is not None
+    with Heart(Broken(), claim, WorkersSpec(heartbeat_seconds=0.1)) as heart:  # type: ignore[arg-type]
+        wait_for(lambda: heart.error, "the end of the thread")
+    assert isinstance(heart.error, HeartStopped)
+    assert "no thread can live here" in str(heart.error)
+
+
+def test_a_stopped_study_s_worker_is_told_to_release_its_trial(storage: Storage) -> None:
+    study_id = queued(storage, "halted", [token(0, 2.0)])
+    claim = queue.claim(storage, "halted", "me")
+    assert claim is not None
+    with Heart(storage, claim, WorkersSpec(heartbeat_seconds=0.1)) as heart:
+        records.write_attributes(storage, study_id, {records.STOPPED: True})
+        wait_for(lambda: heart.interruption, "the word to stop")
+    assert heart.interruption is Released
+
+
+@pytest.mark.parametrize(("seconds", "said"), [("60", ["put back"]), ("0", ["ended"])])
+def test_a_training_that_does_not_look_up_is_left_in_time(seconds: str, said: list[str]) -> None:
+    command = [sys.executable, "-c", LEAVER, seconds]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
+    assert done.stdout.split("\n")[:-1] == said
+
+
+def test_a_full_memory_is_told_with_a_hint_and_other_errors_as_they_are() -> None:
+    import torch
+
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60)
+    reason, message = _described(caught.value, "cpu")
+    assert reason == "memory"
+    assert "lower task.batch_size" in message
+    assert _described(torch.OutOfMemoryError("CUDA out of memory."), "cuda:0")[0] == "memory"
+    assert _described(ValueError("no"), "cpu") == ("error", "ValueError: no")
+
+
+@pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
+def test_slurm_s_warning_drains_a_worker(
+    kdecay: Kdecay, tmp_path: Path, storage: Storage, number: signal.Signals
+) -> None:
+    name = f"warned-{number.name}"
+    file = simulated_study(tmp_path, name=name, task__epoch_seconds=0.5, task__epochs=100)
+    kdecay.run("launch", file, "--detach", "--workers", "0")
+    worker = kdecay.start("worker", "--study", name)
+    wait_for(lambda: _states(storage, name)[State.RUNNING], "a claim")
+    worker.send_signal(number)
+    _, log = worker.communicate(timeout=100)
+    assert worker.returncode == 0, log
+    assert not _states(storage, name)[State.RUNNING]
+
+
+def test_launch_starts_a_local_worker_anew_that_was_killed(
+    kdecay: Kdecay, tmp_path: Path, storage: Storage
+) -> None:
+    file = simulated_study(tmp_path, name="restarted", task__epoch_seconds=0.1)
+    launch = kdecay.start("launch", file, "--workers", "1", "--json")
+    wait_for(lambda: _states(storage, "restarted")[State.RUNNING], "a claim")
+    held = next(t for t in records.read_trials(storage, "restarted") if t.worker)
+    os.kill(int((held.worker or "").split(":")[1]), signal.SIGKILL)
+    out, err = launch.communicate(timeout=200)
+    assert launch.returncode == 0, err
+    assert '"state": "done"' in out
+    lost = [t for t in records.read_trials(storage, "restarted") if t.state == State.FAILED]
+    assert [(t.trial_id, t.reason, t.message) for t in lost] == [
+        (held.trial_id, "lost", "its worker was killed")
+    ]
+
+
+@pytest.fixture
+def own_home() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="kdecay-own-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_an_embedded_server_that_is_killed_is_started_anew(
+    own_home: Path, kdecay: Kdecay, tmp_path: Path
+) -> None:
+    expected = kdecay.json("launch", simulated_study(tmp_path, name="calm"), "--workers", "1")
+    file = simulated_study(tmp_path, name="shaken", task__epoch_seconds=0.3)
+    own = Kdecay(own_home)
+    launch = own.start("launch", file, "--workers", "1", "--json")
+    log = own_home / "logs" / "shaken" / "worker-0.log"
+    wait_for(lambda: log.exists() and re.search("seed 0: [0-9]", log.read_text()), "a first run")
+    server = int((own_home / "postgres" / "postmaster.pid").read_text().split()[0])
+    os.kill(server, signal.SIGKILL)
+    out, err = launch.communicate(timeout=200)
+    assert launch.returncode == 0, err
+    assert errors_by_run(json.loads(out)) == errors_by_run(expected)
+
+
+def _states(storage: Storage, name: str) -> dict[State, int]:
+    trials = records.read_trials(storage, name)
+    return {state: sum(t.state == state for t in trials) for state in State}
+
+
+def test_the_deadline_of_a_run_that_ended_does_not_fire() -> None:
+    from kdecay_search.worker.deadline import Deadline
+
+    stop, left = threading.Event(), threading.Event()
+    with Deadline(stop, 0.0, left.set) as deadline:
+        pass
+    stop.set()
+    deadline._thread.join(60)
+    assert not left.is_set()
