@@ -59,8 +59,12 @@ class DataSpec(Settings):
     """Resize to this many pixels a side; None keeps the images' own size."""
     crop_padding: Annotated[int | None, Field(ge=0, le=64)] = None
     """Pixels padded before the random crop; None means an eighth of the image's side."""
+    padding_mode: Literal["mean", "black", "reflect"] = "mean"
+    """What is padded: the mean colour (zero once normalised), black, or the image mirrored."""
     flip: bool | None = None
     """Random horizontal flips; None means yes, except for digits."""
+    normalisation: Literal["measured", "cifar10", "cifar100", "imagenet"] = "measured"
+    """Mean and deviation by channel: of the images to train on, or published ones."""
 
     @field_validator("root")
     @classmethod
@@ -74,6 +78,15 @@ class DataSpec(Settings):
             return str(Path(root).expanduser().resolve())
         except (RuntimeError, OSError) as error:
             raise ValueError(f"is not a folder's path: {error}") from None
+
+    @field_validator("normalisation")
+    @classmethod
+    def _published_ones_are_of_colours(cls, normalisation: str, info: ValidationInfo) -> str:
+        if normalisation != "measured" and info.data.get("name") == "digits":
+            raise ValueError(
+                "must be measured for digits: they are grey, the others are of colours"
+            )
+        return normalisation
 
 
 class OptimizerSpec(Settings):

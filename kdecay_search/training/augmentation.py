@@ -39,9 +39,9 @@ class Batches:
     out, because batch norm on a small batch would disturb the running statistics and every update
     shall weigh the same. With fewer images than ``batch_size`` all of them are the one batch.
 
-    Padding has the colour of the mean pixel, which is zero after normalisation (as in the ResNet
-    recipe, to within rounding). So images can stay padded and uint8 on the device, and one gather
-    does selection, crop and flip.
+    Images stay padded and uint8 on the device, and one gather does selection, crop and flip.
+    Padding in the mean's colour is zero after normalisation, as in the ResNet recipe, to within
+    rounding.
     """
 
     def __init__(self, data: DataSpec, split: Split, batch_size: int, seed: int) -> None:
@@ -53,7 +53,7 @@ class Batches:
         self.steps_per_epoch = self.count // self.size
         self._padding = _padding(data, self._height, self._width)
         self._flip = data.flip if data.flip is not None else data.name in FLIPPED_OVER
-        self._pixels = _padded_pixels(split, self._padding)
+        self._pixels = _padded_pixels(split, self._padding, data.padding_mode)
         self._labels = split.training_labels
         self._normalise = Normalisation(split, images.device)
         self._seed = seed
@@ -98,10 +98,29 @@ def _padding(data: DataSpec, height: int, width: int) -> int:
     return data.crop_padding if data.crop_padding is not None else min(height, width) // CROP_SHARE
 
 
-def _padded_pixels(split: Split, padding: int) -> Tensor:
+def _padded_pixels(split: Split, padding: int, mode: str) -> Tensor:
     """The training images with their padding as (pixels, C): every pixel's channels together."""
+    images = split.training_images
     channels = [
-        functional.pad(split.training_images[:, channel], (padding,) * 4, value=round(mean))
+        _mirrored(images[:, channel], padding)
+        if mode == "reflect"
+        else functional.pad(
+            images[:, channel], (padding,) * 4, value=round(mean) if mode == "mean" else 0
+        )
         for channel, mean in enumerate(split.mean)
     ]
     return torch.stack(channels, dim=-1).view(-1, len(channels))
+
+
+def _mirrored(images: Tensor, padding: int) -> Tensor:
+    """(N, H, W) padded by what lies inside, without repeating the edge: torch's reflection, which
+    does not take uint8."""
+    rows, columns = (_reflection(side, padding, images.device) for side in images.shape[1:])
+    return images[:, rows[:, None], columns]
+
+
+def _reflection(side: int, padding: int, device: torch.device) -> Tensor:
+    """Positions −padding … side − 1 + padding, folded into 0 … side − 1 as often as it takes."""
+    period = max(2 * (side - 1), 1)
+    positions = torch.arange(-padding, side + padding, device=device) % period
+    return torch.minimum(positions, period - positions)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn import functional
 
 from kdecay_search.errors import DataError
 from kdecay_search.spec import DataSpec
@@ -33,13 +34,22 @@ def batches(split: Split, *, batch_size: int = 7, seed: int = 0, **data: Any) ->
     return Batches(DataSpec(name="cifar10", root="/", **data), split, batch_size, seed)
 
 
-def views(split: Split, label: int, padding: int, flip: bool) -> list[torch.Tensor]:
-    """Every crop of one image, mirrored too if asked, by slicing."""
-    shape = (CHANNELS, HEIGHT + 2 * padding, WIDTH + 2 * padding)
-    mean = torch.tensor(split.mean).round().view(-1, 1, 1)
-    padded = mean.expand(shape).clone()
+def padded_image(split: Split, label: int, padding: int, mode: str) -> torch.Tensor:
     image = split.training_images[label].float()
+    if mode == "reflect":
+        return functional.pad(image[None], (padding,) * 4, mode="reflect")[0]
+    mean = torch.tensor(split.mean).round() if mode == "mean" else torch.zeros(CHANNELS)
+    shape = (CHANNELS, HEIGHT + 2 * padding, WIDTH + 2 * padding)
+    padded = mean.view(-1, 1, 1).expand(shape).clone()
     padded[:, padding : padding + HEIGHT, padding : padding + WIDTH] = image
+    return padded
+
+
+def views(
+    split: Split, label: int, padding: int, flip: bool, mode: str = "mean"
+) -> list[torch.Tensor]:
+    """Every crop of one image, mirrored too if asked, by slicing."""
+    padded = padded_image(split, label, padding, mode)
     ends = range(2 * padding + 1)
     crops = [padded[:, y : y + HEIGHT, x : x + WIDTH] for y in ends for x in ends]
     return crops + [crop.flip(2) for crop in crops] if flip else crops
@@ -61,6 +71,28 @@ def test_every_image_of_a_batch_is_a_crop_of_its_own_image(
                 seen.add(matches[0])
     possible = (2 * padding + 1) ** 2 * (2 if flip else 1)
     assert len(seen) == possible
+
+
+@pytest.mark.parametrize("mode", ["mean", "black", "reflect"])
+def test_padding_is_of_the_kind_that_was_asked_for(split: Split, mode: str) -> None:
+    normalise = Normalisation(split, torch.device("cpu"))
+    made = batches(split, batch_size=COUNT, crop_padding=2, flip=False, padding_mode=mode)
+    seen = set()
+    for epoch in range(30):
+        ((images, labels),) = made.epoch(epoch)
+        image = images[labels == 3]
+        allowed = [normalise(view[None]) for view in views(split, 3, 2, False, mode)]
+        matches = [n for n, view in enumerate(allowed) if torch.equal(view, image)]
+        assert matches
+        seen.add(matches[0])
+    assert {n for n in seen if n != 12}, "only the middle was drawn: nothing of the padding"
+
+
+def test_reflection_may_be_wider_than_the_image(split: Split) -> None:
+    ((images, _),) = batches(
+        split, batch_size=COUNT, crop_padding=20, padding_mode="reflect"
+    ).epoch(0)
+    assert images.shape == (COUNT, CHANNELS, HEIGHT, WIDTH)
 
 
 def test_padding_is_an_eighth_of_the_shorter_side_and_digits_are_not_mirrored(

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
 from kdecay_search.errors import DataError, MissingPackage
 from kdecay_search.spec import DataSpec
 from kdecay_search.training.data import Split, load
+from kdecay_search.training.data.drawing import stratified_split
 
 CPU = torch.device("cpu")
 
@@ -66,6 +68,36 @@ def test_mean_and_deviation_are_those_of_the_images_to_train_on() -> None:
     pixels = split.training_images.double()
     assert split.mean == pytest.approx((pixels.mean().item(),))
     assert split.std == pytest.approx((pixels.std(correction=0).item(),))
+
+
+@pytest.mark.parametrize(
+    ("name", "mean", "std"),
+    [
+        ("cifar10", (125.3, 123.0, 113.9), (63.0, 62.1, 66.7)),
+        ("cifar100", (129.3, 124.1, 112.4), (68.2, 65.4, 70.4)),
+        ("imagenet", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+    ],
+)
+def test_published_means_and_deviations_can_be_used_with_any_colour_images(
+    tiny_cifar: Path, name: Any, mean: tuple[float, ...], std: tuple[float, ...]
+) -> None:
+    split = load(DataSpec(name="cifar10", root=str(tiny_cifar), normalisation=name), CPU)
+    assert split.mean == pytest.approx(mean)
+    assert split.std == pytest.approx(std)
+
+
+def test_grey_digits_are_not_normalised_as_colours() -> None:
+    with pytest.raises(ValidationError, match="must be measured for digits"):
+        DataSpec(name="digits", normalisation="cifar10")
+
+
+def test_a_tenth_of_fifty_thousand_is_the_papers_split_and_follows_from_its_seed() -> None:
+    labels = np.repeat(np.arange(10), 5000)
+    training, validation = stratified_split(labels, 0.1, 0)
+    assert (len(training), len(validation)) == (45_000, 5_000)
+    assert np.bincount(labels[validation]).tolist() == [500] * 10
+    assert np.array_equal(validation, stratified_split(labels, 0.1, 0)[1])
+    assert not np.array_equal(validation, stratified_split(labels, 0.1, 1)[1])
 
 
 def test_a_worker_loads_the_same_data_once() -> None:

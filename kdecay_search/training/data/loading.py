@@ -13,13 +13,11 @@ from torch import Tensor
 from kdecay_search.errors import DataError, MissingPackage
 from kdecay_search.spec import DataSpec
 from kdecay_search.training.data.drawing import even_subset, stratified_split
-from kdecay_search.training.data.source import Images, Indices, Source
+from kdecay_search.training.data.normalisation import PUBLISHED, measured
+from kdecay_search.training.data.source import Indices, Source
 
 FEWEST_TRAINING_IMAGES = 2
 """Batch norm cannot train on one."""
-
-BLOCK = 1024
-"""Images counted at a time."""
 
 _SOURCES = {
     "digits": ("digits", "digits"),
@@ -42,7 +40,7 @@ class Split:
     validation_labels: Tensor
     classes: int
     mean: tuple[float, ...]
-    """By channel, of the images to train on, in 0 … 255."""
+    """By channel, in 0 … 255: what images are normalised with."""
     std: tuple[float, ...]
 
 
@@ -58,7 +56,7 @@ def load(data: DataSpec, device: torch.device) -> Split:
     rest, part = stratified_split(source.labels[chosen], data.validation, data.split_seed)
     _check(source, data, len(rest), len(part))
     images, labels = source.decode(chosen), source.labels[chosen]
-    mean, std = _statistics(images, rest)
+    mean, std = PUBLISHED.get(data.normalisation) or measured(images, rest)
 
     def on_device(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
@@ -113,19 +111,3 @@ def _check(source: Source, data: DataSpec, training: int, validation: int) -> No
             f"task.data.validation = {data.validation:g}: leaves {training} of {total} images of "
             f"{source.name} to train on; lower it or use more images"
         )
-
-
-def _statistics(images: Images, chosen: Indices) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation by channel, of whole-number sums: exact in any order."""
-    channels = images.shape[1]
-    counts = np.zeros((channels, 256), dtype=np.int64)
-    for block in np.array_split(chosen, len(chosen) // BLOCK + 1):
-        for channel in range(channels):
-            counts[channel] += np.bincount(images[block, channel].ravel(), minlength=256)
-    values = np.arange(256)
-    pixels = counts[0].sum()
-    mean = counts @ values / pixels
-    variance = counts @ values**2 / pixels - mean**2
-    # A channel that is the same everywhere carries nothing; it must not become NaN.
-    std = np.sqrt(np.maximum(variance, 1.0))
-    return tuple(mean.tolist()), tuple(std.tolist())
