@@ -47,31 +47,34 @@ def _at_least(bound_name: str, value: float, bound: float | None) -> float:
 class DataSpec(Settings):
     """The data of an image task, and how its training part is split."""
 
-    name: Literal["digits", "cifar10", "cifar100", "image-folder"]
+    name: Literal["digits", "cifar10", "cifar100", "image-folder", "imagenet"]
+    """All but imagenet are held on the device; that one is decoded while training."""
     root: str | None = None
-    """Folder of the data set; for image-folder, with or without train/ and test/ inside."""
+    """Folder of the data set; for image-folder, with or without train/ and test/ inside; for
+    imagenet, with train/ (and val/, which stays closed)."""
     validation: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the training part that is held out to choose k on; the test part stays closed."""
     subset: Annotated[int | None, Field(ge=2)] = None
     """Images of the training part to use, drawn evenly over the classes before the split."""
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     image_size: Annotated[int | None, Field(ge=4, le=512)] = None
-    """Resize to this many pixels a side; None keeps the images' own size."""
+    """Resize to this many pixels a side; None keeps the images' own size, imagenet's are 224."""
     crop_padding: Annotated[int | None, Field(ge=0, le=64)] = None
     """Pixels padded before the random crop; None means an eighth of the image's side."""
     padding_mode: Literal["mean", "black", "reflect"] = "mean"
     """What is padded: the mean colour (zero once normalised), black, or the image mirrored."""
     flip: bool | None = None
     """Random horizontal flips; None means yes, except for digits."""
-    normalisation: Literal["measured", "cifar10", "cifar100", "imagenet"] = "measured"
-    """Mean and deviation by channel: of the images to train on, or published ones."""
+    normalisation: Literal["measured", "cifar10", "cifar100", "imagenet"] | None = None
+    """Mean and deviation by channel: of the images to train on, or published ones. None means
+    measured, except for imagenet."""
 
     @field_validator("root")
     @classmethod
     def _root_is_absolute(cls, root: str | None, info: ValidationInfo) -> str | None:
         """Workers elsewhere read this spec: a relative path would mean another folder there."""
         if root is None:
-            if info.data.get("name") in ("image-folder", "cifar10", "cifar100"):
+            if info.data.get("name") not in (None, "digits"):
                 raise ValueError(f"must name the folder of data set {info.data['name']!r}")
             return None
         try:
@@ -79,12 +82,26 @@ class DataSpec(Settings):
         except (RuntimeError, OSError) as error:
             raise ValueError(f"is not a folder's path: {error}") from None
 
+    @field_validator("crop_padding", "padding_mode")
+    @classmethod
+    def _padding_has_an_effect(
+        cls, value: int | str | None, info: ValidationInfo
+    ) -> int | str | None:
+        if info.data.get("name") == "imagenet" and value not in (None, "mean"):
+            raise ValueError("must be left out for imagenet: it has random resized crops instead")
+        return value
+
     @field_validator("normalisation")
     @classmethod
-    def _published_ones_are_of_colours(cls, normalisation: str, info: ValidationInfo) -> str:
-        if normalisation != "measured" and info.data.get("name") == "digits":
+    def _normalisation_fits(cls, normalisation: str | None, info: ValidationInfo) -> str | None:
+        name = info.data.get("name")
+        if name == "digits" and normalisation not in (None, "measured"):
             raise ValueError(
                 "must be measured for digits: they are grey, the others are of colours"
+            )
+        if name == "imagenet" and normalisation == "measured":
+            raise ValueError(
+                "must be a published one for imagenet: its images are never all decoded"
             )
         return normalisation
 
@@ -243,6 +260,9 @@ class WorkersSpec(Settings):
     """Trials that may fail with an error before their run counts as failed."""
     checkpoint_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 300.0
     """A run's state is kept at the end of every epoch, and within it so often."""
+    decoders: Annotated[int, Field(ge=0, le=256)] = 8
+    """Processes, at most one per core, that decode imagenet's images for each worker while it
+    trains; 0: it does that itself."""
 
     @field_validator("grace_seconds")
     @classmethod

@@ -357,6 +357,18 @@ def test_an_image_folder_is_looked_into(tmp_path: Path) -> None:
     assert (good.mark, "1 classes" in good.value) == (Mark.OK, True)
 
 
+def test_imagenet_must_have_a_folder_train(tmp_path: Path) -> None:
+    spec = images(name="imagenet", root=str(tmp_path))
+    (tmp_path / "rose").mkdir()
+    (tmp_path / "rose" / "1.png").touch()
+    (check,) = data_checks(spec)
+    assert (check.mark, "has no folder train" in check.value) == (Mark.BAD, True)
+    (tmp_path / "rose").rename(tmp_path / "train")
+    (tmp_path / "train" / "rose").mkdir()
+    (tmp_path / "train" / "1.png").rename(tmp_path / "train" / "rose" / "1.png")
+    assert [c.mark for c in data_checks(spec)] == [Mark.OK]
+
+
 def test_cifar_that_is_not_there_yet_is_downloaded_where_one_may_write(tmp_path: Path) -> None:
     (check,) = data_checks(images(name="cifar10", root=str(tmp_path)))
     assert check.mark == Mark.WARNING

@@ -35,7 +35,7 @@ def require_data(spec: StudySpec) -> None:
 
     from kdecay_search.errors import DataError
 
-    if spec.task.kind != "images" or spec.task.data.name != "image-folder":
+    if spec.task.kind != "images" or spec.task.data.name not in ("image-folder", "imagenet"):
         return
     root = spec.task.data.root
     if root is None or not Path(root).is_dir():

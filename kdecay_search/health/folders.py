@@ -77,7 +77,7 @@ def data_checks(spec: StudySpec) -> Iterator[Check]:
         yield ok("data", f"{spec.name}: a simulated task needs none")
     elif spec.task.data.name == "digits":
         yield ok("data", f"{spec.name}: digits come with scikit-learn")
-    elif spec.task.data.name == "image-folder":
+    elif spec.task.data.name in ("image-folder", "imagenet"):
         yield _image_folder(spec.task.data)
     else:
         yield _cifar(spec.task.data)
@@ -88,6 +88,9 @@ def _image_folder(data: DataSpec) -> Check:
     mend = "bring the data set to this machine, or mount it there"
     if not root.is_dir():
         return bad("data", f"task.data.root = {root}: no such folder", mend)
+    if data.name == "imagenet" and not (root / "train").is_dir():
+        layout = "it must hold one folder of images per class under train/"
+        return bad("data", f"task.data.root = {root}: has no folder train", layout)
     folder = root / "train" if (root / "train").is_dir() else root
     try:
         classes = sorted(entry.path for entry in os.scandir(folder) if entry.is_dir())

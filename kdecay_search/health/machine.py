@@ -22,7 +22,7 @@ PROBE_SECONDS = 120.0
 """For importing torch and waking the devices; on a slow disk that takes long."""
 INSTALL = "pip install 'kdecay-search[worker]'"
 PACKAGES = {"digits": "sklearn", "cifar10": "torchvision", "cifar100": "torchvision",
-            "image-folder": "torchvision"}  # fmt: skip
+            "image-folder": "torchvision", "imagenet": "torchvision"}  # fmt: skip
 """What each data set is read with, beside torch."""
 
 

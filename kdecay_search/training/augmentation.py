@@ -10,19 +10,21 @@ from torch.nn import functional
 
 from kdecay_search.errors import DataError
 from kdecay_search.spec import DataSpec
-from kdecay_search.training.data import Split
+from kdecay_search.training.data import AnySplit, Split
 from kdecay_search.training.randomness import generator
 
 CROP_SHARE = 8
 """Images are padded by their shorter side over this before they are cropped."""
-FLIPPED_OVER = ("cifar10", "cifar100", "image-folder")
-"""Data sets whose mirror images are as good; a mirrored digit is not a digit."""
+VALIDATED_AT_ONCE = 512
+"""Images."""
+NOT_MIRRORED = ("digits",)
+"""Data sets whose mirror images are others: a mirrored digit is not a digit."""
 
 
 class Normalisation:
     """uint8 images (N, C, H, W) to floats with mean 0 and deviation 1 in every channel."""
 
-    def __init__(self, split: Split, device: torch.device) -> None:
+    def __init__(self, split: AnySplit, device: torch.device) -> None:
         shape = (1, len(split.mean), 1, 1)
         mean = torch.tensor(split.mean, device=device).view(shape)
         self._scale = 1.0 / torch.tensor(split.std, device=device).view(shape)
@@ -47,12 +49,9 @@ class Batches:
     def __init__(self, data: DataSpec, split: Split, batch_size: int, seed: int) -> None:
         images = split.training_images
         self.count, self._channels, self._height, self._width = images.shape
-        self.size = min(batch_size, self.count)
-        if self.size == 1:
-            raise DataError("task.batch_size = 1: batch norm needs two images; use 2 or more")
-        self.steps_per_epoch = self.count // self.size
+        self.size, self.steps_per_epoch = batch_plan(self.count, batch_size)
         self._padding = _padding(data, self._height, self._width)
-        self._flip = data.flip if data.flip is not None else data.name in FLIPPED_OVER
+        self._flip = flips(data)
         self._pixels = _padded_pixels(split, self._padding, data.padding_mode)
         self._labels = split.training_labels
         self._normalise = Normalisation(split, images.device)
@@ -92,6 +91,32 @@ class Batches:
         pixels = self._pixels.index_select(0, positions.flatten())
         pixels = pixels.view(len(order), self._height, self._width, self._channels)
         return self._normalise(pixels.permute(0, 3, 1, 2))
+
+
+class HeldValidation:
+    """The validation part, as it is: not cropped, not flipped."""
+
+    def __init__(self, split: Split, device: torch.device) -> None:
+        self._images = torch.split(split.validation_images, VALIDATED_AT_ONCE)
+        self._labels = torch.split(split.validation_labels, VALIDATED_AT_ONCE)
+        self._normalise = Normalisation(split, device)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in zip(self._images, self._labels, strict=True):
+            yield self._normalise(images).contiguous(memory_format=torch.channels_last), labels
+
+
+def batch_plan(count: int, batch_size: int) -> tuple[int, int]:
+    """(size, number) of the batches that an epoch makes of ``count`` images."""
+    size = min(batch_size, count)
+    if size == 1:
+        raise DataError("task.batch_size = 1: batch norm needs two images; use 2 or more")
+    return size, count // size
+
+
+def flips(data: DataSpec) -> bool:
+    """Whether images are mirrored at random."""
+    return data.flip if data.flip is not None else data.name not in NOT_MIRRORED
 
 
 def _padding(data: DataSpec, height: int, width: int) -> int:

@@ -1,34 +1,36 @@
-"""Validation error of a model."""
+"""Validation error of models."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
 
-from kdecay_search.training.augmentation import Normalisation
-from kdecay_search.training.data import Split
-
-BATCH = 512
-"""Images evaluated at a time."""
+from kdecay_search.training.feed import ValidationBatches
 
 
 class Validation:
-    """The validation part, as it is: not cropped, not flipped."""
+    """Errors on the validation part."""
 
-    def __init__(self, split: Split, device: torch.device) -> None:
-        self._images = split.validation_images
-        self._labels = split.validation_labels
-        self._normalise = Normalisation(split, device)
+    def __init__(self, batches: ValidationBatches, device: torch.device) -> None:
+        self._batches = batches
+        self._device = device
 
-    @torch.no_grad()
     def error(self, model: nn.Module) -> Tensor:
         """Images that ``model`` gets wrong, in percent: a float64 number left on the device."""
-        was_training = model.training
-        model.eval()
-        wrong = torch.zeros((), dtype=torch.int64, device=self._labels.device)
-        parts = torch.split(self._images, BATCH), torch.split(self._labels, BATCH)
-        for images, labels in zip(*parts, strict=True):
-            inputs = self._normalise(images).contiguous(memory_format=torch.channels_last)
-            wrong += (model(inputs).argmax(1) != labels).sum()
-        model.train(was_training)
-        return 100.0 * wrong.double() / len(self._labels)
+        return self.errors(model)[0]
+
+    @torch.no_grad()
+    def errors(self, *models: nn.Module) -> list[Tensor]:
+        """As :meth:`error`, of several models in one pass over the images."""
+        were_training = [model.training for model in models]
+        for model in models:
+            model.eval()
+        wrong = torch.zeros(len(models), dtype=torch.int64, device=self._device)
+        count = 0
+        for images, labels in self._batches:
+            count += len(labels)
+            for index, model in enumerate(models):
+                wrong[index] += (model(images).argmax(1) != labels).sum()
+        for model, was_training in zip(models, were_training, strict=True):
+            model.train(was_training)
+        return list(100.0 * wrong.double() / count)

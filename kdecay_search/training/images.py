@@ -12,11 +12,11 @@ from torch.nn import functional
 from kdecay_search.spec import ImagesTask
 from kdecay_search.task import DIVERGED_ERROR, Epoch, Released, Run
 from kdecay_search.training import checkpoints, models
-from kdecay_search.training.augmentation import Batches
 from kdecay_search.training.averaging import AveragedWeights
-from kdecay_search.training.data import Split, load
+from kdecay_search.training.data import AnySplit, load
 from kdecay_search.training.device import make_deterministic, release_memory, resolve
 from kdecay_search.training.evaluation import Validation
+from kdecay_search.training.feed import feed
 from kdecay_search.training.randomness import isolated
 
 
@@ -41,10 +41,11 @@ def train(run: Run) -> None:
 class Training:
     """One run's model, averages, optimizer and data."""
 
-    def __init__(self, run: Run, task: ImagesTask, split: Split, device: torch.device) -> None:
+    def __init__(self, run: Run, task: ImagesTask, split: AnySplit, device: torch.device) -> None:
         self._run, self._task, self._device = run, task, device
-        self._batches = Batches(task.data, split, task.batch_size, run.seed)
-        self._validation = Validation(split, device)
+        data = feed(task, split, run.seed, device, run.spec.workers.decoders)
+        self._batches = data.training
+        self._validation = Validation(data.validation, device)
         self._model = _model(task, split, device)
         steps_per_epoch = self._batches.steps_per_epoch
         self._averaged = AveragedWeights(self._model, task.averaging_epochs * steps_per_epoch)
@@ -83,8 +84,7 @@ class Training:
                 self._save()
             self._loss_sum += self._update(images, labels)
         with self._precision():
-            raw = self._validation.error(self._model)
-            averaged = self._validation.error(self._averaged.model)
+            raw, averaged = self._validation.errors(self._model, self._averaged.model)
         mean_loss = self._loss_sum.double() / self._batches.steps_per_epoch
         self._loss_sum.zero_()
         loss, error, averaged_error = torch.stack([mean_loss, raw, averaged]).tolist()
@@ -144,9 +144,9 @@ class Training:
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=reduced)
 
 
-def _model(task: ImagesTask, split: Split, device: torch.device) -> nn.Module:
+def _model(task: ImagesTask, split: AnySplit, device: torch.device) -> nn.Module:
     """Built on the CPU, so that it starts the same on every device."""
-    model = models.build(task.model, split.classes, split.training_images.shape[1])
+    model = models.build(task.model, split.classes, split.channels)
     return model.to(device).to(memory_format=torch.channels_last)
 
 

@@ -1,7 +1,8 @@
-"""Data sets: listed, drawn from, split, decoded, and held on the device as uint8."""
+"""Data sets: listed, drawn from, split, and, unless too large, held on the device as uint8."""
 
 from __future__ import annotations
 
-from kdecay_search.training.data.loading import Split, load
+from kdecay_search.training.data.loading import load
+from kdecay_search.training.data.split import AnySplit, Split, StreamedSplit
 
-__all__ = ["Split", "load"]
+__all__ = ["AnySplit", "Split", "StreamedSplit", "load"]

@@ -41,15 +41,20 @@ def _size(image: NDArray[np.uint8]) -> str:
 
 
 def _image(path: str, image_size: int | None) -> NDArray[np.uint8]:
-    """One image as (3, H, W). Grey ones get three equal channels; transparency is dropped."""
-    try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = str(error).partition("\n")[0]
-        raise DataError(f"image {path!r}: cannot be decoded: {reason}; mend or remove it") from None
+    """One image as (3, H, W)."""
+    picture = opened(path)
     if image_size is not None:
         # The shorter side is scaled to fit and the middle cut out: shapes are not distorted.
         size = (image_size, image_size)
         picture = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
     return np.asarray(picture).transpose(2, 0, 1)
+
+
+def opened(path: str) -> Image.Image:
+    """The image in colour. Grey ones get three equal channels; transparency is dropped."""
+    try:
+        with Image.open(path) as file:
+            return file.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        reason = str(error).partition("\n")[0]
+        raise DataError(f"image {path!r}: cannot be decoded: {reason}; mend or remove it") from None

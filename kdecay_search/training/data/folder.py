@@ -28,7 +28,7 @@ def image_folder(data: DataSpec) -> Source:
     if not root.is_dir():
         raise DataError(f"task.data.root = {str(root)!r}: there is no such folder; {LAYOUT}")
     folder = root / "train" if (root / "train").is_dir() else root
-    samples, classes = _listed(folder)
+    samples, classes = listed(folder, LAYOUT)
     labels = np.array([label for _, label in samples], dtype=np.int64)
 
     def decode(chosen: Indices) -> Images:
@@ -39,14 +39,17 @@ def image_folder(data: DataSpec) -> Source:
     return Source(f"image folder {str(folder)!r}", labels, classes, decode)
 
 
-def _listed(folder: Path) -> tuple[list[tuple[str, int]], int]:
-    """(path, label) of every image, sorted by class and name, and the number of classes."""
+def listed(folder: Path, layout: str) -> tuple[list[tuple[str, int]], int]:
+    """(path, label) of every image, sorted by class and name, and the number of classes.
+
+    ``layout``: what would be right, for messages.
+    """
     try:
         listing = ImageFolder(str(folder))
     except FileNotFoundError as error:
         # torchvision's own words: which class folders are empty, or that there are none.
         reason = str(error).partition(" Supported")[0].rstrip(".")
-        raise DataError(f"image folder {str(folder)!r}: {reason}; {LAYOUT}") from None
+        raise DataError(f"image folder {str(folder)!r}: {reason}; {layout}") from None
     except OSError as error:
         raise DataError(f"image folder {str(folder)!r}: cannot be read: {error.strerror}") from None
     return listing.samples, len(listing.classes)

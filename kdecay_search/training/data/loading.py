@@ -1,20 +1,19 @@
-"""From a study's ``[task.data]`` to tensors on the device."""
+"""From a study's ``[task.data]`` to what is trained and validated on."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 from importlib import import_module
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from kdecay_search.errors import DataError, MissingPackage
 from kdecay_search.spec import DataSpec
 from kdecay_search.training.data.drawing import even_subset, stratified_split
 from kdecay_search.training.data.normalisation import PUBLISHED, measured
-from kdecay_search.training.data.source import Indices, Source
+from kdecay_search.training.data.source import FileSource, Indices, Source
+from kdecay_search.training.data.split import AnySplit, Split, StreamedSplit
 
 FEWEST_TRAINING_IMAGES = 2
 """Batch norm cannot train on one."""
@@ -24,29 +23,17 @@ _SOURCES = {
     "cifar10": ("cifar", "cifar"),
     "cifar100": ("cifar", "cifar"),
     "image-folder": ("folder", "image_folder"),
+    "imagenet": ("imagenet", "imagenet"),
 }
-"""By name: module of this package, and its function from a DataSpec to a Source."""
+"""By name: module of this package, and its function from a DataSpec to a source."""
 
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """A data set's training part in two: to train on and to choose k on. Do not write to it."""
-
-    training_images: Tensor
-    """uint8 (N, C, H, W), like ``validation_images``."""
-    training_labels: Tensor
-    """int64 (N,), like ``validation_labels``."""
-    validation_images: Tensor
-    validation_labels: Tensor
-    classes: int
-    mean: tuple[float, ...]
-    """By channel, in 0 … 255: what images are normalised with."""
-    std: tuple[float, ...]
+AnySource = Source | FileSource
 
 
 @lru_cache(maxsize=1)
-def load(data: DataSpec, device: torch.device) -> Split:
-    """The data set, drawn, split and on the device. Raises :class:`DataError` with one line.
+def load(data: DataSpec, device: torch.device) -> AnySplit:
+    """The data set, drawn, split and, unless too large, on the device. Raises :class:`DataError`
+    with one line.
 
     A worker trains run after run on the same data, so the last answer is kept. What is drawn
     depends on ``data`` alone, never on a run's seed: all runs of a study are comparable.
@@ -55,10 +42,39 @@ def load(data: DataSpec, device: torch.device) -> Split:
     chosen = _drawn(source, data)
     rest, part = stratified_split(source.labels[chosen], data.validation, data.split_seed)
     _check(source, data, len(rest), len(part))
-    images, labels = source.decode(chosen), source.labels[chosen]
-    mean, std = PUBLISHED.get(data.normalisation) or measured(images, rest)
+    if isinstance(source, FileSource):
+        return _streamed(source, data, chosen[rest], chosen[part])
+    return _held(source, data, device, chosen, rest, part)
 
-    def on_device(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> Tensor:
+
+def _streamed(
+    source: FileSource, data: DataSpec, training: Indices, validation: Indices
+) -> StreamedSplit:
+    mean, std = PUBLISHED[data.normalisation or "imagenet"]
+    return StreamedSplit(
+        training_paths=source.paths[training],
+        training_labels=source.labels[training],
+        validation_paths=source.paths[validation],
+        validation_labels=source.labels[validation],
+        classes=source.classes,
+        mean=mean,
+        std=std,
+    )
+
+
+def _held(
+    source: Source,
+    data: DataSpec,
+    device: torch.device,
+    chosen: Indices,
+    rest: Indices,
+    part: Indices,
+) -> Split:
+    """``rest`` and ``part``: positions in ``chosen`` to train and to validate on."""
+    images, labels = source.decode(chosen), source.labels[chosen]
+    mean, std = PUBLISHED.get(data.normalisation or "measured") or measured(images, rest)
+
+    def on_device(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
     return Split(
@@ -72,7 +88,7 @@ def load(data: DataSpec, device: torch.device) -> Split:
     )
 
 
-def _source(data: DataSpec) -> Source:
+def _source(data: DataSpec) -> AnySource:
     """Imports late: digits need no torchvision, folders no scikit-learn."""
     module, function = _SOURCES[data.name]
     try:
@@ -83,11 +99,11 @@ def _source(data: DataSpec) -> Source:
             f"data set {data.name} needs a package that cannot be imported ({reason}): "
             f"pip install 'kdecay-search[worker]'"
         ) from None
-    source: Source = make(data)
+    source: AnySource = make(data)
     return source
 
 
-def _drawn(source: Source, data: DataSpec) -> Indices:
+def _drawn(source: AnySource, data: DataSpec) -> Indices:
     available = len(source.labels)
     if data.subset is None:
         return np.arange(available, dtype=np.int64)
@@ -99,7 +115,7 @@ def _drawn(source: Source, data: DataSpec) -> Indices:
     return even_subset(source.labels, data.subset, data.split_seed)
 
 
-def _check(source: Source, data: DataSpec, training: int, validation: int) -> None:
+def _check(source: AnySource, data: DataSpec, training: int, validation: int) -> None:
     total = training + validation
     if not validation:
         raise DataError(

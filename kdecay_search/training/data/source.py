@@ -16,6 +16,9 @@ Labels = NDArray[np.int64]
 """(N,), from 0."""
 Indices = NDArray[np.int64]
 """Positions in a source's training part."""
+Paths = NDArray[np.bytes_]
+"""(N,), as the file system has them. An array, because a list of a million strings is slow to hand
+to the processes that decode."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,17 @@ class Source:
     classes: int
     decode: Callable[[Indices], Images]
     """The images at these positions, in this order, all of one size."""
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """The training part of a data set that is too large to be decoded as a whole."""
+
+    name: str
+    """For messages."""
+    labels: Labels
+    classes: int
+    paths: Paths
 
 
 def in_memory(
