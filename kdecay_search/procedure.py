@@ -36,6 +36,7 @@ GROWTH = 0.5
 """A grid whose best candidate is its largest grows by this share of its width …"""
 MIN_GROWTH_STEPS = 2
 """… but by so many steps at least."""
+FIRST_SEED = 0
 
 
 class Progress(StrEnum):
@@ -336,15 +337,15 @@ class _Book:
         return not any(seed in self._account(c.index).unended for c in self.candidates)
 
     def _runners(self, seed: int) -> list[Candidate]:
-        """Who gets a further seed (:mod:`kdecay_search.race`), of those that survived the one
-        before."""
+        """Who gets a further seed (:mod:`kdecay_search.race`), of those that ran to the end on the
+        first: whoever lost the race on one seed may come back on a later one."""
         judged = self._judge(seed)
         if judged is None:
             return [c for c in self.candidates if self._is_baseline(c)]
         survivors = {
             c.k: c
             for c in self.candidates
-            if seed - 1 in c.errors and c.k is not None and not self._is_baseline(c)
+            if FIRST_SEED in c.errors and c.k is not None and not self._is_baseline(c)
         }
         runners = race.winners(judged, survivors, seed)
         base = race.needs_baseline(judged, runners, seed)
