@@ -25,7 +25,7 @@ from enum import StrEnum
 
 from kdecay_search import race
 from kdecay_search.accounts import Account, account_of
-from kdecay_search.choice import Choice, Gain, Result, choose
+from kdecay_search.choice import Choice, Gain, Results, choose
 from kdecay_search.runs import Replicates, RunKey, Token, Trial, Trials
 from kdecay_search.spec import SearchSpec, StudySpec, grid
 from kdecay_search.statistics import Sample, describe, paired_gain
@@ -361,14 +361,9 @@ class _Book:
         """
         reference = self.earlier[-1] if self.earlier else BASELINE_KS[0]
         given = {c.k: c.errors for c in self.candidates if c.k is not None}
-        results: list[Result] = [
-            (k, seed, error)
-            for k, errors in [(reference, self.given), *given.items()]
-            for seed, error in errors.items()
-            if seed < seeds
-        ]
+        results = Results.by_seed([(reference, self.given), *given.items()], seeds)
         ks = (reference, *(k for k in given if k != reference))
-        return choose(ks, results) if results else None
+        return choose(ks, results) if len(results) else None
 
     def superfluous(self) -> Iterable[Trial]:
         for account in self.accounts.values():
