@@ -195,14 +195,26 @@ def retried(function: Callable[P, T]) -> Callable[P, T]:
 
     Only for what may be done twice: a connection may drop after the server has committed.
     """
+    return retried_for(RETRY_SECONDS, function)
+
+
+def retried_for(
+    seconds: float, function: Callable[P, T], tell: Callable[[str], None] = lambda text: None
+) -> Callable[P, T]:
+    """As :func:`retried`; ``tell`` hears of the first failure."""
 
     @functools.wraps(function)
     def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
+        def revive(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome is not None:
+                tell(str(state.outcome.exception()))
+            _revive(args)
+
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(StorageUnavailable),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
-            stop=tenacity.stop_after_delay(RETRY_SECONDS),
-            before_sleep=lambda state: _revive(args),
+            stop=tenacity.stop_after_delay(seconds),
+            before_sleep=revive,
             reraise=True,
         )
         return attempts(mapped, *args, **kwargs)
