@@ -42,15 +42,16 @@ class Storage:
     def __init__(self, url: str, revive: Callable[[], None] = lambda: None) -> None:
         self.url = parse_url(url)
         self.revive = revive
-        self._rdb = _open(self.url)
-        self.optuna: BaseStorage = optuna.storages.get_storage(self._rdb)
+        self.rdb = _open(self.url)
+        """Optuna's storage as it is: for single trials, and where a cache would read too much."""
+        self.optuna: BaseStorage = optuna.storages.get_storage(self.rdb)
         """Optuna's storage, cached: finished trials are read once per process."""
         self.histories: dict[str, dict[int, History]] = {}
         """What this process knows of the trials, by the study's name and Optuna's study id."""
 
     @property
     def engine(self) -> sqlalchemy.Engine:
-        return self._rdb.engine
+        return self.rdb.engine
 
     @property
     def shown_url(self) -> str:
@@ -78,7 +79,7 @@ class Storage:
             yield Lock(connection) if held else None
 
     def close(self) -> None:
-        self._rdb.remove_session()
+        self.rdb.remove_session()
         self.engine.dispose()
 
 
