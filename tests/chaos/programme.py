@@ -160,7 +160,8 @@ def _undisturbed(kdecay: Kdecay, programme: Programme) -> dict[str, Any]:
     try:
         shown, said = process.communicate(timeout=programme.limit_seconds)
     except BaseException:
-        process.terminate()
+        process.terminate()  # it ends its workers
+        process.communicate()
         raise
     if process.returncode != 0:
         raise RuntimeError(f"the undisturbed study failed: {said}")
