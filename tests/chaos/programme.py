@@ -64,6 +64,8 @@ class Programme:
 
     @property
     def pause_seconds(self) -> float:
+        if self.task == "digits":
+            return 3.0  # a worker needs that long to import torch
         return 0.5 if self.short else 0.8
 
     @property
