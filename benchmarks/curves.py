@@ -19,14 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdecay_search.errors import DataError
-from kdecay_search.spec import LARGEST_K, SMALLEST_K
+from kdecay_search.spec import AVERAGING_SHARE, LARGEST_K, SMALLEST_K
 
 Array = NDArray[np.float64]
 
 RAW = "raw"
 AVERAGED = "averaged_"
-SPEC_WINDOW = 1.0
-"""Half-life (epochs) that the package averages with by default."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +108,7 @@ def _curves(file: str, table: dict[str, Any], window: str | None) -> Curves:
     seeds = table["seeds"]
     if not isinstance(seeds, dict) or not seeds:
         raise ValueError("seeds must be an object with one entry a seed")
-    name = _averaged_name(seeds.values(), window)
+    name = _averaged_name(seeds.values(), window, AVERAGING_SHARE * epochs)
     order = np.argsort(ks)
     shape = (epochs, len(ks))
     raw, averaged = (
@@ -132,8 +130,9 @@ def _matrix(curves: dict[str, Any], key: str, seed: str, shape: tuple[int, int])
     return matrix
 
 
-def _averaged_name(seeds: Iterable[dict[str, Any]], window: str | None) -> str:
-    """The averaged curve that every seed has and that is nearest to the package's window."""
+def _averaged_name(seeds: Iterable[dict[str, Any]], window: str | None, default: float) -> str:
+    """The averaged curve that every seed has: of the window that is asked for, else of the one
+    nearest to ``default`` epochs."""
     shared = set.intersection(*(set(curves) for curves in seeds))
     names = sorted(name for name in shared if name.startswith(AVERAGED))
     if window is not None:
@@ -142,12 +141,12 @@ def _averaged_name(seeds: Iterable[dict[str, Any]], window: str | None) -> str:
         return AVERAGED + window
     if not names:
         raise KeyError(AVERAGED + "1")
-    return min(names, key=_distance)
+    return min(names, key=lambda name: _distance(name, default))
 
 
-def _distance(name: str) -> float:
+def _distance(name: str, default: float) -> float:
     try:
         epochs = float(name.removeprefix(AVERAGED))
     except ValueError:
         return math.inf
-    return abs(math.log(epochs / SPEC_WINDOW)) if epochs > 0 else math.inf
+    return abs(math.log(epochs / default)) if epochs > 0 else math.inf

@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import platform
-import resource
 import shutil
 import statistics
 import sys
@@ -62,7 +61,7 @@ class Operation:
     @property
     def ratio(self) -> float:
         """The last size's over the first's."""
-        return self.medians[-1] / self.medians[0]
+        return self.medians[-1] / self.medians[0] if self.medians[0] else float("inf")
 
 
 class Bench:
@@ -119,13 +118,19 @@ class Bench:
 
 def first_tick(url: str, name: str) -> tuple[float, float]:
     """In a process of its own: milliseconds, and MiB by which its memory grew at the most."""
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_mib()
     storage = Storage(url)
     started = time.perf_counter()
     driver.tick(storage, name)
     took = 1000 * (time.perf_counter() - started)
     storage.close()
-    return took, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return took, _peak_mib() - before
+
+
+def _peak_mib() -> float:
+    """Largest resident memory of this process; getrusage would begin with its parent's."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
 def measure(

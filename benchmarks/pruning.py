@@ -167,7 +167,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=_counts, default=[1, 4, 16], help="default: 1,4,16")
     parser.add_argument("--replays", type=int, default=200, help="default: 200")
     parser.add_argument("--seed", type=int, default=0, help="of the replays; default: 0")
-    parser.add_argument("--window", help="use averaged_WINDOW; default: nearest to 1 epoch")
+    parser.add_argument(
+        "--window", help="use averaged_WINDOW; default: nearest to the package's own, 0.08 of T"
+    )
     parser.add_argument(
         "--labels",
         choices=("recorded", "reversed", "shuffled"),

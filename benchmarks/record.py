@@ -24,11 +24,18 @@ from benchmarks.recording import TRAIN_LOSS, Recorded, averaged_name, make_recor
 from kdecay_search import __version__
 from kdecay_search.errors import DataError, KDecayError, MissingPackage
 from kdecay_search.procedure import BASELINE_KS
-from kdecay_search.spec import LARGEST_K, SMALLEST_K, SimulatedTask, StudySpec, grid
+from kdecay_search.spec import (
+    AVERAGING_SHARE,
+    LARGEST_K,
+    SMALLEST_K,
+    SimulatedTask,
+    StudySpec,
+    grid,
+)
 from kdecay_search.study_file import load
 
-WINDOWS = (0.5, 1.0, 2.0)
-"""Half-lives of the averages, in epochs."""
+SHARES = (1 / 60, 1 / 30, AVERAGING_SHARE, 1 / 8)
+"""Half-lives of the averages as shares of the training, where none are asked for."""
 
 
 @dataclass
@@ -193,7 +200,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--ks", type=_exponents, help="default: the study's, and k = 1")
     parser.add_argument("--seeds", type=_seeds, help="default: the study's")
     parser.add_argument(
-        "--windows", type=_windows, default=WINDOWS, help="half-lives in epochs; default: 0.5,1,2"
+        "--windows",
+        type=_windows,
+        help="half-lives in epochs; default: 1/60, 1/30, 0.08 and 1/8 of the training",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     return parser.parse_args(arguments)
@@ -205,7 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         spec = load(given.study, given.set)
         ks, seeds = given.ks or candidates(spec), given.seeds or spec.search.seeds
-        record(spec, given.out, ks, seeds, given.windows, given.device)
+        windows = given.windows or [float(f"{share * spec.task.epochs:.4g}") for share in SHARES]
+        record(spec, given.out, ks, seeds, windows, given.device)
     except OSError as error:
         print(f"benchmarks.record: {error.filename}: {error.strerror}", file=sys.stderr)
         return 2

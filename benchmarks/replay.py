@@ -225,4 +225,4 @@ class Replay:
 def _claims(stage: Stage) -> bool:
     """Whether ``kdecay status`` says "better" rather than "no detectable difference"."""
     smooth = stage.smooth_gain
-    return stage.kept and stage.gain.n > 1 and smooth is not None and smooth.is_sure
+    return stage.kept and smooth is not None and smooth.is_sure

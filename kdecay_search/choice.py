@@ -12,7 +12,7 @@ of the noise is found by restricted maximum likelihood; length and size of the c
 over a grid, weighted by the evidence for each, because a handful of candidates cannot tell them.
 
 Free effects are taken out beforehand, exactly: what any number of results says is then a matrix
-and a vector over the K candidates (:class:`_Contrasts`), and the work grows with K alone. A smooth
+and a vector over the K candidates (:class:`Contrasts`), and the work grows with K alone. A smooth
 curve has few degrees of freedom (:func:`_waves`), which keeps 1000 candidates possible.
 
 (scikit-learn's regressor has neither the seed effects nor the averaging; tests hold this one
@@ -21,7 +21,7 @@ against it where both apply.)
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -96,18 +96,54 @@ class Gain:
         return self.probability >= SURE
 
 
-def choose(ks: Iterable[float], results: Iterable[Result]) -> Choice:
+@dataclass(frozen=True, eq=False)
+class Results:
+    """Complete runs, one entry each: candidate, seed and error (%)."""
+
+    k: Array
+    seed: Array
+    error: Array
+
+    @staticmethod
+    def of(results: Iterable[Result]) -> Results:
+        columns = [np.array(column, float) for column in zip(*results, strict=True)]
+        return Results(*columns)
+
+    @staticmethod
+    def by_seed(errors: Iterable[tuple[float, Mapping[int, float]]], seeds: int) -> Results:
+        """Of pairs of k and its errors by seed, those on the first ``seeds`` seeds."""
+        blocks = [
+            (np.full(len(by), k), np.fromiter(by, float), np.fromiter(by.values(), float))
+            for k, by in errors
+        ]
+        k, seed, error = (np.concatenate(column) for column in zip(*blocks, strict=True))
+        used = seed < seeds
+        return Results(k[used], seed[used], error[used])
+
+    def __len__(self) -> int:
+        return len(self.error)
+
+    def in_order(self) -> bytes:
+        """The same for the same results, in whichever order they came."""
+        order = np.lexsort((self.error, self.seed, self.k))
+        return np.stack([self.k, self.seed, self.error])[:, order].tobytes()
+
+
+def choose(ks: Iterable[float], results: Results | Iterable[Result]) -> Choice:
     """Judge ``ks`` (the first is the one to beat) by the results of complete runs.
 
     The same results give the same answer: the draws behind the probabilities have a fixed seed.
     """
-    return _choose(tuple(ks), tuple(sorted(results)))
+    given = results if isinstance(results, Results) else Results.of(results)
+    return _choose(tuple(ks), given.in_order())
 
 
 @lru_cache(maxsize=256)
-def _choose(ks: tuple[float, ...], results: tuple[Result, ...]) -> Choice:
+def _choose(ks: tuple[float, ...], results: bytes) -> Choice:
+    """``results``: of :meth:`Results.in_order`."""
+    seen = Contrasts.of(ks, Results(*np.frombuffer(results).reshape(3, -1)))
     signals = np.array(SIGNALS)
-    fits = [fit(ks, results, length, signals, np.minimum(DEVIATION, signals)) for length in LENGTHS]
+    fits = [fit(ks, seen, length, signals, np.minimum(DEVIATION, signals)) for length in LENGTHS]
     evidence = np.array([part.evidence for part in fits])
     weights = np.exp(evidence - evidence.max())
     weights /= weights.sum()
@@ -141,19 +177,17 @@ def _draw(weights: Array, fits: Sequence[Fit]) -> Array:
 
 def smooth_means(ks: Sequence[float], results: Sequence[Result]) -> dict[float, float]:
     """Smooth errors of ``ks`` with one fixed curve: for pruning, where levels still move."""
-    means = fit(tuple(ks), results, 1.0, np.array([1.5]), np.array([0.5])).means[0]
+    seen = Contrasts.of(ks, Results.of(results))
+    means = fit(tuple(ks), seen, 1.0, np.array([1.5]), np.array([0.5])).means[0]
     return dict(zip(ks, means.tolist(), strict=True))
 
 
-def fit(
-    ks: tuple[float, ...], results: Sequence[Result], length: float, signals: Array, own: Array
-) -> Fit:
+def fit(ks: tuple[float, ...], seen: Contrasts, length: float, signals: Array, own: Array) -> Fit:
     """The errors at ``ks`` (K different ones, the results' among them) by G curves of one length.
 
     ``signals`` and ``own`` (G): standard deviations of the curve and of a candidate's own
     deviation from it, in units of the noise's.
     """
-    seen = _Contrasts.of(ks, results)
     waves = _waves(ks, length)
     root = np.sqrt(seen.information)
     at = root[:, None] * (seen.basis.T @ waves)
@@ -176,12 +210,12 @@ class Fit:
     amplitudes (M), plus ``own`` times deviations, which are independent once amplitudes are given.
     """
 
-    seen: _Contrasts
+    seen: Contrasts
     waves: Array
     signals: Array
     own: Array
     spread: Array
-    """1 + own² times the information: variance of each contrast of :class:`_Contrasts` (G, K)."""
+    """1 + own² times the information: variance of each contrast of :class:`Contrasts` (G, K)."""
     at: Array
     """Waves on those contrasts (K, M)."""
     precision: Array
@@ -234,7 +268,7 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class _Contrasts:
+class Contrasts:
     """What results say about K candidates, free effects of the seeds taken out.
 
     With N (K, S) the number of results by candidate and seed, that is the information matrix
@@ -254,10 +288,10 @@ class _Contrasts:
     """Results less seeds, 1 at least."""
 
     @staticmethod
-    def of(ks: Sequence[float], results: Sequence[Result]) -> _Contrasts:
-        k, seed, error = (np.array(column, float) for column in zip(*results, strict=True))
+    def of(ks: Sequence[float], results: Results) -> Contrasts:
+        seed, error = results.seed, results.error
         order = np.argsort(ks)
-        row = order[np.searchsorted(np.array(ks), k, sorter=order)]
+        row = order[np.searchsorted(np.array(ks), results.k, sorter=order)]
         seeds, column = np.unique(seed, return_inverse=True)
         counts = np.zeros((len(ks), len(seeds)))
         np.add.at(counts, (row, column), 1.0)
@@ -269,7 +303,7 @@ class _Contrasts:
         sums = basis.T @ np.bincount(row, centred, len(ks))
         score = np.divide(sums, np.sqrt(information), out=0 * sums, where=information > 0)
         rest = max(0.0, float(centred @ centred - score @ score))
-        return _Contrasts(basis, information, score, rest, max(1, len(error) - len(seeds)))
+        return Contrasts(basis, information, score, rest, max(1, len(error) - len(seeds)))
 
 
 @lru_cache(maxsize=64)

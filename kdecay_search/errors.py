@@ -16,11 +16,16 @@ SQLAlchemy's and Optuna's in ``storage``.
 from __future__ import annotations
 
 
+def printable(text: str) -> str:
+    """``text`` on one line, with nothing in it that a terminal would act upon."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 class KDecayError(Exception):
     """Base class: the text is one line for the user, whatever was quoted in it."""
 
     def __init__(self, text: str) -> None:
-        super().__init__("".join(c if c.isprintable() else ascii(c)[1:-1] for c in text))
+        super().__init__(printable(text))
 
 
 class InvalidSchedule(KDecayError, ValueError):

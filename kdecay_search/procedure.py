@@ -25,7 +25,7 @@ from enum import StrEnum
 
 from kdecay_search import race
 from kdecay_search.accounts import Account, account_of
-from kdecay_search.choice import Choice, Gain, Result, choose
+from kdecay_search.choice import Choice, Gain, Results, choose
 from kdecay_search.runs import Replicates, RunKey, Token, Trial, Trials
 from kdecay_search.spec import SearchSpec, StudySpec, grid
 from kdecay_search.statistics import Sample, describe, paired_gain
@@ -36,6 +36,7 @@ GROWTH = 0.5
 """A grid whose best candidate is its largest grows by this share of its width …"""
 MIN_GROWTH_STEPS = 2
 """… but by so many steps at least."""
+FIRST_SEED = 0
 
 
 class Progress(StrEnum):
@@ -336,15 +337,15 @@ class _Book:
         return not any(seed in self._account(c.index).unended for c in self.candidates)
 
     def _runners(self, seed: int) -> list[Candidate]:
-        """Who gets a further seed (:mod:`kdecay_search.race`), of those that survived the one
-        before."""
+        """Who gets a further seed (:mod:`kdecay_search.race`), of those that ran to the end on the
+        first: whoever lost the race on one seed may come back on a later one."""
         judged = self._judge(seed)
         if judged is None:
             return [c for c in self.candidates if self._is_baseline(c)]
         survivors = {
             c.k: c
             for c in self.candidates
-            if seed - 1 in c.errors and c.k is not None and not self._is_baseline(c)
+            if FIRST_SEED in c.errors and c.k is not None and not self._is_baseline(c)
         }
         runners = race.winners(judged, survivors, seed)
         base = race.needs_baseline(judged, runners, seed)
@@ -360,14 +361,9 @@ class _Book:
         """
         reference = self.earlier[-1] if self.earlier else BASELINE_KS[0]
         given = {c.k: c.errors for c in self.candidates if c.k is not None}
-        results: list[Result] = [
-            (k, seed, error)
-            for k, errors in [(reference, self.given), *given.items()]
-            for seed, error in errors.items()
-            if seed < seeds
-        ]
+        results = Results.by_seed([(reference, self.given), *given.items()], seeds)
         ks = (reference, *(k for k in given if k != reference))
-        return choose(ks, results) if results else None
+        return choose(ks, results) if len(results) else None
 
     def superfluous(self) -> Iterable[Trial]:
         for account in self.accounts.values():

@@ -11,9 +11,8 @@ from kdecay_search.choice import Choice
 
 MOST = 3
 """Candidates that get a further seed, beside what they are to beat, at most …"""
-MASS = (0.9, 0.8)
-"""… and no more than hold this much of the probability to be the best: on the second seed, which
-alone can mend what the first got wrong, and on later ones …"""
+MASS = 0.8
+"""… and no more than hold this much of the probability to be the best …"""
 WORTH = 0.03
 """… unless all that the others might gain is less than this, in percentage points."""
 SECOND_SEED = 1
@@ -28,15 +27,14 @@ def winners(judged: Choice, ks: Iterable[float], seed: int) -> list[float]:
     next stage is compared with.
     """
     ranked = sorted(ks, key=lambda k: (-judged.probability(k), k))
-    second = seed == SECOND_SEED
     one_leads = any(judged.mean(k) < judged.means[0] for k in ranked)
     left = sum(judged.probability(k) for k in ranked)
-    spare = (1 - MASS[0 if second else 1]) * (judged.probabilities[0] + left)
+    spare = (1 - MASS) * (judged.probabilities[0] + left)
     stake = sum(judged.stake(k) for k in ranked)
     runners: list[float] = []
     for k in ranked[:MOST]:
         is_enough = left <= spare or stake <= WORTH
-        if is_enough and (runners or not (second or one_leads)):
+        if is_enough and (runners or not (one_leads or seed == SECOND_SEED)):
             break
         runners.append(k)
         left -= judged.probability(k)

@@ -23,6 +23,9 @@ from kdecay_search.settings import Settings
 MAX_CANDIDATES = 1000
 """More grid points than this in one stage is a slip of ``k_step``, not a search."""
 
+AVERAGING_SHARE = 0.08
+"""Measured: anything from a fifteenth to an eighth does as well (docs/pruning.md)."""
+
 SMALLEST_K, LARGEST_K = 0.001, 1000.0
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -131,8 +134,8 @@ class ImagesTask(Settings):
     threads: Annotated[int, Field(ge=0, le=1024)] = 1
     """CPU threads of one training. Results depend on it in the last bits, so it is part of the
     study; 0 shares the machine's cores among its workers and gives that reproducibility up."""
-    averaging_epochs: Positive = 1.0
-    """Half-life, in epochs, of the averaged weights that pruning looks at."""
+    averaging_share: Annotated[float, Field(gt=0, le=1)] = AVERAGING_SHARE
+    """Half-life, as a share of the training, of the averaged weights that pruning looks at."""
     model: ModelSpec = ResNetSpec()
     data: DataSpec
     optimizer: OptimizerSpec = OptimizerSpec()

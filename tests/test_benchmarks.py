@@ -137,7 +137,9 @@ def test_files_in_another_order_and_without_k_1_are_read(curves: Curves, write: 
     assert pruning.measure(turned, ours, 4, 3, 0) == pruning.measure(curves, ours, 4, 3, 0)
 
 
-def test_the_window_nearest_to_an_epoch_is_used_unless_another_is_asked_for(write: Write) -> None:
+def test_the_window_nearest_to_the_package_s_own_is_used_unless_another_is_asked_for(
+    write: Write,
+) -> None:
     several = table(2)
     for seed in several["seeds"].values():
         for name in ("averaged_0.25", "averaged_8", "averaged_T30"):
@@ -266,9 +268,22 @@ def test_a_recorded_training_is_the_workers_to_the_bit(
     from benchmarks.recording import _Run
     from kdecay_search.training import images
 
-    task = {"kind": "images", "epochs": 2, "batch_size": 32, "model": {"width": 4}}
+    task = {
+        "kind": "images",
+        "epochs": 2,
+        "batch_size": 32,
+        "model": {"width": 4},
+        "averaging_share": 0.5,
+    }
     task["data"] = {"name": "digits", "subset": 320, "validation": 0.5}
-    lines = ['name = "tiny"', "[task]", 'kind = "images"', "epochs = 2", "batch_size = 32"]
+    lines = [
+        'name = "tiny"',
+        "[task]",
+        'kind = "images"',
+        "epochs = 2",
+        "batch_size = 32",
+        "averaging_share = 0.5",
+    ]
     lines += ["[task.model]", "width = 4", "[task.data]", 'name = "digits"']
     lines += ["subset = 320", "validation = 0.5"]
     study_toml, out = tmp_path / "tiny.toml", tmp_path / "curves.json"

@@ -9,7 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdecay_search.choice import _NOISE_FLOOR, Array, Result, choose, fit, smooth_means
+from kdecay_search.choice import (
+    _NOISE_FLOOR,
+    Array,
+    Contrasts,
+    Result,
+    Results,
+    choose,
+    fit,
+    smooth_means,
+)
 
 KS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
 
@@ -35,7 +44,9 @@ def test_one_curve_equals_scikit_learn_s_regressor() -> None:
     from sklearn.gaussian_process import GaussianProcessRegressor
 
     one_seed = results(bowl(3.0), 1, 0.3, 0.0, 0)
-    means = fit(KS, one_seed, 0.8, np.array([2.0]), np.array([0.0])).means
+    means = fit(
+        KS, Contrasts.of(KS, Results.of(one_seed)), 0.8, np.array([2.0]), np.array([0.0])
+    ).means
     free = 1e7  # of the level, in units of the noise
     kernel = kernels.ConstantKernel(free) + 4.0 * kernels.RBF(0.8)
     model = GaussianProcessRegressor(kernel, alpha=1.0, optimizer=None)
@@ -77,7 +88,7 @@ def test_seed_effects_are_taken_out_as_if_their_variance_were_huge(seeds: int, k
         r for r in results(bowl(3.0), seeds, 0.3, 2.0, 6) if r[0] < 9 and random.random() < kept
     ]
     signals, own = np.array([0.5, 2.0, 32.0]), np.array([0.5, 0.0, 0.5])
-    ours = fit(KS, found, 0.7, signals, own)
+    ours = fit(KS, Contrasts.of(KS, Results.of(found)), 0.7, signals, own)
     theirs = [dense(found, 0.7, *sizes) for sizes in zip(signals, own, strict=True)]
     assert ours.means == pytest.approx(np.array([means for means, _, _ in theirs]), abs=1e-4)
     evidence = [part for _, _, part in theirs]
@@ -91,7 +102,7 @@ def test_seed_effects_are_taken_out_as_if_their_variance_were_huge(seeds: int, k
 
 def test_the_work_grows_with_the_candidates_and_not_with_the_results() -> None:
     found = results(dict.fromkeys(KS, 30.0), 1000, 0.3, 1.0, 7)
-    ours = fit(KS, found, 0.7, np.array([2.0]), np.array([0.5]))
+    ours = fit(KS, Contrasts.of(KS, Results.of(found)), 0.7, np.array([2.0]), np.array([0.5]))
     sizes = {part.size for part in vars(ours.seen).values() if isinstance(part, np.ndarray)}
     assert max(sizes) == len(KS) ** 2
 

@@ -183,3 +183,15 @@ def _end(storage: Storage, claim: Claim, dice: random.Random) -> None:
         queue.fail(storage, claim.trial_id, "error", "it broke")
     else:
         queue.release(storage, claim)
+
+
+def test_what_a_trial_says_is_shown_without_what_a_terminal_would_act_upon(
+    storage: Storage, tmp_path: Path
+) -> None:
+    launched(storage, tmp_path, "talkative")
+    claim = claimed(storage, "talkative")
+    queue.note(storage, claim.trial_id, {"worker": ["a", 1], "resumed_epochs": "many"})
+    queue.fail(storage, claim.trial_id, "error", "\x1b[2Jgone\nnew line")
+    trial = seen(storage, "talkative")[claim.trial_id]
+    assert trial.message == "\\x1b[2Jgone\\nnew line"
+    assert (trial.worker, trial.resumed_epochs) == ("['a', 1]", 0)

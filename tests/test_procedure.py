@@ -115,7 +115,7 @@ def test_found_term_is_as_good_as_brute_force_s_on_any_surface(
     candidates = {1.0, *grid(k_min, k_max, step)}
     lowest = min(final_error(spec.task.surface, (k,)) for k in candidates)
     found = final_error(spec.task.surface, played(spec).plan().incumbent.ks)
-    assert found - lowest < 0.1 + spec.search.min_gain
+    assert found - lowest < 0.15 + spec.search.min_gain
 
 
 def test_noiseless_search_finds_the_best_k_on_the_grid() -> None:

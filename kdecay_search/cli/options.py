@@ -51,15 +51,18 @@ PIPE_WIDTH = 120
 
 
 @contextlib.contextmanager
-def opened(url: str | None, patiently: bool = False) -> Iterator[Storage]:
+def opened(url: str | None, patience_seconds: float = 0.0) -> Iterator[Storage]:
     """A connection to the storage that the options name, or to the embedded one.
 
-    ``patiently``: tried again for a while if the server cannot be reached, since it may be
-    starting.
+    ``patience_seconds``: for how long it is tried again, since the server may be starting.
     """
-    from kdecay_search.storage.connect import retried
+    from kdecay_search.storage.connect import retried_for
 
-    storage = (retried(_connected) if patiently else _connected)(url)
+    def tell(text: str) -> None:
+        typer.echo(f"{text}; trying for {patience_seconds:g} s", err=True)
+
+    connect = retried_for(patience_seconds, _connected, tell) if patience_seconds else _connected
+    storage = connect(url)
     try:
         yield storage
     finally:

@@ -15,6 +15,9 @@ from kdecay_search.cli.options import (
     worker_environment,
 )
 
+START_SECONDS = 20.0
+"""How long a worker that starts waits for a database that is restarting."""
+
 
 def register(app: typer.Typer) -> None:
     app.command()(worker)
@@ -60,7 +63,7 @@ def _serve(
     stop = threading.Event()
     drain_on_signal(stop)
     place = Place(device, checkpoint_folder(checkpoints), stop)
-    with opened(url, patiently=True) as storage:
+    with opened(url, START_SECONDS) as storage:
         server = Worker(storage, Options(study, drain), place)
         log.info("worker %s serves %s", server.name, study or "all studies")
         server.serve()

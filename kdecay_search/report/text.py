@@ -52,19 +52,22 @@ def _compared(gain: Sample, plan: Plan) -> str:
     """``gain``: of the leader on k = 1, paired by seed."""
     assert gain.mean is not None
     pairs = f"paired over {gain.n} seed{'s' if gain.n != 1 else ''}"
-    interval = gain.interval()
-    if interval is None:
-        return f"{gain.mean:+.2f} points, {pairs}: too few to tell a gain from noise"
-    smooth = plan.stages[0].smooth_gain
+    few = f"{gain.mean:+.2f} points, {pairs}: too few to tell a gain from noise"
+    if min(len(plan.leader.errors), len(plan.baseline.errors)) < 2:  # noqa: PLR2004
+        return few
+    smooth, interval = plan.stages[0].smooth_gain, gain.interval()
     sure = smooth is not None and smooth.is_sure
-    if smooth is None or len(plan.leader.ks) > 1:
-        sure = sure and interval[0] > 0
-        numbers = f"{gain.mean:.2f} points (95 % interval {_span(interval)}, {pairs})"
-    else:  # a single term: the curve makes use of all runs, and knows how many were tried
+    if smooth is not None and len(plan.leader.ks) == 1:
+        # The curve makes use of all runs, and knows how many candidates were tried.
         numbers = (
             f"{smooth.mean:.2f} points (95 % interval {_span(smooth.interval)}, by a smooth curve "
             f"through all runs; {pairs}: {gain.mean:.2f})"
         )
+    elif interval is not None:
+        sure = sure and interval[0] > 0
+        numbers = f"{gain.mean:.2f} points (95 % interval {_span(interval)}, {pairs})"
+    else:
+        return few
     return f"Better by {numbers}" if sure else f"No detectable difference: better by {numbers}"
 
 

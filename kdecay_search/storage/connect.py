@@ -42,15 +42,16 @@ class Storage:
     def __init__(self, url: str, revive: Callable[[], None] = lambda: None) -> None:
         self.url = parse_url(url)
         self.revive = revive
-        self._rdb = _open(self.url)
-        self.optuna: BaseStorage = optuna.storages.get_storage(self._rdb)
+        self.rdb = _open(self.url)
+        """Optuna's storage as it is: for single trials, and where a cache would read too much."""
+        self.optuna: BaseStorage = optuna.storages.get_storage(self.rdb)
         """Optuna's storage, cached: finished trials are read once per process."""
         self.histories: dict[str, dict[int, History]] = {}
         """What this process knows of the trials, by the study's name and Optuna's study id."""
 
     @property
     def engine(self) -> sqlalchemy.Engine:
-        return self._rdb.engine
+        return self.rdb.engine
 
     @property
     def shown_url(self) -> str:
@@ -78,7 +79,7 @@ class Storage:
             yield Lock(connection) if held else None
 
     def close(self) -> None:
-        self._rdb.remove_session()
+        self.rdb.remove_session()
         self.engine.dispose()
 
 
@@ -195,14 +196,26 @@ def retried(function: Callable[P, T]) -> Callable[P, T]:
 
     Only for what may be done twice: a connection may drop after the server has committed.
     """
+    return retried_for(RETRY_SECONDS, function)
+
+
+def retried_for(
+    seconds: float, function: Callable[P, T], tell: Callable[[str], None] = lambda text: None
+) -> Callable[P, T]:
+    """As :func:`retried`; ``tell`` hears of the first failure."""
 
     @functools.wraps(function)
     def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
+        def revive(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome is not None:
+                tell(str(state.outcome.exception()))
+            _revive(args)
+
         attempts = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(StorageUnavailable),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
-            stop=tenacity.stop_after_delay(RETRY_SECONDS),
-            before_sleep=lambda state: _revive(args),
+            stop=tenacity.stop_after_delay(seconds),
+            before_sleep=revive,
             reraise=True,
         )
         return attempts(mapped, *args, **kwargs)

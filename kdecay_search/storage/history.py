@@ -14,6 +14,7 @@ from typing import Any
 
 import sqlalchemy
 
+from kdecay_search.errors import printable
 from kdecay_search.runs import LOST, CandidateKey, Replicates, RunKey, State, Token, Trial
 from kdecay_search.spec import LARGEST_K, SMALLEST_K
 
@@ -116,10 +117,10 @@ def _trial(row: Row) -> Trial | None:
         error=row.error if state == State.COMPLETE else None,
         epochs=row.epochs,
         averaged_error=row.averaged_error,
-        reason=attributes.get("reason", LOST) if state == State.FAILED else None,
-        message=attributes.get("message"),
-        worker=attributes.get(WORKER),
-        resumed_epochs=attributes.get(RESUMED, 0),
+        reason=_text(attributes.get("reason", LOST)) if state == State.FAILED else None,
+        message=_text(attributes.get("message")),
+        worker=_text(attributes.get(WORKER)),
+        resumed_epochs=resumed if _is_index(resumed := attributes.get(RESUMED, 0)) else 0,
         trial_id=row.trial_id,
     )
 
@@ -140,6 +141,11 @@ def read_token(attributes: Mapping[str, Any]) -> Token | None:
     if not (all(map(_is_index, key)) and all(map(_is_exponent, exponents))):
         return None
     return Token(RunKey(*key), ks, k, (low, high), protected is True)
+
+
+def _text(value: object) -> str | None:
+    """For people to read, whatever somebody wrote there."""
+    return None if value is None else printable(str(value))
 
 
 def _is_index(value: object) -> bool:

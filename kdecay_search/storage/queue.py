@@ -93,6 +93,11 @@ def claim(storage: Storage, name: str, worker: str) -> Claim | None:
     return None
 
 
+def is_waiting(storage: Storage, name: str) -> bool:
+    """Whether the study has a trial to claim."""
+    return bool(_waiting(storage, name))
+
+
 @retried
 def _waiting(storage: Storage, name: str) -> list[tuple[int, int]]:
     """Ids of waiting trials in the order to be taken: those whose k is known before those whose k

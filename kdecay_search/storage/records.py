@@ -11,6 +11,7 @@ from typing import Any
 import optuna
 import sqlalchemy
 from optuna.study import StudyDirection
+from optuna.trial import FrozenTrial
 
 from kdecay_search import study_file
 from kdecay_search.errors import InvalidSpec, StudyError
@@ -119,6 +120,20 @@ def delete_study(storage: Storage, name: str) -> None:
     """Delete all stages; the first, which makes it a study, last."""
     for study_id in reversed(stage_ids(storage, name).values()):
         storage.optuna.delete_study(study_id)
+
+
+def read_seed(storage: Storage, study_id: int, seed: int) -> list[FrozenTrial]:
+    """One of Optuna's studies' trials on one seed, curves included."""
+    statement = """
+        SELECT t.trial_id FROM trials t JOIN trial_user_attributes a USING (trial_id)
+        WHERE t.study_id = :study_id AND a.key = 'seed' AND a.value_json = :seed
+    """
+    with storage.engine.connect() as connection:
+        values = {"study_id": study_id, "seed": str(seed)}
+        ids = connection.scalars(sqlalchemy.text(statement), values).all()
+    return storage.rdb._get_trials(
+        study_id, None, set(ids), trial_id_greater_than=max(ids, default=0)
+    )
 
 
 @retried

@@ -48,7 +48,8 @@ class Training:
         self._validation = Validation(data.validation, device)
         self._model = _model(task, split, device)
         steps_per_epoch = self._batches.steps_per_epoch
-        self._averaged = AveragedWeights(self._model, task.averaging_epochs * steps_per_epoch)
+        half_life = task.averaging_share * task.epochs * steps_per_epoch
+        self._averaged = AveragedWeights(self._model, half_life)
         self._optimizer = _optimizer(task, self._model)
         self._schedule = run.spec.schedule_for(run.ks, steps_per_epoch)
         self._total_steps = task.epochs * steps_per_epoch

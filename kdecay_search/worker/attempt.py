@@ -63,9 +63,7 @@ def attempt(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> st
         raise
     except ImportError as error:
         queue.release(storage, claim)
-        raise MissingPackage(
-            f"{error.name or error} is not installed here; pip install 'kdecay-search[worker]'"
-        ) from error
+        raise _missing(error) from error
     except Exception as error:
         logger.error("trial %d failed:\n%s", claim.trial_id, traceback.format_exc())
         queue.fail(storage, claim.trial_id, *_described(error, place.device))
@@ -73,7 +71,7 @@ def attempt(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> st
 
 
 def _train(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> str:
-    train = _task_of(spec)
+    train = task_of(spec)
     with _held(storage, spec, claim, place) as heart:
         trial = ClaimedTrial(storage, spec, claim)
         with Reporter(trial.tell) as reporter:
@@ -195,9 +193,18 @@ def _checkpoint(
     return Checkpoint(folder.of_study(spec), key, fingerprint, spec.workers.checkpoint_seconds)
 
 
-def _task_of(spec: StudySpec) -> Train:
+def task_of(spec: StudySpec) -> Train:
+    """What trains the study's runs. Raises :class:`MissingPackage`."""
     if spec.task.kind == "simulated":
         return train_simulated
-    from kdecay_search.training import images  # noqa: PLC0415 - torch, only where it is needed
-
+    try:
+        from kdecay_search.training import images  # noqa: PLC0415 - torch, only where needed
+    except ImportError as error:
+        raise _missing(error) from error
     return images.train
+
+
+def _missing(error: ImportError) -> MissingPackage:
+    return MissingPackage(
+        f"{error.name or error} is not installed here; pip install 'kdecay-search[worker]'"
+    )

@@ -12,6 +12,7 @@ logger = logging.getLogger(__name__)
 
 SHARE = 0.8
 """Of the grace period; the rest is for the operating system."""
+LOOK_SECONDS = 1.0
 
 
 class Deadline:
@@ -38,10 +39,11 @@ class Deadline:
         trace: TracebackType | None,
     ) -> None:
         self._ended.set()
+        self._thread.join()
 
     def _run(self) -> None:
-        while not self._stop.wait(1.0):
-            if self._ended.is_set():
+        while not self._stop.is_set():
+            if self._ended.wait(LOOK_SECONDS):
                 return
         if self._ended.wait(self._seconds):
             return

@@ -14,7 +14,7 @@ from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, S
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
-from kdecay_search.worker.attempt import Place, attempt
+from kdecay_search.worker.attempt import Place, attempt, task_of
 
 logger = logging.getLogger(__name__)
 
@@ -95,11 +95,16 @@ class Worker:
     def _work_on(self, name: str) -> bool:
         """Train one trial of the study, if one is waiting."""
         spec = self._wanted(name)
-        claim = queue.claim(self._storage, name, self.name) if spec else None
-        if spec is None or claim is None:
+        if spec is None or not queue.is_waiting(self._storage, name):
             return False
         try:
+            task_of(spec)  # imports torch, which takes seconds, before a trial is held up by it
+            claim = queue.claim(self._storage, name, self.name)
+            if claim is None:
+                return False
             outcome = attempt(self._storage, spec, claim, self._place)
+        except StorageUnavailable:
+            raise
         except KDecayError as error:
             if self._options.study is not None:
                 raise

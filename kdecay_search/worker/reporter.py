@@ -16,6 +16,8 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
+JOIN_SECONDS = 1.0
+"""Longer than a statement takes, unless the database is away."""
 
 Tell = Callable[[Epoch], type[Interruption] | None]
 """Delivers one epoch; returns what that means for the training, if it ends it. May raise
@@ -52,6 +54,7 @@ class Reporter:
         self._ended.set()
         with self._changed:
             self._changed.notify_all()
+        self._thread.join(JOIN_SECONDS)
 
     def put(self, epoch: Epoch) -> None:
         with self._changed:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from typing import cast
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
+from optuna.study import Study
+from optuna.trial import FrozenTrial
 
-from kdecay_search.pruning import SmoothPruner, may_prune
-from kdecay_search.runs import RunKey, Token
+from kdecay_search.pruning import FIRST_SEED, SmoothPruner, may_prune
+from kdecay_search.runs import RunKey
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.connect import mapped_errors, retried
@@ -27,10 +30,11 @@ class ClaimedTrial:
 
     def __init__(self, storage: Storage, spec: StudySpec, claim: Claim) -> None:
         self._storage, self._spec, self._claim = storage, spec, claim
-        self._trial = _open_trial(storage, spec, claim)
-        self._reported = set(self._trial._cached_frozen_trial.intermediate_values)
+        self._pruner = SmoothPruner(spec)
+        self._rivals = cast(Study, _Rivals(storage, claim.study_id))
+        self._reported = set(_read(storage, claim.trial_id).intermediate_values)
         self._restored = 0
-        self.k = _choose_k(storage, self._trial, claim.token)
+        self.k = _k_of(storage, spec, claim)
 
     def restore(self, epochs: int) -> None:
         """So many epochs were trained by an earlier holder of the run: they are told and not
@@ -49,9 +53,11 @@ class ClaimedTrial:
         try:
             with mapped_errors():
                 if epoch.number not in self._reported:
-                    self._trial.report(epoch.averaged_error, epoch.number)
+                    self._storage.rdb.set_trial_intermediate_value(
+                        self._claim.trial_id, epoch.number, epoch.averaged_error
+                    )
                     self._reported.add(epoch.number)
-                if self.is_decision(epoch) and self._trial.should_prune():
+                if self.is_decision(epoch) and self._should_end():
                     return Pruned
         except (UpdateFinishedTrialError, KeyError):
             return Lost
@@ -61,6 +67,10 @@ class ClaimedTrial:
         """Whether the run may end after this epoch, for what others did."""
         is_judged = not epoch.diverged and epoch.number > self._restored
         return is_judged and may_prune(self._spec, self._claim.token, epoch.number)
+
+    def _should_end(self) -> bool:
+        own = self._storage.rdb.get_trial(self._claim.trial_id)
+        return self._pruner.prune(self._rivals, own)
 
     def complete(self, curve: Sequence[Epoch]) -> None:
         last = curve[-1]
@@ -77,23 +87,42 @@ class ClaimedTrial:
         queue.note(self._storage, self._claim.trial_id, curves)
 
 
+class _Rivals:
+    """All that the pruner asks of a study: the runs that it compares, however many there are."""
+
+    def __init__(self, storage: Storage, study_id: int) -> None:
+        self._storage, self._study_id = storage, study_id
+
+    def get_trials(self, deepcopy: bool = True) -> list[FrozenTrial]:
+        return records.read_seed(self._storage, self._study_id, FIRST_SEED)
+
+
 @retried
+def _read(storage: Storage, trial_id: int) -> FrozenTrial:
+    return storage.rdb.get_trial(trial_id)
+
+
+@retried
+def _k_of(storage: Storage, spec: StudySpec, claim: Claim) -> float:
+    """The token's k, or the sampler's choice; kept as the trial's parameter either way."""
+    space = queue.distribution(claim.token)
+    if claim.token.k is None:
+        trial = _open_trial(storage, spec, claim)
+        return trial.suggest_float(records.PARAMETER, space.low, space.high, log=space.log)
+    internal = space.to_internal_repr(claim.token.k)
+    storage.rdb.set_trial_param(claim.trial_id, records.PARAMETER, internal, space)
+    return claim.token.k
+
+
 def _open_trial(storage: Storage, spec: StudySpec, claim: Claim) -> optuna.trial.Trial:
+    """As Optuna's samplers know it, with all trials of the stage."""
     study = optuna.load_study(
         study_name=records.stage_name(spec.name, claim.token.key.stage),
         storage=storage.optuna,
         sampler=_make_sampler(spec, claim.token.key),
-        pruner=SmoothPruner(spec),
     )
     study.get_trials(deepcopy=False)  # the cache must know a trial before it can be written to
     return optuna.trial.Trial(study, claim.trial_id)
-
-
-@retried
-def _choose_k(storage: Storage, trial: optuna.trial.Trial, token: Token) -> float:
-    """The token's k, or the sampler's choice; kept as the trial's parameter either way."""
-    space = queue.distribution(token)
-    return trial.suggest_float(records.PARAMETER, space.low, space.high, log=space.log)
 
 
 def _make_sampler(spec: StudySpec, key: RunKey) -> BaseSampler:

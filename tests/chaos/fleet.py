@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ DRAIN_SECONDS = 30.0
 """A worker that is asked to end and has not by then hangs."""
 RESTART_SECONDS = 0.5
 """Between a process's end and the start of the next, as supervisors wait too."""
+DUMP_SECONDS = 5.0
 READY = {"worker": " serves ", "launch": "study "}
 """What a command says when it is connected to the database and takes signals."""
 
@@ -91,6 +93,15 @@ class Member:
         self.frozen = False
         self.send(signal.SIGCONT)
 
+    def abort(self) -> None:
+        """End a process that hangs, so that it logs where (faulthandler, on SIGABRT)."""
+        self.ended.append(f"{self.name} did not drain within {DRAIN_SECONDS:g} s")
+        self.send(signal.SIGABRT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            if self.process is not None:
+                self.process.wait(DUMP_SECONDS)
+        self.send(signal.SIGKILL)
+
     def note_end(self) -> None:
         """Remember an end that is not what was asked for."""
         code = self.process.returncode if self.process else None
@@ -130,7 +141,8 @@ class Fleet:
         self.ticker = self._member("launch", command, kdecay)
 
     def _member(self, name: str, command: Sequence[str], kdecay: Kdecay) -> Member:
-        member = Member(name, command, kdecay.environment, self.folder / f"{name}.log")
+        environment = {**kdecay.environment, "PYTHONFAULTHANDLER": "1"}
+        member = Member(name, command, environment, self.folder / f"{name}.log")
         member.start()
         return member
 
@@ -158,8 +170,8 @@ class Fleet:
         """Kill a worker that does not drain, and say so."""
         hangs = member.asked == signal.SIGTERM and not member.frozen
         if hangs and time.monotonic() - member.asked_at > DRAIN_SECONDS:
-            member.ended.append(f"{member.name} did not drain within {DRAIN_SECONDS:g} s")
-            member.end(signal.SIGKILL)
+            member.abort()
+            member.asked = signal.SIGKILL
 
     def dismiss(self) -> None:
         """End all workers cleanly, the frozen ones too."""
@@ -176,7 +188,7 @@ class Fleet:
         try:
             member.process.wait(DRAIN_SECONDS)
         except subprocess.TimeoutExpired:
-            member.ended.append(f"{member.name} did not drain within {DRAIN_SECONDS:g} s")
+            member.abort()
             self.kill(member)
         else:
             if member is not self.ticker and member.restart_at is None:

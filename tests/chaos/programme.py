@@ -64,6 +64,8 @@ class Programme:
 
     @property
     def pause_seconds(self) -> float:
+        if self.task == "digits":
+            return 3.0  # a worker needs that long to import torch
         return 0.5 if self.short else 0.8
 
     @property
@@ -160,7 +162,8 @@ def _undisturbed(kdecay: Kdecay, programme: Programme) -> dict[str, Any]:
     try:
         shown, said = process.communicate(timeout=programme.limit_seconds)
     except BaseException:
-        process.terminate()
+        process.terminate()  # it ends its workers
+        process.communicate()
         raise
     if process.returncode != 0:
         raise RuntimeError(f"the undisturbed study failed: {said}")

@@ -23,7 +23,9 @@ def disturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
     which is never pruned, holds the curve of every run that the disturbed one may train; and it
     has more seeds, of which few are trained.
     """
-    few, many = ((2, 6) if short else (3, 8)) if task == "simulated" else (6, 8)
+    few, many = (
+        ((2, 6) if short else (3, 8)) if task == "simulated" else ((3, 6) if short else (6, 8))
+    )
     return {
         "name": "disturbed",
         "pruning.enabled": pruning,
@@ -62,4 +64,4 @@ def _simulated(short: bool) -> dict[str, Any]:
 
 def _digits(short: bool) -> dict[str, Any]:
     """The quick start's network and data."""
-    return {"task.epochs": 3 if short else 8, "search.k_max": 4.0, "search.k_cap": 4.0}
+    return {"task.epochs": 12 if short else 30, "search.k_max": 4.0, "search.k_cap": 4.0}

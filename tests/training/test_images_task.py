@@ -124,7 +124,7 @@ def test_seed_and_k_change_the_curve_and_the_half_life_only_the_averages(
     base, averages = columns(recorder())
     assert columns(recorder(seed=1))[0] != base
     assert columns(recorder(ks=(9.0,)))[0] != base
-    slow, slow_averages = columns(recorder(averaging_epochs=50.0))
+    slow, slow_averages = columns(recorder(averaging_share=1.0))
     assert slow == base
     assert slow_averages != averages
 
@@ -145,7 +145,7 @@ def test_averaged_error_is_that_of_the_average_of_all_updates(
     recorder: MakeRecorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With a half-life of no length the average is the newest weights, and so are its errors."""
-    run = recorder(averaging_epochs=1e-6)
+    run = recorder(averaging_share=1e-6)
     train(run)
     assert [e.averaged_error for e in run.epochs] == [e.validation_error for e in run.epochs]
     updates = []

@@ -1,0 +1,284 @@
+"""Our training loop against the one that a user would write: ``python -m benchmarks.training``.
+
+Same network, batch size and images, in turns in one process; images a second are the median of
+several turns. ``--data FOLDER --epochs N`` also trains both to the end and compares their errors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.limits import limits, wait_for
+from benchmarks.plain import Pictures, PlainLoop
+from kdecay_search.errors import KDecayError
+from kdecay_search.paper import PAPER_NETWORKS
+from kdecay_search.spec import DataSpec, ImagesTask, StudySpec
+from kdecay_search.task import Epoch
+from kdecay_search.training import models
+from kdecay_search.training.augmentation import HeldValidation
+from kdecay_search.training.data import Split, load
+from kdecay_search.training.device import make_deterministic, resolve
+from kdecay_search.training.evaluation import Validation
+from kdecay_search.training.images import Training
+from kdecay_search.training.randomness import isolated
+from kdecay_search.worker.devices import usable_cores
+
+NETWORKS = {
+    network.title.lower().replace("resnet-", "resnet"): network.spec
+    for network in reversed(PAPER_NETWORKS)  # of two with one name the first in the list counts
+    if "cifar10" in network.data_sets
+}
+LR = (0.1, 0.001)
+RANDOM_IMAGES = 4096
+CLASSES = 10
+
+
+@dataclass
+class Run:
+    """A run as a task sees it (:class:`kdecay_search.task.Run`), with nobody to interrupt it."""
+
+    spec: StudySpec
+    device: str
+    seed: int = 0
+    ks: tuple[float, ...] = (1.0,)
+    checkpoint: None = None
+    epochs: list[Epoch] = field(default_factory=list)
+
+    def restore(self, epochs: Sequence[Epoch]) -> None:
+        pass
+
+    def report(self, epoch: Epoch) -> None:
+        self.epochs.append(epoch)
+
+    def poll(self) -> None:
+        pass
+
+
+class OurLoop(Training):
+    """The task's own loop, a step at a time."""
+
+    def __init__(self, run: Run, task: ImagesTask, split: Split, device: torch.device) -> None:
+        super().__init__(run, task, split, device)
+        self._pairs = self._forever()
+
+    def _forever(self) -> Iterator[tuple[Tensor, Tensor]]:
+        for number in itertools.count(1):
+            yield from self._batches.epoch(number)
+
+    def step(self) -> None:
+        self._loss_sum += self._update(*next(self._pairs))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What both loops train."""
+
+    spec: StudySpec
+    split: Split
+    device: torch.device
+
+    @property
+    def task(self) -> ImagesTask:
+        assert isinstance(self.spec.task, ImagesTask)
+        return self.spec.task
+
+    def ours(self, precision: str, seed: int = 0) -> OurLoop:
+        task = self.task.model_copy(update={"precision": precision})
+        spec = self.spec.model_copy(update={"task": task})
+        return OurLoop(Run(spec, str(self.device), seed), task, self.split, self.device)
+
+    def plain(self, seed: int = 0) -> PlainLoop:
+        torch.manual_seed(seed)
+        model = models.build(self.task.model, self.split.classes, 3)
+        pictures = Pictures(
+            self.split.training_images.permute(0, 2, 3, 1).cpu().numpy(),
+            self.split.training_labels.cpu().numpy(),
+        )
+        return PlainLoop(model, pictures, self.task.batch_size, self.task.epochs, LR, self.device)
+
+
+def study(model: str, batch_size: int, epochs: int, data: DataSpec) -> StudySpec:
+    task = ImagesTask(
+        kind="images",
+        epochs=epochs,
+        batch_size=batch_size,
+        threads=0,
+        model=NETWORKS[model],
+        data=data,
+    )
+    return StudySpec(name="benchmark", task=task)
+
+
+def random_split(device: torch.device, side: int = 32) -> Split:
+    """Images that hold nothing: enough to measure speed with."""
+    random = np.random.default_rng(0)
+    pixels = random.integers(256, size=(RANDOM_IMAGES, 3, side, side), dtype=np.uint8)
+    images = torch.from_numpy(pixels).to(device)
+    labels = torch.from_numpy(random.integers(CLASSES, size=RANDOM_IMAGES)).to(device)
+    return Split(images, labels, images[:512], labels[:512], CLASSES, (127.5,) * 3, (73.6,) * 3)
+
+
+def speeds(setting: Setting, steps: int, turns: int) -> dict[str, float]:
+    """Images a second of each loop: medians of ``turns`` turns of ``steps`` steps."""
+    loops: dict[str, Callable[[], None]] = {
+        "plain": setting.plain().step,
+        "fp32": setting.ours("float32").step,
+    }
+    if has_bfloat16(setting.device):
+        loops["bf16"] = setting.ours("bfloat16").step
+    measured: dict[str, list[float]] = {name: [] for name in loops}
+    for turn in range(turns + 1):
+        for name, step in loops.items():
+            seconds = _time(setting.device, step, steps)
+            if turn:  # the first warms up
+                measured[name].append(steps * setting.task.batch_size / seconds)
+    return {name: statistics.median(values) for name, values in measured.items()}
+
+
+def _time(device: torch.device, step: Callable[[], None], steps: int) -> float:
+    wait_for(device)
+    start = time.perf_counter()
+    for _ in range(steps):
+        step()
+    wait_for(device)
+    return time.perf_counter() - start
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware computes with it, and not an emulation that only costs."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    with open("/proc/cpuinfo", encoding="utf-8") as cpu:
+        return "avx512_bf16" in cpu.read()
+
+
+def errors(setting: Setting, seeds: int, precision: str) -> dict[str, list[float]]:
+    """Validation errors (%) of both loops after the same epochs, by seed."""
+    found: dict[str, list[float]] = {"plain": [], "ours": []}
+    validation = Validation(HeldValidation(setting.split, setting.device), setting.device)
+    for seed in range(seeds):
+        plain = setting.plain(seed)
+        for _ in range(setting.task.epochs * plain.steps_per_epoch):
+            plain.step()
+        found["plain"].append(float(validation.error(plain.model)))
+        with isolated("model", seed, setting.device):
+            ours = setting.ours(precision, seed)
+            ours.all_epochs()
+        found["ours"].append(float(validation.error(ours._model)))
+        print(f"seed {seed}: {found['plain'][-1]:.2f} {found['ours'][-1]:.2f}", file=sys.stderr)
+    return found
+
+
+def measure(options: argparse.Namespace) -> dict[str, Any]:
+    device = resolve(options.device)
+    make_deterministic(0)
+    torch.set_num_threads(usable_cores())
+    data = DataSpec(name="digits")
+    if options.data:
+        data = DataSpec(
+            name="image-folder", root=options.data, subset=options.subset, image_size=options.size
+        )
+    spec = study(options.model, options.batch_size, max(1, options.epochs), data)
+    split = load(data, device) if options.data else random_split(device, options.size)
+    setting = Setting(spec, split, device)
+    found = speeds(setting, options.steps, options.turns)
+    best = "bf16" if found.get("bf16", 0.0) > found["fp32"] else "fp32"
+    report: dict[str, Any] = {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "model": options.model,
+        "plain_images_per_second": found["plain"],
+        "ours_images_per_second": found[best],
+        "ratio": found[best] / found["plain"],
+        "fp32_ratio": found["fp32"] / found["plain"],
+        "precision": best,
+        "batch_size": options.batch_size,
+        "steps": options.steps,
+        "turns": options.turns,
+        "threads": torch.get_num_threads(),
+        "limits": _limits(setting, best),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+    if options.data and options.epochs:
+        precision = "bfloat16" if best == "bf16" else "float32"
+        report["errors"] = errors(setting, options.seeds, precision)
+    return report
+
+
+def _limits(setting: Setting, precision: str) -> dict[str, float]:
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = models.build(setting.task.model, setting.split.classes, 3).to(setting.device)
+    batch = setting.split.training_images[: setting.task.batch_size].float()
+    return limits(model, batch, dtype)
+
+
+def processor() -> str:
+    """The CPU's name and the cores that may be used."""
+    with open("/proc/cpuinfo", encoding="utf-8") as cpu:
+        names = [line.partition(":")[2].strip() for line in cpu if line.startswith("model name")]
+    return f"{names[0] if names else platform.machine()}, {usable_cores()} cores"
+
+
+def show(report: dict[str, Any]) -> None:
+    bound = report["limits"]
+    print(f"{report['model']} on {report['device']}, batch {report['batch_size']}")
+    print(f"  plain loop   {report['plain_images_per_second']:10,.0f} images/s")
+    print(f"  ours         {report['ours_images_per_second']:10,.0f} images/s")
+    print(
+        f"  ratio        {report['ratio']:10.2f} ({report['precision']}); "
+        f"fp32 {report['fp32_ratio']:.2f}"
+    )
+    for name in ("arithmetic", "memory"):
+        limit = bound[f"images_per_second_by_{name}"]
+        share = report["ours_images_per_second"] / limit
+        print(f"  by {name:<11}{limit:10,.0f} images/s at most: {share:.0%} reached")
+    for name, values in report.get("errors", {}).items():
+        print(f"  error, {name}: " + ", ".join(f"{value:.2f}" for value in values) + " %")
+
+
+def parser() -> argparse.ArgumentParser:
+    result = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    result.add_argument("--device", default="auto")
+    result.add_argument("--model", default="resnet20", choices=sorted(NETWORKS))
+    result.add_argument("--batch-size", type=int, default=128)
+    result.add_argument("--size", type=int, default=32, help="pixels a side")
+    result.add_argument("--steps", type=int, default=16, help="in a turn")
+    result.add_argument("--turns", type=int, default=5)
+    result.add_argument("--data", help="folder of images, one folder per class; else random ones")
+    result.add_argument("--subset", type=int, help="images of it to use")
+    result.add_argument("--epochs", type=int, default=0, help="compare errors after so many")
+    result.add_argument("--seeds", type=int, default=3, help="for the comparison of errors")
+    result.add_argument("--json", action="store_true")
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parser().parse_args(arguments)
+    os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
+    try:
+        report = measure(options)
+    except KDecayError as error:
+        print(f"benchmarks.training: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
