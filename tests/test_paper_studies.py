@@ -47,6 +47,11 @@ def test_a_file_has_the_recipe_of_its_network(file: Path) -> None:
     }.get(type(task.model), (200, 128, 1e-4))
     assert (task.epochs, task.batch_size, task.optimizer.weight_decay) == (epochs, batch, decay)
     assert (task.optimizer.momentum, task.optimizer.nesterov) == (0.9, True)
+    data = task.data
+    assert data.normalisation == data.name
+    if data.name != "imagenet":
+        padding = "reflect" if isinstance(task.model, WideResNetSpec) else "mean"
+        assert (data.crop_padding, data.padding_mode, data.validation) == (4, padding, 0.1)
     assert load(file).schedule_for((1.0,)) == load(
         ROOT / "studies/paper/figure-2.toml"
     ).schedule_for((1.0,))
