@@ -1,8 +1,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import logging
 import pickle
+import shutil
 import sys
+import tarfile
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +23,8 @@ from torchvision import datasets
 
 from kdecay_search.errors import DataError, MissingPackage
 from kdecay_search.spec import DataSpec
-from kdecay_search.training.data import Split, load
+from kdecay_search.training.data import Split, download, load
+from kdecay_search.training.data.cifar import cifar
 from kdecay_search.training.data.drawing import stratified_split
 
 CPU = torch.device("cpu")
@@ -171,3 +180,100 @@ def test_cifar_that_can_neither_be_found_nor_fetched_is_one_clear_line(
     monkeypatch.setattr(datasets.CIFAR100, "url", "http://127.0.0.1:9/cifar.tar.gz")
     with pytest.raises(DataError, match=rf"{name}: is not in task\.data\.root .* put cifar-10.*"):
         load(DataSpec(name=name, root=str(tmp_path / "nowhere")), CPU)
+
+
+def test_cifar_in_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(DataError, match=r"cifar10: is not in .* \(.*Not a directory.*; put cifar"):
+        load(DataSpec(name="cifar10", root=str(tmp_path / "file" / "x")), CPU)
+
+
+class Server(ThreadingHTTPServer):
+    """Sends ``content``, or nothing for ever if that is None; counts who asked."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content: bytes | None = b""
+        self.asked = 0
+        self.ends = threading.Event()
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Server
+
+    def do_GET(self) -> None:
+        self.server.asked += 1
+        if self.server.content is None:
+            self.server.ends.wait()
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.server.content)))
+        self.end_headers()
+        self.wfile.write(self.server.content)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tiny_cifar: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """Has the tiny CIFAR-10 as an archive, and nobody else has it any more."""
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
+        archive.add(tiny_cifar / "cifar-10-batches-py", "cifar-10-batches-py")
+    shutil.rmtree(tiny_cifar / "cifar-10-batches-py")
+    with Server() as made:
+        made.content = buffer.getvalue()
+        monkeypatch.setattr(
+            datasets.CIFAR10, "url", f"http://127.0.0.1:{made.server_port}/cifar-10-python.tar.gz"
+        )
+        monkeypatch.setattr(datasets.CIFAR10, "tgz_md5", hashlib.md5(made.content).hexdigest())
+        thread = threading.Thread(target=made.serve_forever)
+        thread.start()
+        yield made
+        made.ends.set()
+        made.shutdown()
+        thread.join()
+
+
+def test_of_several_that_want_cifar_one_downloads_it_and_tells_how_far_it_is(
+    server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = DataSpec(name="cifar10", root=str(tmp_path / "data"))
+    with caplog.at_level(logging.INFO), ThreadPoolExecutor(4) as pool:
+        sources = list(pool.map(cifar, [data] * 4))
+    assert server.asked == 1
+    assert [len(source.labels) for source in sources] == [20] * 4
+    assert "downloading cifar-10-python.tar.gz: 100 %" in caplog.text
+    assert len(cifar(data).labels) == 20
+    assert server.asked == 1
+    assert not list((tmp_path / "data").glob("*.part"))
+
+
+def test_a_damaged_download_is_one_clear_line_and_leaves_nothing(
+    server: Server, tmp_path: Path
+) -> None:
+    server.content = b"<html>Please sign in to this network</html>"
+    with pytest.raises(DataError, match=r"sends is damaged: its MD5 sum .* put cifar-10"):
+        cifar(DataSpec(name="cifar10", root=str(tmp_path / "data")))
+    assert [path.name for path in (tmp_path / "data").iterdir()] == [".cifar-10-python.tar.gz.lock"]
+
+
+def test_a_server_that_falls_silent_is_given_up(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(download, "SILENT_SECONDS", 0.2)
+    server.content = None
+    with pytest.raises(DataError, match=r"cannot be downloaded \(.*timed out.*\); put cifar-10"):
+        cifar(DataSpec(name="cifar10", root=str(tmp_path / "data")))
+
+
+def test_an_archive_that_is_there_is_unpacked_without_a_network(
+    server: Server, tmp_path: Path
+) -> None:
+    assert server.content
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(server.content)
+    assert len(cifar(DataSpec(name="cifar10", root=str(tmp_path))).labels) == 20
+    assert server.asked == 0

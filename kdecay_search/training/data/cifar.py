@@ -2,36 +2,52 @@
 
 from __future__ import annotations
 
-import hashlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torchvision import datasets
+from torchvision.datasets.utils import check_integrity
 
 from kdecay_search.errors import DataError
 from kdecay_search.spec import DataSpec
-from kdecay_search.training.data.cache import locked
+from kdecay_search.training.data.download import alone, fetch
 from kdecay_search.training.data.source import Source, in_memory
 
 
 def cifar(data: DataSpec) -> Source:
     """The training part of ``data.name``, downloaded into ``data.root`` if it is not there."""
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[data.name]
-    # One process fetches; torchvision itself would let several write the same files.
-    with locked(f"{data.name}-{hashlib.sha256(str(data.root).encode()).hexdigest()[:32]}"):
-        training = _fetched(kind, data)
+    root = Path(data.root or "")
+    try:
+        training = _whole(kind, root) or _downloaded(kind, root)
+    except (OSError, RuntimeError) as error:  # URLError is an OSError
+        reason = str(getattr(error, "reason", error)).partition("\n")[0]
+        raise DataError(
+            f"data set {data.name}: is not in task.data.root = {data.root!r} and cannot be "
+            f"downloaded ({reason}); put {kind.base_folder} there, or the file {kind.url}"
+        ) from None
     images = np.ascontiguousarray(training.data.transpose(0, 3, 1, 2))
     labels = np.asarray(training.targets, dtype=np.int64)
     return in_memory(data.name, images, labels, len(training.classes), data.image_size)
 
 
-def _fetched(kind: Any, data: DataSpec) -> Any:
-    """torchvision's data set; it downloads only what is missing or damaged."""
+def _whole(kind: Any, root: Path) -> Any:
+    """torchvision's data set, its files compared with their MD5 sums; None if one is not right."""
     try:
-        return kind(data.root, train=True, download=True)
-    except (OSError, RuntimeError) as error:  # URLError is an OSError
-        reason = str(error).partition("\n")[0]
-        raise DataError(
-            f"data set {data.name}: is not in task.data.root = {data.root!r} and cannot be "
-            f"downloaded ({reason}); put {kind.base_folder} there"
-        ) from None
+        return kind(root, train=True)
+    except RuntimeError:
+        return None
+
+
+def _downloaded(kind: Any, root: Path) -> Any:
+    """Of several processes that want it one downloads, and the others wait for it."""
+    root.mkdir(parents=True, exist_ok=True)
+    with alone(root / f".{kind.filename}.lock"):
+        found = _whole(kind, root)
+        if found is None:
+            archive = root / kind.filename
+            if not check_integrity(archive, kind.tgz_md5):
+                fetch(kind.url, archive, kind.tgz_md5)
+            found = kind(root, train=True, download=True)  # which unpacks it
+    return found
