@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from multiprocessing import get_context
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +24,6 @@ from kdecay_search.spec import DataSpec
 from kdecay_search.training.augmentation import Normalisation, batch_plan, flips
 from kdecay_search.training.data import StreamedSplit
 from kdecay_search.training.data.decoding import opened
-from kdecay_search.training.data.source import Labels, Paths
 from kdecay_search.training.processes import follow_parent, shielded
 from kdecay_search.training.randomness import derived_seed, generator
 
@@ -33,38 +32,44 @@ SIDE = 224
 MARGIN = 256 / 224
 """For validation, images are scaled to this many times that before their middle is cut out."""
 
-Key = tuple[int, int | None]
-"""An image's position, and the seed of its view; None for the view to validate on."""
+
+class View(NamedTuple):
+    """What a decoder is asked for."""
+
+    path: bytes
+    label: int
+    seed: int | None
+    """Of the crop and the flip; None for the view to validate on."""
+
 
 Pixels = tuple[Tensor, Tensor]
 """uint8 (N, C, H, W), channels last in memory, and int64 (N,), on the CPU."""
 
 
-class Views(Dataset[Pixels]):
+class Images(Dataset[Pixels]):
     """Decodes images: to train on, random resized crops, mirrored or not (as in
     arXiv:1512.03385); to validate on, scaled, and their middle."""
 
-    def __init__(self, paths: Paths, labels: Labels, data: DataSpec) -> None:
-        self._paths, self._labels = paths, labels
+    def __init__(self, data: DataSpec) -> None:
         side = data.image_size or SIDE
         mirror = v2.RandomHorizontalFlip(0.5 if flips(data) else 0.0)
         self._random = v2.Compose([v2.RandomResizedCrop(side, antialias=True), mirror])
         scale = v2.Resize(round(side * MARGIN), antialias=True)
         self._middle = v2.Compose([scale, v2.CenterCrop(side)])
 
-    def __getitems__(self, keys: list[Key]) -> Pixels | str:
+    def __getitems__(self, views: list[View]) -> Pixels | str:
         """One batch, or why there is none: an exception would come out of a process with its
         traceback as its text."""
         try:
-            pixels = np.stack([self._view(*key) for key in keys])
+            pixels = np.stack([self._pixels(view.path, view.seed) for view in views])
         except DataError as error:
             return str(error)
-        labels = self._labels[[position for position, _ in keys]]
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(labels)
+        labels = torch.tensor([view.label for view in views])
+        return torch.from_numpy(pixels).permute(0, 3, 1, 2), labels
 
-    def _view(self, position: int, seed: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def _pixels(self, path: bytes, seed: int | None) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """(H, W, C)."""
-        picture = opened(os.fsdecode(self._paths[position]))
+        picture = opened(os.fsdecode(path))
         if seed is None:
             return np.asarray(self._middle(picture))
         # torchvision draws from the global generator, which the network's dropout uses as well.
@@ -86,21 +91,26 @@ class StreamedBatches:
         device: torch.device,
         decoders: int,
     ) -> None:
-        self._views = Views(split.training_paths, split.training_labels, data)
-        self._count = len(split.training_labels)
-        self._size, self.steps_per_epoch = batch_plan(self._count, batch_size)
+        self._images = Images(data)
+        self._paths, self._labels = split.training_paths, split.training_labels
+        self._size, self.steps_per_epoch = batch_plan(len(self._labels), batch_size)
         self._normalise = Normalisation(split, device)
         self._seed, self._device, self._decoders = seed, device, decoders
 
     def epoch(self, number: int, done: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in decoded(self._views, self._keys(number, done), self._decoders):
+        for images, labels in decoded(self._images, self._views(number, done), self._decoders):
             yield on_device(images, labels, self._normalise, self._device)
 
-    def _keys(self, number: int, done: int) -> Iterator[list[Key]]:
-        order = torch.randperm(self._count, generator=generator("batches", self._seed, number))
+    def _views(self, number: int, done: int) -> Iterator[list[View]]:
+        random = generator("batches", self._seed, number)
+        order = torch.randperm(len(self._labels), generator=random)
         for positions in torch.split(order, self._size)[done : self.steps_per_epoch]:
             yield [
-                (position, derived_seed(f"view/{number}", self._seed, position))
+                View(
+                    bytes(self._paths[position]),
+                    int(self._labels[position]),
+                    derived_seed(f"view/{number}", self._seed, position),
+                )
                 for position in positions.tolist()
             ]
 
@@ -116,18 +126,21 @@ class StreamedValidation:
         device: torch.device,
         decoders: int,
     ) -> None:
-        self._views = Views(split.validation_paths, split.validation_labels, data)
-        self._positions = torch.split(torch.arange(len(split.validation_labels)), batch_size)
+        self._images = Images(data)
+        self._paths, self._labels = split.validation_paths, split.validation_labels
+        self._size = batch_size
         self._normalise = Normalisation(split, device)
         self._device, self._decoders = device, decoders
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        for images, labels in decoded(self._views, self._keys(), self._decoders):
+        for images, labels in decoded(self._images, self._views(), self._decoders):
             yield on_device(images, labels, self._normalise, self._device)
 
-    def _keys(self) -> Iterator[list[Key]]:
-        for part in self._positions:
-            yield [(position, None) for position in part.tolist()]
+    def _views(self) -> Iterator[list[View]]:
+        for start in range(0, len(self._labels), self._size):
+            part = slice(start, start + self._size)
+            pairs = zip(self._paths[part], self._labels[part], strict=True)
+            yield [View(bytes(path), int(label), None) for path, label in pairs]
 
 
 def on_device(
@@ -140,13 +153,13 @@ def on_device(
     return normalise(images), labels.to(device, non_blocking=True)
 
 
-def decoded(views: Views, keys: Iterable[list[Key]], decoders: int) -> Iterator[Pixels]:
-    """One batch for each of ``keys``, in their order, decoded ahead by as many processes as were
+def decoded(images: Images, views: Iterable[list[View]], decoders: int) -> Iterator[Pixels]:
+    """One batch for each of ``views``, in their order, decoded ahead by as many processes as were
     asked for and there are cores. They end with the iterator."""
     processes = min(decoders, _cores())
     loader: DataLoader[Any] = DataLoader(
-        views,
-        batch_sampler=keys,
+        images,
+        batch_sampler=views,
         num_workers=processes,
         collate_fn=_as_it_is,
         worker_init_fn=follow_parent,

@@ -17,8 +17,7 @@ Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
 """Positions in a source's training part."""
 Paths = NDArray[np.bytes_]
-"""(N,), as the file system has them. An array, because a list of a million strings is slow to hand
-to the processes that decode."""
+"""(N,), as the file system has them; in an array a million of them take little memory."""
 
 
 @dataclass(frozen=True)
