@@ -338,7 +338,7 @@ def rows_of(storage: Storage, trial_id: int) -> dict[str, list[Any]]:
     columns = {
         "trials": "state, datetime_start IS NULL, datetime_complete IS NULL",
         "trial_params": "param_name, param_value, distribution_json",
-        "trial_user_attributes": "key, left(value_json, 1), json_array_length(CASE "
+        "trial_user_attributes": "key, json_typeof(value_json::json), json_array_length(CASE "
         "WHEN left(value_json, 1) = '[' THEN value_json::json ELSE '[]' END)",
         "trial_system_attributes": "key, value_json",
         "trial_values": "objective, value IS NULL, value_type",
