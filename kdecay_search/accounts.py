@@ -85,6 +85,8 @@ def _is_exhausted(trials: Sequence[Trial], max_attempts: int) -> bool:
 def _serving(trials: Sequence[Trial]) -> Trial | None:
     """The trial that a run stands on: a finished one, else a running, else a waiting one; the
     first of several. None if all failed."""
+    if len(trials) == 1:  # nearly always
+        return None if trials[0].state == State.FAILED else trials[0]
     for states in ((State.COMPLETE, State.PRUNED), (State.RUNNING,), (State.WAITING,)):
         for trial in trials:
             if trial.state in states:

@@ -106,12 +106,12 @@ class Results:
 
     @staticmethod
     def of(results: Iterable[Result]) -> Results:
-        columns = [np.array(column, float) for column in zip(*results, strict=True)]
+        columns = [np.array(column, float) for column in zip(*sorted(results), strict=True)]
         return Results(*columns)
 
     @staticmethod
     def by_seed(errors: Iterable[tuple[float, Mapping[int, float]]], seeds: int) -> Results:
-        """Of pairs of k and its errors by seed, those on the first ``seeds`` seeds."""
+        """Of pairs of k and its errors by seed (ascending), those on the first ``seeds`` seeds."""
         blocks = [
             (np.full(len(by), k), np.fromiter(by, float), np.fromiter(by.values(), float))
             for k, by in errors
@@ -123,10 +123,9 @@ class Results:
     def __len__(self) -> int:
         return len(self.error)
 
-    def in_order(self) -> bytes:
-        """The same for the same results, in whichever order they came."""
-        order = np.lexsort((self.error, self.seed, self.k))
-        return np.stack([self.k, self.seed, self.error])[:, order].tobytes()
+    def packed(self) -> bytes:
+        """The same for the same results in the same order."""
+        return self.k.tobytes() + self.seed.tobytes() + self.error.tobytes()
 
 
 def choose(ks: Iterable[float], results: Results | Iterable[Result]) -> Choice:
@@ -135,12 +134,12 @@ def choose(ks: Iterable[float], results: Results | Iterable[Result]) -> Choice:
     The same results give the same answer: the draws behind the probabilities have a fixed seed.
     """
     given = results if isinstance(results, Results) else Results.of(results)
-    return _choose(tuple(ks), given.in_order())
+    return _choose(tuple(ks), given.packed())
 
 
 @lru_cache(maxsize=256)
 def _choose(ks: tuple[float, ...], results: bytes) -> Choice:
-    """``results``: of :meth:`Results.in_order`."""
+    """``results``: of :meth:`Results.packed`."""
     seen = Contrasts.of(ks, Results(*np.frombuffer(results).reshape(3, -1)))
     signals = np.array(SIGNALS)
     fits = [fit(ks, seen, length, signals, np.minimum(DEVIATION, signals)) for length in LENGTHS]
@@ -293,8 +292,8 @@ class Contrasts:
         order = np.argsort(ks)
         row = order[np.searchsorted(np.array(ks), results.k, sorter=order)]
         seeds, column = np.unique(seed, return_inverse=True)
-        counts = np.zeros((len(ks), len(seeds)))
-        np.add.at(counts, (row, column), 1.0)
+        cells = np.bincount(row * len(seeds) + column, minlength=len(ks) * len(seeds))
+        counts = cells.reshape(len(ks), len(seeds)).astype(float)
         sizes = counts.sum(axis=0)
         centred = error - (np.bincount(column, error) / sizes)[column]
         matrix = np.diag(counts.sum(axis=1)) - counts / sizes @ counts.T
