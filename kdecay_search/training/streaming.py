@@ -32,6 +32,11 @@ SIDE = 224
 MARGIN = 256 / 224
 """For validation, images are scaled to this many times that before their middle is cut out."""
 
+LOST = (
+    "a process that decodes images has ended; if the machine or /dev/shm was full, lower "
+    "workers.decoders or task.batch_size"
+)
+
 
 class View(NamedTuple):
     """What a decoder is asked for."""
@@ -173,6 +178,10 @@ def decoded(images: Images, views: Iterable[list[View]], decoders: int) -> Itera
             if isinstance(batch, str):
                 raise DataError(batch)
             yield batch
+    except (OSError, EOFError, RuntimeError) as error:  # whatever torch was about to read
+        if not processes:
+            raise
+        raise RuntimeError(f"{LOST} ({type(error).__name__}: {error})") from error
     finally:
         del batches  # ends the processes, even where an exception's traceback keeps this frame
 
