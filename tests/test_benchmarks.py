@@ -358,3 +358,27 @@ def rows_of(storage: Storage, trial_id: int) -> dict[str, list[Any]]:
             )
             for table, shown in columns.items()
         }
+
+
+def test_the_training_benchmark_measures_both_loops_and_the_device_s_limits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    import torch
+
+    from benchmarks import training
+
+    threads = torch.get_num_threads()
+    arguments = ["--device", "cpu", "--steps", "1", "--turns", "1", "--batch-size", "8", "--json"]
+    try:
+        assert training.main(arguments) == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+    report = json.loads(capsys.readouterr().out)
+    assert (report["model"], report["batch_size"]) == ("resnet20", 8)
+    plain, ours = report["plain_images_per_second"], report["ours_images_per_second"]
+    assert report["ratio"] == pytest.approx(ours / plain)
+    assert report["fp32_ratio"] <= report["ratio"]
+    # 40.6 million multiply-adds forward (He et al. 2016), as much again for each of both gradients
+    assert report["limits"]["flops_per_image"] == pytest.approx(3 * 2 * 40.6e6, rel=0.02)
+    assert report["limits"]["bytes_per_image"] > 4 * 3 * 32 * 32
