@@ -45,7 +45,7 @@ def simulated(task: SimulatedTask, window: float, k: float, seed: int) -> Record
 
 
 @dataclass
-class _Run:
+class BareRun:
     """A run as a task sees it (:class:`kdecay_search.task.Run`), with nobody to interrupt it."""
 
     spec: StudySpec
@@ -71,7 +71,7 @@ def images(
     """One training of the images task, its weights averaged over every one of ``windows``."""
     from benchmarks.averages import train  # noqa: PLC0415 - torch, only where it is needed
 
-    run = _Run(spec, (k,), seed, device)
+    run = BareRun(spec, (k,), seed, device)
     averaged = train(run, task, windows)
     named = {averaged_name(window): column for window, column in averaged.items()}
     return _columns(run.epochs, named, task.epochs)

@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,10 +24,10 @@ from torch import Tensor
 
 from benchmarks.limits import limits, wait_for
 from benchmarks.plain import Pictures, PlainLoop
+from benchmarks.recording import BareRun
 from kdecay_search.errors import KDecayError
 from kdecay_search.paper import PAPER_NETWORKS
 from kdecay_search.spec import DataSpec, ImagesTask, StudySpec
-from kdecay_search.task import Epoch
 from kdecay_search.training import models
 from kdecay_search.training.augmentation import HeldValidation
 from kdecay_search.training.data import Split, load
@@ -47,31 +47,10 @@ RANDOM_IMAGES = 4096
 CLASSES = 10
 
 
-@dataclass
-class Run:
-    """A run as a task sees it (:class:`kdecay_search.task.Run`), with nobody to interrupt it."""
-
-    spec: StudySpec
-    device: str
-    seed: int = 0
-    ks: tuple[float, ...] = (1.0,)
-    checkpoint: None = None
-    epochs: list[Epoch] = field(default_factory=list)
-
-    def restore(self, epochs: Sequence[Epoch]) -> None:
-        pass
-
-    def report(self, epoch: Epoch) -> None:
-        self.epochs.append(epoch)
-
-    def poll(self) -> None:
-        pass
-
-
 class OurLoop(Training):
     """The task's own loop, a step at a time."""
 
-    def __init__(self, run: Run, task: ImagesTask, split: Split, device: torch.device) -> None:
+    def __init__(self, run: BareRun, task: ImagesTask, split: Split, device: torch.device) -> None:
         super().__init__(run, task, split, device)
         self._pairs = self._forever()
 
@@ -99,7 +78,7 @@ class Setting:
     def ours(self, precision: str, seed: int = 0) -> OurLoop:
         task = self.task.model_copy(update={"precision": precision})
         spec = self.spec.model_copy(update={"task": task})
-        return OurLoop(Run(spec, str(self.device), seed), task, self.split, self.device)
+        return OurLoop(BareRun(spec, (1.0,), seed, str(self.device)), task, self.split, self.device)
 
     def plain(self, seed: int = 0) -> PlainLoop:
         torch.manual_seed(seed)

@@ -6,7 +6,8 @@ import logging
 import os
 import threading
 from collections.abc import Callable
-from types import TracebackType
+
+from kdecay_search.worker.companion import Companion
 
 logger = logging.getLogger(__name__)
 
@@ -15,31 +16,17 @@ SHARE = 0.8
 LOOK_SECONDS = 1.0
 
 
-class Deadline:
+class Deadline(Companion):
     """Ends the process when ``seconds`` have passed since ``stop`` was set; a context manager.
 
     ``leave`` is called before, to put the trial back.
     """
 
     def __init__(self, stop: threading.Event, seconds: float, leave: Callable[[], None]) -> None:
+        super().__init__("deadline")
         self._stop = stop
         self._seconds = seconds
         self._leave = leave
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="deadline", daemon=True)
-
-    def __enter__(self) -> Deadline:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
 
     def _run(self) -> None:
         while not self._stop.is_set():

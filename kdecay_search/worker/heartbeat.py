@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import random
-import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 
 from kdecay_search.errors import StorageError
 from kdecay_search.spec import WorkersSpec
 from kdecay_search.storage import Storage
 from kdecay_search.storage.queue import Claim, beat
 from kdecay_search.task import Interruption, Lost, Released
+from kdecay_search.worker.companion import Companion
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +24,7 @@ class HeartStopped(RuntimeError):
     """The thread that beats has died: this process must not go on, for nobody would know of it."""
 
 
-class Heart:
+class Heart(Companion):
     """Beats for one claimed trial while it is trained; a context manager.
 
     ``interruption`` becomes :class:`Lost` when the trial is no longer this worker's: it was reaped
@@ -41,6 +40,7 @@ class Heart:
         settings: WorkersSpec,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        super().__init__("heartbeat")
         self.interruption: type[Interruption] | None = None
         self.error: HeartStopped | None = None
         self._storage = storage
@@ -48,21 +48,6 @@ class Heart:
         self._settings = settings
         self._clock = clock
         self._last_beat = clock()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
-
-    def __enter__(self) -> Heart:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
 
     def _run(self) -> None:
         interval = self._settings.heartbeat_seconds

@@ -7,54 +7,38 @@ import random
 import threading
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
 
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.task import Epoch, Interruption, Lost
+from kdecay_search.worker.companion import Companion
 
 logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
-JOIN_SECONDS = 1.0
-"""Longer than a statement takes, unless the database is away."""
 
 Tell = Callable[[Epoch], type[Interruption] | None]
 """Delivers one epoch; returns what that means for the training, if it ends it. May raise
 :class:`StorageUnavailable`, and is called again then."""
 
 
-class Reporter:
+class Reporter(Companion):
     """Delivers epochs in their order while training goes on; a context manager.
 
     While the database is away they wait here. ``interruption`` is what a delivery found, ``error``
-    what it raised.
+    what it raised. At the end of the block it stops at once: what was not delivered by then is not
+    this worker's to deliver.
     """
 
+    patience_seconds = 1.0  # longer than a statement takes, unless the database is away
+
     def __init__(self, tell: Tell) -> None:
+        super().__init__("reporter")
         self.interruption: type[Interruption] | None = None
         self.error: Exception | None = None
         self._tell = tell
         self._epochs: deque[Epoch] = deque()
         self._changed = threading.Condition()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
-
-    def __enter__(self) -> Reporter:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """End at once: what was not delivered by now is not this worker's to deliver."""
-        self._ended.set()
-        with self._changed:
-            self._changed.notify_all()
-        self._thread.join(JOIN_SECONDS)
 
     def put(self, epoch: Epoch) -> None:
         with self._changed:
@@ -65,6 +49,10 @@ class Reporter:
         """Wait until everything is delivered, or nothing more will be; return whether it is so."""
         with self._changed:
             return self._changed.wait_for(self._is_idle, seconds)
+
+    def _wake(self) -> None:
+        with self._changed:
+            self._changed.notify_all()
 
     def _is_idle(self) -> bool:
         return not self._epochs or self.interruption is Lost or self.error is not None

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from kdecay_search.checkpoint import Checkpoint
@@ -44,6 +45,16 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
     load.cache_clear()
     yield
     load.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def _settings_restored() -> Iterator[None]:
+    """A training sets what holds for the whole process."""
+    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+    torch.random.set_rng_state(state)
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,6 @@ from kdecay_search.training.averaging import AveragedWeights
 from kdecay_search.training.images import train
 
 MakeRecorder = Callable[..., Any]
-
-
-@pytest.fixture(autouse=True)
-def _settings_restored() -> Iterator[None]:
-    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    torch.random.set_rng_state(state)
 
 
 def curve(run: Any) -> list[dict[str, float]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,6 @@ from kdecay_search.training.images import train
 MakeRecorder = Callable[..., Any]
 STEPS_PER_EPOCH = 4
 EPOCHS = 3
-
-
-@pytest.fixture(autouse=True)
-def _settings_restored() -> Iterator[None]:
-    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    torch.random.set_rng_state(state)
 
 
 class Host:

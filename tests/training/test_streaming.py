@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -190,15 +190,6 @@ def test_a_subset_is_drawn_evenly_and_split_by_seed(folder: Path) -> None:
 
 
 # ---- training ---------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def _settings_restored() -> Iterator[None]:
-    threads, state = torch.get_num_threads(), torch.random.get_rng_state()
-    yield
-    torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(threads)
-    torch.random.set_rng_state(state)
 
 
 def test_a_run_taken_up_within_an_epoch_goes_on_to_the_same_bits(
