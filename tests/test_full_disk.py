@@ -69,7 +69,7 @@ def test_a_full_disk_costs_one_warning_and_the_old_checkpoint_survives(
 
     worker = kdecay.start(*arguments)
     log = Log(worker)
-    wait_for(lambda: checkpoints(tmp_path), "the first checkpoint")
+    wait_for(lambda: list((tmp_path / "full").rglob("*.ckpt")), "the first checkpoint")
     resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (BYTES, BYTES))
     old = wait_for_the_warning(log, tmp_path)
     epochs = reported(storage)

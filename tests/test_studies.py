@@ -186,7 +186,7 @@ def test_a_killed_worker_s_run_is_given_to_another_and_the_result_is_the_same(
 def test_ctrl_c_stops_launch_cleanly_and_the_same_command_goes_on(
     kdecay: Kdecay, tmp_path: Path, storage: Storage
 ) -> None:
-    file = simulated_study(tmp_path, name="interrupted", task__epoch_seconds=0.2)
+    file = simulated_study(tmp_path, name="interrupted", task__epoch_seconds=0.4)
     launch = kdecay.start("launch", file, "--workers", "2", start_new_session=True)
     wait_for(lambda: running_trials(storage, "interrupted"), "a claim")
     os.killpg(launch.pid, signal.SIGINT)  # as a terminal does

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -68,14 +69,15 @@ def launch(
     if count:
         require_data(spec)
         checkpoint_folder(checkpoints)
-    with opened(storage) as store, _termination_as_interrupt():
+    with opened(storage) as store, _termination_as_interrupt() as asked:
         is_new = driver.launch(store, spec)
         driver.tick(store, spec.name)
         view = read_view(store, spec.name)
         _announce(view, is_new, count)
         if view.state == "running":
             environment = worker_environment(storage, checkpoints)
-            view = _run(store, view, count, device, detach, environment, _go_on(file, set_))
+            go_on = _go_on(file, set_)
+            view = _run(store, view, count, device, detach, environment, go_on, asked)
         _conclude(view, json, detach, file)
 
 
@@ -107,16 +109,21 @@ def _local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
 
 
 @contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """What ends a worker ends a launch as Ctrl-C does."""
+def _termination_as_interrupt() -> Iterator[threading.Event]:
+    """What ends a worker ends a launch as Ctrl-C does.
+
+    The event tells of it, too: Python drops a KeyboardInterrupt that strikes in a finalizer.
+    """
+    asked = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        asked.set()
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
     before = [signal.signal(number, interrupt) for number in numbers]
     try:
-        yield
+        yield asked
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
@@ -137,6 +144,7 @@ def _run(
     detach: bool,
     environment: dict[str, str],
     go_on: str,
+    asked: threading.Event,
 ) -> StudyView:
     """Start the workers and, unless detached, watch them to the end of the study."""
     from kdecay_search.report.view import read_view
@@ -147,7 +155,7 @@ def _run(
         return view
     patience = view.spec.workers.grace_seconds
     try:
-        final = _watch(store, name, pool)
+        final = _watch(store, name, pool, asked)
     except KeyboardInterrupt:
         typer.echo(
             f"\nstopping the local workers; their trials go back into the queue. "
@@ -182,7 +190,7 @@ def _start_workers(
     return pool
 
 
-def _watch(store: Storage, name: str, pool: Pool) -> StudyView:
+def _watch(store: Storage, name: str, pool: Pool, asked: threading.Event) -> StudyView:
     """Tick and look until the study no longer runs, or no local worker is left of some."""
     from kdecay_search import driver
     from kdecay_search.cli.watch import watch_study
@@ -195,6 +203,8 @@ def _watch(store: Storage, name: str, pool: Pool) -> StudyView:
         return driver.tick(store, name) or read_view(store, name)
 
     def check() -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
         for pid in pool.restart_killed():
             queue.reap_process(store, name, process_name(pid))
         if pool.members and not pool.running and look().state == "running":
