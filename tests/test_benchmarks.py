@@ -265,7 +265,7 @@ def test_a_recorded_training_is_the_workers_to_the_bit(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("torch")
-    from benchmarks.recording import _Run
+    from benchmarks.recording import BareRun
     from kdecay_search.training import images
 
     task = {
@@ -292,7 +292,7 @@ def test_a_recorded_training_is_the_workers_to_the_bit(
     assert record.main([*command, "--windows", "0.5,1", "--device", "cpu"]) == 0
     curves = json.loads(out.read_text())["seeds"]["0"]
     for column, k in enumerate((1.0, 3.0)):
-        run = _Run(study("tiny", task=task), (k,), 0, "cpu")
+        run = BareRun(study("tiny", task=task), (k,), 0, "cpu")
         images.train(run)
         for name, attribute in (
             ("raw", "validation_error"),
