@@ -35,6 +35,7 @@ from kdecay_search.simulation import curve
 from kdecay_search.spec import SimulatedTask, StudySpec
 from kdecay_search.storage import Storage, embedded_url, queue
 from kdecay_search.storage.queue import Claim
+from kdecay_search.training.inventory import cpu
 from kdecay_search.worker.trial import ClaimedTrial
 
 FRESH_PROCESSES = 5
@@ -210,11 +211,7 @@ def as_json(sizes: Sequence[int], operations: Sequence[Operation]) -> str:
 
 def machine() -> str:
     """Processor and cores, as Linux names them."""
-    named = [
-        line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line
-    ]
-    name = named[0].partition(":")[2].strip() if named else platform.machine()
-    return f"{name}, {os.cpu_count()} cores"
+    return f"{cpu()['name']}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:

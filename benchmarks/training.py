@@ -34,6 +34,7 @@ from kdecay_search.training.data import Split, load
 from kdecay_search.training.device import make_deterministic, resolve
 from kdecay_search.training.evaluation import Validation
 from kdecay_search.training.images import Training
+from kdecay_search.training.inventory import cpu
 from kdecay_search.training.randomness import isolated
 from kdecay_search.worker.devices import usable_cores
 
@@ -141,8 +142,7 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware computes with it, and not an emulation that only costs."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    with open("/proc/cpuinfo", encoding="utf-8") as cpu:
-        return "avx512_bf16" in cpu.read()
+    return bool(cpu()["bf16"])
 
 
 def errors(setting: Setting, seeds: int, precision: str) -> dict[str, list[float]]:
@@ -177,7 +177,9 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found = speeds(setting, options.steps, options.turns)
     best = "bf16" if found.get("bf16", 0.0) > found["fp32"] else "fp32"
     report: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
+        "device": torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else f"{cpu()['name']}, {usable_cores()} cores",
         "model": options.model,
         "plain_images_per_second": found["plain"],
         "ours_images_per_second": found[best],
@@ -204,11 +206,11 @@ def _limits(setting: Setting, precision: str) -> dict[str, float]:
     return limits(model, batch, dtype)
 
 
-def processor() -> str:
-    """The CPU's name and the cores that may be used."""
-    with open("/proc/cpuinfo", encoding="utf-8") as cpu:
-        names = [line.partition(":")[2].strip() for line in cpu if line.startswith("model name")]
-    return f"{names[0] if names else platform.machine()}, {usable_cores()} cores"
+def named(device: torch.device) -> str:
+    """The GPU's name, or the CPU's and the cores that may be used."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{cpu()['name']}, {usable_cores()} cores"
 
 
 def show(report: dict[str, Any]) -> None:

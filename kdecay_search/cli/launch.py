@@ -114,18 +114,19 @@ def _termination_as_interrupt() -> Iterator[threading.Event]:
 
     The event tells of it, too: Python drops a KeyboardInterrupt that strikes in a finalizer.
     """
+    from kdecay_search.worker.signals import DRAINING
+
     asked = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         asked.set()
         raise KeyboardInterrupt
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-    before = [signal.signal(number, interrupt) for number in numbers]
+    before = [signal.signal(number, interrupt) for number in DRAINING]
     try:
         yield asked
     finally:
-        for number, handler in zip(numbers, before, strict=True):
+        for number, handler in zip(DRAINING, before, strict=True):
             signal.signal(number, handler)
 
 

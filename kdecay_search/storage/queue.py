@@ -9,6 +9,7 @@ empty queue it would invent one.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,9 +82,15 @@ def distribution(token: Token) -> FloatDistribution:
     return FloatDistribution(low, high, log=True)
 
 
-def claim(storage: Storage, name: str, worker: str) -> Claim | None:
-    """Claim a waiting trial of the study; None if there is none."""
-    for study_id, trial_id in _waiting(storage, name):
+def claim(
+    storage: Storage, name: str, worker: str, prepare: Callable[[], object] = lambda: None
+) -> Claim | None:
+    """Claim a waiting trial of the study; None if there is none. ``prepare`` is called before one
+    is taken, so that no trial is held up by what takes its time."""
+    waiting = _waiting(storage, name)
+    if waiting:
+        prepare()
+    for study_id, trial_id in waiting:
         if _take(storage, trial_id):
             _note_worker(storage, trial_id, worker)
             token = read_token(_trial(storage, trial_id).user_attrs)
@@ -91,11 +98,6 @@ def claim(storage: Storage, name: str, worker: str) -> Claim | None:
                 return Claim(name, study_id, trial_id, token, worker)
             fail(storage, trial_id, ERROR, "no run of this study's: queued by other means")
     return None
-
-
-def is_waiting(storage: Storage, name: str) -> bool:
-    """Whether the study has a trial to claim."""
-    return bool(_waiting(storage, name))
 
 
 @retried

@@ -32,7 +32,7 @@ def inventory() -> dict[str, Any]:
             reasons[name] = f"cannot be imported ({str(error).partition(chr(10))[0]})"
     found: dict[str, Any] = {"versions": versions, "reasons": reasons}
     if "torch" in versions:
-        found |= {"built_for": _built_for(), "devices": [*_gpus(), _cpu()]}
+        found |= {"built_for": _built_for(), "devices": [*_gpus(), cpu()]}
     return found
 
 
@@ -75,7 +75,8 @@ def _gpu(index: int) -> dict[str, Any]:
     return found
 
 
-def _cpu() -> dict[str, Any]:
+def cpu() -> dict[str, Any]:
+    """The processor, found without torch."""
     words = _cpu_words()
     return {
         "device": "cpu", "name": words.get("model name") or platform.machine(),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import random
 import threading
+from collections.abc import Iterator
 from typing import Self
+
+FIRST_PAUSE_SECONDS = 0.2
+LONGEST_PAUSE_SECONDS = 5.0
 
 
 class Companion:
@@ -31,3 +36,12 @@ class Companion:
 
     def _wake(self) -> None:
         """End a wait for something else than ``_ended``."""
+
+
+def pauses() -> Iterator[float]:
+    """Seconds to wait before each further try: longer and longer, and random, so that many
+    workers do not come at once."""
+    longest = FIRST_PAUSE_SECONDS
+    while True:
+        yield longest * random.uniform(0.5, 1.0)
+        longest = min(2 * longest, LONGEST_PAUSE_SECONDS)

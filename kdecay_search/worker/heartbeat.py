@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import time
 from collections.abc import Callable
 
@@ -12,12 +11,9 @@ from kdecay_search.spec import WorkersSpec
 from kdecay_search.storage import Storage
 from kdecay_search.storage.queue import Claim, beat
 from kdecay_search.task import Interruption, Lost, Released
-from kdecay_search.worker.companion import Companion
+from kdecay_search.worker.companion import Companion, pauses
 
 logger = logging.getLogger(__name__)
-
-FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 5.0
 
 
 class HeartStopped(RuntimeError):
@@ -51,11 +47,13 @@ class Heart(Companion):
 
     def _run(self) -> None:
         interval = self._settings.heartbeat_seconds
-        pause, retries = interval, 0
+        pause, retries = interval, pauses()
         try:
             while self.interruption is None and not self._ended.wait(pause):
-                retries = 0 if self._beat() else retries + 1
-                pause = min(interval, _backoff(retries)) if retries else interval
+                if self._beat():
+                    pause, retries = interval, pauses()
+                else:
+                    pause = min(interval, next(retries))
         except Exception as error:
             logger.exception("the heartbeat of trial %d died", self._claim.trial_id)
             self.error = HeartStopped(f"the heartbeat died: {type(error).__name__}: {error}")
@@ -81,9 +79,3 @@ class Heart(Companion):
             self.interruption = Lost
         else:
             self._storage.revive()
-
-
-def _backoff(retries: int) -> float:
-    """Seconds until the next try; random, so that many workers do not come at once."""
-    longest: float = min(FIRST_PAUSE_SECONDS * 2**retries, LONGEST_PAUSE_SECONDS)
-    return longest * random.uniform(0.5, 1.0)

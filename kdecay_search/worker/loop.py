@@ -95,11 +95,11 @@ class Worker:
     def _work_on(self, name: str) -> bool:
         """Train one trial of the study, if one is waiting."""
         spec = self._wanted(name)
-        if spec is None or not queue.is_waiting(self._storage, name):
+        if spec is None:
             return False
         try:
-            task_of(spec)  # imports torch, which takes seconds, before a trial is held up by it
-            claim = queue.claim(self._storage, name, self.name)
+            # task_of imports torch, which takes seconds
+            claim = queue.claim(self._storage, name, self.name, prepare=lambda: task_of(spec))
             if claim is None:
                 return False
             outcome = attempt(self._storage, spec, claim, self._place)

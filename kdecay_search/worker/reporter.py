@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 from collections import deque
 from collections.abc import Callable
 
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.task import Epoch, Interruption, Lost
-from kdecay_search.worker.companion import Companion
+from kdecay_search.worker.companion import Companion, pauses
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS = 0.2
-LONGEST_PAUSE_SECONDS = 5.0
 
 Tell = Callable[[Epoch], type[Interruption] | None]
 """Delivers one epoch; returns what that means for the training, if it ends it. May raise
@@ -80,13 +77,12 @@ class Reporter(Companion):
 
     def _deliver(self, epoch: Epoch) -> type[Interruption] | None:
         """Try until it is done, or nobody waits for it any more."""
-        pause = FIRST_PAUSE_SECONDS
-        while True:
+        for failures, pause in enumerate(pauses()):
             try:
                 return self._tell(epoch)
             except StorageUnavailable as error:
-                if pause == FIRST_PAUSE_SECONDS:
+                if not failures:
                     logger.warning("epoch %d waits to be reported: %s", epoch.number, error)
-                if self._ended.wait(pause * random.uniform(0.5, 1.0)):
-                    return None
-                pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+            if self._ended.wait(pause):
+                break
+        return None

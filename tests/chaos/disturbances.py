@@ -80,17 +80,19 @@ class Disturbance(Protocol):
 
 
 @dataclass(frozen=True)
-class KillWorker:
-    """SIGKILL, whatever the worker in that place is doing."""
+class EndWorker:
+    """SIGKILL, whatever the worker in that place is doing, or SIGTERM: it puts its trial back."""
 
     place: int
+    number: signal.Signals
+    counted_as: str
 
     def __call__(self, scene: Scene) -> bool:
         worker = scene.worker(self.place)
         if worker is None:
             return False
-        worker.end(signal.SIGKILL)
-        scene.done["killed"] += 1
+        worker.end(self.number)
+        scene.done[self.counted_as] += 1
         return True
 
 
@@ -108,21 +110,6 @@ class KillClaimer:
                         scene.done["killed before the first report"] += 1
                         return True
         return False
-
-
-@dataclass(frozen=True)
-class TerminateWorker:
-    """SIGTERM: the worker puts its trial back."""
-
-    place: int
-
-    def __call__(self, scene: Scene) -> bool:
-        worker = scene.worker(self.place)
-        if worker is None:
-            return False
-        worker.end(signal.SIGTERM)
-        scene.done["terminated"] += 1
-        return True
 
 
 @dataclass(frozen=True)
@@ -263,9 +250,9 @@ def draw(
         return grace_seconds * chance.uniform(1.3, 2.2)
 
     disturbances: list[Disturbance] = [
-        *(KillWorker(place()) for _ in range(counts.kills)),
+        *(EndWorker(place(), signal.SIGKILL, "killed") for _ in range(counts.kills)),
         *(KillClaimer() for _ in range(counts.kills_of_claimers)),
-        *(TerminateWorker(place()) for _ in range(counts.terminations)),
+        *(EndWorker(place(), signal.SIGTERM, "terminated") for _ in range(counts.terminations)),
         *(FreezeWorker(place(), longer()) for _ in range(counts.freezes)),
         *(DisturbTicking(longer()) for _ in range(counts.freezes_in_a_tick)),
         *(DisturbTicking(LONG_SECONDS) for _ in range(counts.long_freezes_in_a_tick)),
