@@ -15,6 +15,9 @@ from torchvision import transforms
 
 LOADERS = 2
 """Worker processes of the DataLoader, as tutorials have them."""
+PREFETCH = 2
+"""Batches that each of them makes ahead: torch's default."""
+READY_BATCHES = LOADERS * PREFETCH
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
@@ -61,6 +64,7 @@ class PlainLoop:
             shuffle=True,
             drop_last=True,
             num_workers=LOADERS,
+            prefetch_factor=PREFETCH,
             persistent_workers=True,
             pin_memory=device.type == "cuda",
         )

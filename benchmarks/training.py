@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.limits import limits, wait_for
-from benchmarks.plain import Pictures, PlainLoop
+from benchmarks.plain import READY_BATCHES, Pictures, PlainLoop
 from benchmarks.recording import BareRun
 from kdecay_search.errors import KDecayError
 from kdecay_search.paper import PAPER_NETWORKS
@@ -130,6 +130,10 @@ def speeds(setting: Setting, steps: int, turns: int) -> dict[str, float]:
 
 
 def _time(device: torch.device, step: Callable[[], None], steps: int) -> float:
+    """Seconds that ``steps`` steps take in the steady state: the loader's processes work ahead
+    while it is another loop's turn, so what they have ready then is used up before."""
+    for _ in range(READY_BATCHES):
+        step()
     wait_for(device)
     start = time.perf_counter()
     for _ in range(steps):
@@ -177,9 +181,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     found = speeds(setting, options.steps, options.turns)
     best = "bf16" if found.get("bf16", 0.0) > found["fp32"] else "fp32"
     report: dict[str, Any] = {
-        "device": torch.cuda.get_device_name(device)
-        if device.type == "cuda"
-        else f"{cpu()['name']}, {usable_cores()} cores",
+        "device": named(device),
         "model": options.model,
         "plain_images_per_second": found["plain"],
         "ours_images_per_second": found[best],
