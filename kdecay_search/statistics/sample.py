@@ -1,4 +1,4 @@
-"""Means, paired differences and their intervals. Errors and differences in percentage points."""
+"""Means and paired gains with their intervals. Errors and differences in percentage points."""
 
 from __future__ import annotations
 
