@@ -54,6 +54,7 @@ class BareRun:
     device: str
     epochs: list[Epoch] = field(default_factory=list)
     checkpoint: None = None
+    control: None = None
 
     def restore(self, epochs: Sequence[Epoch]) -> None:
         pass

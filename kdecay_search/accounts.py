@@ -40,19 +40,19 @@ class Account:
     """Waiting and running trials of runs that another trial serves."""
 
     @staticmethod
-    def of(trials: Sequence[Trial], seeds: int, max_attempts: int) -> Account:
-        """``seeds``: how many the study has. ``max_attempts``: errors after which a run is given
-        up."""
+    def of(trials: Sequence[Trial], seeds: range, max_attempts: int) -> Account:
+        """``seeds``: that the candidate is to run on. ``max_attempts``: errors after which a run
+        is given up."""
         runs: dict[int, list[Trial]] = defaultdict(list)
         for trial in trials:
             runs[trial.key.seed].append(trial)
-        serving = {seed: best for seed in range(seeds) if (best := _serving(runs[seed]))}
-        rest = frozenset(range(seeds)) - serving.keys()
+        serving = {seed: best for seed in seeds if (best := _serving(runs[seed]))}
+        rest = frozenset(seeds) - serving.keys()
         failed = {seed for seed in rest if runs[seed] and _is_exhausted(runs[seed], max_attempts)}
         states = Counter(trial.state for trial in serving.values())
         is_open = (t for t in trials if t.open)
         return Account(
-            k=next((t.k for seed in range(seeds) for t in runs[seed] if t.k is not None), None),
+            k=next((t.k for seed in seeds for t in runs[seed] if t.k is not None), None),
             errors={seed: t.error for seed, t in serving.items() if t.error is not None},
             complete=states[State.COMPLETE],
             pruned=states[State.PRUNED],
@@ -60,15 +60,15 @@ class Account:
             failed=len(failed),
             lacking=rest - failed,
             unended=(rest - failed) | {seed for seed, t in serving.items() if t.open},
-            superfluous=tuple(t for t in is_open if t is not _serving(runs[t.key.seed])),
+            superfluous=tuple(t for t in is_open if t is not serving.get(t.key.seed)),
         )
 
 
-_accounts: WeakKeyDictionary[Replicates, dict[tuple[int, int], Account]] = WeakKeyDictionary()
+_accounts: WeakKeyDictionary[Replicates, dict[tuple[range, int], Account]] = WeakKeyDictionary()
 """Kept as long as somebody holds the trials that they are made from."""
 
 
-def account_of(trials: Replicates, seeds: int, max_attempts: int) -> Account:
+def account_of(trials: Replicates, seeds: range, max_attempts: int) -> Account:
     """The account of these trials: made once, and again when they have changed."""
     kept = _accounts.setdefault(trials, {})
     if (seeds, max_attempts) not in kept:

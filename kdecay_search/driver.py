@@ -10,7 +10,7 @@ from kdecay_search import study_file
 from kdecay_search.errors import StudyError
 from kdecay_search.procedure import Plan
 from kdecay_search.report.view import StudyView, read_view
-from kdecay_search.runs import WITHDRAWN
+from kdecay_search.runs import CONFIRMATION, WITHDRAWN
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.connect import Lock
@@ -24,11 +24,36 @@ def launch(storage: Storage, spec: StudySpec) -> bool:
     attributes = records.read_attributes(storage, spec.name)
     is_new = attributes is None or records.SPEC not in attributes
     if attributes is not None and not is_new:
-        _refuse_mixture(study_file.from_json(attributes[records.SPEC]), spec)
+        stored = study_file.from_json(attributes[records.SPEC])
+        _refuse_mixture(stored, spec)
+        if not spec.confirm.seeds:  # kdecay confirm has asked for it: that stands
+            spec = spec.model_copy(update={"confirm": stored.confirm})
+    _write(storage, spec)
+    return is_new
+
+
+def _write(storage: Storage, spec: StudySpec) -> None:
     study_id = records.create_stage(storage, spec.name, 1)
     launched = {records.SPEC: spec.to_json(), records.STOPPED: False}
     records.write_attributes(storage, study_id, launched)
-    return is_new
+
+
+def confirm(storage: Storage, spec: StudySpec) -> None:
+    """Let the study end with the confirmation that ``spec`` asks for.
+
+    Raises :class:`StudyError` if one with the same first seed has results and another number of
+    seeds: to add seeds until the verdict pleases is no test.
+    """
+    view = read_view(storage, spec.name)
+    last = view.plan.confirmation
+    begun = last is not None and any(row.errors for row in last.rows)
+    old, new = view.spec.confirm, spec.confirm
+    if begun and new.first_seed == old.first_seed and new.seeds != old.seeds:
+        raise StudyError(
+            f"study {spec.name!r} is being confirmed with {old.seeds} seeds, and to add some after "
+            f"a look at the result is no test; --again repeats it with {new.seeds} fresh ones"
+        )
+    _write(storage, spec)
 
 
 def _refuse_mixture(old: StudySpec, new: StudySpec) -> None:
@@ -69,9 +94,10 @@ def _bring_about(storage: Storage, name: str, plan: Plan, held: Lock) -> None:
     for trial in plan.withdraw:
         held.confirm()
         queue.fail(storage, trial.trial_id, WITHDRAWN, None)
-    if plan.enqueue or plan.skip:  # of the last stage, always
+    if plan.enqueue or plan.skip:  # of one stage, always
         held.confirm()
-        study_id = records.create_stage(storage, name, plan.stages[-1].n)
+        stage = (*plan.enqueue, *plan.skip)[0].key.stage
+        study_id = records.create_stage(storage, name, stage)
         for token in plan.enqueue:
             held.confirm()
             queue.enqueue(storage, study_id, token)
@@ -94,3 +120,10 @@ def _describe_stages(storage: Storage, name: str, plan: Plan) -> None:
                 "kept": stage.kept,
             }
             records.write_attributes(storage, ids[stage.n], described)
+    if plan.confirmation and CONFIRMATION in ids:
+        described = {
+            "ks": list(plan.confirmation.ks),
+            "state": str(plan.progress),
+            "verdict": plan.confirmation.comparison.verdict,
+        }
+        records.write_attributes(storage, ids[CONFIRMATION], described)

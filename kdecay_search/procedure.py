@@ -12,6 +12,9 @@ first, and each further seed is given to those few that may still be the best; t
 others are closed without being trained (:attr:`Plan.skip`). The baseline runs on the second seed,
 too, and on further ones while it is open whether the best candidate is better than it.
 
+A study that asks for it ends with a confirmation on fresh seeds
+(:mod:`kdecay_search.confirmation`).
+
 Nothing here reads a clock, a file or a database: :func:`make_plan` says what the storage should
 hold, and :mod:`kdecay_search.driver` brings it about.
 """
@@ -26,7 +29,8 @@ from enum import StrEnum
 from kdecay_search import race
 from kdecay_search.accounts import Account, account_of
 from kdecay_search.choice import Choice, Gain, Results, choose
-from kdecay_search.runs import Replicates, RunKey, Token, Trial, Trials
+from kdecay_search.confirmation import Confirmation, confirm
+from kdecay_search.runs import CandidateKey, Replicates, RunKey, Token, Trial, Trials
 from kdecay_search.spec import SearchSpec, StudySpec, grid
 from kdecay_search.statistics import Sample, describe, paired_gain
 
@@ -114,6 +118,8 @@ class Plan:
     """Runs that lost the race before they began: to be recorded as pruned, untrained."""
     withdraw: tuple[Trial, ...]
     """Waiting and running trials of runs that another trial serves."""
+    confirmation: Confirmation | None = None
+    """Once the search is done, if the study has one."""
 
     @property
     def leader(self) -> Incumbent:
@@ -158,7 +164,7 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
         upper = book.space.bounds[1]
         incumbent = Incumbent(earlier, best.errors)
     enqueue, skip = books[-1].missing()
-    return Plan(
+    plan = Plan(
         stages=tuple(stages),
         incumbent=incumbent,
         baseline=baseline,
@@ -166,6 +172,26 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
         enqueue=enqueue,
         skip=skip,
         withdraw=tuple(trial for book in books for trial in book.superfluous()),
+    )
+    is_searching = plan.progress != Progress.DONE or not spec.confirm.seeds
+    return plan if is_searching else _with_confirmation(plan, spec, known.groups)
+
+
+def _with_confirmation(
+    plan: Plan, spec: StudySpec, known: Mapping[CandidateKey, Replicates]
+) -> Plan:
+    """The plan of a study whose search is done."""
+    last = confirm(spec, plan.incumbent.ks, known)
+    if not last.is_over:
+        progress = Progress.RUNNING
+    else:
+        progress = Progress.DONE if last.comparison.n or not last.rows else Progress.FAILED
+    return replace(
+        plan,
+        progress=progress,
+        enqueue=last.enqueue,
+        withdraw=(*plan.withdraw, *last.superfluous),
+        confirmation=last,
     )
 
 
@@ -256,11 +282,12 @@ class _Book:
         self.earlier = incumbent.ks if incumbent else ()
         self.number = len(self.earlier) + 1
         self.given = incumbent.errors if incumbent else {}
+        seeds = range(spec.search.seeds)
         self.accounts = {
-            index: account_of(trials, spec.search.seeds, spec.workers.max_attempts)
+            index: account_of(trials, seeds, spec.workers.max_attempts)
             for index, trials in sorted(replicates.items())
         }
-        self.untouched = Account.of((), spec.search.seeds, spec.workers.max_attempts)
+        self.untouched = Account.of((), seeds, spec.workers.max_attempts)
         self.space = space
         self._grow()
 

@@ -22,6 +22,10 @@ WITHDRAWN = "withdrawn"
 """Reason of a trial that was closed because its run needed no further trial."""
 
 
+CONFIRMATION = 0
+"""Number that stands for the confirmation where stages are numbered; those count from 1."""
+
+
 class State(StrEnum):
     """What has become of a trial."""
 
@@ -34,7 +38,8 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class RunKey:
-    """Which run: candidates are numbered from 0 within their stage, seeds from 0."""
+    """Which run: candidates are numbered from 0 within their stage, seeds from 0. A confirmation's
+    candidates are its schedules (:mod:`kdecay_search.controls`), and its seeds are its own."""
 
     stage: int
     candidate: int
@@ -54,6 +59,8 @@ class Token:
     """Smallest and largest k of the stage's search space."""
     protected: bool = False
     """Never pruned: the k = 1 baseline."""
+    control: str | None = None
+    """In a confirmation, the name of the schedule to train; its terms are then the found ones."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +134,7 @@ class Trials(Collection[Trial]):
         return Trials({key: Replicates(()).updated(group) for key, group in groups.items()})
 
     def __iter__(self) -> Iterator[Trial]:
-        """Stage by stage, in the order of their numbers."""
+        """Stage by stage, the confirmation last, in the order of their numbers."""
         return iter(self._in_order)
 
     def __len__(self) -> int:
@@ -139,4 +146,8 @@ class Trials(Collection[Trial]):
     @cached_property
     def _in_order(self) -> tuple[Trial, ...]:
         trials = (trial for group in self.groups.values() for trial in group.trials)
-        return tuple(sorted(trials, key=lambda trial: (trial.key.stage, trial.number)))
+        return tuple(sorted(trials, key=_place))
+
+
+def _place(trial: Trial) -> tuple[bool, int, int]:
+    return (trial.key.stage == CONFIRMATION, trial.key.stage, trial.number)

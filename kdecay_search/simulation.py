@@ -22,11 +22,16 @@ from __future__ import annotations
 import math
 import random
 import time
+import zlib
 from collections.abc import Callable, Sequence
 
-from kdecay_search.spec import SimulatedTask, SurfaceSpec
+from kdecay_search.controls import FOUND, ORIGINAL, ORIGINAL_KS, schedule_of
+from kdecay_search.schedules import mean_over_unit_interval
+from kdecay_search.spec import SimulatedTask, StudySpec, SurfaceSpec
 from kdecay_search.task import Epoch, Run
 
+Shape = Callable[[float], float]
+"""1 − φ(u), the LR's share of its range, by the share u of the training."""
 POLL_SECONDS = 0.2
 START_ERROR = 90.0
 """Error (%) of an untrained network with ten classes."""
@@ -42,31 +47,69 @@ def final_error(surface: SurfaceSpec, ks: Sequence[float]) -> float:
 
 def curve(task: SimulatedTask, ks: Sequence[float], seed: int) -> list[Epoch]:
     """All epochs of one run; the learning rate is given as its share of lr_max."""
+    return _curve(task, seed, final_error(task.surface, ks), _shape(ks), tuple(ks))
+
+
+def control_curve(spec: StudySpec, control: str, ks: Sequence[float], seed: int) -> list[Epoch]:
+    """The same of a schedule that a confirmation trains (:mod:`kdecay_search.controls`).
+
+    Where that has no terms, 1 − φ(u) is what its LR is above lr_min, in units of the study's range.
+    """
+    task = spec.task
+    assert isinstance(task, SimulatedTask)
+    if control in (FOUND, ORIGINAL):
+        return curve(task, ks if control == FOUND else ORIGINAL_KS, seed)
+    shape = control_shape(spec, control, ks)
+    goal = shape_error(task.surface, shape)
+    return _curve(task, seed, goal, shape, (*ks, zlib.crc32(control.encode())))
+
+
+def control_shape(spec: StudySpec, control: str, ks: Sequence[float]) -> Shape:
+    schedule = schedule_of(spec, control, ks)
+    low, high = spec.schedule.lr_min, spec.schedule.lr_max
+    span, shift = (schedule.lr_max - schedule.lr_min), schedule.lr_min - low
+    return lambda u: (shift + span * schedule.weight(u)) / (high - low or 1.0)
+
+
+def shape_error(surface: SurfaceSpec, shape: Shape) -> float:
+    """The surface's error (%) for a schedule with the shape 1 − φ(u), by quadrature."""
+    best = _shape(surface.best_ks)
+    distance = mean_over_unit_interval(lambda u: (shape(u) - best(u)) ** 2)
+    return min(100.0, surface.best_error + surface.curvature * distance)
+
+
+def _shape(ks: Sequence[float]) -> Shape:
+    return lambda u: 1 - sum(u**k for k in ks) / len(ks)
+
+
+def _curve(
+    task: SimulatedTask, seed: int, goal: float, shape: Shape, key: Sequence[float]
+) -> list[Epoch]:
     surface = task.surface
-    goal = final_error(surface, ks)
-    shared = _gauss(surface, surface.seed_noise, seed)
-    own = _gauss(surface, surface.run_noise, seed, *ks)
-    return [
-        _epoch(task, ks, seed, number, goal, shared + own) for number in range(1, task.epochs + 1)
-    ]
+    offset = _gauss(surface, surface.seed_noise, seed) + _gauss(
+        surface, surface.run_noise, seed, *key
+    )
+    epochs = range(1, task.epochs + 1)
+    return [_epoch(task, shape, (seed, number, *key), goal, offset) for number in epochs]
 
 
 def train(run: Run, sleep: Callable[[float], None] = time.sleep) -> None:
     """Report the run's curve epoch by epoch, each after ``epoch_seconds``."""
     task = run.spec.task
     assert isinstance(task, SimulatedTask)
-    for epoch in curve(task, run.ks, run.seed):
+    for epoch in control_curve(run.spec, run.control or FOUND, run.ks, run.seed):
         _wait(run, task.epoch_seconds, sleep)
         run.report(epoch)
 
 
 def _epoch(
-    task: SimulatedTask, ks: Sequence[float], seed: int, number: int, goal: float, offset: float
+    task: SimulatedTask, shape: Shape, key: Sequence[float], goal: float, offset: float
 ) -> Epoch:
-    surface = task.surface
+    """``key``: seed, number of the epoch, and what tells the schedule apart."""
+    surface, number = task.surface, int(key[1])
     share = number / task.epochs
-    rate = 1 - sum(share**k for k in ks) / len(ks)
-    noise = _gauss(surface, 1.0, seed, number, *ks) * surface.epoch_noise * rate
+    rate = shape(share)
+    noise = _gauss(surface, 1.0, *key) * surface.epoch_noise * rate
     known = surface.best_error + (goal - surface.best_error) * share
     averaged = known + offset + (START_ERROR - known) * math.exp(-8 * share) * (1 - share)
     raw = averaged + surface.crossing * rate + noise

@@ -17,6 +17,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdecay_search.networks import ModelSpec, ResNetSpec
+from kdecay_search.rivals import RIVALS
 from kdecay_search.schedules import Family, KDecaySchedule
 from kdecay_search.settings import Settings
 
@@ -27,6 +28,7 @@ AVERAGING_SHARE = 0.08
 """Measured: anything from a fifteenth to an eighth does as well (docs/pruning.md)."""
 
 SMALLEST_K, LARGEST_K = 0.001, 1000.0
+MOST_SEEDS = 1000
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Of a study: what fits in URLs, file names and terminals."""
@@ -201,7 +203,7 @@ class SearchSpec(Settings):
     """Candidates per stage that tpe, gp and random try; a grid has its own number."""
     sampler_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     max_terms: Annotated[int, Field(ge=1, le=16)] = 2
-    seeds: Annotated[int, Field(ge=1, le=1000)] = 3
+    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 3
     """Replicates of every candidate."""
     min_gain: NotNegative = 0.1
     """Percentage points by which a term must lower the paired mean error to be kept."""
@@ -253,6 +255,37 @@ class PruningSpec(Settings):
     """So many candidates, beside the baseline, run to the end on the first seed."""
 
 
+class ConfirmSpec(Settings):
+    """The comparison at a study's end: fresh seeds, all training images, error on the test set."""
+
+    seeds: Annotated[int, Field(ge=0, le=MOST_SEEDS)] = 0
+    """So many trainings of each schedule. 0: no confirmation, and the test set stays closed."""
+    first_seed: Annotated[int, Field(ge=MOST_SEEDS, le=1_000_000_000)] = MOST_SEEDS
+    """The seeds count up from here; a search's are below. Another one repeats the comparison."""
+    area_matched: bool = True
+    """Compare with the original at a higher rate as well: raised so that its mean rate is the
+    found schedule's."""
+    rivals: tuple[str, ...] = ()
+    """Usual schedules to compare with as well, between the same rates."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _pairs_have_a_spread(cls, seeds: int) -> int:
+        if seeds == 1:
+            raise ValueError("must be 2 or more (one pair tells no noise), or 0 for none")
+        return seeds
+
+    @field_validator("rivals")
+    @classmethod
+    def _rivals_are_known(cls, rivals: tuple[str, ...]) -> tuple[str, ...]:
+        for index, rival in enumerate(rivals):
+            if rival not in RIVALS:
+                raise ValueError(f"must hold names among {', '.join(RIVALS)}; not {rival!r}")
+            if rival in rivals[:index]:
+                raise ValueError(f"must name each schedule once; {rival!r} is there twice")
+        return rivals
+
+
 class WorkersSpec(Settings):
     """How workers share the study; changing these does not change any result."""
 
@@ -284,6 +317,7 @@ class StudySpec(Settings):
     schedule: ScheduleSpec = ScheduleSpec()
     search: SearchSpec = SearchSpec()
     pruning: PruningSpec = PruningSpec()
+    confirm: ConfirmSpec = ConfirmSpec()
     workers: WorkersSpec = WorkersSpec()
 
     @field_validator("schedule")
@@ -297,17 +331,24 @@ class StudySpec(Settings):
 
     def schedule_for(self, ks: Sequence[float], steps_per_epoch: float = 1) -> KDecaySchedule:
         """The schedule with terms ``ks``, its warm-up in updates of this many per epoch."""
-        part = self.schedule
-        last_step = math.ceil(self.task.epochs * steps_per_epoch) - 1
-        warmup_steps = min(round(part.warmup_epochs * steps_per_epoch), last_step)
+        part, warmup_steps = self.schedule, self.warmup_steps(steps_per_epoch)
         return KDecaySchedule(
             part.family, tuple(ks), part.power, part.lr_max, part.lr_min, warmup_steps
         )
 
-    def fingerprint(self, ks: Sequence[float] = (), seed: int | None = None) -> bytes:
+    def warmup_steps(self, steps_per_epoch: float) -> int:
+        """Updates of the warm-up; one update after it, at least, is left."""
+        last_step = math.ceil(self.task.epochs * steps_per_epoch) - 1
+        return min(round(self.schedule.warmup_epochs * steps_per_epoch), last_step)
+
+    def fingerprint(
+        self, ks: Sequence[float] = (), seed: int | None = None, control: str | None = None
+    ) -> bytes:
         """32 bytes that tell apart trainings that differ in anything but who does them. Without
-        ``ks`` and ``seed``: studies."""
-        decisive = [self.task.model_dump(), self.schedule.model_dump(), list(ks), seed]
+        ``ks`` and ``seed``: studies. ``control``: of a confirmation's run."""
+        decisive: list[object] = [self.task.model_dump(), self.schedule.model_dump()]
+        decisive += [list(ks), seed]
+        decisive += [control] if control else []
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
     def to_json(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -57,13 +57,24 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         raise InvalidSpec(f"{path}: holds a number that is too large; use up to 1e9") from None
 
 
+def changed(spec: StudySpec, table: str, values: Mapping[str, object], source: str) -> StudySpec:
+    """``spec`` with these values in one of its tables. Raises :class:`InvalidSpec`, which names
+    ``source`` as the place of what is wrong."""
+    whole = spec.model_dump(mode="json")
+    whole[table] |= values
+    try:
+        return StudySpec.model_validate_json(json.dumps(whole))
+    except ValidationError as error:
+        raise InvalidSpec(_first_error(error, source)) from None
+
+
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """Dotted keys, with both values, in which two specs differ so that results would mix.
 
-    The description, the workers' settings and the largest number of terms may change between
-    launches; everything else decides what is trained or compared.
+    The description, the workers' settings, the largest number of terms and the confirmation may
+    change between launches; everything else decides what is trained or compared.
     """
-    free = {"description", "workers", "search.max_terms"}
+    free = {"description", "workers", "search.max_terms", "confirm"}
     before, after = (_flatten(spec.model_dump(mode="json")) for spec in (old, new))
     keys = sorted(before.keys() | after.keys())
     return [

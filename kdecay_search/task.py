@@ -74,6 +74,13 @@ class Run(Protocol):
         ...
 
     @property
+    def control(self) -> str | None:
+        """In a confirmation, which schedule to train (:mod:`kdecay_search.controls`), on all
+        training images, with the error on the test set. None in a search: the test set is closed.
+        """
+        ...
+
+    @property
     def seed(self) -> int:
         """Initialisation, data order and augmentation follow from it (and from nothing else)."""
         ...

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from kdecay_search.controls import FOUND
 from kdecay_search.procedure import Plan, Progress, make_plan
 from kdecay_search.runs import WITHDRAWN, RunKey, State, Token, Trial
-from kdecay_search.simulation import curve
+from kdecay_search.simulation import control_curve
 from kdecay_search.spec import SimulatedTask, StudySpec
 
 NOISELESS = {"seed_noise": 0.0, "run_noise": 0.0, "epoch_noise": 0.0}
@@ -73,7 +74,8 @@ def simulated(spec: StudySpec) -> Outcome:
     def run(waiting: Trial) -> Trial:
         assert isinstance(spec.task, SimulatedTask)
         assert waiting.k is not None
-        last = curve(spec.task, (*waiting.token.earlier_ks, waiting.k), waiting.key.seed)[-1]
+        ks, control = (*waiting.token.earlier_ks, waiting.k), waiting.token.control
+        last = control_curve(spec, control or FOUND, ks, waiting.key.seed)[-1]
         return completed(waiting, last.validation_error)
 
     return run

@@ -45,6 +45,7 @@ def require_data(spec: StudySpec) -> None:
 def _print_plan(spec: StudySpec) -> None:
     from rich.table import Table
 
+    from kdecay_search.controls import controls_of
     from kdecay_search.procedure import runs_at_most
 
     search, epochs = spec.search, spec.task.epochs
@@ -57,10 +58,16 @@ def _print_plan(spec: StudySpec) -> None:
     for heading in ("stage", "candidates", "seeds", "runs", "epochs"):
         table.add_column(heading, justify="right")
     counts = runs_at_most(spec)
-    for stage, (candidates, runs) in enumerate(counts, start=1):
-        cells = (stage, candidates, search.seeds, runs, runs * epochs)
-        table.add_row(*(f"{cell:,}" for cell in cells))
-    total = sum(runs for _, runs in counts)
+    rows = [
+        (str(stage), candidates, search.seeds, runs)
+        for stage, (candidates, runs) in enumerate(counts, start=1)
+    ]
+    if spec.confirm.seeds:
+        controls, seeds = len(controls_of(spec)), spec.confirm.seeds
+        rows.append(("confirm", controls, seeds, controls * seeds))
+    for stage, *numbers in rows:
+        table.add_row(stage, *(f"{number:,}" for number in (*numbers, numbers[-1] * epochs)))
+    total = sum(runs for *_, runs in rows)
     table.add_row("all", "", "", f"{total:,}", f"{total * epochs:,}", style="bold")
     where = f"k from {search.k_min:g} to {search.k_max:g}"
     if search.sampler == "grid":

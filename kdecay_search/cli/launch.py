@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -37,19 +39,23 @@ def register(app: typer.Typer) -> None:
     app.command()(launch)
 
 
+LocalWorkers = Annotated[
+    int | None,
+    typer.Option(
+        min=0, max=1024, help="Local workers to start. Left out: what this machine can feed."
+    ),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="Return at once; workers go on by themselves.")
+]
+
+
 def launch(
     file: StudyFile,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=0, max=1024, help="Local workers to start. Left out: what this machine can feed."
-        ),
-    ] = None,
+    workers: LocalWorkers = None,
     device: Device = "auto",
     set_: Overrides = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="Return at once; workers go on by themselves.")
-    ] = False,
+    detach: Detach = False,
     json: AsJson = False,
     checkpoints: Checkpoints = None,
     storage: StorageUrl = None,
@@ -60,28 +66,55 @@ def launch(
     goes on later, every run from where it stood.
     """
     from kdecay_search import driver
-    from kdecay_search.cli.files import require_data
-    from kdecay_search.report.view import read_view
     from kdecay_search.study_file import load
 
     spec = load(file, set_ or [])
-    count = _local_workers(spec, workers, device)
-    if count:
+    overrides = [part for override in set_ or [] for part in ("--set", override)]
+    serve(
+        spec,
+        lambda store: driver.launch(store, spec),
+        Crew(local_workers(spec, workers, device), device, detach, checkpoints, storage),
+        go_on=["kdecay", "launch", file, *overrides],
+        json=json,
+    )
+
+
+@dataclass(frozen=True)
+class Crew:
+    """The local workers of a launch, and where they work."""
+
+    count: int
+    device: str
+    detach: bool
+    checkpoints: str | None
+    storage: str | None
+
+
+def serve(
+    spec: StudySpec, start: Callable[[Storage], bool], crew: Crew, go_on: list[str], json: bool
+) -> None:
+    """``start`` the study, which says whether it is new, and see it to its end.
+
+    ``go_on``: the command that goes on with it after an interruption.
+    """
+    from kdecay_search import driver
+    from kdecay_search.cli.files import require_data
+    from kdecay_search.report.view import read_view
+
+    if crew.count:
         require_data(spec)
-        checkpoint_folder(checkpoints)
-    with opened(storage) as store, _termination_as_interrupt() as asked:
-        is_new = driver.launch(store, spec)
+        checkpoint_folder(crew.checkpoints)
+    with opened(crew.storage) as store, _termination_as_interrupt() as asked:
+        is_new = start(store)
         driver.tick(store, spec.name)
         view = read_view(store, spec.name)
-        _announce(view, is_new, count)
+        _announce(view, is_new, crew.count)
         if view.state == "running":
-            environment = worker_environment(storage, checkpoints)
-            go_on = _go_on(file, set_)
-            view = _run(store, view, count, device, detach, environment, go_on, asked)
-        _conclude(view, json, detach, file)
+            view = _run(store, view, crew, shlex.join(go_on), asked)
+        _conclude(view, json, crew.detach)
 
 
-def _local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
+def local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
     """How many workers to start; zero, with a word, where torch is missing."""
     import importlib.util
 
@@ -138,21 +171,14 @@ def _announce(view: StudyView, is_new: bool, workers: int) -> None:
 
 
 def _run(
-    store: Storage,
-    view: StudyView,
-    count: int,
-    device: str,
-    detach: bool,
-    environment: dict[str, str],
-    go_on: str,
-    asked: threading.Event,
+    store: Storage, view: StudyView, crew: Crew, go_on: str, asked: threading.Event
 ) -> StudyView:
     """Start the workers and, unless detached, watch them to the end of the study."""
     from kdecay_search.report.view import read_view
 
     name = view.spec.name
-    pool = _start_workers(view.spec, count, device, environment, detach)
-    if detach:
+    pool = _start_workers(view.spec, crew)
+    if crew.detach:
         return view
     patience = view.spec.workers.grace_seconds
     try:
@@ -172,22 +198,21 @@ def _run(
     return read_view(store, name) if final.state == "running" else final
 
 
-def _start_workers(
-    spec: StudySpec, count: int, device: str, environment: dict[str, str], detach: bool
-) -> Pool:
+def _start_workers(spec: StudySpec, crew: Crew) -> Pool:
     from kdecay_search.home import home
     from kdecay_search.worker.devices import expand, usable_cores
     from kdecay_search.worker.pool import Pool
 
+    environment = worker_environment(crew.storage, crew.checkpoints)
     if spec.task.kind == "images" and spec.task.threads == 0:
-        threads = max(1, usable_cores() // max(1, count))
+        threads = max(1, usable_cores() // max(1, crew.count))
         environment = environment | {"OMP_NUM_THREADS": str(threads)}
-    devices = expand(device)
+    devices = expand(crew.device)
     pool = Pool()
-    for index in range(count):
+    for index in range(crew.count):
         arguments = ["--study", spec.name, "--drain", "--device", devices[index % len(devices)]]
         log = home() / "logs" / spec.name / f"worker-{index}.log"
-        pool.start(arguments, environment, log, detached=detach)
+        pool.start(arguments, environment, log, detached=crew.detach)
     return pool
 
 
@@ -215,14 +240,7 @@ def _watch(store: Storage, name: str, pool: Pool, asked: threading.Event) -> Stu
     return watch_study(look, stderr(), check)
 
 
-def _go_on(file: str, set_: list[str] | None) -> str:
-    import shlex
-
-    overrides = [part for override in set_ or [] for part in ("--set", override)]
-    return shlex.join(["kdecay", "launch", file, *overrides])
-
-
-def _conclude(view: StudyView, json: bool, detach: bool, file: str) -> None:
+def _conclude(view: StudyView, json: bool, detach: bool) -> None:
     """Print the result, and what to do next; a failed study has exit code 1."""
     from kdecay_search.report.summary import summarise
     from kdecay_search.report.text import study_panel

@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from kdecay_search import __version__
-from kdecay_search.cli import doctor, files, inspect, launch, models, schedule, worker
+from kdecay_search.cli import confirm, doctor, files, inspect, launch, models, schedule, worker
 from kdecay_search.errors import KDecayError
 
 app = typer.Typer(
@@ -43,6 +43,7 @@ def _options(
 
 for register in (
     launch.register,
+    confirm.register,
     worker.register,
     inspect.register,
     files.register,

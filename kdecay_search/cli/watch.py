@@ -93,5 +93,7 @@ class _Pace:
         rate = passed / (time.monotonic() - self._started)
         per_run = view.spec.task.epochs
         unfinished = sum(c.unfinished for s in view.plan.stages for c in s.candidates)
+        if view.plan.confirmation is not None:
+            unfinished += sum(row.unfinished for row in view.plan.confirmation.rows)
         begun = sum(trial.epochs for trial in view.trials if trial.open)
         return max(0.0, unfinished * per_run - begun) / rate

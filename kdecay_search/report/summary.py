@@ -1,6 +1,7 @@
 """A study as JSON: the contract of ``launch --json`` and ``status --json``.
 
-Errors in percent, on validation data; differences in percentage points.
+Errors in percent, on validation data but for ``confirm``, which has them on the test set;
+differences in percentage points.
 """
 
 from __future__ import annotations
@@ -8,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from kdecay_search.choice import Gain
+from kdecay_search.confirmation import Confirmation, Row
 from kdecay_search.procedure import Candidate, Incumbent, Stage
+from kdecay_search.report import confirmed
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State, Trial
-from kdecay_search.statistics import Sample, describe, paired_gain
+from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
 
 
 def summarise(view: StudyView) -> dict[str, Any]:
@@ -32,6 +35,7 @@ def summarise(view: StudyView) -> dict[str, Any]:
         "baseline": {"ks": list(plan.baseline.ks), **_sample(_error(plan.baseline))},
         "gain": _gain(gain_on_baseline(view)),
         "stages": [_stage(stage, view) for stage in plan.stages],
+        "confirm": _confirm(plan.confirmation) if plan.confirmation else None,
         "failures": [_failure(trial) for trial in view.given_up],
         "trials": {str(state): view.count(state) for state in State},
         "epochs": {"trained": view.epochs_trained, "planned": view.epochs_planned},
@@ -41,8 +45,51 @@ def summarise(view: StudyView) -> dict[str, Any]:
 def _failure(trial: Trial) -> dict[str, Any]:
     """A run that was given up, with its last error."""
     key = trial.key
-    run = {"stage": key.stage, "k": trial.k, "seed": key.seed}
+    run: dict[str, Any] = {"stage": key.stage, "k": trial.k, "seed": key.seed}
+    if trial.token.control:
+        run = {"stage": "confirm", "schedule": trial.token.control, "seed": key.seed}
     return {**run, "reason": trial.reason, "message": trial.message}
+
+
+def _confirm(confirmation: Confirmation) -> dict[str, Any]:
+    """``difference``: by how much the found schedule's test error is lower than the original's;
+    a row's: than that row's. The verdict is given when all runs have ended."""
+    compared = _comparison(confirmation.comparison)
+    return {
+        "state": "done" if confirmation.is_over else "running",
+        "ks": list(confirmation.ks),
+        "seeds": list(confirmation.seeds),
+        **compared,
+        "verdict": compared["verdict"] if confirmation.is_over else None,
+        "rows": [_row(row, confirmation) for row in confirmation.rows],
+    }
+
+
+def _row(row: Row, confirmation: Confirmation) -> dict[str, Any]:
+    against = confirmed.against(row, confirmation)
+    return {
+        "schedule": row.control,
+        "errors": [row.errors[seed] for seed in sorted(row.errors)],
+        "seeds": sorted(row.errors),
+        "mean": row.error.mean,
+        "sd": row.error.sd,
+        "failed": row.failed,
+        "against": _comparison(against) if against else None,
+    }
+
+
+def _comparison(compared: Comparison) -> dict[str, Any]:
+    return {
+        "verdict": compared.verdict,
+        "difference": compared.difference,
+        "interval": list(compared.interval) if compared.interval else None,
+        "n": compared.n,
+        "bootstrap": list(compared.bootstrap) if compared.bootstrap else None,
+        "p": compared.p,
+        "p_wilcoxon": compared.p_wilcoxon,
+        "p_adjusted": compared.p_adjusted,
+        "detectable": compared.detectable,
+    }
 
 
 def gain_on_baseline(view: StudyView) -> Sample:

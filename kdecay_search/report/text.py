@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kdecay_search.procedure import Candidate, Plan, Stage
+from kdecay_search.report import confirmed
 from kdecay_search.report.blocks import curve
 from kdecay_search.report.summary import gain_on_baseline
 from kdecay_search.report.view import StudyView
@@ -87,6 +88,11 @@ def study_panel(view: StudyView, seconds_left: float | None = None) -> Renderabl
         parts.append(Padding(failed, (1, 0, 0, 0)))
     schedule = view.schedule
     parts.append(Text(f"\n{verdict(view)}", style="bold"))
+    confirmation = view.plan.confirmation
+    if confirmation is not None:
+        if confirmation.rows:
+            parts.append(Padding(confirmed.table(confirmation), (1, 0, 0, 0)))
+        parts.append(Text(f"\n{confirmed.sentence(confirmation)}", style="bold"))
     parts.append(
         Text.assemble(
             (f"{schedule.family}, LR {schedule.lr_max:g} to {schedule.lr_min:g}  ", "dim"),
@@ -198,7 +204,7 @@ def _running_table(view: StudyView, running: list[Trial]) -> Table:
         table.add_column(heading, justify="left" if heading == "worker" else "right")
     for trial in running[:RUNNING_SHOWN]:
         table.add_row(
-            "…" if trial.k is None else f"{trial.k:.4g}",
+            trial.token.control or ("…" if trial.k is None else f"{trial.k:.4g}"),
             str(trial.key.seed),
             f"{trial.epochs}/{view.spec.task.epochs}",
             "" if trial.averaged_error is None else f"{trial.averaged_error:.2f}",
@@ -262,4 +268,7 @@ def _ended(trial: Trial) -> str:
         State.PRUNED: f"pruned after {trial.epochs} epochs",
         State.FAILED: f"failed, {trial.reason}: {trial.message or 'no word'}",
     }[trial.state]
-    return f"stage {key.stage}  k = {k}  seed {key.seed}  {outcome}"
+    run = (
+        f"confirm  {trial.token.control}" if trial.token.control else f"stage {key.stage}  k = {k}"
+    )
+    return f"{run}  seed {key.seed}  {outcome}"

@@ -65,7 +65,10 @@ class StudyView:
     def epochs_planned(self) -> int:
         """Epochs of all runs of the stages opened so far, if none were pruned."""
         candidates = sum(len(stage.candidates) for stage in self.plan.stages)
-        return candidates * self.spec.search.seeds * self.spec.task.epochs
+        runs = candidates * self.spec.search.seeds
+        if self.plan.confirmation is not None:
+            runs += len(self.plan.confirmation.rows) * self.spec.confirm.seeds
+        return runs * self.spec.task.epochs
 
 
 def read_view(storage: Storage, name: str) -> StudyView:

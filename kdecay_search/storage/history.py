@@ -14,13 +14,25 @@ from typing import Any
 
 import sqlalchemy
 
+from kdecay_search.controls import CONTROLS
 from kdecay_search.errors import printable
-from kdecay_search.runs import LOST, CandidateKey, Replicates, RunKey, State, Token, Trial
+from kdecay_search.runs import (
+    CONFIRMATION,
+    LOST,
+    CandidateKey,
+    Replicates,
+    RunKey,
+    State,
+    Token,
+    Trial,
+)
 from kdecay_search.spec import LARGEST_K, SMALLEST_K
 
 Row = sqlalchemy.Row[Any]
 
 PARAMETER = "k"
+CONTROL = "schedule"
+"""Parameter and user attribute of a confirmation's trials."""
 WORKER = "worker"
 RESUMED = "resumed_epochs"
 
@@ -32,7 +44,7 @@ _STATES = {
     "FAIL": State.FAILED,
 }
 _TOKEN = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
-_ATTRIBUTES = (*_TOKEN, "reason", "message", WORKER, RESUMED)
+_ATTRIBUTES = (*_TOKEN, CONTROL, "reason", "message", WORKER, RESUMED)
 
 _COUNT = "SELECT count(*) FROM trials WHERE study_id = :study_id AND trial_id <= :latest"
 _ROWS = """
@@ -140,7 +152,10 @@ def read_token(attributes: Mapping[str, Any]) -> Token | None:
     exponents = (*ks, low, high) if k is None else (*ks, low, high, k)
     if not (all(map(_is_index, key)) and all(map(_is_exponent, exponents))):
         return None
-    return Token(RunKey(*key), ks, k, (low, high), protected is True)
+    control = attributes.get(CONTROL)
+    if (control is None) == (key[0] == CONFIRMATION) or control not in (None, *CONTROLS):
+        return None
+    return Token(RunKey(*key), ks, k, (low, high), protected is True, control)
 
 
 def _text(value: object) -> str | None:
@@ -158,7 +173,8 @@ def _is_exponent(value: object) -> bool:
 
 def token_attributes(token: Token) -> dict[str, Any]:
     """The user attributes that a trial is queued with."""
-    return {
+    named = {} if token.control is None else {CONTROL: token.control}
+    return named | {
         "stage": token.key.stage,
         "candidate": token.key.candidate,
         "seed": token.key.seed,

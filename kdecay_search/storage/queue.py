@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search.runs import ERROR, LOST, Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
-from kdecay_search.storage.history import WORKER, read_token, token_attributes
+from kdecay_search.storage.history import CONTROL, WORKER, read_token, token_attributes
 from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
 
 CLAIM_CHOICES = 32
@@ -52,7 +52,9 @@ class Ownership:
 def enqueue(storage: Storage, study_id: int, token: Token) -> None:
     """Queue one run. Repeating it after a dropped connection may queue the run twice, which the
     procedure heals by withdrawing one."""
-    fixed = {} if token.k is None else {PARAMETER: token.k}
+    fixed: dict[str, Any] = {} if token.k is None else {PARAMETER: token.k}
+    if token.control is not None:
+        fixed = {CONTROL: token.control}
     waiting = optuna.trial.create_trial(
         state=TrialState.WAITING,
         system_attrs={"fixed_params": fixed},

@@ -15,7 +15,7 @@ from optuna.trial import FrozenTrial
 
 from kdecay_search import study_file
 from kdecay_search.errors import InvalidSpec, StudyError
-from kdecay_search.runs import Trial, Trials
+from kdecay_search.runs import CONFIRMATION, Trial, Trials
 from kdecay_search.spec import NAME_PATTERN, StudySpec
 from kdecay_search.storage import history
 from kdecay_search.storage.connect import Storage, retried
@@ -29,8 +29,8 @@ CURVES = ("validation_error", "averaged_error", "training_loss", "learning_rate"
 
 
 def stage_name(name: str, stage: int) -> str:
-    """What Optuna calls the study of a stage."""
-    return f"{name}/k{stage}"
+    """What Optuna calls the study of a stage, or of the confirmation."""
+    return f"{name}/confirm" if stage == CONFIRMATION else f"{name}/k{stage}"
 
 
 @retried
@@ -48,12 +48,16 @@ def study_names(storage: Storage) -> list[str]:
 
 @retried
 def stage_ids(storage: Storage, name: str) -> dict[int, int]:
-    """Optuna's study id of each stage that was opened, by stage number."""
+    """Optuna's study id of each stage that was opened, by stage number; the confirmation last."""
     statement = "SELECT study_name, study_id FROM studies WHERE starts_with(study_name, :prefix)"
     with storage.engine.connect() as connection:
-        rows = connection.execute(sqlalchemy.text(statement), {"prefix": f"{name}/k"}).all()
-    numbered = {study_name.removeprefix(f"{name}/k"): study_id for study_name, study_id in rows}
-    return {int(stage): numbered[stage] for stage in sorted(numbered, key=int) if stage.isdigit()}
+        rows = connection.execute(sqlalchemy.text(statement), {"prefix": f"{name}/"}).all()
+    ids = {str(row.study_name): int(row.study_id) for row in rows}
+    confirmation = ids.pop(stage_name(name, CONFIRMATION), None)
+    numbered = {study_name.removeprefix(f"{name}/k"): ids[study_name] for study_name in ids}
+    stages = sorted(int(number) for number in numbered if number.isdigit())
+    found = {stage: numbered[str(stage)] for stage in stages if str(stage) in numbered}
+    return found if confirmation is None else found | {CONFIRMATION: confirmation}
 
 
 @retried

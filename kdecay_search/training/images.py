@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdecay_search.controls import schedule_of
 from kdecay_search.spec import ImagesTask
 from kdecay_search.task import DIVERGED_ERROR, Epoch, Released, Run
 from kdecay_search.training import checkpoints, models
 from kdecay_search.training.averaging import AveragedWeights
-from kdecay_search.training.data import AnySplit, load
+from kdecay_search.training.data import AnySplit, Purpose, load
 from kdecay_search.training.device import make_deterministic, release_memory, resolve
 from kdecay_search.training.evaluation import Validation
 from kdecay_search.training.feed import feed
@@ -33,7 +34,7 @@ def train(run: Run) -> None:
     device = resolve(run.device)
     make_deterministic(task.threads)
     release_memory(device)
-    split = load(task.data, device)
+    split = load(task.data, device, Purpose.CONFIRMATION if run.control else Purpose.SEARCH)
     with isolated("model", run.seed, device):
         Training(run, task, split, device).all_epochs()
 
@@ -51,7 +52,7 @@ class Training:
         half_life = task.averaging_share * task.epochs * steps_per_epoch
         self._averaged = AveragedWeights(self._model, half_life)
         self._optimizer = _optimizer(task, self._model)
-        self._schedule = run.spec.schedule_for(run.ks, steps_per_epoch)
+        self._schedule = schedule_of(run.spec, run.control, run.ks, steps_per_epoch)
         self._total_steps = task.epochs * steps_per_epoch
         self._curve: list[Epoch] = []
         self._step = 0

@@ -119,6 +119,7 @@ class _Attempt:
         self.seed = claim.token.key.seed
         self.device = place.device
         self.ks = (*claim.token.earlier_ks, trial.k)
+        self.control = claim.token.control
         self.checkpoint = _checkpoint(spec, claim, place.checkpoints, self.ks)
         self._stop = place.stop
         self._trial, self._heart, self._reporter = trial, heart, reporter
@@ -189,7 +190,7 @@ def _checkpoint(
     spec: StudySpec, claim: Claim, folder: CheckpointFolder, ks: Sequence[float]
 ) -> Checkpoint:
     key = claim.token.key
-    fingerprint = spec.fingerprint(ks, key.seed)
+    fingerprint = spec.fingerprint(ks, key.seed, claim.token.control)
     return Checkpoint(folder.of_study(spec), key, fingerprint, spec.workers.checkpoint_seconds)
 
 

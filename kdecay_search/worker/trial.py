@@ -7,15 +7,17 @@ from collections.abc import Sequence
 from typing import cast
 
 import optuna
+from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
+from kdecay_search.controls import CONTROLS
 from kdecay_search.pruning import FIRST_SEED, SmoothPruner, may_prune
 from kdecay_search.runs import RunKey
 from kdecay_search.spec import StudySpec
-from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage import Storage, history, queue, records
 from kdecay_search.storage.connect import mapped_errors, retried
 from kdecay_search.storage.queue import Claim
 from kdecay_search.task import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
@@ -23,6 +25,7 @@ from kdecay_search.task import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
 STARTUP_SHARE = 1 / 3
 """Share of a stage's candidates that tpe and gp draw at random before they model."""
 MAX_STARTUP = 10
+SCHEDULES = CategoricalDistribution(CONTROLS)
 
 
 class ClaimedTrial:
@@ -104,14 +107,19 @@ def _read(storage: Storage, trial_id: int) -> FrozenTrial:
 
 @retried
 def _k_of(storage: Storage, spec: StudySpec, claim: Claim) -> float:
-    """The token's k, or the sampler's choice; kept as the trial's parameter either way."""
-    space = queue.distribution(claim.token)
-    if claim.token.k is None:
+    """The token's k, or the sampler's choice; kept as the trial's parameter either way. A
+    confirmation's parameter is the name of the schedule."""
+    token, space = claim.token, queue.distribution(claim.token)
+    if token.k is None:
         trial = _open_trial(storage, spec, claim)
         return trial.suggest_float(records.PARAMETER, space.low, space.high, log=space.log)
-    internal = space.to_internal_repr(claim.token.k)
-    storage.rdb.set_trial_param(claim.trial_id, records.PARAMETER, internal, space)
-    return claim.token.k
+    if token.control is None:
+        internal = space.to_internal_repr(token.k)
+        storage.rdb.set_trial_param(claim.trial_id, records.PARAMETER, internal, space)
+    else:
+        place = float(CONTROLS.index(token.control))
+        storage.rdb.set_trial_param(claim.trial_id, history.CONTROL, place, SCHEDULES)
+    return token.k
 
 
 def _open_trial(storage: Storage, spec: StudySpec, claim: Claim) -> optuna.trial.Trial:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from kdecay_search.training.data.loading import load
+from kdecay_search.training.data.sealed import Purpose
 from kdecay_search.training.data.split import AnySplit, Split, StreamedSplit
 
-__all__ = ["AnySplit", "Split", "StreamedSplit", "load"]
+__all__ = ["AnySplit", "Purpose", "Split", "StreamedSplit", "load"]

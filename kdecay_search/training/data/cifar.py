@@ -12,11 +12,11 @@ from torchvision.datasets.utils import check_integrity
 from kdecay_search.errors import DataError
 from kdecay_search.spec import DataSpec
 from kdecay_search.training.data.download import alone, fetch
-from kdecay_search.training.data.source import Source, in_memory
+from kdecay_search.training.data.source import Images, Labels, Source, in_memory
 
 
 def cifar(data: DataSpec) -> Source:
-    """The training part of ``data.name``, downloaded into ``data.root`` if it is not there."""
+    """``data.name``, downloaded into ``data.root`` if it is not there."""
     kind = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}[data.name]
     root = Path(data.root or "")
     try:
@@ -27,9 +27,17 @@ def cifar(data: DataSpec) -> Source:
             f"data set {data.name}: is not in task.data.root = {data.root!r} and cannot be "
             f"downloaded ({reason}); put {kind.base_folder} there, or the file {kind.url}"
         ) from None
-    images = np.ascontiguousarray(training.data.transpose(0, 3, 1, 2))
-    labels = np.asarray(training.targets, dtype=np.int64)
-    return in_memory(data.name, images, labels, len(training.classes), data.image_size)
+    classes = len(training.classes)
+
+    def test() -> tuple[Images, Labels]:
+        return _arrays(kind(root, train=False))
+
+    return in_memory(data.name, _arrays(training), test, classes, data.image_size)
+
+
+def _arrays(part: Any) -> tuple[Images, Labels]:
+    images = np.ascontiguousarray(part.data.transpose(0, 3, 1, 2))
+    return images, np.asarray(part.targets, dtype=np.int64)
 
 
 def _whole(kind: Any, root: Path) -> Any:

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 
 from kdecay_search.spec import DataSpec
 from kdecay_search.training.data.drawing import stratified_split
-from kdecay_search.training.data.source import Source, in_memory
+from kdecay_search.training.data.source import Images, Indices, Labels, Source, in_memory
 
 CLASSES = 10
 BRIGHTEST = 16
@@ -20,10 +20,13 @@ TEST_SEED = 1797
 
 
 def digits(data: DataSpec) -> Source:
-    """The four fifths of the digits that are not the test part."""
+    """Four fifths of the digits to train on; the others are the test part."""
     bunch = load_digits()
     pixels = np.rint(np.asarray(bunch.images) * (255 / BRIGHTEST)).astype(np.uint8)
     labels = np.asarray(bunch.target, dtype=np.int64)
-    training, _test = stratified_split(labels, TEST_SHARE, TEST_SEED)
-    images = pixels[training][:, None]
-    return in_memory("digits", images, labels[training], CLASSES, data.image_size)
+    training, test = stratified_split(labels, TEST_SHARE, TEST_SEED)
+
+    def part(chosen: Indices) -> tuple[Images, Labels]:
+        return pixels[chosen][:, None], labels[chosen]
+
+    return in_memory("digits", part(training), lambda: part(test), CLASSES, data.image_size)

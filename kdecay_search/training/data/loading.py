@@ -12,7 +12,8 @@ from kdecay_search.errors import DataError, MissingPackage
 from kdecay_search.spec import DataSpec
 from kdecay_search.training.data.drawing import even_subset, stratified_split
 from kdecay_search.training.data.normalisation import PUBLISHED, measured
-from kdecay_search.training.data.source import FileSource, Indices, Source
+from kdecay_search.training.data.sealed import Purpose
+from kdecay_search.training.data.source import FileSource, Images, Indices, Source
 from kdecay_search.training.data.split import AnySplit, Split, StreamedSplit
 
 FEWEST_TRAINING_IMAGES = 2
@@ -31,9 +32,12 @@ AnySource = Source | FileSource
 
 
 @lru_cache(maxsize=1)
-def load(data: DataSpec, device: torch.device) -> AnySplit:
+def load(data: DataSpec, device: torch.device, purpose: Purpose = Purpose.SEARCH) -> AnySplit:
     """The data set, drawn, split and, unless too large, on the device. Raises :class:`DataError`
     with one line.
+
+    For a confirmation nothing is held out of the training part, and errors are measured on the
+    test part, which is read for nothing else.
 
     A worker trains run after run on the same data, so the last answer is kept. What is drawn
     depends on ``data`` alone, never on a run's seed: all runs of a study are comparable.
@@ -43,19 +47,29 @@ def load(data: DataSpec, device: torch.device) -> AnySplit:
     rest, part = stratified_split(source.labels[chosen], data.validation, data.split_seed)
     _check(source, data, len(rest), len(part))
     if isinstance(source, FileSource):
-        return _streamed(source, data, chosen[rest], chosen[part])
-    return _held(source, data, device, chosen, rest, part)
+        return _streamed(source, data, chosen, rest, part, purpose)
+    return _held(source, data, device, chosen, rest, part, purpose)
 
 
 def _streamed(
-    source: FileSource, data: DataSpec, training: Indices, validation: Indices
+    source: FileSource,
+    data: DataSpec,
+    chosen: Indices,
+    rest: Indices,
+    part: Indices,
+    purpose: Purpose,
 ) -> StreamedSplit:
+    """``rest`` and ``part``: positions in ``chosen`` to train and to validate on."""
+    paths, labels = source.paths[chosen], source.labels[chosen]
+    measured_on = paths[part], labels[part]
+    if purpose is Purpose.CONFIRMATION:
+        rest, measured_on = np.arange(len(chosen)), source.test.open(purpose)
     mean, std = PUBLISHED[data.normalisation or "imagenet"]
     return StreamedSplit(
-        training_paths=source.paths[training],
-        training_labels=source.labels[training],
-        validation_paths=source.paths[validation],
-        validation_labels=source.labels[validation],
+        training_paths=paths[rest],
+        training_labels=labels[rest],
+        validation_paths=measured_on[0],
+        validation_labels=measured_on[1],
         classes=source.classes,
         mean=mean,
         std=std,
@@ -69,9 +83,14 @@ def _held(
     chosen: Indices,
     rest: Indices,
     part: Indices,
+    purpose: Purpose,
 ) -> Split:
     """``rest`` and ``part``: positions in ``chosen`` to train and to validate on."""
     images, labels = source.decode(chosen), source.labels[chosen]
+    measured_on = images[part], labels[part]
+    if purpose is Purpose.CONFIRMATION:
+        rest, measured_on = np.arange(len(chosen)), source.test.open(purpose)
+        _check_sizes(source, images, measured_on[0])
     mean, std = PUBLISHED.get(data.normalisation or "measured") or measured(images, rest)
 
     def on_device(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
@@ -80,8 +99,8 @@ def _held(
     return Split(
         training_images=on_device(images[rest]),
         training_labels=on_device(labels[rest]),
-        validation_images=on_device(images[part]),
-        validation_labels=on_device(labels[part]),
+        validation_images=on_device(measured_on[0]),
+        validation_labels=on_device(measured_on[1]),
         classes=source.classes,
         mean=mean,
         std=std,
@@ -113,6 +132,15 @@ def _drawn(source: AnySource, data: DataSpec) -> Indices:
             f"use at most that many"
         )
     return even_subset(source.labels, data.subset, data.split_seed)
+
+
+def _check_sizes(source: Source, training: Images, test: Images) -> None:
+    if training.shape[1:] != test.shape[1:]:
+        (height, width), (test_height, test_width) = training.shape[2:], test.shape[2:]
+        raise DataError(
+            f"{source.name}: test images are {test_width} x {test_height} pixels, training images "
+            f"{width} x {height}; set task.data.image_size to bring all to one size"
+        )
 
 
 def _check(source: AnySource, data: DataSpec, training: int, validation: int) -> None:

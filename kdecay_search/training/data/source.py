@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from kdecay_search.training.data.sealed import Sealed
+
 Images = NDArray[np.uint8]
 """(N, C, H, W)."""
 Labels = NDArray[np.int64]
@@ -30,6 +32,7 @@ class Source:
     classes: int
     decode: Callable[[Indices], Images]
     """The images at these positions, in this order, all of one size."""
+    test: Sealed[tuple[Images, Labels]]
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,27 @@ class FileSource:
     labels: Labels
     classes: int
     paths: Paths
+    test: Sealed[tuple[Paths, Labels]]
 
 
 def in_memory(
-    name: str, images: Images, labels: Labels, classes: int, image_size: int | None
+    name: str,
+    training: tuple[Images, Labels],
+    test: Callable[[], tuple[Images, Labels]],
+    classes: int,
+    image_size: int | None,
 ) -> Source:
     """A source of decoded images, resized if ``image_size`` (pixels a side) says so."""
-    return Source(name, labels, classes, lambda chosen: _resized(images[chosen], image_size))
+    images, labels = training
+
+    def read_test() -> tuple[Images, Labels]:
+        test_images, test_labels = test()
+        return _resized(test_images, image_size), test_labels
+
+    def decode(chosen: Indices) -> Images:
+        return _resized(images[chosen], image_size)
+
+    return Source(name, labels, classes, decode, Sealed(read_test))
 
 
 def _resized(images: Images, size: int | None) -> Images:

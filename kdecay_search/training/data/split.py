@@ -1,4 +1,8 @@
-"""A data set's training part in two: to train on and to choose k on."""
+"""A data set in two: images to train on, and images to measure errors on.
+
+In a search these are the validation part: held out of the training part, to choose k on. In a
+confirmation they are the test part.
+"""
 
 from __future__ import annotations
 

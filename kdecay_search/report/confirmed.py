@@ -1,0 +1,113 @@
+"""A confirmation in words and as a table."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from kdecay_search.confirmation import Confirmation, Row
+from kdecay_search.controls import AREA_MATCHED, FOUND, ORIGINAL
+from kdecay_search.statistics import Comparison
+
+
+def sentence(confirmation: Confirmation) -> str:
+    """What the confirmation says, with numbers."""
+    if not confirmation.rows:
+        return "There is nothing to confirm: the search found no schedule better than the original."
+    against = confirmation.comparison
+    if not confirmation.is_over:
+        left = sum(row.unfinished for row in confirmation.rows)
+        return f"The confirmation on the test set is under way: {left} runs to go."
+    if against.difference is None:
+        return "The confirmation failed: no seed has both the found schedule and the original."
+    verdict = {"better": "Confirmed: better", "worse": "Refuted: worse"}.get(against.verdict)
+    opening = verdict or "Not confirmed: no detectable difference;"
+    direction = "" if verdict else ("better " if against.difference >= 0 else "worse ")
+    seeds = f"{against.n} fresh seed{'s' if against.n != 1 else ''}"
+    numbers = f"{_by(against)} than k = 1 on the test set, {seeds}"
+    return f"{opening} {direction}{numbers}.{_shape(confirmation)}"
+
+
+def _by(comparison: Comparison) -> str:
+    assert comparison.difference is not None
+    return f"by {abs(comparison.difference):.2f} points{interval(comparison)}"
+
+
+def interval(comparison: Comparison) -> str:
+    """`` (95 % interval 0.12 to 0.50)``; in the direction of the difference."""
+    if comparison.interval is None or comparison.difference is None:
+        return ""
+    low, high = comparison.interval
+    if comparison.difference < 0:
+        low, high = -high, -low
+    return f" (95 % interval {low:.2f} to {high:.2f})"
+
+
+def _shape(confirmation: Confirmation) -> str:
+    """Whether the gain is one of the shape, or of the higher mean rate."""
+    matched = confirmation.others.get(AREA_MATCHED)
+    if matched is None or matched.difference is None:
+        return ""
+    words = {
+        "better": f" Its shape matters: at the same mean rate it is better {_by(matched)}.",
+        "worse": f" Its shape does not help: at the same mean rate it is worse {_by(matched)}.",
+    }
+    same = (
+        " Against the original at the same mean rate there is no detectable difference"
+        f" ({matched.difference:+.2f} points{interval(matched).replace(' (', ', ').rstrip(')')})."
+    )
+    return words.get(matched.verdict, same)
+
+
+def table(confirmation: Confirmation) -> Table:
+    """One row a schedule."""
+    seeds = confirmation.seeds
+    shown = Table(
+        title=f"confirmation: test set, seeds {seeds.start} to {seeds.stop - 1}",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+    )
+    shown.add_column("schedule")
+    for heading in ("test error, %", "n", "found is better by", "95 % interval", "p (Holm)"):
+        shown.add_column(heading, justify="right")
+    shown.add_column("")
+    for row in confirmation.rows:
+        shown.add_row(*_cells(row, confirmation), style="bold" if row.control == FOUND else "")
+    return shown
+
+
+def against(row: Row, confirmation: Confirmation) -> Comparison | None:
+    """The found schedule against this row's."""
+    if row.control == ORIGINAL:
+        return confirmation.comparison
+    return confirmation.others.get(row.control)
+
+
+def _cells(row: Row, confirmation: Confirmation) -> tuple[Text, ...]:
+    error, compared = row.error, against(row, confirmation)
+    mean = "" if error.mean is None else f"{error.mean:.2f}"
+    spread = "" if error.sd is None else f" ± {error.sd:.2f}"
+    cells = [title(row.control, confirmation.ks), mean + spread, str(error.n)]
+    if compared is None or compared.difference is None:
+        cells += ["", "", ""]
+    else:
+        low_high = compared.interval
+        p = compared.p if compared.p_adjusted is None else compared.p_adjusted
+        cells.append(f"{compared.difference:+.2f}")
+        cells.append("" if low_high is None else f"{low_high[0]:.2f} to {low_high[1]:.2f}")
+        cells.append("" if p is None else f"{p:.3f}")
+    notes = [f"{row.unfinished} to go"] if row.unfinished else []
+    notes += [f"{row.failed} failed"] if row.failed else []
+    return tuple(Text(cell) for cell in (*cells, "  ".join(notes)))
+
+
+def title(control: str, ks: tuple[float, ...]) -> str:
+    """A schedule's name for people."""
+    terms = "k = " + ", ".join(f"{k:.4g}" for k in ks)
+    names = {
+        FOUND: f"found, {terms}",
+        ORIGINAL: "original, k = 1",
+        AREA_MATCHED: "k = 1 at the found one's mean rate",
+    }
+    return names.get(control, control)
