@@ -6,19 +6,88 @@ import json
 from pathlib import Path
 
 import optuna
-import pytest
 from commands import Kdecay, simulated_study
+from optuna.trial import TrialState
 
-FILE = {"search__seeds": 2, "search__k_max": 3.0, "search__k_step": 1.0}
+from kdecay_search.runs import CONFIRMATION, State
+from kdecay_search.storage import Storage, records
+
+FILE = {"search__k_step": 1.0, "task__epochs": 2}
+CURVED = {"task__surface": {"best_ks": [3.0], "curvature": 60.0, "run_noise": 0.05}}
 
 
-@pytest.fixture(scope="module")
-def confirmed(
-    tmp_path_factory: pytest.TempPathFactory, shared_kdecay: Kdecay
-) -> tuple[Kdecay, str]:
-    folder = tmp_path_factory.mktemp("confirmed")
-    file = simulated_study(
-        folder, **FILE, name="confirmed", confirm__seeds=3, confirm__rivals=["cosine"]
-    )
-    shared_kdecay.run("launch", file, "--workers", "2")
-    return shared_kdecay, file
+def study_file(folder: Path, name: str, **settings: object) -> str:
+    return simulated_study(folder, name=name, **FILE, **settings)
+
+
+def test_a_study_file_s_confirmation_runs_by_itself_and_is_told_in_json_text_and_optuna(
+    kdecay: Kdecay, storage: Storage, tmp_path: Path
+) -> None:
+    file = study_file(tmp_path, "confirmed", confirm__seeds=3, confirm__rivals=["cosine"])
+    found = kdecay.json("launch", file, "--workers", "2")
+    assert found["state"] == "done"
+    said = found["confirm"]
+    assert [row["schedule"] for row in said["rows"]] == [
+        "found",
+        "original",
+        "area-matched",
+        "cosine",
+    ]
+    assert said["verdict"] in ("better", "no detectable difference", "worse")
+    assert said["n"] == 3
+    assert said["interval"][0] < said["difference"] < said["interval"][1]
+    assert said["seeds"] == [1000, 1001, 1002]
+    assert all(len(row["errors"]) == 3 for row in said["rows"])
+    text = kdecay.run("status", "confirmed").stdout
+    assert "confirmation: test set, seeds 1000 to 1002" in text
+    assert "on the test set, 3 fresh seeds" in " ".join(text.split())
+    last = optuna.load_study(study_name="confirmed/confirm", storage=storage.optuna)
+    trials = last.get_trials()
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 12
+    assert {trial.params["schedule"] for trial in trials} == {
+        row["schedule"] for row in said["rows"]
+    }
+    assert last.user_attrs["verdict"] == said["verdict"]
+
+
+def test_a_study_that_is_done_can_be_confirmed_and_confirmed_again(
+    kdecay: Kdecay, storage: Storage, tmp_path: Path
+) -> None:
+    file = study_file(tmp_path, "later")
+    assert kdecay.json("launch", file, "--workers", "1")["confirm"] is None
+    first = kdecay.json("confirm", "later", "--seeds", "3", "--workers", "1")["confirm"]
+    assert first["seeds"] == [1000, 1001, 1002]
+    assert kdecay.json("confirm", "later", "--workers", "1")["confirm"] == first
+    refused = kdecay.run("confirm", "later", "--seeds", "5", code=2)
+    assert "to add some after a look at the result is no test; --again" in refused.stderr
+    assert kdecay.json("launch", file, "--workers", "1")["confirm"] == first
+    again = kdecay.json("confirm", "later", "--again", "--seeds", "2", "--workers", "1")["confirm"]
+    assert again["seeds"] == [1003, 1004]
+    trials = [t for t in records.read_trials(storage, "later") if t.key.stage == CONFIRMATION]
+    assert len(trials) == 3 * 3 + 3 * 2
+    assert {t.state for t in trials} == {State.COMPLETE}
+
+
+def test_wrong_confirmations_are_one_line(kdecay: Kdecay, tmp_path: Path) -> None:
+    kdecay.run("launch", study_file(tmp_path, "wrong"), "--workers", "1")
+    unknown = kdecay.run("confirm", "wrong", "--rival", "cosin", code=2).stderr
+    assert unknown.startswith("kdecay: study 'wrong': confirm.rivals")
+    assert unknown.count("\n") == 1
+    missing = kdecay.run("confirm", "nowhere", code=2).stderr
+    assert "no study named 'nowhere'" in missing
+    assert json.loads(kdecay.run("status", "wrong", "--json").stdout)["confirm"] is None
+
+
+def test_check_counts_the_confirmation(kdecay: Kdecay, tmp_path: Path) -> None:
+    said = kdecay.run("check", study_file(tmp_path, "counted", confirm__seeds=5)).stdout
+    row = next(line for line in said.splitlines() if line.split()[:1] == ["confirm"])
+    assert row.split() == ["confirm", "3", "5", "15", "30"]
+
+
+def test_a_deleted_study_s_confirmation_is_deleted_with_it(
+    kdecay: Kdecay, storage: Storage, tmp_path: Path
+) -> None:
+    kdecay.run("launch", study_file(tmp_path, "gone", confirm__seeds=2), "--workers", "1")
+    kdecay.run("delete", "gone", "--yes")
+    names = optuna.get_all_study_names(storage.optuna)
+    assert not [name for name in names if name.startswith("gone/")]

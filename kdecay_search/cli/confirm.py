@@ -64,7 +64,7 @@ def confirm(
         values["rivals"] = rivals
     if again:
         values["first_seed"] = spec.confirm.first_seed + spec.confirm.seeds
-    spec = study_file.changed(spec, "confirm", values, "kdecay confirm")
+    spec = study_file.changed(spec, "confirm", values, f"study {name!r}")
 
     def start(store: Storage) -> bool:
         driver.confirm(store, spec)
