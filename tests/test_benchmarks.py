@@ -13,7 +13,7 @@ import sqlalchemy
 from builders import study
 
 from benchmarks import curves as curve_files
-from benchmarks import history, past, pruning, record
+from benchmarks import history, honesty, past, pruning, record
 from benchmarks.curves import Curves
 from benchmarks.policies import POLICIES
 from benchmarks.replay import Replay, study_spec
@@ -382,3 +382,43 @@ def test_the_training_benchmark_measures_both_loops_and_the_device_s_limits(
     # 40.6 million multiply-adds forward (He et al. 2016), as much again for each of both gradients
     assert report["limits"]["flops_per_image"] == pytest.approx(3 * 2 * 40.6e6, rel=0.02)
     assert report["limits"]["bytes_per_image"] > 4 * 3 * 32 * 32
+
+
+def test_the_honesty_benchmark_shows_that_the_search_flatters_and_fresh_seeds_do_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert honesty.main(["--studies", "20", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["studies"] == 20
+    rows = {(row["search"], row["truth"], row["n"]): row for row in told["rows"]}
+    assert rows.keys() == {
+        (search, truth, n)
+        for search in ("grid", "race")
+        for truth in (0.0, 0.2, 0.5)
+        for n in (5, 10)
+    }
+    for (search, truth, _), row in rows.items():
+        assert row["search_bias"] > 0.1 > abs(row["bias"])
+        assert row["coverage"] >= 0.8
+        assert row["falsely_better"] <= 0.1
+        assert 0.8 < row["noise_ratio"] < 1.2
+        assert (row["found_truth"] > 0) == (truth > 0)
+        assert (row["lowest_bias"] is None) == (search == "race")
+    assert all(rows[s, 0.5, 10]["found_better"] > 0.6 for s in ("grid", "race"))
+    assert rows["grid", 0.0, 5]["search_falsely_better"] == rows["grid", 0.0, 5]["search_better"]
+
+
+def test_a_simulated_study_is_confirmed_on_seeds_that_the_search_did_not_use() -> None:
+    used = []
+
+    def error(k: float, seed: int) -> float:
+        used.append(seed)
+        return 8 - honesty.true_gain(0.5, k)
+
+    spec = honesty.study_spec(prunes=False)
+    assert honesty.search(spec, error).incumbent.ks == (2.0,)
+    searched = set(used)
+    used.clear()
+    found = honesty.confirm(error, 2.0, 5)
+    assert searched.isdisjoint(used)
+    assert (found.n, found.difference) == (5, 0.5)

@@ -9,7 +9,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from kdecay_search import __version__
-from kdecay_search.cli import confirm, doctor, files, inspect, launch, models, schedule, worker
+from kdecay_search.cli import (
+    confirm,
+    doctor,
+    files,
+    inspect,
+    launch,
+    models,
+    plan,
+    schedule,
+    worker,
+)
 from kdecay_search.errors import KDecayError
 
 app = typer.Typer(
@@ -47,6 +57,7 @@ for register in (
     worker.register,
     inspect.register,
     files.register,
+    plan.register,
     doctor.register,
     schedule.register,
     models.register,

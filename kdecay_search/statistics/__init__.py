@@ -5,12 +5,14 @@ do without it.
 """
 
 from kdecay_search.statistics.comparison import Comparison, Verdict, compare, holm
+from kdecay_search.statistics.noise import Noise, pooled_noise
 from kdecay_search.statistics.power import MOST_SEEDS, detectable_difference, seeds_needed
 from kdecay_search.statistics.sample import Sample, describe, paired_gain
 
 __all__ = [
     "MOST_SEEDS",
     "Comparison",
+    "Noise",
     "Sample",
     "Verdict",
     "compare",
@@ -18,5 +20,6 @@ __all__ = [
     "detectable_difference",
     "holm",
     "paired_gain",
+    "pooled_noise",
     "seeds_needed",
 ]

@@ -1,0 +1,320 @@
+"""How often a study's claims are wrong: ``python -m benchmarks.honesty``.
+
+Simulated studies whose truth is known. The real procedure finds k; then fresh seeds compare it
+with k = 1, as a confirmation does. Beside that stand the search's own numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from statistics import fmean
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from kdecay_search import __version__
+from kdecay_search.choice import Gain
+from kdecay_search.procedure import Plan, Progress, make_plan
+from kdecay_search.runs import State, Trial
+from kdecay_search.spec import StudySpec
+from kdecay_search.statistics import Comparison, Noise, Sample, compare, paired_gain, pooled_noise
+from kdecay_search.training.inventory import cpu
+
+TRUTHS = (0.0, 0.2, 0.5)
+"""Percentage points by which the best k's true error is below that of k = 1."""
+CONFIRMATIONS = (5, 10)
+"""Fresh seeds."""
+BEST_K = 2.0
+LEVEL = 8.0
+"""True error (%) of k = 1."""
+RUN_NOISE = 0.3
+SEED_NOISE = 0.3
+"""Standard deviations, percentage points: of each run, and of what runs of a seed share."""
+FIRST_FRESH_SEED = 100
+SEARCHES = {"grid": False, "race": True}
+"""By name: whether the study has ``pruning.enabled``. No run ends early here: there are no curves;
+the race decides who gets a further seed."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A difference to k = 1, as somebody tells it, and the truth."""
+
+    truth: float
+    difference: float
+    interval: tuple[float, float] | None
+    says_better: bool
+
+    @staticmethod
+    def of(truth: float, sample: Sample) -> Claim:
+        """What Student's t says of a sample of paired differences."""
+        interval = sample.interval()
+        assert sample.mean is not None
+        return Claim(truth, sample.mean, interval, interval is not None and interval[0] > 0)
+
+    @staticmethod
+    def of_confirmation(truth: float, found: Comparison) -> Claim:
+        assert found.difference is not None
+        return Claim(truth, found.difference, found.interval, found.verdict == "better")
+
+    @staticmethod
+    def of_curve(truth: float, gain: Gain) -> Claim:
+        return Claim(truth, gain.mean, gain.interval, gain.is_sure)
+
+
+@dataclass(frozen=True)
+class Study:
+    """One simulated study: what it claimed. A study that found no k but 1 claims nothing."""
+
+    noise: Noise | None
+    """Of paired differences, by the search's runs."""
+    confirmed: Mapping[int, Claim]
+    """By the number of fresh seeds."""
+    search: Claim | None
+    """The search's own paired gain of the k that it found."""
+    smooth: Claim | None
+    """The same by the smooth curve through all runs."""
+    lowest: Claim | None
+    """The k with the lowest mean, which the procedure does not choose; only of a full grid."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Shares and means over the studies that found a k; None where there is nothing to count."""
+
+    truth: float
+    search: str
+    n: int
+    """Fresh seeds of the confirmation."""
+    found: float
+    """Share of all studies that found a k other than 1."""
+    found_truth: float | None
+    """Mean true difference between the k that was found and k = 1, percentage points."""
+    coverage: float | None
+    """Of the confirmation's interval: share that holds the true difference of the k found."""
+    found_better: float | None
+    """Share in which the confirmation says "better" …"""
+    falsely_better: float | None
+    """… and in which it does so though the true difference is not above zero."""
+    bias: float | None
+    """Mean of the confirmation's difference less the true one, percentage points."""
+    search_coverage: float | None
+    search_better: float | None
+    search_falsely_better: float | None
+    search_bias: float | None
+    smooth_coverage: float | None
+    smooth_better: float | None
+    smooth_falsely_better: float | None
+    smooth_bias: float | None
+    lowest_coverage: float | None
+    lowest_better: float | None
+    lowest_falsely_better: float | None
+    lowest_bias: float | None
+    noise_ratio: float | None
+    """Root mean square, over the studies, of the estimated noise over the true one."""
+    noise_coverage: float | None
+    """Of the noise's interval."""
+
+
+def true_gain(truth: float, k: float) -> float:
+    """A parabola over log k: 0 at k = 1 and 4, ``truth`` at 2, ever further below 0 beyond 4."""
+    return truth * (1 - (math.log(k / BEST_K) / math.log(BEST_K)) ** 2)
+
+
+def study_spec(prunes: bool) -> StudySpec:
+    """The defaults: k = 1, 1.5, … 5, growing to 10, on three seeds."""
+    table = {
+        "name": "honesty",
+        "task": {"kind": "simulated", "epochs": 1},
+        "search": {"max_terms": 1},
+        "pruning": {"enabled": prunes},
+    }
+    return StudySpec.model_validate_json(json.dumps(table))
+
+
+def simulate(spec: StudySpec, truth: float, key: tuple[int, ...]) -> Study:
+    """One study and its confirmations; ``key``: of its random numbers."""
+    effects = (
+        np.random.default_rng(key)
+        .normal(0, SEED_NOISE, FIRST_FRESH_SEED + max(CONFIRMATIONS))
+        .tolist()
+    )
+
+    def error(k: float, seed: int) -> float:
+        own = np.random.default_rng((*key, seed, round(1000 * k))).normal(0, RUN_NOISE)
+        return LEVEL - true_gain(truth, k) + float(effects[seed] + own)
+
+    stage = search(spec, error).stages[0]
+    errors = {c.k: c.errors for c in stage.candidates if c.k is not None}
+    noise = pooled_noise(errors.values())
+    lowest = None if spec.pruning.enabled else _lowest(truth, errors)
+    if not stage.kept or stage.best is None or stage.best.k is None:
+        return Study(noise, {}, None, None, lowest)
+    k = stage.best.k
+    true = true_gain(truth, k)
+    assert stage.smooth_gain is not None
+    return Study(
+        noise,
+        {n: Claim.of_confirmation(true, confirm(error, k, n)) for n in CONFIRMATIONS},
+        Claim.of(true, stage.gain),
+        Claim.of_curve(true, stage.smooth_gain),
+        lowest,
+    )
+
+
+def search(spec: StudySpec, error: Callable[[float, int], float]) -> Plan:
+    """What driver and workers do between them, on trials in memory."""
+    trials: list[Trial] = []
+    while (plan := make_plan(spec, trials)).progress == Progress.RUNNING:
+        for token in plan.enqueue:
+            assert token.k is not None
+            done = Trial(len(trials), token, State.COMPLETE, token.k, trial_id=len(trials))
+            trials.append(replace(done, error=error(token.k, token.key.seed), epochs=1))
+        for token in plan.skip:
+            number = len(trials)
+            trials.append(Trial(number, token, State.PRUNED, token.k, trial_id=number))
+    return plan
+
+
+def confirm(error: Callable[[float, int], float], k: float, n: int) -> Comparison:
+    """``k`` against k = 1 on ``n`` seeds that the search never used."""
+    old, new = (
+        {seed: error(each, seed) for seed in range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + n)}
+        for each in (1.0, k)
+    )
+    return compare(old, new)
+
+
+def _lowest(truth: float, errors: Mapping[float, Mapping[int, float]]) -> Claim | None:
+    k = min(errors, key=lambda k: fmean(errors[k].values()))
+    if k == 1:
+        return None
+    return Claim.of(true_gain(truth, k), paired_gain(errors[1.0], errors[k]))
+
+
+def measure(studies: int, seed: int) -> list[Row]:
+    """``studies`` of each truth and kind of search."""
+    rows = []
+    for name, prunes in SEARCHES.items():
+        spec = study_spec(prunes)
+        for place, truth in enumerate(TRUTHS):
+            started = time.perf_counter()
+            done = [simulate(spec, truth, (seed, place, number)) for number in range(studies)]
+            rows += [_row(truth, name, n, done) for n in CONFIRMATIONS]
+            took = time.perf_counter() - started
+            print(f"truth {truth:g}, {name}: {took:.1f} s", file=sys.stderr, flush=True)
+    return rows
+
+
+def _row(truth: float, name: str, n: int, studies: Sequence[Study]) -> Row:
+    confirmed = [study.confirmed[n] for study in studies if study.confirmed]
+    return Row(
+        truth,
+        name,
+        n,
+        len(confirmed) / len(studies),
+        _mean(claim.truth for claim in confirmed),
+        *_figures(confirmed),
+        *_figures([study.search for study in studies if study.search]),
+        *_figures([study.smooth for study in studies if study.smooth]),
+        *_figures([study.lowest for study in studies if study.lowest]),
+        *_noise_figures([study.noise for study in studies if study.noise]),
+    )
+
+
+def _figures(claims: Sequence[Claim]) -> tuple[float | None, ...]:
+    """Coverage, shares of "better" and of "better" that is false, bias."""
+    return (
+        _mean(c.interval[0] <= c.truth <= c.interval[1] for c in claims if c.interval),
+        _mean(c.says_better for c in claims),
+        _mean(c.says_better and c.truth <= 0 for c in claims),
+        _mean(c.difference - c.truth for c in claims),
+    )
+
+
+def _noise_figures(noises: Sequence[Noise]) -> tuple[float | None, ...]:
+    true = math.sqrt(2) * RUN_NOISE
+    square = _mean((noise.sd / true) ** 2 for noise in noises)
+    covered = _mean(noise.interval[0] <= true <= noise.interval[1] for noise in noises)
+    return None if square is None else square**0.5, covered
+
+
+def _mean(values: Iterable[float]) -> float | None:
+    numbers = [float(value) for value in values]
+    return fmean(numbers) if numbers else None
+
+
+def as_json(studies: int, rows: Sequence[Row]) -> str:
+    """The contract of ``--json``."""
+    told = {"studies": studies, "run_noise": RUN_NOISE, "seed_noise": SEED_NOISE}
+    rest = {"rows": [asdict(row) for row in rows], "machine": cpu()["name"], "versions": versions()}
+    return json.dumps(told | rest)
+
+
+def versions() -> dict[str, str]:
+    packages = {package: version(package) for package in ("numpy", "scipy")}
+    return {"kdecay-search": __version__, "python": platform.python_version(), **packages}
+
+
+def as_table(studies: int, rows: Sequence[Row]) -> Table:
+    caption = f"{cpu()['name']}; " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    title = f"{studies} studies of each truth and search; shares of those that found a k, %"
+    table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
+    headings = ("truth", "search", "found", "told by", "covers", "better", "falsely", "bias")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    for row in rows:
+        begins = (f"{row.truth:g}", row.search, _percent(row.found))
+        kinds = {f"{row.n} fresh seeds": "", "search": "search_"}
+        kinds |= {"smooth curve": "smooth_", "lowest mean": "lowest_"}
+        for told_by, prefix in kinds.items():
+            unneeded = prefix and row.n != CONFIRMATIONS[0]  # the same for each n
+            if unneeded or (prefix == "lowest_" and row.search == "race"):
+                continue
+            names = ("coverage", f"{'' if prefix else 'found_'}better", "falsely_better")
+            shares = [_percent(getattr(row, prefix + name)) for name in names]
+            bias = getattr(row, f"{prefix}bias")
+            shown = "" if bias is None else f"{bias:+.3f}"
+            table.add_row(*begins, told_by, *shares, shown)
+    return table
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f}"
+
+
+def _count(text: str) -> int:
+    if int(text) < 1:
+        raise ValueError
+    return int(text)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.honesty", description=__doc__)
+    parser.add_argument(
+        "--studies", type=_count, default=1000, help="of each truth and search; default: 1000"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of the simulation; default: 0")
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    given = parser.parse_args(arguments)
+    rows = measure(given.studies, given.seed)
+    if given.json:
+        print(as_json(given.studies, rows))
+    else:
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        console.print(as_table(given.studies, rows))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,184 @@
+"""``plan``: how many seeds it takes to show a difference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdecay_search.cli.options import AsJson, StorageUrl, opened, print_json, stdout
+
+if TYPE_CHECKING:
+    from kdecay_search.report.view import StudyView
+    from kdecay_search.spec import StudySpec
+    from kdecay_search.statistics import Noise
+
+DIFFERENCES = (0.05, 0.1, 0.2, 0.5, 1.0)
+"""Percentage points; the wanted one is added."""
+POWER, LEVEL = 0.8, 0.95
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one difference takes, for each compared schedule."""
+
+    difference: float
+    """Percentage points."""
+    wanted: bool
+    seeds: int
+    seeds_interval: tuple[int, int] | None
+    """For both ends of the noise's interval; None for a given noise."""
+    runs: int
+    epochs: int
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(plan)
+
+
+def plan(
+    study: Annotated[
+        str, typer.Argument(metavar="STUDY", help="A study's name, or its file (TOML).")
+    ],
+    difference: Annotated[
+        float, typer.Option(metavar="POINTS", help="The true difference to be shown.")
+    ] = 0.2,
+    noise: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SD",
+            help="Standard deviation of the difference of two runs on one seed, in percentage "
+            "points. Left out: measured from the study's complete runs.",
+        ),
+    ] = None,
+    json: AsJson = False,
+    storage: StorageUrl = None,
+) -> None:
+    """Tell how many seeds show a difference.
+
+    How many fresh seeds a confirmation needs to show a difference between two schedules with 80 %
+    power (paired t test, two-sided, 5 %), by the noise measured so far, and what they cost.
+    10,000 seeds stand for so many or more.
+    """
+    _require_points("--difference", difference)
+    if noise is not None:
+        _require_points("--noise", noise)
+    spec, measured = _study(study, storage, noise is None)
+    used = noise if measured is None else measured.sd
+    assert used is not None  # it was given or measured
+    rows = _rows(spec.task.epochs, difference, used, measured)
+    if json:
+        print_json(_as_json(spec, used, measured, rows))
+    else:
+        _print(spec, used, measured, rows)
+
+
+def _require_points(option: str, value: float) -> None:
+    from kdecay_search.errors import KDecayError
+
+    if not 0 < value <= 100:  # noqa: PLR2004 - errors are percentages
+        raise KDecayError(f"{option} {value:g}: must be above 0 and at most 100 percentage points")
+
+
+def _study(study: str, url: str | None, measures: bool) -> tuple[StudySpec, Noise | None]:
+    """The study, and its noise if that is to be measured: one that is not stored has none."""
+    from kdecay_search.errors import StudyError
+    from kdecay_search.report.view import read_view
+    from kdecay_search.storage.records import study_names
+    from kdecay_search.study_file import load
+
+    file = load(study, []) if study.endswith(".toml") or "/" in study else None
+    if file is not None and not measures:
+        return file, None
+    with opened(url) as store:
+        if file is not None and file.name not in study_names(store):
+            raise StudyError(
+                f"study {file.name!r} has not been launched: its noise is not known; "
+                "give it with --noise SD"
+            )
+        view = read_view(store, file.name if file else study)
+        return view.spec, _measured(view) if measures else None
+
+
+def _measured(view: StudyView) -> Noise:
+    from kdecay_search.errors import StudyError
+    from kdecay_search.statistics import pooled_noise
+
+    errors: dict[tuple[float, ...], dict[int, float]] = {}
+    for stage in view.plan.stages:
+        for candidate in stage.candidates:
+            if candidate.k is not None:
+                errors.setdefault((*stage.earlier_ks, candidate.k), {}).update(candidate.errors)
+    noise = pooled_noise(errors.values())
+    if noise is None:
+        raise StudyError(
+            f"study {view.spec.name!r} has too few complete runs to know its noise: it takes two "
+            "schedules that share two seeds; give it with --noise SD"
+        )
+    return noise
+
+
+def _rows(epochs: int, wanted: float, sd: float, measured: Noise | None) -> list[Row]:
+    from kdecay_search.statistics import seeds_needed
+
+    rows = []
+    for points in sorted({*DIFFERENCES, wanted}):
+        seeds = seeds_needed(sd, points, POWER, LEVEL)
+        ends = None
+        if measured is not None:
+            low, high = (seeds_needed(end, points, POWER, LEVEL) for end in measured.interval)
+            ends = (low, high)
+        rows.append(Row(points, points == wanted, seeds, ends, seeds, seeds * epochs))
+    return rows
+
+
+def _as_json(
+    spec: StudySpec, sd: float, measured: Noise | None, rows: Sequence[Row]
+) -> dict[str, object]:
+    return {
+        "study": spec.name,
+        "noise": {
+            "sd": sd,
+            "interval": measured.interval if measured else None,
+            "freedom": measured.freedom if measured else None,
+            "measured": measured is not None,
+        },
+        "power": POWER,
+        "level": LEVEL,
+        "epochs_per_run": spec.task.epochs,
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def _print(spec: StudySpec, sd: float, measured: Noise | None, rows: Sequence[Row]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None)
+    ends = () if measured is None else ("from", "to")
+    for heading in ("difference", "seeds", *ends, "epochs", ""):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        cells = (row.seeds, *(row.seeds_interval or ()), row.epochs)
+        mark = "wanted" if row.wanted else ""
+        table.add_row(f"{row.difference:g}", *(f"{cell:,}" for cell in cells), mark)
+    console = stdout()
+    console.print(_told(spec, sd, measured))
+    console.print(table)
+    console.print(
+        "For each compared schedule, one run a seed, so that the difference is shown with 80 % "
+        "power (paired t test, two-sided, 5 %)."
+        + ("" if measured is None else " From, to: for the ends of the noise's interval.")
+    )
+
+
+def _told(spec: StudySpec, sd: float, measured: Noise | None) -> str:
+    given = f"{spec.name}: two runs on one seed differ by noise of {sd:.3g} points"
+    if measured is None:
+        return f"{given} (sd, as given)."
+    low, high = measured.interval
+    return (
+        f"{given} (sd; 95 % interval {low:.3g} to {high:.3g}, {measured.freedom} degrees of "
+        "freedom), by validation errors; those on the test set may differ."
+    )
