@@ -1,0 +1,317 @@
+"""What it costs that many workers share one study: ``python -m benchmarks.coordination``.
+
+Null training: an epoch only sleeps. The package's workers and plain Optuna's ``study.optimize``
+(report and ``should_prune`` after every epoch) serve studies of the same size on the same server,
+one after the other, each worker a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import atexit
+import json
+import multiprocessing
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy
+from rich.console import Console
+from rich.table import Table
+from sqlalchemy.engine import make_url
+
+from kdecay_search import __version__, driver
+from kdecay_search.checkpoint import CheckpointFolder
+from kdecay_search.errors import KDecayError
+from kdecay_search.spec import StudySpec
+from kdecay_search.storage import Storage, embedded_url, records
+from kdecay_search.training.inventory import cpu
+from kdecay_search.worker.attempt import Place
+from kdecay_search.worker.loop import Options, Worker
+
+FORK = multiprocessing.get_context("fork")  # so that 32 processes need not import everything
+FEWEST_TRIALS = 64
+"""Of a study without sleep."""
+READY_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Load:
+    """One study, and who works on it."""
+
+    workers: int
+    trials: int
+    epochs: int
+    epoch_seconds: float
+
+
+@dataclass(frozen=True)
+class Part:
+    """What one process did."""
+
+    started: float
+    """Seconds by the machine's monotonic clock …"""
+    ended: float
+    """… at the end of its last trial."""
+    statements: int
+    trials: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One system with one number of workers."""
+
+    system: str
+    workers: int
+    lost_share: float
+    """Of the workers' time, from the start to each one's last trial's end: not spent in epochs."""
+    statements_per_epoch: float
+    """SQL statements of all kinds over the epochs trained, with epochs of the set length."""
+    trials_per_second: float
+    """With epochs of no length: what the system can hand out, report and finish."""
+
+
+Serve = Callable[[str, Load, Callable[[], None]], None]
+"""Works on the study at a URL until none is left, and calls back at the end of every trial."""
+
+
+def spec_of(load: Load) -> StudySpec:
+    """Every candidate is one trial, all are asked about pruning, and none is pruned."""
+    step = 4.0 / max(1, load.trials - 1)
+    table = {
+        "name": "coordination",
+        "task": {"kind": "simulated", "epochs": load.epochs, "epoch_seconds": load.epoch_seconds},
+        "search": {"ks": [round(1 + i * step, 9) for i in range(load.trials)], "k_cap": 5.0}
+        | {"seeds": 1, "max_terms": 1},
+        "pruning": {"keep_at_least": 1000},
+    }
+    return StudySpec.model_validate_json(json.dumps(table))
+
+
+def ours(url: str, load: Load, finished: Callable[[], None]) -> None:
+    """The package's worker."""
+    folder = Path(os.environ["KDECAY_HOME"]) / "checkpoints"
+    place = Place("cpu", CheckpointFolder(folder), threading.Event())
+    storage = Storage(url)
+    try:
+        _CountingWorker(storage, place, finished).serve()
+    finally:
+        storage.close()
+
+
+class _CountingWorker(Worker):
+    def __init__(self, storage: Storage, place: Place, finished: Callable[[], None]) -> None:
+        super().__init__(storage, Options("coordination", drain=True), place)
+        self._finished = finished
+
+    def _work_on(self, name: str) -> bool:
+        worked = super()._work_on(name)
+        if worked:
+            self._finished()
+        return worked
+
+
+def plain(url: str, load: Load, finished: Callable[[], None]) -> None:
+    """``study.optimize`` until the study has its trials."""
+
+    def objective(trial: optuna.Trial) -> float:
+        k = trial.suggest_float("k", 1.0, 5.0)
+        for epoch in range(1, load.epochs + 1):
+            time.sleep(load.epoch_seconds)
+            trial.report(k / epoch, epoch)
+            if trial.should_prune():
+                raise optuna.TrialPruned
+        return k
+
+    def note(study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        finished()
+
+    study = optuna.load_study(
+        study_name="coordination",
+        storage=str(make_url(url).set(drivername="postgresql+psycopg2").render_as_string(False)),
+        sampler=optuna.samplers.RandomSampler(seed=os.getpid()),
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=10**6),  # is asked, and prunes none
+    )
+    enough = optuna.study.MaxTrialsCallback(load.trials, states=None)
+    study.optimize(objective, callbacks=[note, enough])
+
+
+def _process(pipe: Connection, serve: Serve, url: str, load: Load) -> None:
+    """One worker: connect nothing before the word, then work, then tell."""
+    statements, ends = [0], [0.0]
+    sqlalchemy.event.listen(
+        sqlalchemy.Engine, "before_cursor_execute", lambda *_: statements.append(0)
+    )
+    pipe.send("ready")
+    pipe.recv()
+    started = time.monotonic()
+    try:
+        serve(url, load, lambda: ends.append(time.monotonic()))
+        pipe.send(Part(started, ends[-1] or started, len(statements) - 1, len(ends) - 1))
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+def run(serve: Serve, url: str, load: Load) -> list[Part]:
+    """Let that many processes serve the study; what each did."""
+    pipes, processes = [], []
+    for _ in range(load.workers):
+        mine, theirs = FORK.Pipe()
+        process = FORK.Process(target=_process, args=(theirs, serve, url, load), daemon=True)
+        process.start()
+        pipes.append(mine)
+        processes.append(process)
+    for pipe in pipes:
+        if not pipe.poll(READY_SECONDS):
+            raise KDecayError("a worker of the benchmark did not start")
+        pipe.recv()
+    for pipe in pipes:
+        pipe.send("go")
+    parts = [pipe.recv() for pipe in pipes]
+    for process in processes:
+        process.join()
+    failures = [part for part in parts if isinstance(part, str)]
+    if failures:
+        raise KDecayError(f"a worker of the benchmark failed: {failures[0]}")
+    return parts
+
+
+def afresh_ours(storage: Storage, load: Load) -> None:
+    if "coordination" in records.study_names(storage):
+        records.delete_study(storage, "coordination")
+    driver.launch(storage, spec_of(load))
+    driver.tick(storage, "coordination")
+
+
+def afresh_plain(storage: Storage, load: Load) -> None:
+    if "coordination" in [s.study_name for s in storage.optuna.get_all_studies()]:
+        optuna.delete_study(study_name="coordination", storage=storage.optuna)
+    optuna.create_study(study_name="coordination", storage=storage.optuna)
+
+
+def measure(url: str, workers: int, epochs: int, seconds: float, per_worker: int) -> list[Row]:
+    """Both systems with so many workers."""
+    rows = []
+    systems = (("kdecay", ours, afresh_ours), ("optuna", plain, afresh_plain))
+    slow = Load(workers, workers * per_worker, epochs, seconds)
+    fast = Load(workers, max(FEWEST_TRIALS, 2 * workers), epochs, 0.0)
+    for system, serve, afresh in systems:
+        timed, empty = (_served(url, serve, afresh, load) for load in (slow, fast))
+        trained = sum(part.trials for part in timed) * epochs
+        spent = sum(part.ended - part.started for part in timed if part.trials)
+        wall = max(part.ended for part in empty) - min(part.started for part in empty)
+        rows.append(
+            Row(
+                system,
+                workers,
+                lost_share=1 - trained * seconds / spent,
+                statements_per_epoch=sum(part.statements for part in timed) / trained,
+                trials_per_second=sum(part.trials for part in empty) / wall,
+            )
+        )
+        print(f"{system}, {workers} workers: done", file=sys.stderr, flush=True)
+    return rows
+
+
+def _served(
+    url: str, serve: Serve, afresh: Callable[[Storage, Load], None], load: Load
+) -> list[Part]:
+    storage = Storage(url)
+    try:
+        afresh(storage, load)
+    finally:
+        storage.close()  # forked processes must not share its connections
+    parts = run(serve, url, load)
+    done = sum(part.trials for part in parts)
+    if done < load.trials:
+        raise KDecayError(f"{done} of {load.trials} trials were finished")
+    return parts
+
+
+def as_table(rows: Sequence[Row], given: argparse.Namespace) -> Table:
+    table = Table(
+        title=f"{given.epochs} epochs of {given.epoch_seconds:g} s a trial, "
+        f"{given.trials_per_worker} trials a worker; throughput with epochs of no length",
+        title_justify="left",
+        box=None,
+    )
+    for name in ("system", "workers", "time lost", "statements an epoch", "trials a second"):
+        table.add_column(name, justify="left" if name == "system" else "right")
+    for row in rows:
+        figures = (
+            f"{row.lost_share:.2%}",
+            f"{row.statements_per_epoch:.1f}",
+            f"{row.trials_per_second:.1f}",
+        )
+        table.add_row(row.system, str(row.workers), *figures)
+    return table
+
+
+def _environment() -> dict[str, Any]:
+    return {
+        "cpu": cpu()["name"],
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "kdecay-search": __version__,
+        "optuna": optuna.__version__,
+        "sqlalchemy": version("sqlalchemy"),
+    }
+
+
+def _counts(text: str) -> list[int]:
+    counts = [int(part) for part in text.split(",")]
+    if min(counts) < 1:
+        raise ValueError
+    return counts
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coordination", description=__doc__)
+    parser.add_argument("--workers", type=_counts, default=[1, 8, 32], help="default: 1,8,32")
+    parser.add_argument("--epochs", type=int, default=10, help="of a trial; default: 10")
+    parser.add_argument("--epoch-seconds", type=float, default=2.0, help="default: 2")
+    parser.add_argument("--trials-per-worker", type=int, default=2, help="default: 2")
+    parser.add_argument("--storage", help="a server's URL; default: an embedded one of its own")
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; return its exit code: 0, or 2 for an error."""
+    given = _arguments(arguments)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder = tempfile.mkdtemp(prefix="kdecay-bench-")  # short: it holds a socket
+    os.environ["KDECAY_HOME"] = folder
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after the server's end
+    try:
+        url = given.storage or embedded_url()
+        rows = [
+            row
+            for workers in given.workers
+            for row in measure(
+                url, workers, given.epochs, given.epoch_seconds, given.trials_per_worker
+            )
+        ]
+    except KDecayError as error:
+        print(f"benchmarks.coordination: {error}", file=sys.stderr)
+        return 2
+    if given.json:
+        print(json.dumps({"rows": [asdict(row) for row in rows], "environment": _environment()}))
+    else:
+        Console(width=None if sys.stdout.isatty() else 120).print(as_table(rows, given))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
