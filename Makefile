@@ -7,7 +7,7 @@ JOBS ?= 2
 
 SEED ?= 1
 
-.PHONY: help install search test fuzz chaos check lint types imports docs clean
+.PHONY: help install search services test image fuzz chaos check lint types imports docs clean
 
 help:  ## Show these commands.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -26,11 +26,21 @@ install: $(VENV)/.dev  ## Install everything into .venv (a few minutes: torch is
 search: $(VENV)/.worker  ## Find the best schedule of the quick-start study.
 	$(BIN)/kdecay launch studies/digits.toml
 
-test: $(VENV)/.dev  ## Run the tests.
+# Tests that need these are skipped, with a word, where they are not.
+SERVICES = postgresql pgbouncer iproute2 openssl
+services:  ## Install Debian's Postgres and PgBouncer for the tests, where one may (root, apt-get).
+	@command -v pgbouncer > /dev/null || test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
+	  || { apt-get update && apt-get install --yes --no-install-recommends $(SERVICES); } \
+	  > /dev/null 2>&1 || echo "not installed: $(SERVICES); the tests that need them are skipped"
+
+test: $(VENV)/.dev services  ## Run the tests.
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 fuzz: $(VENV)/.dev  ## Try 20,000 generated study files, valid and broken (minutes).
 	KDECAY_FUZZ_FILES=20000 $(BIN)/python -m pytest tests/fuzz --hypothesis-show-statistics
+
+image:  ## Build workers/Dockerfile with Debian's buildah, and run a study by it (root; minutes).
+	workers/try-image.sh
 
 CHAOS = $(BIN)/python -m tests.chaos --seed $(SEED)
 chaos: $(VENV)/.dev  ## Kill, freeze and cut off everything while studies run (ten minutes; SEED=1).
