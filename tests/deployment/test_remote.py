@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 from commands import KDECAY, TIMEOUT_SECONDS, Kdecay, errors_by_run, simulated_study
 
+from kdecay_search.errors import StorageUnavailable
 from kdecay_search.health.check import Check, Mark
 from kdecay_search.health.database import database_checks
+from kdecay_search.storage import Storage
 from tests.chaos import hosts
 from tests.chaos.hosts import Link, second_host
 from tests.deployment import debian
 from tests.deployment.debian import Service, pgbouncer, postgres
+from tests.deployment.studies import launched, summary_of
 
 NO_SERVICES = debian.why_not("postgres", "pgbouncer", "openssl")
 NO_HOST = hosts.why_not()
@@ -113,8 +116,7 @@ def finished_runs(summary: dict[str, Any]) -> int:
 def test_workers_on_two_hosts_share_a_study_over_tls_with_two_connections_each(
     home: Path, tmp_path: Path, link: Link, server: Service, workers: Workers
 ) -> None:
-    owner = Kdecay(home, owner_of(server))
-    owner.run("launch", study(tmp_path, "hosts"), "--workers", "0", "--detach")
+    storage = launched(owner_of(server), study(tmp_path, "hosts"))
     here, there = (
         server.add_user(name, "IN ROLE owner CONNECTION LIMIT 2") for name in ("here", "there")
     )
@@ -122,17 +124,18 @@ def test_workers_on_two_hosts_share_a_study_over_tls_with_two_connections_each(
     workers.start(there, "--study", "hosts", "--drain", prefix=link.prefix)
     done = workers.trials()
     assert all(done)
-    assert sum(done) == finished_runs(owner.json("status", "hosts")) == RUNS
+    assert sum(done) == finished_runs(summary_of(storage, "hosts")) == RUNS
+    storage.close()
 
 
 @on_two_hosts
 def test_a_study_runs_through_a_pooler_in_transaction_mode_from_the_first_table_on(
     home: Path, tmp_path: Path, link: Link, server: Service, workers: Workers
 ) -> None:
-    """Five processes with up to ten connections share three; they begin on an empty database."""
+    """Four processes with up to eight connections share three; they begin on an empty database."""
     owner_of(server)
     with pgbouncer(server, ["owner"], pool_size=3) as pooler:
-        for prefix in ([], link.prefix) * 2:
+        for prefix in ([], [], link.prefix):
             workers.start(pooler.url("owner"), prefix=prefix)
         launch = ("launch", study(tmp_path, "pooled"), "--workers", "0")
         summary = Kdecay(home, pooler.url("owner")).json(*launch)
@@ -144,17 +147,14 @@ def by_subject(url: str) -> dict[str, Check]:
     return {check.subject: check for check in database_checks(url, 1)}
 
 
-def test_a_client_certificate_in_the_url_takes_the_place_of_a_password(
-    home: Path, server: Service
-) -> None:
+def test_a_client_certificate_in_the_url_takes_the_place_of_a_password(server: Service) -> None:
     owner_of(server)
     server.add_user("certified", "IN ROLE owner")
     certificate, key = server.certificates.sign("certified")
     pair = {"sslcert": str(certificate), "sslkey": str(key)}
-    assert Kdecay(home, server.url("certified", None, **pair)).json("list") == []
-    refused = Kdecay(home, server.url("certified", None)).run("list", code=2)
-    assert "valid client certificate" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    Storage(server.url("certified", None, **pair)).close()
+    with pytest.raises(StorageUnavailable, match="valid client certificate"):
+        Storage(server.url("certified", None))
 
 
 def test_doctor_says_what_the_connection_has_and_how_to_mend_it(server: Service) -> None:

@@ -11,9 +11,12 @@ from pathlib import Path
 import pytest
 from commands import Kdecay, simulated_study
 
+from kdecay_search.errors import StorageError
+from kdecay_search.storage import Storage
 from kdecay_search.storage.connect import parse_url
 from tests.deployment import debian
 from tests.deployment.debian import Service, postgres
+from tests.deployment.studies import summary_of
 
 NO_SERVICES = debian.why_not("postgres", "openssl")
 pytestmark = pytest.mark.skipif(NO_SERVICES is not None, reason=str(NO_SERVICES))
@@ -53,21 +56,19 @@ def test_a_backup_is_restored_into_an_empty_database_and_the_study_is_there(
     dump = f'cd {tmp_path}; pg_dump "$KDECAY_STORAGE" > studies.sql'
     shell(dump, KDECAY_STORAGE=server.url("postgres"))
     shell(f'cd {tmp_path}; psql "$KDECAY_STORAGE" < studies.sql', KDECAY_STORAGE=copy)
-    assert Kdecay(home, copy).json("status", "kept") == summary
+    restored = Storage(copy)
+    assert summary_of(restored, "kept") == summary
+    restored.close()
 
 
-def test_older_tables_are_refused_in_one_line_until_optuna_has_upgraded_them(
-    home: Path, server: Service
-) -> None:
+def test_older_tables_are_refused_until_optuna_has_upgraded_them(server: Service) -> None:
     server.execute("CREATE DATABASE aged")
     url = server.url("postgres", database="aged")
-    kdecay = Kdecay(home, url)
-    kdecay.run("list")
+    Storage(url).close()
     server.execute(OLDER_TABLES, database="aged")
-    refused = kdecay.run("list", code=2)
-    assert "optuna storage upgrade" in refused.stderr
-    assert refused.stderr.count("\n") == 1
+    with pytest.raises(StorageError, match="optuna storage upgrade"):
+        Storage(url)
     optuna = Path(sys.executable).with_name("optuna")
     target = parse_url(url).render_as_string(hide_password=False)
     shell(f"{optuna} storage upgrade", OPTUNA_STORAGE=target)
-    assert kdecay.json("list") == []
+    Storage(url).close()

@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from kdecay_search.spec import WorkersSpec
 from kdecay_search.storage import Storage
 from kdecay_search.storage.records import read_trials
 from tests.deployment import slurm
+from tests.deployment.studies import launched
 
 ROOT = Path(__file__).parents[2]
 WORKERS = ROOT / "workers"
@@ -158,14 +159,14 @@ def wait_until(is_so: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def launched(alone: Kdecay, tmp_path: Path) -> Storage:
-    """A study of five runs, one second each, and the storage that it is in."""
+def database(alone: Kdecay, tmp_path: Path) -> Iterator[Storage]:
+    """Of a database with a study of five runs, one second each."""
     file = simulated_study(
         tmp_path, name="elsewhere", task__epoch_seconds=0.25, search__seeds=1, search__k_cap=3.0
     )
-    alone.run("launch", file, "--workers", "0", "--detach")
-    assert alone.url is not None
-    return Storage(alone.url)
+    opened = launched(str(alone.url), file)
+    yield opened
+    opened.close()
 
 
 def states(storage: Storage) -> list[State]:
@@ -173,24 +174,23 @@ def states(storage: Storage) -> list[State]:
 
 
 def test_slurm_s_array_goes_on_after_its_time_limit_and_no_attempt_is_lost(
-    alone: Kdecay, launched: Storage, user: dict[str, str], tmp_path: Path
+    alone: Kdecay, database: Storage, user: dict[str, str], tmp_path: Path
 ) -> None:
     (tmp_path / ".kdecay-storage").write_text(f"{alone.url}\n")
     checkpoints = tmp_path / "checkpoints"
     script = changed("slurm.sh", tmp_path, ("/shared/kdecay/checkpoints", str(checkpoints)))
     job = subprocess.Popen(["sbatch", "--array=0-1", script], env=user, cwd=tmp_path)
-    wait_until(lambda: states(launched).count(State.RUNNING) == 2)
+    wait_until(lambda: states(database).count(State.RUNNING) == 2)
     (tmp_path / "bin/limit").touch()
     assert job.wait(TIMEOUT_SECONDS) == 0
     for task in (f"{slurm.JOB}_0", f"{slurm.JOB}_1"):
         assert (tmp_path / f"bin/again-{task}").exists()
         assert "released" in (tmp_path / f"kdecay-{task}.log").read_text()
-    assert alone.json("status", "elsewhere")["state"] == "done"
-    assert states(launched) == [State.COMPLETE] * 5
+    assert states(database) == [State.COMPLETE] * 5
 
 
 def test_ssh_starts_a_worker_on_every_host_and_shows_nobody_the_url(
-    alone: Kdecay, launched: Storage, user: dict[str, str], tmp_path: Path
+    alone: Kdecay, database: Storage, user: dict[str, str], tmp_path: Path
 ) -> None:
     script = changed("ssh.sh", tmp_path, ("/shared/kdecay/checkpoints", str(tmp_path / "kept")))
     started = subprocess.run(
@@ -203,7 +203,7 @@ def test_ssh_starts_a_worker_on_every_host_and_shows_nobody_the_url(
     assert str(alone.url) not in "".join(lines)
     log = tmp_path / "kdecay-worker.log"
     wait_until(lambda: log.read_text().count("ends after") == 2)
-    assert states(launched) == [State.COMPLETE] * 5
+    assert states(database) == [State.COMPLETE] * 5
 
 
 def _is_running(pid: str) -> bool:
@@ -215,7 +215,7 @@ def _is_running(pid: str) -> bool:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a process namespace of one's own needs root")
 def test_kubernetes_hook_drains_a_worker_that_is_process_1_and_waits_for_its_end(
-    alone: Kdecay, launched: Storage, tmp_path: Path
+    alone: Kdecay, database: Storage, tmp_path: Path
 ) -> None:
     (arguments,) = [container["args"] for container in POD["containers"]]
     hook = POD["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
@@ -224,10 +224,10 @@ def test_kubernetes_hook_drains_a_worker_that_is_process_1_and_waits_for_its_end
         env=alone.environment | {"KDECAY_CHECKPOINTS": str(tmp_path)},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_until(lambda: State.RUNNING in states(launched))
+    wait_until(lambda: State.RUNNING in states(database))
     first = Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text().split()[0]
     subprocess.run(["nsenter", "--target", first, "--pid", "--mount", *hook], check=False)
     assert not _is_running(first)
     _, log = pod.communicate(timeout=TIMEOUT_SECONDS)
     assert (pod.returncode, "ends after" in log) == (0, True), log
-    assert set(states(launched)) <= {State.WAITING, State.COMPLETE}
+    assert set(states(database)) <= {State.WAITING, State.COMPLETE}
