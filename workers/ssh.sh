@@ -23,7 +23,13 @@ remote="
 "
 
 # The URL goes through the connection's input: a command line can be read by all users of a host.
+failed=0
 for host in "$@"; do
-    pid=$(ssh -o BatchMode=yes "$host" "$remote" <<< "$KDECAY_STORAGE")
-    echo "$host: process $pid, log $log"
+    if pid=$(ssh -o BatchMode=yes "$host" "$remote" <<< "$KDECAY_STORAGE"); then
+        echo "$host: process $pid, log $log"
+    else
+        echo "$host: no worker was started" >&2
+        failed=1
+    fi
 done
+exit "$failed"
