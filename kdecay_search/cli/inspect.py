@@ -18,6 +18,7 @@ from kdecay_search.cli.options import (
 from kdecay_search.export import Form
 
 if TYPE_CHECKING:
+    from kdecay_search.report.view import StudyView
     from kdecay_search.storage import Storage
 
 
@@ -41,11 +42,11 @@ def status(
 ) -> None:
     """Show where a study stands.
 
-    Its stages, candidates with their errors, running trials, epochs and best schedule.
+    Its stages, candidates with their errors, running trials, epochs and best schedule; and, where
+    the terminal is wide enough, plots of the schedule and of the error against k.
     """
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.report.summary import summarise
-    from kdecay_search.report.text import study_panel
     from kdecay_search.report.view import read_view
 
     with opened(storage) as store:
@@ -56,7 +57,18 @@ def status(
         if json:
             print_json(summarise(view))
         elif not watch or not stderr().is_terminal:
-            stdout().print(study_panel(view))
+            _print_status(view)
+
+
+def _print_status(view: StudyView) -> None:
+    from kdecay_search.report.charts import study_charts
+    from kdecay_search.report.text import study_panel
+
+    console = stdout()
+    console.print(study_panel(view))
+    charts = study_charts(view, console.width)
+    if charts is not None:
+        console.print(charts)
 
 
 def _newest(storage: Storage) -> str:
