@@ -23,6 +23,7 @@ from kdecay_search.statistics import Sample, describe, paired_gain
 
 MOST_ERRORS = 8
 """Errors by seed that a table row lists; of more seeds it tells how many there are."""
+NUMERALS = {1: "one", 2: "two", 3: "three", 4: "four"}
 MOST_WORKERS = 40
 MOST_FAILURES = 10
 MOST_MESSAGE = 400
@@ -101,16 +102,13 @@ def _highlights(view: StudyView, cost: Cost) -> list[tuple[str, str]]:
     leader = view.plan.leader
     if not leader.errors:
         return []
-    gain = view.plan.stages[0].smooth_gain if len(leader.ks) == 1 else None
-    paired = gain_on_baseline(view)
-    mean = gain.mean if gain is not None else paired.mean
-    is_new = leader.ks != BASELINE_KS
     found = [
         ("found" if view.state == "done" else "best so far", terms(leader.ks)),
         ("validation error", percent(describe(leader.errors.values()))),
     ]
-    if is_new and mean is not None:
-        found.append(("gain on k = 1", f"{mean:.2f} points"))
+    gain = _gain_cell(view)
+    if gain["by"]:
+        found.append(("gain on k = 1", f"{gain['gain']} points"))
     found.append(("epochs trained", f"{cost.whole.epochs:,}"))
     return found
 
@@ -210,19 +208,34 @@ def _table(view: StudyView) -> dict[str, Any]:
     plan = view.plan
     columns = [{"title": "k = 1", **_cell((), plan.baseline.errors, False)}]
     for stage in plan.stages:
-        title = "one term" if stage.n == 1 else f"{stage.n} terms"
+        title = NUMERALS.get(stage.n, str(stage.n)) + (" term" if stage.n == 1 else " terms")
         best = stage.best
         ks = () if best is None or best.k is None else (*stage.earlier_ks, best.k)
         errors = best.errors if best is not None else {}
         columns.append({"title": title, **_cell(ks, errors, ks == plan.leader.ks)})
-    gain = gain_on_baseline(view)
-    interval = gain.interval()
+    return {"columns": columns, **_gain_cell(view)}
+
+
+def _gain_cell(view: StudyView) -> dict[str, str]:
+    """The gain on k = 1 as the verdict tells it: of one term by the smooth curve."""
+    leader, paired = view.plan.leader, gain_on_baseline(view)
+    if leader.ks == BASELINE_KS or paired.mean is None:
+        return {"gain": "–", "interval": "", "by": ""}
+    smooth = view.plan.stages[0].smooth_gain if len(leader.ks) == 1 else None
+    if smooth is not None:
+        by = "by the smooth curve through all runs"
+        return {"gain": f"{smooth.mean:.2f}", "interval": _span(smooth.interval), "by": by}
+    interval = paired.interval()
+    by = f"paired over {_counted(paired.n, 'seed')}"
     return {
-        "columns": columns,
-        "gain": "–" if gain.mean is None or not gain.n else f"{gain.mean:.2f}",
-        "interval": f"{interval[0]:.2f} to {interval[1]:.2f}" if interval else "",
-        "pairs": gain.n,
+        "gain": f"{paired.mean:.2f}",
+        "interval": _span(interval) if interval else "",
+        "by": by,
     }
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.2f} to {interval[1]:.2f}".replace("-", "−")
 
 
 def _cell(ks: Sequence[float], errors: Mapping[int, float], found: bool) -> dict[str, Any]:
@@ -259,11 +272,12 @@ def _pruning(view: StudyView) -> str:
         )
         parts.append(f"{_counted(len(early), 'run')} ended early, after {where} of {epochs}")
     if skipped:
-        parts.append(f"{_counted(skipped, 'run')} on further seeds not needed")
+        was = "was" if skipped == 1 else "were"
+        parts.append(f"{_counted(skipped, 'run')} on further seeds {was} not needed")
     share = effort.saved / (effort.saved + effort.trained)
     return (
-        f"{' and '.join(parts).capitalize()}. That saved {effort.saved:,} epochs, "
-        f"{share:.0%} of what these runs would have taken."
+        f"{', and '.join(parts)}. That saved {effort.saved:,} epochs, "
+        f"{100 * share:.0f} % of what the study would have taken so far."
     )
 
 

@@ -80,10 +80,16 @@ def _render(template: str, placed: _Figures, **values: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["tidy"] = tidy
     library = Markup(get_plotlyjs())
     return environment.get_template(template).render(
         figures=placed.as_json(), plotly=library, **values
     )
+
+
+def tidy(text: str) -> str:
+    """``k = 4`` and ``5 %`` without a line break inside."""
+    return text.replace("k = ", "k\u00a0=\u00a0").replace(" %", "\u00a0%")
 
 
 def write(path: Path, text: str) -> None:

@@ -11,11 +11,17 @@
     ? { ink: "#c3cad3", page: "#1c2128", line: "#3a414c" }
     : { ink: "#454c56", page: "#ffffff", line: "#c9ced6" };
 
-  const theme = () => {
+  // The inset covers the lines behind it.
+  const covers = (place) => Object.fromEntries(
+    (place.layout.shapes || []).map((shape, i) => [shape.name, `shapes[${i}].fillcolor`])
+      .filter(([name]) => name === "cover")
+      .map(([, key]) => [key, getComputedStyle(document.body).backgroundColor]));
+
+  const theme = (place) => {
     const { ink, page, line } = colours();
     return {
       "font.color": ink, "hoverlabel.bgcolor": page, "hoverlabel.bordercolor": line,
-      "hoverlabel.font.color": ink,
+      "hoverlabel.font.color": ink, ...covers(place),
     };
   };
 
@@ -37,7 +43,7 @@
     if (touch.matches) sized.dragmode = false;
     place.style.minHeight = "";
     Plotly.newPlot(place, data, sized, { responsive: true, displayModeBar: false })
-      .then(() => Plotly.relayout(place, theme()));
+      .then(() => Plotly.relayout(place, theme(place)));
   };
 
   const places = [...document.querySelectorAll(".plot")];
@@ -46,7 +52,7 @@
   }, { rootMargin: "600px" });
   places.forEach((place) => near.observe(place));
 
-  const repaint = () => drawn.forEach((place) => Plotly.relayout(place, theme()));
+  const repaint = () => drawn.forEach((place) => Plotly.relayout(place, theme(place)));
   dark.addEventListener("change", repaint);
   addEventListener("beforeprint", () => {
     printing = true;
