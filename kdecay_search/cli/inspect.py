@@ -50,7 +50,7 @@ def status(
     from kdecay_search.report.view import read_view
 
     with opened(storage) as store:
-        name = name or _newest(store)
+        name = name or newest(store)
         view = read_view(store, name)
         if watch:
             view = watch_study(lambda: read_view(store, name), stderr())
@@ -71,7 +71,7 @@ def _print_status(view: StudyView) -> None:
         console.print(charts)
 
 
-def _newest(storage: Storage) -> str:
+def newest(storage: Storage) -> str:
     from kdecay_search.errors import StudyError
     from kdecay_search.storage.records import study_names
 

@@ -23,6 +23,8 @@ PARTS = (
     ("saved_by_race", "saved: further seed not needed", translucent("#808894", 0.22)),
 )
 """Field of :class:`Effort`, name, colour. What was not trained is pale."""
+WIDEST_BAR = 0.12
+"""As a share of the figure."""
 MOST_RUNS = 8
 """That a hover text names one by one."""
 
@@ -48,7 +50,8 @@ def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
                 hovertemplate=f"k = %{{x}}<br>%{{y:,}} epochs, {name}<br>"
                 "%{customdata}<extra></extra>",
             )
-    shown.update_layout(barmode="stack", bargap=0.35, xaxis={"type": "category"})
+    gap = max(0.35, 1 - len(efforts) * WIDEST_BAR)
+    shown.update_layout(barmode="stack", bargap=gap, xaxis={"type": "category"})
     return shown
 
 

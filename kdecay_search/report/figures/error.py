@@ -9,7 +9,7 @@ from statistics import quantiles
 import plotly.graph_objects as go
 
 from kdecay_search.choice import SmoothCurve, smooth_curve
-from kdecay_search.procedure import Candidate, Stage
+from kdecay_search.procedure import Candidate, Progress, Stage
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import FAINT, INK, Palette
 from kdecay_search.report.view import StudyView
@@ -19,6 +19,8 @@ CURVE_POINTS = 60
 MOST_CURVE_POINTS = 160
 """… of which it takes an even choice where there are more."""
 TICKS_AT_CANDIDATES = 12
+LABEL_TURNS = 0.6
+"""Share of the axis from which on the label of the choice stands to its left."""
 LOG_FROM = 20.0
 """Largest k over the smallest from which the axis is logarithmic."""
 OUTLIER_SHARE = 4.0
@@ -40,8 +42,9 @@ def error_by_k(view: StudyView, stage: Stage) -> go.Figure:
     palette = Palette.of(view)
     _add_seeds(shown, tried, palette, top)
     _add_means(shown, tried, palette, top)
-    _mark_choice(shown, view, stage)
-    _set_axes(shown, [c.k or 0.0 for c in tried], top)
+    ks = [c.k or 0.0 for c in tried]
+    _set_axes(shown, ks, stage)
+    _mark_choice(shown, stage, palette, ks)
     return shown
 
 
@@ -145,7 +148,7 @@ def _add_means(shown: go.Figure, tried: Sequence[Candidate], palette: Palette, t
             "color": [palette(c.k or 0.0) for c in tried],
             "symbol": "diamond",
             "size": 11,
-            "line": {"width": 1, "color": "white"},
+            "line": {"width": 0.8, "color": "rgba(255,255,255,0.85)"},
         },
         hovertemplate="k = %{x:.4g}<br>%{text}<extra></extra>",
     )
@@ -163,34 +166,45 @@ def _described(candidate: Candidate) -> str:
     return "<br>".join(lines)
 
 
-def _mark_choice(shown: go.Figure, view: StudyView, stage: Stage) -> None:
+def _mark_choice(shown: go.Figure, stage: Stage, palette: Palette, ks: Sequence[float]) -> None:
+    """A line at the best k, which says what came of it."""
     best = stage.best
-    if best is None or best.k is None or best.error.mean is None:
+    if best is None or best.k is None:
         return
-    if stage.progress == "running":
+    if stage.progress == Progress.RUNNING:
         word = "best so far"
     else:
         word = "chosen" if stage.kept or stage.n == 1 else "best, not kept"
+    is_right = best.k - min(ks) > LABEL_TURNS * (max(ks) - min(ks))
+    shown.add_shape(
+        type="line",
+        x0=best.k,
+        x1=best.k,
+        y0=0,
+        y1=1,
+        yref="y domain",
+        layer="below",
+        line={"color": palette(best.k), "width": 1.5, "dash": "dot"},
+    )
     shown.add_annotation(
-        x=best.k if not _is_log(stage) else math.log10(best.k),
-        y=best.error.mean,
+        x=math.log10(best.k) if _is_log(ks) else best.k,
+        y=1,
+        yref="y domain",
+        yanchor="top",
+        xanchor="right" if is_right else "left",
+        xshift=-7 if is_right else 7,
         text=f"<b>{theme.term(best.k)}</b> {word}",
-        showarrow=True,
-        arrowhead=0,
-        arrowwidth=1,
-        ax=0,
-        ay=38,
-        standoff=8,
+        showarrow=False,
     )
 
 
-def _is_log(stage: Stage) -> bool:
-    ks = [c.k for c in stage.candidates if c.errors and c.k is not None]
+def _is_log(ks: Sequence[float]) -> bool:
     return max(ks) / min(ks) > LOG_FROM
 
 
-def _set_axes(shown: go.Figure, ks: Sequence[float], top: float) -> None:
-    if max(ks) / min(ks) > LOG_FROM:
+def _set_axes(shown: go.Figure, ks: Sequence[float], stage: Stage) -> None:
+    if _is_log(ks):
         shown.update_xaxes(type="log")
     elif len(ks) <= TICKS_AT_CANDIDATES:
-        shown.update_xaxes(tickvals=list(ks), ticktext=[f"{k:.4g}" for k in ks])
+        ticks = sorted({*ks, *stage.earlier_ks[-1:]})
+        shown.update_xaxes(tickvals=ticks, ticktext=[f"{k:.4g}" for k in ticks])

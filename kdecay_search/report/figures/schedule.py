@@ -33,6 +33,7 @@ def schedules(view: StudyView) -> go.Figure:
     if is_new:
         ks = ", ".join(f"{k:.4g}" for k in found.ks)
         _add(shown, view, found, f"found: k = {ks}", width=3.5, color=palette(found.ks[-1]))
+    shown.update_layout(legend={"traceorder": "reversed"})
     shown.update_yaxes(rangemode="tozero")
     return shown
 

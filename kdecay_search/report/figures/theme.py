@@ -32,7 +32,7 @@ def figure(x: str, y: str, height: int = HEIGHT) -> go.Figure:
                 "xanchor": "left",
                 "y": 1.02,
                 "yanchor": "bottom",
-                "itemsizing": "constant",
+                "traceorder": "normal",
                 "font": {"size": 12},
             },
             "xaxis": axis(x),
