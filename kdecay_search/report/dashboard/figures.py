@@ -18,6 +18,8 @@ MOST_SEEDS = 2
 """Whose curves are shown, of each candidate …"""
 MOST_POINTS = 60
 """… with so many points each."""
+HEIGHT = 440
+"""Pixels: what a card of the dashboard has."""
 DIGITS = 5
 """Significant ones."""
 
@@ -30,12 +32,12 @@ def stage_figures(storage: Storage, view: StudyView) -> dict[int, dict[str, str]
     for stage in view.plan.stages:
         k = f"k{stage.n}"
         drawn[stage.n] = {
-            "1-error-by-k": _json(figures.error_by_k(view, stage), f"Validation error against {k}"),
-            "2-schedules": schedules,
-            "3-validation-error": _json(
+            "error-by-k": _json(figures.error_by_k(view, stage), f"Validation error against {k}"),
+            "schedules": schedules,
+            "validation-error": _json(
                 figures.validation_error(view, curves, stage), "Validation error by epoch"
             ),
-            "4-training-loss": _json(
+            "training-loss": _json(
                 figures.training_loss(view, curves, stage), "Training loss by epoch"
             ),
         }
@@ -62,8 +64,14 @@ def _thinned(runs: Iterable[RunCurve]) -> Iterable[RunCurve]:
 
 
 def _json(figure: go.Figure, title: str) -> str:
+    """In the dashboard's cards: titled, and with the legend beside the plot."""
     figure = go.Figure(figure)
-    figure.update_layout(title={"text": title, "font": {"size": 16}, "x": 0.0, "xref": "paper"})
+    figure.update_layout(
+        title={"text": title, "x": 0.0, "xref": "paper", "font": {"size": 16}},
+        margin={"t": 48},
+        height=HEIGHT,
+        legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1.0, "yanchor": "top"},
+    )
     return json.dumps(_rounded(json.loads(figure.to_json())), separators=(",", ":"))
 
 
