@@ -7,7 +7,7 @@ JOBS ?= 2
 
 SEED ?= 1
 
-.PHONY: help install search services test image fuzz chaos check lint types imports docs clean
+.PHONY: help install search services browser test image fuzz chaos check lint types imports docs clean
 
 help:  ## Show these commands.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -26,15 +26,22 @@ install: $(VENV)/.dev  ## Install everything into .venv (a few minutes: torch is
 search: $(VENV)/.worker  ## Find the best schedule of the quick-start study.
 	$(BIN)/kdecay launch studies/digits.toml
 
-# Tests that need these are skipped, with a word, where they are not.
-SERVICES = postgresql pgbouncer iproute2 openssl
-services:  ## Install Debian's Postgres and PgBouncer for the tests, where one may (root, apt-get).
-	@command -v pgbouncer > /dev/null || test "$$(id -u)" != 0 || ! command -v apt-get > /dev/null \
-	  || { apt-get update && apt-get install --yes --no-install-recommends $(SERVICES); } \
-	  > /dev/null 2>&1 || echo "not installed: $(SERVICES); the tests that need them are skipped"
-
-test: $(VENV)/.dev services  ## Run the tests.
+test: $(VENV)/.dev browser services  ## Run the tests.
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# Where it may, make test installs the browser that pages are looked at in; else those tests are skipped.
+APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && $(APT) update >/dev/null && $(APT) install -y --no-install-recommends chromium >/dev/null; } \
+	  || echo "no chromium: tests in a browser will be skipped"
+
+# And the database servers of a cluster, for the tests of those.
+SERVICES = postgresql pgbouncer iproute2 openssl
+services:
+	@command -v pgbouncer >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && $(APT) update >/dev/null && $(APT) install -y --no-install-recommends $(SERVICES) >/dev/null; } \
+	  || echo "no PgBouncer: tests with Debian's servers will be skipped"
 
 fuzz: $(VENV)/.dev  ## Try 20,000 generated study files, valid and broken (minutes).
 	KDECAY_FUZZ_FILES=20000 $(BIN)/python -m pytest tests/fuzz --hypothesis-show-statistics

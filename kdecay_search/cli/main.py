@@ -9,7 +9,17 @@ from typing import Annotated, NoReturn
 import typer
 
 from kdecay_search import __version__
-from kdecay_search.cli import doctor, files, inspect, launch, models, schedule, worker
+from kdecay_search.cli import (
+    dashboard,
+    doctor,
+    files,
+    inspect,
+    launch,
+    models,
+    report,
+    schedule,
+    worker,
+)
 from kdecay_search.errors import KDecayError
 
 app = typer.Typer(
@@ -45,6 +55,8 @@ for register in (
     launch.register,
     worker.register,
     inspect.register,
+    report.register,
+    dashboard.register,
     files.register,
     doctor.register,
     schedule.register,

@@ -15,14 +15,12 @@ import pytest
 from commands import TIMEOUT_SECONDS, simulated_study
 from servers import password_server
 
-from kdecay_search.cli.main import app
 from kdecay_search.spec import WorkersSpec
 from tests.deployment.compose import Up, read, seconds
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 VARIABLES = {"POSTGRES_PASSWORD": "p@ss/w:rd 'x'", "STUDY": "study.toml"}
-COMMANDS = {command.name or command.callback.__name__ for command in app.registered_commands}
 WITH_US = ("launch", "worker", "worker-cpu", "dashboard")
 """The services that run kdecay."""
 
@@ -103,12 +101,8 @@ def test_the_services_find_a_schedule_and_the_dashboard_shows_it(
     project.start("worker-cpu", scale=2)
     project.start("launch")
     (launch,) = project.started["launch"]
-    if "dashboard" in COMMANDS:
-        project.start("dashboard")
-        project.wait_until_healthy("dashboard")
-        page = f"http://127.0.0.1:{project.dashboard_port}/api/studies"
-        with urllib.request.urlopen(page) as answer:
-            assert b"composed/k1" in answer.read()
+    project.start("dashboard")
+    project.wait_until_healthy("dashboard")
     out, err = launch.communicate(timeout=TIMEOUT_SECONDS)
     assert launch.returncode == 0, err
     assert "composed  done" in out
@@ -116,5 +110,6 @@ def test_the_services_find_a_schedule_and_the_dashboard_shows_it(
     grace = seconds(project.services["worker-cpu"]["stop_grace_period"])
     done = [re.search(r"ends after (\d+) trials", log) for log in project.stop("worker-cpu", grace)]
     assert sum(int(found[1]) for found in done if found) == 10
-    if "dashboard" not in COMMANDS:
-        pytest.skip("all but the dashboard: kdecay dashboard is not built yet")
+    with urllib.request.urlopen(f"http://127.0.0.1:{project.dashboard_port}/api/studies") as page:
+        assert b"composed/k1" in page.read()
+    project.stop("dashboard", grace)
