@@ -21,21 +21,18 @@ export KDECAY_CHECKPOINTS=/shared/kdecay/checkpoints     # <-- a folder that all
 KDECAY_STORAGE=$(< "$HOME/.kdecay-storage")              # the database's URL; chmod 600
 export KDECAY_STORAGE
 
-# Pass a signal on, and wait for the worker to keep its run's state and end.
-drain() {
-    kill -s "$1" "$worker"
-    wait "$worker"
-}
-
-# Near the time limit: go on in the queue. A worker with --drain ends by itself when no work is left.
+# Slurm warns this shell alone. Pass that on, wait for the worker to keep its run's state, and go on
+# in the queue. A worker with --drain ends by itself when no work is left.
 requeue() {
-    drain USR1
+    kill -s USR1 "$worker"
+    wait "$worker"
     scontrol requeue "${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}"
     exit
 }
-
 trap requeue USR1
-trap 'drain TERM; exit' TERM
+
+# scancel's SIGTERM reaches the worker too. Only wait: passed on, it would be the second, which kills.
+trap 'wait "$worker"; exit' TERM
 
 "$kdecay" worker --device auto --drain &
 worker=$!

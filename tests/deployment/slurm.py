@@ -2,7 +2,8 @@
 
 As Slurm does, it copies the script away, gives every task its numbers and its log, warns the batch
 shell alone (``--signal=B:…``) and runs a task again that was requeued. The time limit comes when a
-file named ``limit`` appears beside the copy, once for every task.
+file named ``limit`` appears beside the copy, once for every task. ``scancel`` sends SIGTERM to all
+processes of all tasks.
 """
 
 from __future__ import annotations
@@ -42,16 +43,20 @@ class Task:
         }
         with Path(self.log).open("a") as log:
             self.process = subprocess.Popen(
-                [self.spool / "script"], env=os.environ | numbers, stdout=log, stderr=log
+                [self.spool / "script"],
+                env=os.environ | numbers,
+                stdout=log,
+                stderr=log,
+                process_group=0,
             )
 
     def is_over(self) -> bool:
-        """Whether it has ended for good; warns it, and runs it again, when it is time."""
-        is_late = (self.spool / "limit").exists() and self.restarts == 0
+        """Whether it has ended for good; signals it, and runs it again, when it is time."""
         if self.process.poll() is None:
-            if is_late and self.warning and not (self.spool / f"warned-{self.id}").exists():
-                (self.spool / f"warned-{self.id}").touch()
+            if self.warning and self.restarts == 0 and self._is_asked("limit"):
                 self.process.send_signal(signal.Signals[f"SIG{self.warning[1]}"])
+            if self._is_asked("cancel"):
+                os.killpg(self.process.pid, signal.SIGTERM)
             return False
         requeued = self.spool / f"requeued-{self.id}"
         if not requeued.exists():
@@ -60,6 +65,14 @@ class Task:
         self.restarts += 1
         self.start()
         return False
+
+    def _is_asked(self, what: str) -> bool:
+        """Whether the file ``what`` is there, the first time that this task sees it."""
+        seen = self.spool / f"{what}-{self.id}"
+        if not (self.spool / what).exists() or seen.exists():
+            return False
+        seen.touch()
+        return True
 
 
 def sbatch(override: str, script: str) -> int:
@@ -85,13 +98,23 @@ def scontrol(verb: str, job: str) -> int:
     return 0
 
 
+def scancel(job: str) -> int:
+    """``scancel JOB``"""
+    if job != JOB:
+        raise SystemExit(f"scancel: no job {job}")
+    (Path(os.environ[SPOOL]) / "cancel").touch()
+    return 0
+
+
 def install(folder: Path) -> None:
-    """Write the two commands into ``folder``."""
-    for name in ("sbatch", "scontrol"):
+    """Write the commands into ``folder``."""
+    for name in COMMANDS:
         command = folder / name
         command.write_text(f'#!/bin/sh\nexec {sys.executable} {__file__} {name} "$@"\n')
         command.chmod(0o755)
 
 
+COMMANDS = {"sbatch": sbatch, "scontrol": scontrol, "scancel": scancel}
+
 if __name__ == "__main__":
-    sys.exit({"sbatch": sbatch, "scontrol": scontrol}[sys.argv[1]](*sys.argv[2:]))
+    sys.exit(COMMANDS[sys.argv[1]](*sys.argv[2:]))

@@ -173,12 +173,17 @@ def states(storage: Storage) -> list[State]:
     return [trial.state for trial in read_trials(storage, "elsewhere")]
 
 
-def test_slurm_s_array_goes_on_after_its_time_limit_and_no_attempt_is_lost(
-    alone: Kdecay, database: Storage, user: dict[str, str], tmp_path: Path
-) -> None:
+@pytest.fixture
+def script(alone: Kdecay, tmp_path: Path) -> str:
+    """``slurm.sh``, with what it needs in the user's home."""
     (tmp_path / ".kdecay-storage").write_text(f"{alone.url}\n")
-    checkpoints = tmp_path / "checkpoints"
-    script = changed("slurm.sh", tmp_path, ("/shared/kdecay/checkpoints", str(checkpoints)))
+    checkpoints = str(tmp_path / "checkpoints")
+    return changed("slurm.sh", tmp_path, ("/shared/kdecay/checkpoints", checkpoints))
+
+
+def test_slurm_s_array_goes_on_after_its_time_limit_and_no_attempt_is_lost(
+    database: Storage, user: dict[str, str], script: str, tmp_path: Path
+) -> None:
     job = subprocess.Popen(["sbatch", "--array=0-1", script], env=user, cwd=tmp_path)
     wait_until(lambda: states(database).count(State.RUNNING) == 2)
     (tmp_path / "bin/limit").touch()
@@ -187,6 +192,18 @@ def test_slurm_s_array_goes_on_after_its_time_limit_and_no_attempt_is_lost(
         assert (tmp_path / f"bin/again-{task}").exists()
         assert "released" in (tmp_path / f"kdecay-{task}.log").read_text()
     assert states(database) == [State.COMPLETE] * 5
+
+
+def test_a_job_that_is_cancelled_puts_its_trial_back(
+    database: Storage, user: dict[str, str], script: str, tmp_path: Path
+) -> None:
+    """The shell and the worker get the signal at once, and the worker must not get it twice."""
+    job = subprocess.Popen(["sbatch", "--array=0-0", script], env=user, cwd=tmp_path)
+    wait_until(lambda: State.RUNNING in states(database))
+    subprocess.run(["scancel", slurm.JOB], env=user, check=True)
+    assert job.wait(TIMEOUT_SECONDS) == 0
+    assert "released" in (tmp_path / f"kdecay-{slurm.JOB}_0.log").read_text()
+    assert set(states(database)) <= {State.WAITING, State.COMPLETE}
 
 
 def test_ssh_starts_a_worker_on_every_host_and_shows_nobody_the_url(
