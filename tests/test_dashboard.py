@@ -418,8 +418,7 @@ def test_a_browser_shows_stages_note_figures_trials_and_winner(
 ) -> None:
     from browser import opened
 
-    file = simulated_study(tmp_path, name="waves", search__max_terms=2, search__seeds=1,
-                           search__k_cap=3.0)  # fmt: skip
+    file = simulated_study(tmp_path, name="waves", search__max_terms=2, search__seeds=1)
     summary = alone.json("launch", file, "--workers", "2")
     assert summary["state"] == "done"
     with served(alone, "--artifacts", str(tmp_path / "kept")) as (_, url):
@@ -434,15 +433,17 @@ def test_a_browser_shows_stages_note_figures_trials_and_winner(
             drawn = "document.querySelectorAll('.js-plotly-plot .trace path[d]').length"
             assert screen.page.evaluate(drawn) > 20
             screen.page.get_by_role("link", name="Note").first.click()
-            screen.page.get_by_text("Done: k1 = 2.5 is kept.").wait_for()
-            assert screen.page.locator("table tr").count() == 1 + 5
+            kept = summary["stages"][0]["k"]
+            screen.page.get_by_text(f"Done: k1 = {kept:g} is kept.").wait_for()
+            candidates = summary["stages"][0]["candidates"]
+            assert screen.page.locator("table tr").count() == 1 + len(candidates)
             screen.page.get_by_role("link", name="k2", exact=True).click()
             screen.page.get_by_text("waves/k2").first.wait_for()
             assert screen.complaints == []
         with opened(chromium, f"{url}/studies/1/trials") as screen:
-            screen.page.get_by_text("5 Trials").wait_for()
-            assert screen.page.get_by_text("Complete", exact=True).count() >= 5
-            for candidate in summary["stages"][0]["candidates"]:
+            screen.page.get_by_text(f"{len(candidates)} Trials").wait_for()
+            assert screen.page.get_by_text("Complete", exact=True).count() >= len(candidates)
+            for candidate in candidates:
                 found = trial_of(url, candidate["k"])
                 assert found["state"] == "Complete"
                 assert found["values"] == candidate["errors"]
