@@ -188,11 +188,11 @@ def test_results_are_shown_after_the_period_and_not_before(storage: Storage, nam
     work(storage, name, 2)
     driver.tick(storage, name)
     assert published(storage, name).content == first.content
-    later = let_pass(storage, name, 29.0)
+    later = let_pass(storage, name, 10.0)
     driver.tick(later, name)
     later.close()
     assert published(storage, name).content == first.content
-    later = let_pass(storage, name, 1.5)
+    later = let_pass(storage, name, 20.0)
     driver.tick(later, name)
     driver.tick(later, name)
     later.close()
