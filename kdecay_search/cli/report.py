@@ -52,16 +52,10 @@ def report(
     """
     from datetime import UTC, datetime
 
-    from kdecay_search.report.contents import Facts
-    from kdecay_search.report.curves import read_curves
-    from kdecay_search.report.page import report_page, write
-    from kdecay_search.report.view import read_view
-    from kdecay_search.storage.durations import read_durations
+    from kdecay_search.report.page import study_report, write
 
     with opened(storage) as store:
-        view = read_view(store, name or newest(store))
-        facts = Facts(view, read_durations(store, view.spec.name), datetime.now(UTC))
-        page = report_page(facts, read_curves(store, view))
+        page = study_report(store, name or newest(store), datetime.now(UTC))
     path = out / "report.html"
     write(path, page)
     typer.echo(path)
@@ -82,13 +76,13 @@ def plot(
 
     with opened(storage) as store:
         view = read_view(store, name or newest(store))
-        shown = _figures(figure, store, view)
+        shown = figures_of(figure, store, view)
     path = out or Path(f"{view.spec.name}-{figure.value}.html")
     write(path, figure_page(f"{view.spec.name}: {figure.value}", shown))
     typer.echo(path)
 
 
-def _figures(figure: FigureName, storage: Storage, view: StudyView) -> list[go.Figure]:
+def figures_of(figure: FigureName, storage: Storage, view: StudyView) -> list[go.Figure]:
     """One for the study, or one for each of its stages."""
     from kdecay_search.report import figures
     from kdecay_search.report.curves import read_curves

@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from plotly.offline import get_plotlyjs
 from kdecay_search.errors import KDecayError
 from kdecay_search.report import contents, figures
 from kdecay_search.report.contents import Facts
-from kdecay_search.report.curves import Curves
+from kdecay_search.report.curves import Curves, read_curves
+from kdecay_search.report.view import read_view
+from kdecay_search.storage import Storage
+from kdecay_search.storage.durations import read_durations
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -36,6 +40,13 @@ class _Figures:
         """For a script element: ``<`` is written so that nothing in a text can end it."""
         texts = (figure.to_json().replace("<", "\\u003c") for figure in self.shown)
         return Markup("[" + ",\n".join(texts) + "]")
+
+
+def study_report(storage: Storage, name: str, written: datetime) -> str:
+    """The report of a study as the storage holds it now. Raises :class:`StudyError`."""
+    view = read_view(storage, name)
+    facts = Facts(view, read_durations(storage, name), written)
+    return report_page(facts, read_curves(storage, view))
 
 
 def report_page(facts: Facts, curves: Curves) -> str:

@@ -14,12 +14,14 @@ from kdecay_search.report.curves import Curves, RunCurve, read_curves
 from kdecay_search.report.view import StudyView
 from kdecay_search.storage import Storage
 
-MOST_SEEDS = 2
-"""Whose curves are shown, of each candidate …"""
+SEED = 0
+"""Whose curves are shown: every candidate ran on it …"""
 MOST_POINTS = 60
 """… with so many points each."""
 HEIGHT = 440
 """Pixels: what a card of the dashboard has."""
+BESIDE = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1.0, "yanchor": "top"}
+"""The legend, whose place above the plot is the title's."""
 DIGITS = 5
 """Significant ones."""
 
@@ -35,10 +37,11 @@ def stage_figures(storage: Storage, view: StudyView) -> dict[int, dict[str, str]
             "error-by-k": _json(figures.error_by_k(view, stage), f"Validation error against {k}"),
             "schedules": schedules,
             "validation-error": _json(
-                figures.validation_error(view, curves, stage), "Validation error by epoch"
+                figures.validation_error(view, curves, stage),
+                "Validation error by epoch, first seed",
             ),
             "training-loss": _json(
-                figures.training_loss(view, curves, stage), "Training loss by epoch"
+                figures.training_loss(view, curves, stage), "Training loss by epoch, first seed"
             ),
         }
     return drawn
@@ -50,7 +53,7 @@ def _smaller(curves: Curves) -> Curves:
 
 def _thinned(runs: Iterable[RunCurve]) -> Iterable[RunCurve]:
     for run in runs:
-        if run.seed < MOST_SEEDS:
+        if run.seed == SEED:
             count = len(run.epochs)
             step = max(1.0, (count - 1) / (MOST_POINTS - 1))
             at = sorted({min(count - 1, round(i * step)) for i in range(min(count, MOST_POINTS))})
@@ -65,14 +68,13 @@ def _thinned(runs: Iterable[RunCurve]) -> Iterable[RunCurve]:
 
 def _json(figure: go.Figure, title: str) -> str:
     """In the dashboard's cards: titled, and with the legend beside the plot."""
-    figure = go.Figure(figure)
-    figure.update_layout(
-        title={"text": title, "x": 0.0, "xref": "paper", "font": {"size": 16}},
-        margin={"t": 48},
-        height=HEIGHT,
-        legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1.0, "yanchor": "top"},
-    )
-    return json.dumps(_rounded(json.loads(figure.to_json())), separators=(",", ":"))
+    drawn = _rounded(json.loads(figure.to_json()))
+    layout = drawn["layout"]
+    layout["title"] = {"text": title, "x": 0.0, "xref": "paper", "font": {"size": 16}}
+    layout["margin"] = layout.get("margin", {}) | {"t": 48}
+    layout["height"] = HEIGHT
+    layout["legend"] = layout.get("legend", {}) | BESIDE
+    return json.dumps(drawn, separators=(",", ":"))
 
 
 def _rounded(value: Any) -> Any:

@@ -34,14 +34,13 @@ def validation_error(view: StudyView, curves: Curves, stage: Stage) -> go.Figure
     runs = [run for run in curves.of(stage) if run.epochs]
     if not runs:
         return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
-    shown = theme.figure("epoch", "validation error, %", height=480)
+    shown = theme.figure("epoch", "validation error, %", height=500)
+    shown.update_xaxes(range=[0, view.spec.task.epochs])
     palette = Palette.of(view)
     for kind, run in _drawn(runs):
         _add_error(shown, run, kind, palette)
     _add_legend(shown, runs, palette)
-    for kind, name in KINDS.items():
-        line = _error_line(kind, True, INK)
-        shown.add_scatter(x=[None], y=[None], mode="lines", name=name, line=line, hoverinfo="skip")
+    _add_kinds(shown)
     _add_inset(shown, runs, palette, view.spec.task.epochs)
     return shown
 
@@ -52,6 +51,7 @@ def training_loss(view: StudyView, curves: Curves, stage: Stage) -> go.Figure:
     if not runs:
         return theme.empty(f"No run of stage {stage.n} has ended yet.")
     shown = theme.figure("epoch", "training loss")
+    shown.update_xaxes(range=[0, view.spec.task.epochs])
     palette = Palette.of(view)
     for run in sorted(runs, key=lambda run: -run.seed):
         line = {"color": palette(run.k), "width": 2.2 if run.seed == FIRST_SEED else 1}
@@ -136,6 +136,23 @@ def _add_legend(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette) ->
             line={"color": palette(k), "width": 3},
             hoverinfo="skip",
         )
+
+
+def _add_kinds(shown: go.Figure) -> None:
+    """A legend of its own, under the axis: a wide name would spread those of the exponents."""
+    for kind, name in KINDS.items():
+        line = _error_line(kind, True, INK)
+        shown.add_scatter(
+            x=[None],
+            y=[None],
+            mode="lines",
+            name=name,
+            line=line,
+            hoverinfo="skip",
+            legend="legend2",
+        )
+    under = {"y": 0, "yref": "container", "yanchor": "bottom"}
+    shown.update_layout(legend2=shown.layout.legend.to_plotly_json() | under, margin={"b": 84})
 
 
 def _add_inset(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette, epochs: int) -> None:

@@ -51,7 +51,7 @@ def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
                 "%{customdata}<extra></extra>",
             )
     gap = max(0.35, 1 - len(efforts) * WIDEST_BAR)
-    shown.update_layout(barmode="stack", bargap=gap, xaxis={"type": "category"})
+    shown.update_layout(barmode="stack", bargap=gap, xaxis={"type": "category", "showgrid": False})
     return shown
 
 

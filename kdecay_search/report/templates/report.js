@@ -27,9 +27,10 @@
 
   const size = (layout) => {
     if (!narrow.matches) return layout;
-    const small = { ...layout, margin: { l: 44, r: 6, t: 8, b: 44 } };
+    const small = { ...layout, margin: { ...layout.margin, l: 44, r: 6, t: 8 } };
     small.font = { ...layout.font, size: 11 };
     small.legend = { ...layout.legend, font: { size: 11 } };
+    if (layout.legend2) small.legend2 = { ...layout.legend2, font: { size: 11 } };
     small.height = Math.max(140, Math.round(layout.height * 0.9));
     return small;
   };
