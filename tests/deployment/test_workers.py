@@ -6,6 +6,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -223,13 +224,6 @@ def test_ssh_starts_a_worker_on_every_host_and_shows_nobody_the_url(
     assert states(database) == [State.COMPLETE] * 5
 
 
-def _is_running(pid: str) -> bool:
-    try:
-        return "zombie" not in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
 @pytest.mark.skipif(os.geteuid() != 0, reason="a process namespace of one's own needs root")
 def test_kubernetes_hook_drains_a_worker_that_is_process_1_and_waits_for_its_end(
     alone: Kdecay, database: Storage, tmp_path: Path
@@ -243,8 +237,9 @@ def test_kubernetes_hook_drains_a_worker_that_is_process_1_and_waits_for_its_end
     )  # fmt: skip
     wait_until(lambda: State.RUNNING in states(database))
     first = Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text().split()[0]
-    subprocess.run(["nsenter", "--target", first, "--pid", "--mount", *hook], check=False)
-    assert not _is_running(first)
+    enter = ["nsenter", "--target", first, "--pid", "--mount"]
+    ended = subprocess.run([*enter, *hook], check=False)
+    assert ended.returncode == -signal.SIGKILL  # it was there until process 1 took all with it
     _, log = pod.communicate(timeout=TIMEOUT_SECONDS)
     assert (pod.returncode, "ends after" in log) == (0, True), log
     assert set(states(database)) <= {State.WAITING, State.COMPLETE}
