@@ -7,7 +7,7 @@ JOBS ?= 2
 
 SEED ?= 1
 
-.PHONY: help install search test fuzz chaos check lint types imports docs clean
+.PHONY: help install search services browser test image fuzz chaos check lint types imports docs clean
 
 help:  ## Show these commands.
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 12
@@ -26,11 +26,28 @@ install: $(VENV)/.dev  ## Install everything into .venv (a few minutes: torch is
 search: $(VENV)/.worker  ## Find the best schedule of the quick-start study.
 	$(BIN)/kdecay launch studies/digits.toml
 
-test: $(VENV)/.dev  ## Run the tests.
+test: $(VENV)/.dev browser services  ## Run the tests.
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
+
+# Where it may, make test installs the browser that pages are looked at in; else those tests are skipped.
+APT = DEBIAN_FRONTEND=noninteractive apt-get -qq
+browser:
+	@command -v chromium >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && $(APT) update >/dev/null && $(APT) install -y --no-install-recommends chromium >/dev/null; } \
+	  || echo "no chromium: tests in a browser will be skipped"
+
+# And the database servers of a cluster, for the tests of those.
+SERVICES = postgresql pgbouncer iproute2 openssl
+services:
+	@command -v pgbouncer >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
+	  && $(APT) update >/dev/null && $(APT) install -y --no-install-recommends $(SERVICES) >/dev/null; } \
+	  || echo "no PgBouncer: tests with Debian's servers will be skipped"
 
 fuzz: $(VENV)/.dev  ## Try 20,000 generated study files, valid and broken (minutes).
 	KDECAY_FUZZ_FILES=20000 $(BIN)/python -m pytest tests/fuzz --hypothesis-show-statistics
+
+image:  ## Build workers/Dockerfile with Debian's buildah, and run a study by it (root; minutes).
+	workers/try-image.sh
 
 CHAOS = $(BIN)/python -m tests.chaos --seed $(SEED)
 chaos: $(VENV)/.dev  ## Kill, freeze and cut off everything while studies run (ten minutes; SEED=1).

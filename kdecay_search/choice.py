@@ -140,12 +140,7 @@ def choose(ks: Iterable[float], results: Results | Iterable[Result]) -> Choice:
 @lru_cache(maxsize=256)
 def _choose(ks: tuple[float, ...], results: bytes) -> Choice:
     """``results``: of :meth:`Results.packed`."""
-    seen = Contrasts.of(ks, Results(*np.frombuffer(results).reshape(3, -1)))
-    signals = np.array(SIGNALS)
-    fits = [fit(ks, seen, length, signals, np.minimum(DEVIATION, signals)) for length in LENGTHS]
-    evidence = np.array([part.evidence for part in fits])
-    weights = np.exp(evidence - evidence.max())
-    weights /= weights.sum()
+    weights, fits = _mixture(ks, Results(*np.frombuffer(results).reshape(3, -1)))
     means = np.einsum("lg,lgk->k", weights, np.array([part.means for part in fits]))
     drawn = _draw(weights, fits)
     winners = drawn.argmin(axis=1)
@@ -163,15 +158,66 @@ def _choose(ks: tuple[float, ...], results: bytes) -> Choice:
     )
 
 
-def _draw(weights: Array, fits: Sequence[Fit]) -> Array:
+def _mixture(ks: tuple[float, ...], results: Results) -> tuple[Array, list[Fit]]:
+    """The curves of each of ``LENGTHS``, and the weight of each curve (lengths, signals)."""
+    seen = Contrasts.of(ks, results)
+    signals = np.array(SIGNALS)
+    fits = [fit(ks, seen, length, signals, np.minimum(DEVIATION, signals)) for length in LENGTHS]
+    evidence = np.array([part.evidence for part in fits])
+    weights = np.exp(evidence - evidence.max())
+    return weights / weights.sum(), fits
+
+
+def _draw(weights: Array, fits: Sequence[Fit], smooth: bool = False) -> Array:
     """Joint samples (about ``DRAWS``, K) of the errors, up to a common level, from the mixture of
-    the curves that have a weight worth mentioning."""
+    the curves that have a weight worth mentioning. ``smooth``: of the curve alone."""
     random = np.random.default_rng(0)
     used = np.argwhere(weights > LEAST_EVIDENCE)
     scale = DRAWS / weights[weights > LEAST_EVIDENCE].sum()
+    counts = [max(1, round(scale * weights[i, j])) for i, j in used.tolist()]
     return np.concatenate(
-        [fits[i].draw(j, max(1, round(scale * weights[i, j])), random) for i, j in used.tolist()]
+        [
+            fits[i].draw(j, count, random, smooth)
+            for (i, j), count in zip(used.tolist(), counts, strict=True)
+        ]
     )
+
+
+@dataclass(frozen=True)
+class SmoothCurve:
+    """The curve that :func:`choose` looks for the lowest point of, to be drawn: without what single
+    candidates deviate from it."""
+
+    ks: tuple[float, ...]
+    errors: tuple[float, ...]
+    """Percent, for the average of the seeds that have results."""
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+    """95 % credible interval at each k; it leaves out how much seeds differ among themselves."""
+
+
+def smooth_curve(ks: Iterable[float], results: Iterable[Result]) -> SmoothCurve:
+    """The curve at ``ks``, any at all, by the results of complete runs (one at least)."""
+    given = Results.of(results)
+    shown = sorted(set(ks))
+    every = tuple(sorted({*shown, *given.k.tolist()}))
+    weights, fits = _mixture(every, given)
+    drawn = _draw(weights, fits, smooth=True)
+    drawn += _levels(every, given, drawn)[:, None]
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    at = np.searchsorted(every, shown)
+    columns = (tuple(column[at].tolist()) for column in (drawn.mean(axis=0), low, high))
+    return SmoothCurve(tuple(shown), *columns)
+
+
+def _levels(ks: tuple[float, ...], results: Results, drawn: Array) -> Array:
+    """What to add to each of N curves (N, K) so that its seeds' mean errors come out, each seed
+    counting once: (N,)."""
+    _, seed = np.unique(results.seed, return_inverse=True)
+    left = results.error - drawn[:, np.searchsorted(ks, results.k)]
+    share = 1 / np.bincount(seed)[seed]
+    levels: Array = left @ share / share.sum()
+    return levels
 
 
 def smooth_means(ks: Sequence[float], results: Sequence[Result]) -> dict[float, float]:
@@ -233,8 +279,9 @@ class Fit:
         centred: Array = found - found.mean(axis=1, keepdims=True)
         return centred
 
-    def draw(self, g: int, count: int, random: np.random.Generator) -> Array:
+    def draw(self, g: int, count: int, random: np.random.Generator, smooth: bool = False) -> Array:
         """``count`` samples of the errors by curve ``g``, up to a common level: (count, K).
+        ``smooth``: of the curve alone, without the candidates' own deviations.
 
         The noise is drawn, too, so that the errors have Student's t distribution: after one seed a
         handful of results cannot tell how noisy they are.
@@ -245,6 +292,9 @@ class Fit:
         # L⁻ᵀ normal has the covariance (L Lᵀ)⁻¹
         root = np.linalg.cholesky(self.precision[g])
         amplitudes = self.amplitudes[g] + scale * np.linalg.solve(root.T, normal).T
+        if smooth:
+            curves: Array = amplitudes * self.signals[g] @ self.waves.T
+            return curves
         jitter = scale * random.standard_normal((count, len(self.waves)))
         jitter /= np.sqrt(self.spread[g])
         return self._errors(self.signals[g], self.own[g], self.spread[g], amplitudes, jitter)

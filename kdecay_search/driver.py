@@ -9,6 +9,7 @@ from __future__ import annotations
 from kdecay_search import study_file
 from kdecay_search.errors import StudyError
 from kdecay_search.procedure import Plan
+from kdecay_search.report.dashboard import publish
 from kdecay_search.report.view import StudyView, read_view
 from kdecay_search.runs import CONFIRMATION, WITHDRAWN
 from kdecay_search.spec import StudySpec
@@ -76,8 +77,16 @@ def stop(storage: Storage, name: str) -> None:
 def tick(storage: Storage, name: str) -> StudyView | None:
     """Reap, plan, and bring the storage to the plan; None if another process is at it just now.
 
-    Returns the study as it stood; what was queued by this very call is not yet in the view.
+    Returns the study as it stood; what was queued by this very call is not yet in the view. What
+    the dashboard shows of it is brought up to date afterwards, outside the lock.
     """
+    view = _tick(storage, name)
+    if view is not None:
+        publish(storage, view)
+    return view
+
+
+def _tick(storage: Storage, name: str) -> StudyView | None:
     with storage.lock(name) as held:
         if held is None:
             return None

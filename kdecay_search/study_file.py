@@ -39,6 +39,29 @@ def from_json(text: str) -> StudySpec:
         raise InvalidSpec(f"{line}; it was launched by another version of kdecay-search") from None
 
 
+def to_toml(spec: StudySpec) -> str:
+    """A study file that :func:`load` reads as the same spec, with every default written out."""
+    lines: list[str] = []
+    _write_table(lines, "", spec.model_dump(mode="json", exclude_none=True))
+    return "\n".join(lines) + "\n"
+
+
+def _write_table(lines: list[str], name: str, table: Mapping[str, Any]) -> None:
+    """Values first, then the tables under it: what follows a table's head belongs to it."""
+    values = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    if values and name:
+        lines += ["", f"[{name}]"]
+    lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    for key, inner in table.items():
+        if isinstance(inner, dict):
+            _write_table(lines, f"{name}.{key}" if name else key, inner)
+
+
+def _toml(value: object) -> str:
+    """JSON's strings, numbers and lists are TOML's, but for one character."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     """Read the study file at ``path`` and apply ``dotted.key=value`` overrides.
 

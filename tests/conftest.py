@@ -10,10 +10,12 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import browser
 import pytest
 import sqlalchemy
 from commands import Kdecay
 from hypothesis import settings
+from playwright.sync_api import Browser
 
 from kdecay_search.storage import Storage, embedded_url
 
@@ -37,6 +39,12 @@ def home() -> Path:
 def storage_url(home: Path) -> str:
     """The embedded Postgres: kept running by this process until it ends."""
     return embedded_url()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser.running() as started:
+        yield started
 
 
 @pytest.fixture

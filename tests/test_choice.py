@@ -17,6 +17,7 @@ from kdecay_search.choice import (
     Results,
     choose,
     fit,
+    smooth_curve,
     smooth_means,
 )
 
@@ -192,3 +193,30 @@ def test_smooth_means_pull_an_outlier_towards_its_neighbours() -> None:
 def test_a_single_result_is_enough_to_begin_with() -> None:
     choice = choose((1.0, 2.0), [(1.0, 0, 5.0)])
     assert sum(choice.probabilities) == pytest.approx(1.0)
+
+
+def test_the_curve_to_be_drawn_runs_through_clear_results_at_their_own_level() -> None:
+    truth = bowl(3.0)
+    found = results(truth, 3, 0.02, 0.0, 5)
+    curve = smooth_curve((1.0, 2.0, 2.5, 3.0, 10.0), found)
+    assert curve.ks == (1.0, 2.0, 2.5, 3.0, 10.0)
+    assert curve.errors[3] == pytest.approx(truth[3.0], abs=0.15)
+    assert curve.errors[2] == pytest.approx(30.0 + 2.0 * np.log(2.5 / 3.0) ** 2, abs=0.15)
+    assert curve.errors[4] == pytest.approx(truth[10.0], abs=0.15)
+    bands = zip(curve.low, curve.errors, curve.high, strict=True)
+    assert all(low < error < high for low, error, high in bands)
+
+
+def test_the_curve_to_be_drawn_does_not_sink_where_only_easy_seeds_ran() -> None:
+    """Seed 1 is four points harder, and k = 10 did not run on it."""
+    flat = dict.fromkeys(KS, 30.0)
+    found = [(k, seed, e + 4.0 * seed) for k, seed, e in results(flat, 2, 0.02, 0.0, 6)]
+    curve = smooth_curve(KS, [(k, seed, e) for k, seed, e in found if (k, seed) != (10.0, 1)])
+    assert curve.errors == pytest.approx((32.0,) * len(KS), abs=0.2)
+
+
+@pytest.mark.parametrize("found", [[(2.0, 0, 5.0)], [(1.0, 0, 5.0), (2.0, 0, 6.0)]])
+def test_the_curve_to_be_drawn_is_finite_after_a_result_or_two(found: list[Result]) -> None:
+    curve = smooth_curve((1.0, 1.5, 2.0), found)
+    assert np.isfinite([*curve.errors, *curve.low, *curve.high]).all()
+    assert min(curve.low) < 5.5 < max(curve.high)

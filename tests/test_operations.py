@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import optuna_dashboard
 import pytest
 import sqlalchemy
 from builders import images_table, study_table
@@ -65,6 +66,11 @@ def test_a_user_with_the_guide_s_rights_runs_a_study_to_its_end(
     worker.run("doctor", simulated_study(tmp_path, name="least"))
     summary = worker.json("launch", simulated_study(tmp_path, name="least"), "--workers", "2")
     assert summary["state"] == "done"
+    assert worker.url is not None
+    as_worker = Storage(worker.url)
+    page = optuna.load_study(study_name="least/k1", storage=as_worker.rdb)
+    assert "The study is done" in optuna_dashboard.get_note(page)
+    as_worker.close()
     assert worker.run("delete", "least", "--yes", code=2).stderr.count("\n") == 1
     owner.run("delete", "least", "--yes")
     assert owner.json("list") == []

@@ -61,6 +61,13 @@ def test_help_check_schedule_models_launch_detached_and_status_work(run: Run) ->
         assert "Traceback" not in done.stderr
 
 
+def test_the_dashboard_needs_none_of_what_trains(run: Run) -> None:
+    taken = kdecay(run, "dashboard", "--host", "192.0.2.1")
+    assert taken.stderr.startswith("kdecay: cannot listen on 192.0.2.1"), taken.stderr
+    done = run("-c", "import optuna_dashboard; print(optuna_dashboard.wsgi.__name__)")
+    assert (done.returncode, done.stdout) == (0, "wsgi\n"), done.stderr
+
+
 def test_launch_says_that_it_starts_no_workers(run: Run) -> None:
     digits = str(ROOT / "studies" / "digits.toml")
     done = kdecay(run, "launch", digits, "--detach", "--set", "name=torchless2")

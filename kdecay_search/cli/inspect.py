@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,18 +15,11 @@ from kdecay_search.cli.options import (
     stderr,
     stdout,
 )
+from kdecay_search.export import Form
 
 if TYPE_CHECKING:
     from kdecay_search.report.view import StudyView
     from kdecay_search.storage import Storage
-
-
-class BestFormat(StrEnum):
-    """What ``best`` prints."""
-
-    JSON = "json"
-    PYTHON = "python"
-    CSV = "csv"
 
 
 def register(app: typer.Typer) -> None:
@@ -50,25 +42,36 @@ def status(
 ) -> None:
     """Show where a study stands.
 
-    Its stages, candidates with their errors, running trials, epochs and best schedule.
+    Its stages, candidates with their errors, running trials, epochs and best schedule; and, where
+    the terminal is wide enough, plots of the schedule and of the error against k.
     """
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.report.summary import summarise
-    from kdecay_search.report.text import study_panel
     from kdecay_search.report.view import read_view
 
     with opened(storage) as store:
-        name = name or _newest(store)
+        name = name or newest(store)
         view = read_view(store, name)
         if watch:
             view = watch_study(lambda: read_view(store, name), stderr())
         if json:
             print_json(summarise(view))
         elif not watch or not stderr().is_terminal:
-            stdout().print(study_panel(view))
+            _print_status(view)
 
 
-def _newest(storage: Storage) -> str:
+def _print_status(view: StudyView) -> None:
+    from kdecay_search.report.charts import study_charts
+    from kdecay_search.report.text import study_panel
+
+    console = stdout()
+    console.print(study_panel(view))
+    charts = study_charts(view, console.width)
+    if charts is not None:
+        console.print(charts)
+
+
+def newest(storage: Storage) -> str:
     from kdecay_search.errors import StudyError
     from kdecay_search.storage.records import study_names
 
@@ -104,45 +107,27 @@ def list_studies(json: AsJson = False, storage: StorageUrl = None) -> None:
 
 def best(
     name: StudyName,
-    as_: Annotated[BestFormat, typer.Option("--as", help="The form to print.")] = BestFormat.JSON,
+    as_: Annotated[Form, typer.Option("--as", help="The form to print.")] = Form.JSON,
     total_steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Optimizer updates of your training. csv: left out, one row an epoch."
+            min=1,
+            help="Optimizer updates of your training, to be filled in. csv: left out, one row an "
+            "epoch.",
         ),
     ] = None,
     storage: StorageUrl = None,
 ) -> None:
     """Print the best schedule found so far.
 
-    As JSON, as a Python function of ten lines, or as a table of values.
+    As JSON, as a Python function of ten lines that needs nothing else, as a table of values, or as
+    a scheduler for a training library. Each works as printed.
     """
     from kdecay_search.report.view import read_view
+    from kdecay_search.report.winner import winner_as
 
     with opened(storage) as store:
-        _print_best(read_view(store, name), as_, total_steps)
-
-
-def _print_best(view: StudyView, form: BestFormat, total_steps: int | None) -> None:
-    from kdecay_search import export
-    from kdecay_search.errors import StudyError
-    from kdecay_search.report.summary import summarise
-
-    if not view.plan.leader.errors:
-        raise StudyError(f"study {view.spec.name!r} has no result yet; see kdecay status")
-    if form == BestFormat.JSON:
-        keys = ("study", "state", "schedule", "error", "baseline", "gain")
-        print_json({key: value for key, value in summarise(view).items() if key in keys})
-        return
-    epochs = view.spec.task.epochs
-    if total_steps is None and view.spec.schedule.warmup_epochs and form == BestFormat.PYTHON:
-        raise StudyError("the schedule has a warm-up, counted in updates: give --total-steps")
-    total_steps = total_steps or epochs
-    schedule = view.spec.schedule_for(view.plan.leader.ks, total_steps / epochs)
-    if form == BestFormat.CSV:
-        print(export.schedule_csv(schedule, total_steps), end="")
-    else:
-        print(export.kdecay_python_source(schedule), end="")
+        print(winner_as(read_view(store, name), as_, total_steps), end="")
 
 
 def stop(name: StudyName, storage: StorageUrl = None) -> None:

@@ -11,12 +11,14 @@ import typer
 from kdecay_search import __version__
 from kdecay_search.cli import (
     confirm,
+    dashboard,
     doctor,
     files,
     inspect,
     launch,
     models,
     plan,
+    report,
     schedule,
     worker,
 )
@@ -56,6 +58,8 @@ for register in (
     confirm.register,
     worker.register,
     inspect.register,
+    report.register,
+    dashboard.register,
     files.register,
     plan.register,
     doctor.register,

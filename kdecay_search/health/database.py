@@ -19,6 +19,7 @@ from kdecay_search.storage.connect import mapped_errors, parse_url, probe_engine
 
 if TYPE_CHECKING:
     from alembic.script import ScriptDirectory
+    from psycopg2.extensions import ConnectionInfo
 
 OLDEST_SERVER = 110000
 """Postgres 11, the first with ``starts_with`` and ``hashtextextended``."""
@@ -39,7 +40,25 @@ _MENDS = (
     ("timeout expired", "look at the host's name, the port and the firewall between"),
     ("translate host name", "look at the host's name"),
     ("password authentication failed", "look at user and password in KDECAY_STORAGE"),
+    ("SASL authentication failed", "look at user and password in KDECAY_STORAGE"),
     ("no password supplied", "give the password in KDECAY_STORAGE"),
+    ("SSL required", "ask for TLS at the URL's end: sslmode=verify-full"),
+    (
+        "no encryption",
+        "ask for TLS at the URL's end (sslmode=verify-full), or allow plain text there",
+    ),
+    (
+        "root certificate file",
+        "name the authority's certificate: sslrootcert=FILE at the URL's end",
+    ),
+    ("certificate verify failed", "name its authority's certificate: sslrootcert=FILE in the URL"),
+    ("does not match host name", "name the host as the server's certificate does"),
+    ("has group or world access", "chmod 600 that file"),
+    (
+        "unsupported startup parameter",
+        "take it out of the URL, or have PgBouncer ignore it "
+        "(ignore_startup_parameters); ALTER ROLE can set a search_path",
+    ),
     ("no pg_hba.conf entry", "allow this host, user and database in the server's pg_hba.conf"),
     ("does not exist", "have the database's owner make it"),
     ("too many", "end some workers, or raise max_connections on the server"),
@@ -80,11 +99,11 @@ def mend_of(message: str) -> str:
 def _server(connection: Connection, url: str) -> Check:
     number = int(connection.scalar(text("SHOW server_version_num")))
     version = str(connection.scalar(text("SHOW server_version"))).split()[0]
-    tls = connection.scalar(
-        text("SELECT version FROM pg_stat_ssl WHERE ssl AND pid = pg_backend_pid()")
-    )
-    way = "Unix socket" if _is_socket(connection) else tls or "no TLS"
-    value = f"Postgres {version}, {way}: {url}"
+    link = _link(connection)
+    tls = link.ssl_attribute("protocol") if link.ssl_in_use else "no TLS"
+    way = "Unix socket" if _is_socket(connection) else tls
+    pooler = " behind a pooler" if _is_pooled(connection) else ""
+    value = f"Postgres {version}{pooler}, {way}: {url}"
     if number < OLDEST_SERVER:
         return bad("server", value, "upgrade the server: Postgres 11 or newer is needed")
     return ok("server", value)
@@ -180,9 +199,23 @@ def _lacking(connection: Connection) -> list[str]:
     return [f"{right} {name}" for right, name in rows]
 
 
+def _link(connection: Connection) -> ConnectionInfo:
+    """What libpq knows of this process's end of the connection."""
+    driver = connection.connection.driver_connection
+    assert driver is not None
+    info: ConnectionInfo = driver.info
+    return info
+
+
 def _is_socket(connection: Connection) -> bool:
     """Whether it is a Unix socket, as the embedded server's."""
-    return connection.scalar(text("SELECT inet_server_addr()")) is None
+    return _link(connection).host.startswith("/")
+
+
+def _is_pooled(connection: Connection) -> bool:
+    """Whether somebody stands between: a pooler names a process of its own invention."""
+    server = connection.scalar(text("SELECT pg_backend_pid()"))
+    return bool(server != _link(connection).backend_pid)
 
 
 def _round_trip(connection: Connection) -> Check:
@@ -212,6 +245,9 @@ def _connections(connection: Connection, workers: int) -> Check:
                (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user)
     """
     row = connection.execute(text(statement)).one()
+    if _is_pooled(connection):
+        value = f"{row[2]} of {row[0]} in use on the server, shared by the pooler's clients"
+        return ok("connections", value)
     most, reserved, used, used_here, limit_here, limit_mine, used_by_me = map(int, row)
     left = most - reserved - used
     if limit_here >= 0:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import random
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -25,8 +27,8 @@ RETRY_SECONDS = 60.0
 """How long a repeatable statement is tried again while the database is unreachable."""
 LOCK_SECONDS = 30.0
 """How long a process that holds a lock may be silent before the server takes it away."""
-_CREATION_LOCK = 0x6B646563
-"""Advisory lock under which Optuna's tables are created ("kdec")."""
+_CREATION = "kdecay"
+"""The lock under which Optuna's tables are made; those of studies are ``kdecay/NAME``."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -72,11 +74,7 @@ class Storage:
         are not held up for long.
         """
         with mapped_errors(), self.engine.begin() as connection:
-            timeout = f"SET LOCAL idle_in_transaction_session_timeout = '{LOCK_SECONDS:g}s'"
-            connection.execute(sqlalchemy.text(timeout))
-            statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"
-            held = connection.scalar(sqlalchemy.text(statement), {"name": f"kdecay/{name}"})
-            yield Lock(connection) if held else None
+            yield Lock(connection) if _try_lock(connection, f"kdecay/{name}") else None
 
     def close(self) -> None:
         self.rdb.remove_session()
@@ -93,6 +91,14 @@ class Lock:
         """Raise :class:`StorageUnavailable` if the lock was lost in the meantime."""
         with mapped_errors():
             self._connection.execute(sqlalchemy.text("SELECT 1"))
+
+
+def _try_lock(connection: sqlalchemy.Connection, name: str) -> bool:
+    """Take an advisory lock for the rest of the transaction, unless another holds it."""
+    timeout = f"SET LOCAL idle_in_transaction_session_timeout = '{LOCK_SECONDS:g}s'"
+    connection.execute(sqlalchemy.text(timeout))
+    statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"
+    return bool(connection.scalar(sqlalchemy.text(statement), {"name": name}))
 
 
 def parse_url(url: str) -> URL:
@@ -127,11 +133,28 @@ def _open(url: URL) -> RDBStorage:
     os.environ["PGTZ"] = "UTC"  # heartbeats are naive timestamps: the same zone for everybody
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     text = url.render_as_string(hide_password=False)
-    with mapped_errors(url), probe_engine(url).connect() as connection:
-        if _made_by_this_optuna(connection):
-            return _rdb_storage(text, is_known=True)
-        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_CREATION_LOCK})"))
-        return _rdb_storage(text, is_known=False)
+    with mapped_errors(url):
+        with probe_engine(url).connect() as connection:
+            if _must_make_tables(connection):
+                return _rdb_storage(text, is_known=False)
+        return _rdb_storage(text, is_known=True)
+
+
+def _must_make_tables(connection: sqlalchemy.Connection) -> bool:
+    """Whether this process shall make the tables, or look them through; it has the lock for it.
+
+    It asks for the lock again and again rather than wait for it in the database: behind a pooler,
+    those who wait would use up the connections that the one who makes the tables needs.
+    """
+    deadline = time.monotonic() + RETRY_SECONDS
+    while not _made_by_this_optuna(connection):
+        if _try_lock(connection, _CREATION):
+            return True
+        connection.rollback()
+        if time.monotonic() > deadline:
+            raise StorageUnavailable("storage: another process is still making the tables")
+        time.sleep(random.uniform(0.1, 0.3))
+    return False
 
 
 def probe_engine(url: URL) -> sqlalchemy.Engine:

@@ -1,22 +1,26 @@
-"""A schedule as something to take away: Python source without dependencies, or a table."""
+"""A schedule as Python source that needs only the standard library."""
 
 from __future__ import annotations
 
-from kdecay_search.schedules import KDecaySchedule, Schedule
+from kdecay_search.schedules import KDecaySchedule
 
 
-def kdecay_python_source(schedule: KDecaySchedule) -> str:
+def kdecay_python_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
     """Source of ``learning_rate(step, total_steps)``, standard library only, values filled in.
 
     Executed, it gives the same floats as ``schedule``, bit for bit. It checks no arguments.
+    ``total_steps``: becomes that parameter's default.
     """
+    imports = "import math\n\n\n" if needs_math(schedule) else ""
+    return imports + learning_rate_function(schedule, total_steps)
+
+
+def learning_rate_function(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
+    """The function alone, without its imports."""
     lr_max, lr_min, warmup = schedule.lr_max, schedule.lr_min, schedule.warmup_steps
     lines = [
-        "import math",
-        "",
-        "",
-        "def learning_rate(step, total_steps):",
-        f'    """{_title(schedule)}',
+        f"def learning_rate(step, {total_steps_parameter(total_steps)}):",
+        f'    """{title(schedule)}.',
         "",
         "    k-decay, arXiv:2004.05909, eq. 10 to 14. step counts optimizer updates from 0.",
         '    """',
@@ -31,21 +35,22 @@ def kdecay_python_source(schedule: KDecaySchedule) -> str:
     return "\n".join(lines) + "\n"
 
 
-def schedule_csv(schedule: Schedule, total_steps: int) -> str:
-    """CSV with the header ``step,learning_rate`` and a row for each step from 0 to total_steps.
-
-    Floats are written by ``repr``, so reading them gives the same bits. Raises InvalidSchedule.
-    """
-    schedule(total_steps, total_steps)  # refuses a total_steps that would give an empty table
-    rows = (f"{step},{schedule(step, total_steps)!r}\n" for step in range(total_steps + 1))
-    return "step,learning_rate\n" + "".join(rows)
+def needs_math(schedule: KDecaySchedule) -> bool:
+    """Whether the function needs ``import math``."""
+    return "math." in _phi(schedule.ks) + _weight(schedule)
 
 
-def _title(schedule: KDecaySchedule) -> str:
+def total_steps_parameter(total_steps: int | None) -> str:
+    """The parameter as it stands in a function's head."""
+    return "total_steps" if total_steps is None else f"total_steps={total_steps}"
+
+
+def title(schedule: KDecaySchedule) -> str:
+    """``Cosine schedule with k = 1, 3.5, from 0.1 to 0.001``."""
     ks = ", ".join(f"{k:g}" for k in schedule.ks)
     power = f", N = {schedule.power:g}" if schedule.family == "polynomial" else ""
     name = schedule.family.capitalize()
-    return f"{name} schedule with k = {ks}{power}, from {schedule.lr_max:g} to {schedule.lr_min:g}."
+    return f"{name} schedule with k = {ks}{power}, from {schedule.lr_max:g} to {schedule.lr_min:g}"
 
 
 def _warmup_lines(lr_max: float, warmup: int) -> list[str]:
@@ -62,7 +67,7 @@ def _progress(warmup: int) -> str:
 
 
 def _phi(ks: tuple[float, ...]) -> str:
-    return f"u ** {ks[0]!r}" if len(ks) == 1 else f"math.fsum(u**k for k in {ks!r}) / {len(ks)}"
+    return f"u**{ks[0]!r}" if len(ks) == 1 else f"math.fsum(u**k for k in {ks!r}) / {len(ks)}"
 
 
 def _weight(schedule: KDecaySchedule) -> str:

@@ -1,0 +1,97 @@
+"""``report``, ``plot``: a study as HTML."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kdecay_search.cli.inspect import newest
+from kdecay_search.cli.options import StorageUrl, opened
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+    from kdecay_search.report.view import StudyView
+    from kdecay_search.storage import Storage
+
+
+class FigureName(StrEnum):
+    """What ``plot`` draws."""
+
+    SCHEDULE = "schedule"
+    ERROR = "error-vs-k"
+    CURVES = "curves"
+    LOSS = "loss"
+    EPOCHS = "epochs"
+
+
+NewestOr = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Left out: the newest study.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(report)
+    app.command()(plot)
+
+
+def report(
+    name: NewestOr = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Folder to write report.html into.")
+    ] = Path(),
+    storage: StorageUrl = None,
+) -> None:
+    """Write a study's report: one HTML file that needs no network.
+
+    What was found and whether it is real, the schedules and curves, what it cost, and how to
+    repeat it. At any time while the study runs, too.
+    """
+    from datetime import UTC, datetime
+
+    from kdecay_search.report.page import study_report, write
+
+    with opened(storage) as store:
+        page = study_report(store, name or newest(store), datetime.now(UTC))
+    path = out / "report.html"
+    write(path, page)
+    typer.echo(path)
+
+
+def plot(
+    name: NewestOr = None,
+    figure: Annotated[FigureName, typer.Option(help="What to draw.")] = FigureName.ERROR,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="FILE.html", help="Left out: NAME-FIGURE.html, here."),
+    ] = None,
+    storage: StorageUrl = None,
+) -> None:
+    """Write one of the report's figures, for every stage, as an HTML file of its own."""
+    from kdecay_search.report.page import figure_page, write
+    from kdecay_search.report.view import read_view
+
+    with opened(storage) as store:
+        view = read_view(store, name or newest(store))
+        shown = figures_of(figure, store, view)
+    path = out or Path(f"{view.spec.name}-{figure.value}.html")
+    write(path, figure_page(f"{view.spec.name}: {figure.value}", shown))
+    typer.echo(path)
+
+
+def figures_of(figure: FigureName, storage: Storage, view: StudyView) -> list[go.Figure]:
+    """One for the study, or one for each of its stages."""
+    from kdecay_search.report import figures
+    from kdecay_search.report.curves import read_curves
+
+    if figure == FigureName.SCHEDULE:
+        return [figures.schedules(view)]
+    if figure in (FigureName.ERROR, FigureName.EPOCHS):
+        draw = figures.error_by_k if figure == FigureName.ERROR else figures.epochs_by_k
+        return [draw(view, stage) for stage in view.plan.stages]
+    of = figures.validation_error if figure == FigureName.CURVES else figures.training_loss
+    curves = read_curves(storage, view)
+    return [of(view, curves, stage) for stage in view.plan.stages]

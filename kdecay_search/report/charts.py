@@ -1,0 +1,184 @@
+"""A study as plots of characters: the schedule, and each stage's error against k.
+
+They say the same without colour: what is found is a line or a star, what it is compared with is
+dotted, a seed is a dot and a mean an ``o``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from statistics import median
+
+from plotille import Canvas
+from rich.console import RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from kdecay_search.procedure import Stage
+from kdecay_search.report.text import terms
+from kdecay_search.report.view import StudyView
+from kdecay_search.schedules import KDecaySchedule
+
+NARROWEST, WIDEST = 40, 64
+"""Columns of one plot; in fewer there is none."""
+GAP = 4
+ROWS = 11
+SMALLEST_SPAN = 1e-100
+TICKS = 4
+"""Steps of the vertical axis, at most."""
+OUTLYING = 6.0
+"""Errors further above the best than this many times the median's distance are not drawn."""
+BLANK = "\N{BRAILLE PATTERN BLANK}"
+
+
+def study_charts(view: StudyView, width: int) -> RenderableType | None:
+    """All plots in ``width`` columns, side by side where two fit; None where not even one does."""
+    across = 2 if width >= 2 * NARROWEST + GAP else 1
+    columns = min(WIDEST, (width - GAP * (across - 1)) // across)
+    if columns < NARROWEST:
+        return None
+    stages = [stage for stage in view.plan.stages if _measured(stage)]
+    charts = [_schedule_chart(view, columns), *(_error_chart(s, columns) for s in stages)]
+    grid = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
+    for _ in range(across):
+        grid.add_column(width=columns, no_wrap=True)
+    for first in range(0, len(charts), across):
+        grid.add_row(*(Padding(chart, (1, 0, 0, 0)) for chart in charts[first : first + across]))
+    return grid
+
+
+@dataclass
+class Chart:
+    """One plot of ``width`` columns: a title, a canvas with ticks on both axes, and its legend."""
+
+    title: str
+    width: int
+    x_range: tuple[float, float]
+    y_ticks: tuple[float, ...]
+    """From the lowest to the highest, which are the canvas's edges."""
+    x_labels: Mapping[float, str]
+    legend: str
+    canvas: Canvas = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._margin = max(len(f"{tick:g}") for tick in self.y_ticks) + 2
+        columns = self.width - self._margin
+        left, right = self.x_range
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        # A character is 2 by 4 dots. The canvas leaves its upper edges out; ours belong to it.
+        right += (right - left) / (2 * columns - 1)
+        high += (high - low) / (4 * ROWS - 1)
+        self.canvas = Canvas(columns, ROWS, left, low, right, high)
+
+    def __rich__(self) -> Text:
+        rows = self.canvas.plot(linesep="\n").replace(BLANK, " ").split("\n")
+        labels = {self._row(tick): f"{tick:g}" for tick in self.y_ticks}
+        lines = [Text(self.title, "bold")]
+        for index, row in enumerate(rows):
+            edge = f"{labels[index]} ┤" if index in labels else "│"
+            lines.append(Text.assemble((edge.rjust(self._margin), "dim"), row))
+        lines.append(Text("└".rjust(self._margin) + "─" * self.canvas.width, "dim"))
+        lines.append(Text(" " * self._margin + self._below(), "dim"))
+        lines.append(Text(" " * self._margin + self.legend, "dim"))
+        for line in lines:
+            line.truncate(self.width)
+        return Text("\n").join(lines)
+
+    def line(self, points: Iterable[tuple[float, float]]) -> None:
+        for (x0, y0), (x1, y1) in pairwise(points):
+            self.canvas.line(x0, y0, x1, y1)
+
+    def dots(self, points: Iterable[tuple[float, float]]) -> None:
+        for x, y in points:
+            self.canvas.point(x, y)
+
+    def mark(self, x: float, y: float, character: str) -> None:
+        self.canvas.text(x, y, character)
+
+    def _row(self, y: float) -> int:
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        return ROWS - 1 - round((y - low) / (high - low) * (4 * ROWS - 1)) // 4
+
+    def _below(self) -> str:
+        """The labels of the horizontal axis, those left out for which there is no room."""
+        low, high = self.x_range
+        text = ""
+        for x, label in sorted(self.x_labels.items()):
+            column = round((x - low) / (high - low) * (2 * self.canvas.width - 1)) // 2
+            start = min(max(0, column - len(label) // 2), self.canvas.width - len(label))
+            if start > len(text) or not text:
+                text = text.ljust(start) + label
+        return text
+
+
+def ticks(low: float, high: float) -> tuple[float, ...]:
+    """Round numbers from at most ``low`` to at least ``high``, evenly spaced."""
+    span = max(high - low, 1e-6 * max(abs(low), abs(high)))
+    span = span if span > SMALLEST_SPAN else 1.0
+    unit = 10.0 ** math.floor(math.log10(span / TICKS))
+    step = next(unit * m for m in (1, 2, 5, 10) if unit * m * TICKS >= span * (1 - 1e-9))
+    first = math.floor(low / step + 1e-9)
+    last = max(first + 1, math.ceil(high / step - 1e-9))
+    return tuple(float(f"{i * step:.10g}") for i in range(first, last + 1))
+
+
+def _schedule_chart(view: StudyView, width: int) -> Chart:
+    found, baseline = view.schedule, view.spec.schedule_for(view.plan.baseline.ks)
+    epochs = view.spec.task.epochs
+    chart = Chart(
+        title="learning rate over the training",
+        width=width,
+        x_range=(0.0, 1.0),
+        y_ticks=ticks(0.0, found.lr_max),
+        x_labels={0.0: "0", 0.5: f"{epochs / 2:g}", 1.0: f"{epochs:g} epochs"},
+        legend=f"── {terms(found.ks)}",
+    )
+    if found.ks != baseline.ks:
+        chart.legend += f"   ··· {terms(baseline.ks)}"
+        chart.dots(_values(baseline, epochs, chart.canvas.width // 2))
+    chart.line(_values(found, epochs, 2 * chart.canvas.width))
+    return chart
+
+
+def _values(schedule: KDecaySchedule, epochs: int, count: int) -> list[tuple[float, float]]:
+    """(share of the training, LR) at count + 1 places; a schedule in epochs, not updates."""
+    shares = (index / count for index in range(count + 1))
+    return [(share, schedule(share * epochs, epochs)) for share in shares]
+
+
+def _error_chart(stage: Stage, width: int) -> Chart:
+    errors = _measured(stage)
+    every = sorted(error for of_k in errors.values() for error in of_k)
+    highest = min(every[-1], every[0] + OUTLYING * (median(every) - every[0]) or every[-1])
+    means = {k: sum(of_k) / len(of_k) for k, of_k in errors.items()}
+    chart = Chart(
+        title=f"validation error against k{stage.n}, %",
+        width=width,
+        x_range=_widened(min(errors), max(errors)),
+        y_ticks=ticks(every[0], max(highest, min(means.values()))),
+        x_labels={k: f"{k:.3g}" for k in errors},
+        legend="· seed   o mean   * best",
+    )
+    top = chart.y_ticks[-1]
+    above = sum(error > top for error in every)
+    chart.legend += f"   {above} above" if above else ""
+    chart.dots((k, error) for k, of_k in errors.items() for error in of_k if error <= top)
+    for k, mean in means.items():
+        if mean <= top:
+            chart.mark(k, mean, "*" if stage.best is not None and stage.best.k == k else "o")
+    return chart
+
+
+def _measured(stage: Stage) -> dict[float, list[float]]:
+    """Errors by k, of the candidates that have some."""
+    return {c.k: list(c.errors.values()) for c in stage.candidates if c.k is not None and c.errors}
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    """A range with some room at both ends."""
+    room = 0.05 * (high - low) or 0.5
+    return low - room, high + room

@@ -1,0 +1,369 @@
+"""The words and numbers of a report, as plain values for its template."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
+from typing import Any
+
+from kdecay_search import __version__, study_file
+from kdecay_search.procedure import BASELINE_KS, Candidate, Stage
+from kdecay_search.report.cost import Cost, Share, cost_of
+from kdecay_search.report.curves import RunCurve
+from kdecay_search.report.effort import effort_of
+from kdecay_search.report.summary import gain_on_baseline
+from kdecay_search.report.text import duration, percent, terms, verdict
+from kdecay_search.report.view import StudyView
+from kdecay_search.runs import State, Trial
+from kdecay_search.spec import StudySpec
+from kdecay_search.statistics import Sample, describe, paired_gain
+
+MOST_ERRORS = 8
+"""Errors by seed that a table row lists; of more seeds it tells how many there are."""
+NUMERALS = {1: "one", 2: "two", 3: "three", 4: "four"}
+MOST_WORKERS = 40
+MOST_FAILURES = 10
+MOST_MESSAGE = 400
+"""Characters of a failure's message."""
+PACKAGES = ("optuna", "numpy", "scipy", "plotly")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a report is made from, beside the curves."""
+
+    view: StudyView
+    seconds: Mapping[int, float]
+    """Device-seconds by trial id."""
+    written: datetime
+    """When the report is written, with its time zone."""
+
+
+def of(facts: Facts) -> dict[str, Any]:
+    """Everything but the figures and the stages."""
+    view = facts.view
+    cost = cost_of(view, facts.seconds)
+    return {
+        "name": view.spec.name,
+        "description": view.spec.description,
+        "state": view.state,
+        "network": network(view.spec),
+        "written": f"{facts.written:%Y-%m-%d %H:%M %Z}".strip(),
+        "verdict": _verdict(view),
+        "cost_sentence": _cost_sentence(view, cost),
+        "highlights": _highlights(view, cost),
+        "rates": _rates(view),
+        "table": _table(view),
+        "pruning": _pruning(view),
+        "cost": _cost_table(view, cost),
+        "outcomes": [(str(state), view.count(state)) for state in State if view.count(state)],
+        "workers": _workers(cost),
+        "more_workers": max(0, len(cost.by_worker) - MOST_WORKERS),
+        "failures": _failures(view),
+        "failed": view.count(State.FAILED),
+        "given_up": len(view.given_up) if view.state != "running" else 0,
+        "toml": study_file.to_toml(view.spec),
+        "seeds": _seeds(view.spec),
+        "versions": _versions(),
+    }
+
+
+def network(spec: StudySpec) -> str:
+    """``resnet-8 on digits``; a simulated task is called so."""
+    if spec.task.kind == "simulated":
+        return "a simulated task"
+    model = spec.task.model.model_dump()
+    size = "-".join(str(model[key]) for key in ("depth", "widen", "growth") if key in model)
+    return f"{model['name']}{f'-{size}' if size else ''} on {spec.task.data.name}"
+
+
+def _verdict(view: StudyView) -> str:
+    sentence = verdict(view)
+    if view.state in ("running", "stopped") and view.plan.leader.errors:
+        return f"So far, {sentence[0].lower()}{sentence[1:]}"
+    return sentence
+
+
+def _cost_sentence(view: StudyView, cost: Cost) -> str:
+    runs = cost.whole.trials
+    text = f"It took {cost.whole.epochs:,} epochs in {_counted(runs, 'trial')}"
+    effort = effort_of(view.attempts, view.spec.task.epochs)
+    if effort.saved:
+        text += f"; ending runs early saved {effort.saved:,} more"
+    if cost.whole.seconds is not None:
+        text += f". Device time: {duration(cost.whole.seconds)}"
+    return f"{text}."
+
+
+def _highlights(view: StudyView, cost: Cost) -> list[tuple[str, str]]:
+    leader = view.plan.leader
+    if not leader.errors:
+        return []
+    found = [
+        ("found" if view.state == "done" else "best so far", terms(leader.ks)),
+        ("validation error", percent(describe(leader.errors.values()))),
+    ]
+    gain = _gain_cell(view)
+    if gain["by"]:
+        found.append(("gain on k = 1", f"{gain['gain']} points"))
+    found.append(("epochs trained", f"{cost.whole.epochs:,}"))
+    return found
+
+
+def _rates(view: StudyView) -> dict[str, str]:
+    epochs = view.spec.task.epochs
+    original = view.spec.schedule_for(BASELINE_KS)
+    return {
+        "family": view.schedule.family,
+        "high": f"{view.schedule.lr_max:g}",
+        "low": f"{view.schedule.lr_min:g}",
+        "found": terms(view.plan.leader.ks),
+        "is_new": "yes" if view.plan.leader.ks != BASELINE_KS else "",
+        "mean": f"{view.schedule.area(epochs):.4g}",
+        "mean_original": f"{original.area(epochs):.4g}",
+    }
+
+
+def stage_title(stage: Stage) -> str:
+    after = f", after {terms(stage.earlier_ks)}" if stage.earlier_ks else ""
+    return f"Stage {stage.n}{after}"
+
+
+def stage_outcome(stage: Stage, view: StudyView) -> str:
+    """What came of the stage, in one or two sentences."""
+    complete = sum(len(c.errors) for c in stage.candidates)
+    tried = sum(bool(c.errors) for c in stage.candidates)
+    text = f"{_counted(complete, 'complete run')} of {_counted(tried, 'candidate')}. "
+    best = stage.best
+    if best is None or best.k is None:
+        return text + ("It is running." if stage.progress == "running" else "It has no result.")
+    if stage.progress == "running":
+        text += f"It is running; so far the lowest is k = {best.k:.4g}."
+    elif stage.kept:
+        text += f"It keeps k = {best.k:.4g}."
+    elif stage.n == 1 and best.k == BASELINE_KS[0]:
+        text += "The original, k = 1, is the best."
+    else:
+        text += f"Its best, k = {best.k:.4g}, does not help by more than the stated gain of "
+        text += f"{view.spec.search.min_gain:g} points: no term is kept."
+    if stage.at_edge:
+        text += " That is the largest k that was tried: the best may lie beyond it."
+    return text
+
+
+def rival_name(stage: Stage) -> str:
+    return terms(stage.earlier_ks or BASELINE_KS)
+
+
+def candidate_rows(stage: Stage, view: StudyView) -> list[dict[str, Any]]:
+    """One row per candidate whose k is known, ascending."""
+    rival = view.plan.baseline.errors
+    if stage.n > 1:
+        before = view.plan.stages[stage.n - 2].best
+        rival = before.errors if before else {}
+    known = [c for c in stage.candidates if c.k is not None]
+    return [
+        {
+            "k": f"{c.k:.4g}",
+            "errors": _errors(c),
+            "mean": "" if c.error.mean is None else f"{c.error.mean:.2f}",
+            "sd": "" if c.error.sd is None else f"{c.error.sd:.2f}",
+            "gain": _gain(paired_gain(rival, c.errors)),
+            "probability": "" if c.probability is None else f"{c.probability:.0%}",
+            "notes": ", ".join(_notes(c)),
+            "is_best": stage.best is not None and c.index == stage.best.index,
+        }
+        for c in sorted(known, key=lambda c: (c.k or 0.0, c.index))
+    ]
+
+
+def _errors(candidate: Candidate) -> str:
+    seeds = sorted(candidate.errors)
+    if len(seeds) > MOST_ERRORS:
+        return f"{len(seeds)} seeds"
+    return "  ".join(f"{candidate.errors[seed]:.2f}" for seed in seeds)
+
+
+def _gain(gain: Sample) -> str:
+    return "" if gain.mean is None or gain.mean == 0 else f"{gain.mean:+.2f}".replace("-", "−")
+
+
+def _notes(candidate: Candidate) -> Iterable[str]:
+    early = candidate.pruned - candidate.skipped
+    if early:
+        yield f"{early} ended early"
+    if candidate.skipped:
+        yield f"{candidate.skipped} not needed"
+    if candidate.failed:
+        yield f"{candidate.failed} failed"
+    if candidate.unfinished:
+        yield f"{candidate.unfinished} to go"
+
+
+def _table(view: StudyView) -> dict[str, Any]:
+    """In the form of the paper's Table 1: the error, its exponents as a subscript."""
+    plan = view.plan
+    columns = [{"title": "k = 1", **_cell((), plan.baseline.errors, False)}]
+    for stage in plan.stages:
+        title = NUMERALS.get(stage.n, str(stage.n)) + (" term" if stage.n == 1 else " terms")
+        best = stage.best
+        ks = () if best is None or best.k is None else (*stage.earlier_ks, best.k)
+        errors = best.errors if best is not None else {}
+        columns.append({"title": title, **_cell(ks, errors, ks == plan.leader.ks)})
+    return {"columns": columns, **_gain_cell(view)}
+
+
+def _gain_cell(view: StudyView) -> dict[str, str]:
+    """The gain on k = 1 as the verdict tells it: of one term by the smooth curve."""
+    leader, paired = view.plan.leader, gain_on_baseline(view)
+    if leader.ks == BASELINE_KS or paired.mean is None:
+        return {"gain": "–", "interval": "", "by": ""}
+    smooth = view.plan.stages[0].smooth_gain if len(leader.ks) == 1 else None
+    if smooth is not None:
+        by = "by the smooth curve through all runs"
+        return {"gain": f"{smooth.mean:.2f}", "interval": _span(smooth.interval), "by": by}
+    interval = paired.interval()
+    by = f"paired over {_counted(paired.n, 'seed')}"
+    return {
+        "gain": f"{paired.mean:.2f}",
+        "interval": _span(interval) if interval else "",
+        "by": by,
+    }
+
+
+def _span(interval: tuple[float, float]) -> str:
+    return f"{interval[0]:.2f} to {interval[1]:.2f}".replace("-", "−")
+
+
+def _cell(ks: Sequence[float], errors: Mapping[int, float], found: bool) -> dict[str, Any]:
+    sample = describe(errors.values())
+    return {
+        "error": "–" if sample.mean is None else f"{sample.mean:.2f}",
+        "sd": "" if sample.sd is None else f"{sample.sd:.2f}",
+        "ks": ", ".join(_exponent(k) for k in ks) if sample.n else "",
+        "n": sample.n,
+        "found": found,
+    }
+
+
+def _exponent(k: float) -> str:
+    """``2.0``, as the paper has it."""
+    return f"{k:.1f}" if round(k, 1) == k else f"{k:.4g}"
+
+
+def _pruning(view: StudyView) -> str:
+    """What ending runs early did, in a sentence or two."""
+    if not view.spec.pruning.enabled:
+        return "Pruning was off: every run was trained to its end."
+    epochs = view.spec.task.epochs
+    trials = [t for t in view.attempts if t.state == State.PRUNED]
+    early = sorted(t.epochs for t in trials if t.epochs)
+    skipped = len(trials) - len(early)
+    effort = effort_of(view.attempts, epochs)
+    if not trials:
+        return "No run has been ended early."
+    parts = []
+    if early:
+        where = (
+            f"epoch {early[0]}" if early[0] == early[-1] else f"epochs {early[0]} to {early[-1]}"
+        )
+        parts.append(f"{_counted(len(early), 'run')} ended early, after {where} of {epochs}")
+    if skipped:
+        was = "was" if skipped == 1 else "were"
+        parts.append(f"{_counted(skipped, 'run')} on further seeds {was} not needed")
+    share = effort.saved / (effort.saved + effort.trained)
+    return (
+        f"{', and '.join(parts)}. That saved {effort.saved:,} epochs, "
+        f"{100 * share:.0f} % of what the study would have taken so far."
+    )
+
+
+def _cost_table(view: StudyView, cost: Cost) -> list[tuple[str, str]]:
+    effort = effort_of(view.attempts, view.spec.task.epochs)
+    rows = [
+        ("epochs trained", f"{cost.whole.epochs:,}"),
+        ("… in runs that were ended early", f"{effort.pruned:,}" if effort.pruned else ""),
+        ("… in attempts that failed", f"{effort.failed:,}" if effort.failed else ""),
+        ("epochs saved by ending runs early", f"{effort.saved:,}" if effort.saved else ""),
+        ("device-seconds", _seconds(cost.whole.seconds)),
+    ]
+    pace = _pace(cost.whole)
+    return [(name, value) for name, value in (*rows, ("seconds an epoch", pace)) if value]
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else f"{seconds:,.1f}" if seconds < 100 else f"{seconds:,.0f}"  # noqa: PLR2004
+
+
+def _pace(share: Share) -> str:
+    if share.seconds is None or not share.epochs:
+        return ""
+    return f"{share.seconds / share.epochs:.3g}"
+
+
+def _workers(cost: Cost) -> list[dict[str, str]]:
+    """A worker's name is its host, process and device."""
+    rows = []
+    for name, share in list(cost.by_worker.items())[:MOST_WORKERS]:
+        host, _, rest = name.partition(":")
+        process, _, device = rest.partition(":")
+        rows.append(
+            {
+                "host": host,
+                "process": process,
+                "device": device,
+                "trials": f"{share.trials:,}",
+                "epochs": f"{share.epochs:,}",
+                "seconds": _seconds(share.seconds),
+            }
+        )
+    return rows
+
+
+def _failures(view: StudyView) -> list[dict[str, Any]]:
+    """The last failed trials, newest first."""
+    failed = [t for t in view.attempts if t.state == State.FAILED]
+    return [_failure(trial) for trial in reversed(failed[-MOST_FAILURES:])]
+
+
+def _failure(trial: Trial) -> dict[str, Any]:
+    message = trial.message or "no word"
+    if len(message) > MOST_MESSAGE:
+        message = message[:MOST_MESSAGE] + "…"
+    k = "?" if trial.k is None else f"{trial.k:.4g}"
+    return {
+        "run": f"stage {trial.key.stage}, k = {k}, seed {trial.key.seed}",
+        "reason": trial.reason,
+        "message": message,
+    }
+
+
+def shown_runs(curves: Sequence[RunCurve], stage: Stage) -> str:
+    """Which runs the curves show, if not all."""
+    ks = {curve.k for curve in curves}
+    tried = sum(bool(c.errors or c.pruned > c.skipped) for c in stage.candidates)
+    if not curves or len(ks) >= tried:
+        return ""
+    return f"{len(ks)} of {tried} candidates are shown, evenly chosen."
+
+
+def _seeds(spec: StudySpec) -> str:
+    last = spec.search.seeds - 1
+    seeds = "Seed 0" if last == 0 else f"Seeds 0 to {last}"
+    text = f"{seeds}: a run's first weights, order of images and augmentation follow from its seed."
+    if spec.task.kind == "images":
+        text += f" The validation split is drawn by split_seed = {spec.task.data.split_seed}."
+    return text
+
+
+def _versions() -> list[tuple[str, str]]:
+    """Of the process that writes the report."""
+    found = [("kdecay-search", __version__), ("Python", platform.python_version())]
+    return found + [(name, version(name)) for name in PACKAGES]
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"

@@ -1,0 +1,144 @@
+"""The curves that a report shows: of a bounded number of runs, with a bounded number of points."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from kdecay_search.procedure import BASELINE_KS, Stage, spread
+from kdecay_search.report.view import StudyView
+from kdecay_search.runs import State, Trial
+from kdecay_search.storage import Storage
+from kdecay_search.storage import curves as stored
+
+MOST_CANDIDATES = 12
+"""Of a stage; the best and the baseline are always among them."""
+MOST_SEEDS = 5
+"""Of each of them."""
+POINTS_OVERALL = 100
+"""Per curve, evenly spaced …"""
+POINTS_AT_END = 40
+"""… and as many again, at the most, over the last :data:`END_SHARE` of the training."""
+END_SHARE = 0.25
+NAMES = ("validation_error", "averaged_error", "training_loss")
+_PREFERRED = (State.COMPLETE, State.PRUNED, State.RUNNING)
+
+
+@dataclass(frozen=True)
+class RunCurve:
+    """One run's curves, one value for each of ``epochs``; NaN where a loss is not finite."""
+
+    k: float
+    seed: int
+    state: State
+    epochs: tuple[int, ...]
+    """Epochs done at each point, increasing."""
+    averaged_error: tuple[float, ...]
+    """Percent."""
+    validation_error: tuple[float, ...] = ()
+    """Percent; none while the run is not over."""
+    training_loss: tuple[float, ...] = ()
+    """None while the run is not over."""
+
+
+@dataclass(frozen=True)
+class Curves:
+    """The curves that are shown, by stage."""
+
+    by_stage: Mapping[int, Sequence[RunCurve]]
+
+    def of(self, stage: Stage) -> Sequence[RunCurve]:
+        """In the order of k, then seed."""
+        return self.by_stage.get(stage.n, ())
+
+
+def read_curves(storage: Storage, view: StudyView) -> Curves:
+    """The curves of :func:`shown_trials` of every stage, and of no others."""
+    chosen = {stage.n: shown_trials(view, stage) for stage in view.plan.stages}
+    trials = [trial for group in chosen.values() for trial in group]
+    kept = stored.read_kept(storage, (t.trial_id for t in trials if not t.open), NAMES)
+    rest = [trial.trial_id for trial in trials if trial.trial_id not in kept]
+    reported = stored.read_reported(storage, rest)
+    return Curves(
+        {
+            n: [
+                thinned(trial, kept.get(trial.trial_id, {}), reported.get(trial.trial_id, {}))
+                for trial in group
+            ]
+            for n, group in chosen.items()
+        }
+    )
+
+
+def shown_trials(view: StudyView, stage: Stage) -> list[Trial]:
+    """One trial per run, of a bounded number of candidates and seeds, by k and seed."""
+    runs: dict[float, dict[int, Trial]] = {}
+    for trial in _trials_of(view, stage):
+        if trial.k is not None:
+            seeds = runs.setdefault(trial.k, {})
+            seeds[trial.key.seed] = min(seeds.get(trial.key.seed, trial), trial, key=_preference)
+    return [
+        runs[k][seed]
+        for k in sorted(_shown_ks(stage, runs))
+        for seed in sorted(runs[k])[:MOST_SEEDS]
+    ]
+
+
+def _trials_of(view: StudyView, stage: Stage) -> Iterable[Trial]:
+    return (
+        trial
+        for trial in view.trials
+        if trial.key.stage == stage.n
+        and trial.token.earlier_ks == stage.earlier_ks
+        and trial.epochs
+        and trial.state in _PREFERRED
+    )
+
+
+def _preference(trial: Trial) -> int:
+    return _PREFERRED.index(trial.state)
+
+
+def _shown_ks(stage: Stage, ks: Iterable[float]) -> Sequence[float]:
+    known = set(ks)
+    best = [stage.best.k] if stage.best is not None and stage.best.k is not None else []
+    always = [k for k in (*BASELINE_KS, *best) if k in known]
+    others = [k for k in spread(known) if k not in always]
+    return [*dict.fromkeys(always), *others][:MOST_CANDIDATES]
+
+
+def thinned(
+    trial: Trial, kept: Mapping[str, Sequence[float]], reported: Mapping[int, float]
+) -> RunCurve:
+    """The run at a bounded number of its epochs; the last is one of them."""
+    averaged = kept.get("averaged_error") or [
+        reported.get(epoch, math.nan) for epoch in range(1, max(reported, default=0) + 1)
+    ]
+    at = shown_points(len(averaged))
+    columns = {
+        name: tuple(values[i] for i in at) if len(values) == len(averaged) else ()
+        for name in ("validation_error", "training_loss")
+        if (values := kept.get(name)) is not None
+    }
+    return RunCurve(
+        k=trial.k if trial.k is not None else math.nan,
+        seed=trial.key.seed,
+        state=trial.state,
+        epochs=tuple(i + 1 for i in at),
+        averaged_error=tuple(averaged[i] for i in at),
+        **columns,
+    )
+
+
+def shown_points(count: int) -> list[int]:
+    """Indices of the points to show out of ``count``: evenly spaced, and closer at the end."""
+    last = count - 1
+    overall = _evenly(0, last, POINTS_OVERALL)
+    return sorted({*overall, *_evenly(math.ceil((1 - END_SHARE) * last), last, POINTS_AT_END)})
+
+
+def _evenly(first: int, last: int, most: int) -> list[int]:
+    if last - first < most:
+        return list(range(first, last + 1))
+    return [first + round(i * (last - first) / (most - 1)) for i in range(most)]

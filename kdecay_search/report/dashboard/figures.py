@@ -1,0 +1,87 @@
+"""The figures of a stage as the dashboard keeps them: small."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import Any
+
+import plotly.graph_objects as go
+
+from kdecay_search.report import figures
+from kdecay_search.report.curves import Curves, RunCurve, read_curves
+from kdecay_search.report.view import StudyView
+from kdecay_search.storage import Storage
+
+SEED = 0
+"""Whose curves are shown: every candidate ran on it …"""
+MOST_POINTS = 60
+"""… with so many points each."""
+HEIGHT = 440
+"""Pixels: what a card of the dashboard has."""
+BESIDE = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1.0, "yanchor": "top"}
+"""The legend, whose place above the plot is the title's."""
+DIGITS = 5
+"""Significant ones."""
+
+
+def stage_figures(storage: Storage, view: StudyView) -> dict[int, dict[str, str]]:
+    """Plotly's JSON by stage and id."""
+    curves = _smaller(read_curves(storage, view))
+    schedules = _json(figures.schedules(view), "The schedule found, and what it is compared with")
+    drawn = {}
+    for stage in view.plan.stages:
+        k = f"k{stage.n}"
+        drawn[stage.n] = {
+            "error-by-k": _json(figures.error_by_k(view, stage), f"Validation error against {k}"),
+            "schedules": schedules,
+            "validation-error": _json(
+                figures.validation_error(view, curves, stage),
+                "Validation error by epoch, first seed",
+            ),
+            "training-loss": _json(
+                figures.training_loss(view, curves, stage), "Training loss by epoch, first seed"
+            ),
+        }
+    return drawn
+
+
+def _smaller(curves: Curves) -> Curves:
+    return Curves({n: [*_thinned(runs)] for n, runs in curves.by_stage.items()})
+
+
+def _thinned(runs: Iterable[RunCurve]) -> Iterable[RunCurve]:
+    for run in runs:
+        if run.seed == SEED:
+            count = len(run.epochs)
+            step = max(1.0, (count - 1) / (MOST_POINTS - 1))
+            at = sorted({min(count - 1, round(i * step)) for i in range(min(count, MOST_POINTS))})
+            yield replace(
+                run,
+                epochs=tuple(run.epochs[i] for i in at),
+                averaged_error=tuple(run.averaged_error[i] for i in at),
+                validation_error=tuple(run.validation_error[i] for i in at if run.validation_error),
+                training_loss=tuple(run.training_loss[i] for i in at if run.training_loss),
+            )
+
+
+def _json(figure: go.Figure, title: str) -> str:
+    """In the dashboard's cards: titled, and with the legend beside the plot."""
+    drawn = _rounded(json.loads(figure.to_json()))
+    layout = drawn["layout"]
+    layout["title"] = {"text": title, "x": 0.0, "xref": "paper", "font": {"size": 16}}
+    layout["margin"] = layout.get("margin", {}) | {"t": 48}
+    layout["height"] = HEIGHT
+    layout["legend"] = layout.get("legend", {}) | BESIDE
+    return json.dumps(drawn, separators=(",", ":"))
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, list):
+        return [_rounded(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return value

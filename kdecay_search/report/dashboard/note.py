@@ -1,0 +1,109 @@
+"""What a stage is and what came of it, as a note in Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from kdecay_search.procedure import Candidate, Stage
+from kdecay_search.report.text import terms, verdict
+from kdecay_search.report.view import StudyView
+
+MOST_ROWS = 20
+
+
+def stage_note(view: StudyView, stage: Stage, stage_ids: Mapping[int, int]) -> str:
+    """The note of one stage. ``stage_ids``: Optuna's study id of each, for the links."""
+    name = view.spec.name
+    parts = [
+        f"### Stage {stage.n} of `{name}`: the term k{stage.n}",
+        f"**{_state(view, stage)}** {_purpose(view, stage)}",
+        "\n".join(_table(stage)),
+        f"**The study {_so_far(view)}:** {verdict(view)}",
+        "\n".join(f"- {line}" for line in _next_steps(view)),
+        _links(stage, stage_ids),
+        "*Written by kdecay while the study goes on. If you edit this note, it stays as it is.*",
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _state(view: StudyView, stage: Stage) -> str:
+    if stage.progress == "running":
+        return "Stopped." if view.state == "stopped" else "Running."
+    if stage.best is None or stage.best.k is None:
+        return "Failed: no run came to its end."
+    if not stage.kept:
+        return "Done: no term is kept."
+    edge = ", the largest that was tried" if stage.at_edge else ""
+    return f"Done: k{stage.n} = {stage.best.k:.4g} is kept{edge}."
+
+
+def _purpose(view: StudyView, stage: Stage) -> str:
+    seeds = view.spec.search.seeds
+    tried = f"Each trial trains the network once, with one k{stage.n} and one of {seeds} seeds."
+    if stage.n == 1:
+        return f"{tried} k = 1 is the original schedule, {view.spec.schedule.family}."
+    return f"The schedule found so far, {terms(stage.earlier_ks)}, gets a further term. {tried}"
+
+
+def _so_far(view: StudyView) -> str:
+    return {"running": "so far", "done": "is done", "stopped": "is stopped"}.get(
+        view.state, "has failed"
+    )
+
+
+def _table(stage: Stage) -> Iterable[str]:
+    known = sorted((c for c in stage.candidates if c.k is not None), key=lambda c: c.k or 0.0)
+    shown = sorted(sorted(known, key=_rank)[:MOST_ROWS], key=lambda c: c.k or 0.0)
+    yield f"| k{stage.n} | mean error, % | seeds | chance to be the best | |"
+    yield "| ---: | ---: | ---: | ---: | --- |"
+    for candidate in shown:
+        yield _row(candidate, stage)
+    if len(shown) < len(known):
+        yield f"\nThe best {len(shown)} of {len(known)} candidates."
+
+
+def _rank(candidate: Candidate) -> tuple[bool, float]:
+    mean = candidate.error.mean
+    return mean is None, mean or 0.0
+
+
+def _row(candidate: Candidate, stage: Stage) -> str:
+    mean, chance = candidate.error.mean, candidate.probability
+    best = stage.best is not None and stage.best.index == candidate.index
+    counts = {
+        "ended early": candidate.pruned - candidate.skipped,
+        "not needed": candidate.skipped,
+        "failed": candidate.failed,
+        "to go": candidate.unfinished,
+    }
+    notes = ["**best**"] * best + [f"{n} {what}" for what, n in counts.items() if n]
+    cells = (
+        f"{candidate.k:.4g}",
+        "" if mean is None else f"{mean:.2f}",
+        str(len(candidate.errors) or ""),
+        "" if chance is None else f"{chance:.0%}",
+        ", ".join(notes),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _next_steps(view: StudyView) -> Iterable[str]:
+    name = view.spec.name
+    if view.state == "running":
+        yield f"`kdecay status {name} --watch` shows it live in a terminal"
+    elif view.state == "stopped":
+        yield "`kdecay launch` with its study file goes on with it"
+    elif view.state == "failed":
+        yield f"`kdecay status {name}` tells how its runs failed"
+    if view.plan.leader.errors:
+        yield f"`kdecay best {name} --as python` prints the schedule as source"
+        yield f"`kdecay report {name}` writes a page with all figures"
+
+
+def _links(stage: Stage, stage_ids: Mapping[int, int]) -> str:
+    others = [
+        f"[k{n}](/dashboard/studies/{study_id})"
+        for n, study_id in stage_ids.items()
+        if n != stage.n
+    ]
+    return f"Other stages: {', '.join(others)}" if others else ""

@@ -1,0 +1,89 @@
+"""Serving Optuna's dashboard from the cached storage."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import socket
+import threading
+from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING, Any, Self
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from kdecay_search.errors import KDecayError
+from kdecay_search.storage import Storage
+
+if TYPE_CHECKING:
+    from optuna.artifacts import FileSystemArtifactStore
+
+
+class Server:
+    """Listens from its construction on; serves for as long as a ``with`` block lasts.
+
+    Raises :class:`KDecayError` where it cannot listen.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        host: str,
+        port: int,
+        artifacts: FileSystemArtifactStore | None = None,
+    ) -> None:
+        self._http = _listening(host, port)
+        import optuna_dashboard  # noqa: PLC0415 - takes a second
+
+        # Optuna's storage as it is would read every value of every trial anew for each page.
+        self._http.set_app(optuna_dashboard.wsgi(storage.optuna, artifact_store=artifacts))
+        self._host = host
+        self._thread = threading.Thread(target=self._http.serve_forever, name="dashboard")
+
+    @property
+    def url(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"http://{host}:{self._http.server_port}/dashboard"
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether only this machine can reach it."""
+        return ipaddress.ip_address(str(self._http.server_address[0])).is_loopback
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._http.shutdown()
+        self._thread.join()
+        self._http.server_close()
+
+
+class _HTTPServer(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+
+class _HTTPServer6(_HTTPServer):
+    address_family = socket.AF_INET6
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Nothing: the browser asks for news every few seconds."""
+
+
+def _listening(host: str, port: int) -> _HTTPServer:
+    try:
+        return (_HTTPServer6 if ":" in host else _HTTPServer)((host, port), _Quiet)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise KDecayError(
+                f"port {port} of {host} is taken; give another with --port, or 0 for any"
+            ) from error
+        if error.errno == errno.EACCES:
+            raise KDecayError(
+                f"port {port} may not be opened by this user; give one from 1024 on with --port"
+            ) from error
+        raise KDecayError(
+            f"cannot listen on {host}: {error.strerror}; --host needs an address of this machine"
+        ) from error

@@ -1,0 +1,15 @@
+"""Plotly figures of a study: pure functions of what was read, each usable alone.
+
+    from kdecay_search.report import figures
+    figures.error_by_k(view, view.plan.stages[0]).show()
+
+They have no background and grey text, so that they stand on light and on dark pages. An exponent k
+has the same colour in all of them.
+"""
+
+from kdecay_search.report.figures.curves import training_loss, validation_error
+from kdecay_search.report.figures.effort import epochs_by_k
+from kdecay_search.report.figures.error import error_by_k
+from kdecay_search.report.figures.schedule import schedules
+
+__all__ = ["epochs_by_k", "error_by_k", "schedules", "training_loss", "validation_error"]

@@ -1,0 +1,193 @@
+"""Curves by epoch: validation error (the paper's Figures 1 and 2) and training loss (Figure 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import plotly.graph_objects as go
+
+from kdecay_search.procedure import FIRST_SEED, Stage
+from kdecay_search.report.curves import END_SHARE, Curves, RunCurve
+from kdecay_search.report.figures import theme
+from kdecay_search.report.figures.palette import INK, Palette
+from kdecay_search.report.view import StudyView
+from kdecay_search.runs import State
+
+INSET_X, INSET_Y = (0.42, 1.0), (0.34, 1.0)
+"""Where the enlarged end stands, in shares of the figure: errors fall, so that corner is empty."""
+ROOM = 0.06
+"""Above and below the curves in the inset, as a share of their range."""
+HIGHEST = 0.98
+"""Share of its values that the inset shows: one wild epoch shall not flatten the others."""
+COVER = "cover"
+"""Name of the shape behind the inset."""
+ENDS = {State.PRUNED: "x-thin-open", State.RUNNING: "circle-open"}
+"""Marks at the end of curves that are not whole."""
+KINDS = {"averaged_error": "averaged weights", "validation_error": "weights as they are"}
+
+
+def validation_error(view: StudyView, curves: Curves, stage: Stage) -> go.Figure:
+    """Validation error by epoch of the weights as they are and of the averaged ones, run by run,
+    and the end of the training enlarged in an inset."""
+    runs = [run for run in curves.of(stage) if run.epochs]
+    if not runs:
+        return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
+    shown = theme.figure("epoch", "validation error, %", height=500)
+    shown.update_xaxes(range=[0, view.spec.task.epochs])
+    palette = Palette.of(view)
+    for kind, run in _drawn(runs):
+        _add_error(shown, run, kind, palette)
+    _add_legend(shown, runs, palette)
+    _add_kinds(shown)
+    _add_inset(shown, runs, palette, view.spec.task.epochs)
+    return shown
+
+
+def training_loss(view: StudyView, curves: Curves, stage: Stage) -> go.Figure:
+    """Mean training loss by epoch, run by run; on a logarithmic axis where all are positive."""
+    runs = [run for run in curves.of(stage) if run.training_loss]
+    if not runs:
+        return theme.empty(f"No run of stage {stage.n} has ended yet.")
+    shown = theme.figure("epoch", "training loss")
+    shown.update_xaxes(range=[0, view.spec.task.epochs])
+    palette = Palette.of(view)
+    for run in sorted(runs, key=lambda run: -run.seed):
+        line = {"color": palette(run.k), "width": 2.2 if run.seed == FIRST_SEED else 1}
+        _add_run(shown, run, run.training_loss, line, "training loss %{y:.4g}")
+    _add_legend(shown, runs, palette)
+    losses = [loss for run in runs for loss in run.training_loss if math.isfinite(loss)]
+    if losses and min(losses) > 0:
+        shown.update_yaxes(type="log", nticks=6)
+    return shown
+
+
+def _drawn(runs: Sequence[RunCurve]) -> list[tuple[str, RunCurve]]:
+    """Kinds and runs in the order of drawing: the first seed on top. The weights as they are only
+    for that one, where every candidate can be compared."""
+    later_first = sorted(runs, key=lambda run: -run.seed)
+    raw = [("validation_error", run) for run in later_first if run.seed == FIRST_SEED]
+    return raw + [("averaged_error", run) for run in later_first]
+
+
+def _add_error(
+    shown: go.Figure, run: RunCurve, kind: str, palette: Palette, since: float = 0, **more: Any
+) -> None:
+    values = getattr(run, kind)
+    if values:
+        label = f"error %{{y:.2f}} %, {KINDS[kind]}"
+        line = _error_line(kind, run.seed == FIRST_SEED, palette(run.k))
+        _add_run(shown, run, values, line, label, since, ends=kind == "averaged_error", **more)
+
+
+def _error_line(kind: str, first: bool, colour: str) -> dict[str, Any]:
+    """Averaged weights in full, the others dotted; the first seed, which every k ran on, wider."""
+    if kind == "averaged_error":
+        return {"color": colour, "width": 2.2 if first else 1}
+    return {"color": colour, "width": 1.1, "dash": "dot"}
+
+
+def _add_run(
+    shown: go.Figure,
+    run: RunCurve,
+    values: Sequence[float],
+    line: dict[str, Any],
+    label: str,
+    since: float = 0,
+    ends: bool = True,
+    **more: Any,
+) -> None:
+    points = [(e, v) for e, v in zip(run.epochs, values, strict=True) if e >= since]
+    mark = ENDS.get(run.state) if ends else None
+    end = {
+        "mode": "lines+markers",
+        "marker": {
+            "symbol": mark,
+            "size": [0] * (len(points) - 1) + [8],
+            "color": line["color"],
+            "line": {"width": 2, "color": line["color"]},
+        },
+    }
+    about = f"{theme.term(run.k)} · seed {run.seed}"
+    ended = {State.PRUNED: ", ended early", State.RUNNING: ", running"}.get(run.state, "")
+    shown.add_scatter(
+        x=[epoch for epoch, _ in points],
+        y=[round(value, 5) for _, value in points],
+        line=line,
+        legendgroup=f"{run.k:.4g}",
+        showlegend=False,
+        name=about,
+        hovertemplate=f"{about}{ended}<br>epoch %{{x}}<br>{label}<extra></extra>",
+        **(end if mark and points else {"mode": "lines"}),
+        **more,
+    )
+
+
+def _add_legend(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette) -> None:
+    """One entry per k, which shows and hides all its runs."""
+    for k in sorted({run.k for run in runs}):
+        shown.add_scatter(
+            x=[None],
+            y=[None],
+            mode="lines",
+            name=theme.term(k),
+            legendgroup=f"{k:.4g}",
+            line={"color": palette(k), "width": 3},
+            hoverinfo="skip",
+        )
+
+
+def _add_kinds(shown: go.Figure) -> None:
+    """A legend of its own, under the axis: a wide name would spread those of the exponents."""
+    for kind, name in KINDS.items():
+        line = _error_line(kind, True, INK)
+        shown.add_scatter(
+            x=[None],
+            y=[None],
+            mode="lines",
+            name=name,
+            line=line,
+            hoverinfo="skip",
+            legend="legend2",
+        )
+    under = {"y": 0, "yref": "container", "yanchor": "bottom"}
+    shown.update_layout(legend2=shown.layout.legend.to_plotly_json() | under, margin={"b": 84})
+
+
+def _add_inset(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette, epochs: int) -> None:
+    """The last :data:`END_SHARE` of the training; nothing where no run has come so far."""
+    begin = (1 - END_SHARE) * epochs
+    whole = [run for run in runs if run.epochs[-1] > begin]
+    if not whole:
+        return
+    place = {"xaxis": "x2", "yaxis": "y2"}
+    for kind, run in _drawn(whole):
+        _add_error(shown, run, kind, palette, since=begin, **place)
+    values = sorted(
+        value
+        for kind, run in _drawn(whole)
+        for epoch, value in zip(run.epochs, getattr(run, kind) or run.averaged_error, strict=True)
+        if epoch >= begin and math.isfinite(value)
+    )
+    inside = {"title": None, "tickfont": {"size": 11}, "nticks": 5}
+    x2 = theme.axis("", domain=INSET_X, anchor="y2", range=[begin, epochs]) | inside
+    # Over the lines of the figure behind it; a page gives it its own background.
+    shown.add_shape(
+        name=COVER,
+        type="rect",
+        xref="x2 domain",
+        yref="y2 domain",
+        x0=-0.09,
+        x1=1.02,
+        y0=-0.12,
+        y1=1.02,
+        layer="below",
+        fillcolor=theme.CLEAR,
+        line={"width": 0},
+    )
+    shown.update_layout(xaxis2=x2, yaxis2=theme.axis("", domain=INSET_Y, anchor="x2") | inside)
+    if values:
+        low, high = values[0], values[int(HIGHEST * (len(values) - 1))]
+        room = ROOM * max(high - low, 0.1)
+        shown.update_layout(yaxis2={"range": [low - room, high + room]})

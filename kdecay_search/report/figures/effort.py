@@ -1,0 +1,74 @@
+"""What was trained and what was not, of one stage."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from kdecay_search.procedure import Stage
+from kdecay_search.report.effort import effort_of, trials_by_k
+from kdecay_search.report.figures import theme
+from kdecay_search.report.figures.palette import WARNING, translucent
+from kdecay_search.report.view import StudyView
+from kdecay_search.runs import State, Trial
+
+TRAINED, ENDED, RUNNING = "#2f7d77", "#c08a2d", "#6b7fd6"
+PARTS = (
+    ("complete", "complete runs", TRAINED),
+    ("pruned", "runs ended early", ENDED),
+    ("failed", "failed attempts", WARNING),
+    ("running", "running", RUNNING),
+    ("saved_by_pruning", "saved: ended early", translucent(ENDED, 0.22)),
+    ("saved_by_race", "saved: further seed not needed", translucent("#808894", 0.22)),
+)
+"""Field of :class:`Effort`, name, colour. What was not trained is pale."""
+WIDEST_BAR = 0.12
+"""As a share of the figure."""
+MOST_RUNS = 8
+"""That a hover text names one by one."""
+
+
+def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
+    """Epochs trained and saved for each candidate; hovering tells when its runs ended."""
+    trials = trials_by_k(view, stage)
+    epochs = view.spec.task.epochs
+    efforts = {k: effort_of(group, epochs) for k, group in trials.items()}
+    if not any(effort.trained or effort.saved for effort in efforts.values()):
+        return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
+    shown = theme.figure(f"k<sub>{stage.n}</sub>", "epochs", height=320)
+    texts = [_described(group, epochs) for group in trials.values()]
+    for field, name, colour in PARTS:
+        counts = [getattr(effort, field) for effort in efforts.values()]
+        if any(counts):
+            shown.add_bar(
+                x=[f"{k:.4g}" for k in efforts],
+                y=counts,
+                name=name,
+                marker={"color": colour, "line": {"width": 0}},
+                customdata=texts,
+                hovertemplate=f"k = %{{x}}<br>%{{y:,}} epochs, {name}<br>"
+                "%{customdata}<extra></extra>",
+            )
+    gap = max(0.35, 1 - len(efforts) * WIDEST_BAR)
+    shown.update_layout(barmode="stack", bargap=gap, xaxis={"type": "category", "showgrid": False})
+    return shown
+
+
+def _described(trials: Sequence[Trial], epochs: int) -> str:
+    """When each run that was trained ended, seed by seed."""
+    trained = sorted((t for t in trials if t.epochs), key=lambda t: (t.key.seed, t.number))
+    lines = [f"seed {t.key.seed}: {_ended(t, epochs)}" for t in trained[:MOST_RUNS]]
+    if len(trained) > MOST_RUNS:
+        lines.append(f"and {len(trained) - MOST_RUNS} more runs")
+    skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in trials)
+    if skipped:
+        lines.append(f"{skipped} further seed{'s' if skipped != 1 else ''} not needed")
+    return "<br>".join(lines)
+
+
+def _ended(trial: Trial, epochs: int) -> str:
+    if trial.state == State.COMPLETE and trial.error is not None:
+        return f"complete, {trial.error:.2f} %"
+    word = {State.PRUNED: "ended early", State.FAILED: "failed"}.get(trial.state, str(trial.state))
+    return f"{word} after epoch {trial.epochs} of {epochs}"

@@ -1,0 +1,210 @@
+"""Validation error against k, of one stage (the paper's Figure 5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import quantiles
+
+import plotly.graph_objects as go
+
+from kdecay_search.choice import SmoothCurve, smooth_curve
+from kdecay_search.procedure import Candidate, Progress, Stage
+from kdecay_search.report.figures import theme
+from kdecay_search.report.figures.palette import FAINT, INK, Palette
+from kdecay_search.report.view import StudyView
+
+CURVE_POINTS = 60
+"""Of the smooth curve, beside the candidates themselves …"""
+MOST_CURVE_POINTS = 160
+"""… of which it takes an even choice where there are more."""
+TICKS_AT_CANDIDATES = 12
+LABEL_TURNS = 0.6
+"""Share of the axis from which on the label of the choice stands to its left."""
+LOG_FROM = 20.0
+"""Largest k over the smallest from which the axis is logarithmic."""
+OUTLIER_SHARE = 4.0
+"""Runs further above the lower three quarters than so many times their range stand at the upper
+edge: a run that diverged (100 %) shall not flatten all others."""
+
+
+def error_by_k(view: StudyView, stage: Stage) -> go.Figure:
+    """Every seed's error, the means, the smooth curve with its 95 % interval, and the choice."""
+    tried = sorted((c for c in stage.candidates if c.errors), key=lambda c: c.k or 0.0)
+    if not tried:
+        return theme.empty(f"No run of stage {stage.n} is complete yet.")
+    shown = theme.figure(f"k<sub>{stage.n}</sub>", "validation error, %")
+    top = _top([error for c in tried for error in c.errors.values()])
+    curve = stage_curve(view, stage)
+    if len(curve.ks) > 1:
+        _add_curve(shown, curve)
+    _add_rival(shown, view, stage)
+    palette = Palette.of(view)
+    _add_seeds(shown, tried, palette, top)
+    _add_means(shown, tried, palette, top)
+    ks = [c.k or 0.0 for c in tried]
+    _set_axes(shown, ks, stage)
+    _mark_choice(shown, stage, palette, ks)
+    return shown
+
+
+def stage_curve(view: StudyView, stage: Stage) -> SmoothCurve:
+    """The curve by which the stage's choice was made. As there, what the stage compares with
+    counts as a result of the last term that was kept before."""
+    results = [(c.k, s, e) for c in stage.candidates if c.k for s, e in c.errors.items()]
+    if stage.earlier_ks:
+        rival = view.plan.stages[stage.n - 2].best
+        results += [
+            (stage.earlier_ks[-1], s, e) for s, e in (rival.errors if rival else {}).items()
+        ]
+    tried = sorted({k for k, _, _ in results})
+    if len(tried) > MOST_CURVE_POINTS:
+        step = (len(tried) - 1) / (MOST_CURVE_POINTS - 1)
+        return smooth_curve((tried[round(i * step)] for i in range(MOST_CURVE_POINTS)), results)
+    low, high = math.log(tried[0]), math.log(tried[-1])
+    between = [math.exp(low + (high - low) * i / CURVE_POINTS) for i in range(1, CURVE_POINTS)]
+    return smooth_curve((*tried, *(between if high > low else ())), results)
+
+
+def _top(errors: Sequence[float]) -> float:
+    """The largest error that is drawn where it lies."""
+    if len(errors) < 4:  # noqa: PLR2004 - no quarters
+        return max(errors)
+    upper, lowest = quantiles(errors, n=4)[2], min(errors)
+    limit = upper + OUTLIER_SHARE * max(upper - lowest, 0.01)
+    return max(error for error in errors if error <= limit)
+
+
+def _add_curve(shown: go.Figure, curve: SmoothCurve) -> None:
+    shown.add_scatter(
+        x=[*curve.ks, *reversed(curve.ks)],
+        y=[*curve.high, *reversed(curve.low)],
+        fill="toself",
+        fillcolor=FAINT,
+        line={"width": 0},
+        mode="lines",
+        name="95 % interval",
+        hoverinfo="skip",
+    )
+    shown.add_scatter(
+        x=curve.ks,
+        y=curve.errors,
+        customdata=list(zip(curve.low, curve.high, strict=True)),
+        mode="lines",
+        name="smooth curve",
+        line={"color": INK, "width": 2},
+        hovertemplate="smooth curve at k = %{x:.3g}<br>error %{y:.2f} %"
+        "<br>95 % interval %{customdata[0]:.2f} to %{customdata[1]:.2f} %<extra></extra>",
+    )
+
+
+def _add_rival(shown: go.Figure, view: StudyView, stage: Stage) -> None:
+    """What a later stage's candidates are compared with: a line across."""
+    if not stage.earlier_ks:
+        return
+    rival = view.plan.stages[stage.n - 2].best
+    if rival is None or rival.error.mean is None:
+        return
+    ks = ", ".join(f"{k:.4g}" for k in stage.earlier_ks)
+    at = [c.k for c in stage.candidates if c.k is not None]
+    shown.add_scatter(
+        x=[stage.earlier_ks[-1], max(at)],
+        y=[rival.error.mean] * 2,
+        mode="lines",
+        name=f"k = {ks} without a further term",
+        line={"color": INK, "width": 1.5, "dash": "dash"},
+        hovertemplate=f"k = {ks}, without a further term<br>mean error %{{y:.2f}} % "
+        f"over {rival.error.n} seeds<extra></extra>",
+    )
+
+
+def _add_seeds(shown: go.Figure, tried: Sequence[Candidate], palette: Palette, top: float) -> None:
+    runs = [(c.k or 0.0, seed, c.errors[seed]) for c in tried for seed in sorted(c.errors)]
+    shown.add_scatter(
+        x=[k for k, _, _ in runs],
+        y=[min(error, top) for _, _, error in runs],
+        customdata=[(seed, error) for _, seed, error in runs],
+        mode="markers",
+        name="each seed",
+        marker={
+            "color": [palette(k) for k, _, _ in runs],
+            "symbol": ["triangle-up" if error > top else "circle" for _, _, error in runs],
+            "size": 7,
+            "opacity": 0.5,
+        },
+        hovertemplate="k = %{x:.4g} · seed %{customdata[0]}"
+        "<br>error %{customdata[1]:.2f} %<extra></extra>",
+    )
+
+
+def _add_means(shown: go.Figure, tried: Sequence[Candidate], palette: Palette, top: float) -> None:
+    shown.add_scatter(
+        x=[c.k for c in tried],
+        y=[min(c.error.mean or 0.0, top) for c in tried],
+        text=[_described(c) for c in tried],
+        mode="markers",
+        name="mean",
+        marker={
+            "color": [palette(c.k or 0.0) for c in tried],
+            "symbol": "diamond",
+            "size": 11,
+            "line": {"width": 0.8, "color": "rgba(255,255,255,0.85)"},
+        },
+        hovertemplate="k = %{x:.4g}<br>%{text}<extra></extra>",
+    )
+
+
+def _described(candidate: Candidate) -> str:
+    error = candidate.error
+    seeds = f"{error.n} seed{'s' if error.n != 1 else ''}"
+    spread = "" if error.sd is None else f" ± {error.sd:.2f}"
+    lines = [f"mean error {error.mean:.2f}{spread} %, {seeds}"]
+    if interval := error.interval():
+        lines.append(f"95 % interval of the mean {interval[0]:.2f} to {interval[1]:.2f} %")
+    if candidate.probability is not None:
+        lines.append(f"probability to be the best {candidate.probability:.0%}")
+    return "<br>".join(lines)
+
+
+def _mark_choice(shown: go.Figure, stage: Stage, palette: Palette, ks: Sequence[float]) -> None:
+    """A line at the best k, which says what came of it."""
+    best = stage.best
+    if best is None or best.k is None:
+        return
+    if stage.progress == Progress.RUNNING:
+        word = "best so far"
+    else:
+        word = "chosen" if stage.kept or stage.n == 1 else "best, not kept"
+    is_right = best.k - min(ks) > LABEL_TURNS * (max(ks) - min(ks))
+    shown.add_shape(
+        type="line",
+        x0=best.k,
+        x1=best.k,
+        y0=0,
+        y1=1,
+        yref="y domain",
+        layer="below",
+        line={"color": palette(best.k), "width": 1.5, "dash": "dot"},
+    )
+    shown.add_annotation(
+        x=math.log10(best.k) if _is_log(ks) else best.k,
+        y=1,
+        yref="y domain",
+        yanchor="top",
+        xanchor="right" if is_right else "left",
+        xshift=-7 if is_right else 7,
+        text=f"<b>{theme.term(best.k)}</b> {word}",
+        showarrow=False,
+    )
+
+
+def _is_log(ks: Sequence[float]) -> bool:
+    return max(ks) / min(ks) > LOG_FROM
+
+
+def _set_axes(shown: go.Figure, ks: Sequence[float], stage: Stage) -> None:
+    if _is_log(ks):
+        shown.update_xaxes(type="log")
+    elif len(ks) <= TICKS_AT_CANDIDATES:
+        ticks = sorted({*ks, *stage.earlier_ks[-1:]})
+        shown.update_xaxes(tickvals=ticks, ticktext=[f"{k:.4g}" for k in ticks])

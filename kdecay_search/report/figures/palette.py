@@ -1,0 +1,53 @@
+"""One colour per exponent, the same in every figure of a study.
+
+From blue by magenta to orange: an order that is also seen with a red-green deficiency, where it
+runs from blue to yellow, at a lightness that stands out from white and from black.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable
+
+from kdecay_search.procedure import BASELINE_KS
+from kdecay_search.report.view import StudyView
+
+STOPS = ((46, 111, 214), (124, 92, 214), (184, 80, 168), (219, 92, 98), (220, 134, 38))
+"""Red, green and blue, 0 to 255."""
+INK = "#737b87"
+"""For what belongs to no k: 4.2 : 1 on white, 4.5 : 1 on the report's dark page."""
+FAINT = "rgba(128,136,148,0.22)"
+"""Grids, bands."""
+WARNING = "#c8413b"
+
+
+class Palette:
+    """Colours of the exponents ``ks``, evenly spaced in their order."""
+
+    def __init__(self, ks: Iterable[float]) -> None:
+        self._ks = sorted(set(ks))
+
+    @staticmethod
+    def of(view: StudyView) -> Palette:
+        tried = (c.k for stage in view.plan.stages for c in stage.candidates if c.k is not None)
+        return Palette((*BASELINE_KS, *tried))
+
+    def __call__(self, k: float) -> str:
+        """``#rrggbb``; a k that is not among them has the colour of the next."""
+        last = len(self._ks) - 1
+        return blend(min(bisect_left(self._ks, k), last) / last if last else 0.0)
+
+
+def blend(share: float) -> str:
+    """The colour at ``share`` (0 to 1) of the way through :data:`STOPS`."""
+    position = share * (len(STOPS) - 1)
+    index = min(int(position), len(STOPS) - 2)
+    part = position - index
+    pairs = zip(STOPS[index], STOPS[index + 1], strict=True)
+    return "#" + "".join(f"{round(a + part * (b - a)):02x}" for a, b in pairs)
+
+
+def translucent(colour: str, opacity: float) -> str:
+    """``#rrggbb`` as ``rgba(…)``."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{opacity:g})"

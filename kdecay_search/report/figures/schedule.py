@@ -1,0 +1,53 @@
+"""The found schedule beside what it is compared with (the paper's Figure 3)."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from kdecay_search.procedure import BASELINE_KS
+from kdecay_search.report.figures import theme
+from kdecay_search.report.figures.palette import INK, Palette
+from kdecay_search.report.view import StudyView
+from kdecay_search.rivals import Cosine
+from kdecay_search.schedules import Schedule
+
+POINTS = 240
+"""Per schedule; k = 1000 falls within the last of them."""
+
+
+def schedules(view: StudyView) -> go.Figure:
+    """LR by epoch of the best schedule so far, of each of its terms alone, of the original (k = 1)
+    and of a cosine between the same rates."""
+    found, part, palette = view.schedule, view.spec.schedule, Palette.of(view)
+    shown = theme.figure("epoch", "learning rate")
+    is_new = found.ks != BASELINE_KS
+    if part.family != "cosine":
+        cosine = Cosine(lr_max=found.lr_max, lr_min=found.lr_min, warmup_steps=found.warmup_steps)
+        _add(shown, view, cosine, "cosine", dash="dot", width=1.5, color=INK)
+    original = view.spec.schedule_for(BASELINE_KS)
+    style = {"dash": "dash", "width": 2} if is_new else {"width": 3}
+    _add(shown, view, original, "k = 1, the original", color=palette(1.0), **style)
+    for k in found.ks if len(found.ks) > 1 else ():
+        alone = view.spec.schedule_for((k,))
+        _add(shown, view, alone, f"{theme.term(k)} alone", width=1.5, color=palette(k))
+    if is_new:
+        ks = ", ".join(f"{k:.4g}" for k in found.ks)
+        _add(shown, view, found, f"found: k = {ks}", width=3.5, color=palette(found.ks[-1]))
+    shown.update_layout(legend={"traceorder": "reversed"})
+    shown.update_yaxes(rangemode="tozero")
+    return shown
+
+
+def _add(shown: go.Figure, view: StudyView, schedule: Schedule, name: str, **line: object) -> None:
+    epochs = view.spec.task.epochs
+    at = [epochs * i / (POINTS - 1) for i in range(POINTS)]
+    mean = schedule.area(epochs)
+    shown.add_scatter(
+        x=at,
+        y=[schedule(min(epoch, epochs), epochs) for epoch in at],
+        mode="lines",
+        name=name,
+        line=line,
+        hovertemplate=f"{name}<br>epoch %{{x:.1f}}<br>LR %{{y:.4g}}"
+        f"<br>mean LR {mean:.4g}<extra></extra>",
+    )

@@ -1,0 +1,67 @@
+"""How all figures look: no background, few lines, titles with units."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import plotly.graph_objects as go
+
+from kdecay_search.report.figures.palette import FAINT, INK
+
+FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
+HEIGHT = 400
+"""Pixels; the width is the page's."""
+CLEAR = "rgba(0,0,0,0)"
+
+
+def figure(x: str, y: str, height: int = HEIGHT) -> go.Figure:
+    """An empty figure with these axis titles."""
+    return go.Figure(
+        layout={
+            "template": {},
+            "height": height,
+            "margin": {"l": 58, "r": 14, "t": 12, "b": 52},
+            "paper_bgcolor": CLEAR,
+            "plot_bgcolor": CLEAR,
+            "font": {"family": FONT, "size": 13, "color": INK},
+            "hovermode": "closest",
+            "hoverlabel": {"font": {"family": FONT, "size": 13}, "align": "left"},
+            "legend": {
+                "orientation": "h",
+                "x": 0,
+                "xanchor": "left",
+                "y": 1.02,
+                "yanchor": "bottom",
+                "traceorder": "normal",
+                "font": {"size": 12},
+            },
+            "xaxis": axis(x),
+            "yaxis": axis(y),
+        }
+    )
+
+
+def axis(title: str, **more: Any) -> dict[str, Any]:
+    return {
+        "title": {"text": title, "standoff": 10},
+        "gridcolor": FAINT,
+        "zeroline": False,
+        "showline": False,
+        "ticks": "",
+        "automargin": True,
+        **more,
+    }
+
+
+def empty(text: str) -> go.Figure:
+    """A figure that says in words why it shows nothing."""
+    shown = figure("", "", height=140)
+    hidden = {"visible": False}
+    shown.update_layout(xaxis=hidden, yaxis=hidden)
+    shown.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
+    return shown
+
+
+def term(k: float) -> str:
+    """``k = 2.5``."""
+    return f"k = {k:.4g}"

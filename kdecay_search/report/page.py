@@ -1,0 +1,126 @@
+"""A study as one page of HTML that needs nothing else: no network, no other file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import plotly.graph_objects as go
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from kdecay_search.errors import KDecayError
+from kdecay_search.report import contents, figures
+from kdecay_search.report.contents import Facts
+from kdecay_search.report.curves import Curves, read_curves
+from kdecay_search.report.view import read_view
+from kdecay_search.storage import Storage
+from kdecay_search.storage.durations import read_durations
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass
+class _Figures:
+    """Figures of a page, in order; the template asks for each one's place."""
+
+    shown: list[go.Figure] = field(default_factory=list)
+
+    def place(self, figure: go.Figure) -> dict[str, Any]:
+        self.shown.append(figure)
+        return {"id": f"figure-{len(self.shown)}", "height": figure.layout.height}
+
+    def as_json(self) -> Markup:
+        """For a script element: ``<`` is written so that nothing in a text can end it."""
+        texts = (figure.to_json().replace("<", "\\u003c") for figure in self.shown)
+        return Markup("[" + ",\n".join(texts) + "]")
+
+
+def study_report(storage: Storage, name: str, written: datetime) -> str:
+    """The report of a study as the storage holds it now. Raises :class:`StudyError`."""
+    view = read_view(storage, name)
+    facts = Facts(view, read_durations(storage, name), written)
+    return report_page(facts, read_curves(storage, view))
+
+
+def report_page(facts: Facts, curves: Curves) -> str:
+    """The whole report. It escapes whatever the database holds."""
+    view, placed = facts.view, _Figures()
+    stages = [
+        {
+            "title": contents.stage_title(stage),
+            "outcome": contents.stage_outcome(stage, view),
+            "n": stage.n,
+            "error": placed.place(figures.error_by_k(view, stage)),
+            "rows": contents.candidate_rows(stage, view),
+            "unknown": sum(candidate.k is None for candidate in stage.candidates),
+            "rival": contents.rival_name(stage),
+            "validation": placed.place(figures.validation_error(view, curves, stage)),
+            "shown": contents.shown_runs(curves.of(stage), stage),
+            "loss": placed.place(figures.training_loss(view, curves, stage)),
+            "epochs": placed.place(figures.epochs_by_k(view, stage)),
+        }
+        for stage in view.plan.stages
+    ]
+    return _render(
+        "report.html",
+        placed,
+        schedule=placed.place(figures.schedules(view)),
+        stages=stages,
+        **contents.of(facts),
+    )
+
+
+def figure_page(title: str, shown: Sequence[go.Figure]) -> str:
+    """Figures alone, one under the other."""
+    placed = _Figures()
+    return _render("figure.html", placed, title=title, places=[placed.place(f) for f in shown])
+
+
+def _render(template: str, placed: _Figures, **values: Any) -> str:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["tidy"] = tidy
+    library = Markup(get_plotlyjs())
+    return environment.get_template(template).render(
+        figures=placed.as_json(), plotly=library, **values
+    )
+
+
+def tidy(text: str) -> str:
+    """``k = 4`` and ``5 %`` without a line break inside."""
+    return text.replace("k = ", "k\u00a0=\u00a0").replace(" %", "\u00a0%")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole or not at all. Raises :class:`KDecayError` where that is impossible."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
+        os.replace(name, path)
+    except OSError as error:
+        Path(name).unlink(missing_ok=True)
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> KDecayError:
+    return KDecayError(f"{path}: cannot be written: {error.strerror}; give another place by --out")

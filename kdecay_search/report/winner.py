@@ -1,0 +1,61 @@
+"""The best schedule found so far, in the forms that ``kdecay best`` prints."""
+
+from __future__ import annotations
+
+import json
+
+from kdecay_search import export
+from kdecay_search.errors import StudyError
+from kdecay_search.export import Form
+from kdecay_search.report.summary import summarise
+from kdecay_search.report.view import StudyView
+from kdecay_search.schedules import KDecaySchedule
+from kdecay_search.spec import ImagesTask, OptimizerSpec
+
+_JSON_KEYS = ("study", "state", "schedule", "error", "baseline", "gain")
+_SOURCES = {
+    Form.PYTHON: export.kdecay_python_source,
+    Form.TIMM: export.timm_source,
+    Form.PYTORCH: export.pytorch_source,
+    Form.HUGGINGFACE: export.huggingface_source,
+}
+
+
+def winner_as(view: StudyView, form: Form, total_steps: int | None = None) -> str:
+    """The schedule as text, ``total_steps`` (optimizer updates) filled in.
+
+    Raises :class:`StudyError` where there is no result, or a warm-up and no ``total_steps``, and
+    :class:`InvalidSchedule` where the library does not have the schedule.
+    """
+    if not view.plan.leader.errors:
+        raise StudyError(f"study {view.spec.name!r} has no result yet; see kdecay status")
+    epochs = view.spec.task.epochs
+    if form == Form.JSON:
+        return _json(view)
+    if form == Form.CSV:
+        rows = total_steps or epochs
+        return export.schedule_csv(_schedule(view, rows / epochs), rows)
+    if total_steps is None and view.spec.schedule.warmup_epochs:
+        raise StudyError("the schedule has a warm-up, counted in updates: give --total-steps")
+    schedule = _schedule(view, (total_steps or epochs) / epochs)
+    if form == Form.LIGHTNING:
+        return _lightning(view, schedule, total_steps)
+    return _SOURCES[form](schedule, total_steps)
+
+
+def _json(view: StudyView) -> str:
+    chosen = {key: value for key, value in summarise(view).items() if key in _JSON_KEYS}
+    return json.dumps(chosen, indent=2, allow_nan=False) + "\n"
+
+
+def _lightning(view: StudyView, schedule: KDecaySchedule, total_steps: int | None) -> str:
+    """With the study's optimizer."""
+    task = view.spec.task
+    optimizer = task.optimizer if isinstance(task, ImagesTask) else OptimizerSpec()
+    return export.lightning_source(
+        schedule, total_steps, optimizer.momentum, optimizer.nesterov, optimizer.weight_decay
+    )
+
+
+def _schedule(view: StudyView, steps_per_epoch: float) -> KDecaySchedule:
+    return view.spec.schedule_for(view.plan.leader.ks, steps_per_epoch)

@@ -1,0 +1,25 @@
+"""Launching a study, and looking at it, without a process of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdecay_search import driver
+from kdecay_search.report.summary import summarise
+from kdecay_search.report.view import read_view
+from kdecay_search.storage import Storage
+from kdecay_search.study_file import load
+
+
+def launched(url: str, file: str) -> Storage:
+    """Write the study of ``file`` into a database, as ``kdecay launch --detach`` does."""
+    storage = Storage(url)
+    spec = load(file)
+    driver.launch(storage, spec)
+    driver.tick(storage, spec.name)
+    return storage
+
+
+def summary_of(storage: Storage, name: str) -> dict[str, Any]:
+    """What ``kdecay status --json`` prints."""
+    return summarise(read_view(storage, name))

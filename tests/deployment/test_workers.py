@@ -1,0 +1,245 @@
+"""The files in workers/: each is right by its own tool, and those that can be run are run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from commands import KDECAY, TIMEOUT_SECONDS, Kdecay, simulated_study
+
+from kdecay_search.runs import State
+from kdecay_search.spec import WorkersSpec
+from kdecay_search.storage import Storage
+from kdecay_search.storage.records import read_trials
+from tests.deployment import slurm
+from tests.deployment.studies import launched
+
+ROOT = Path(__file__).parents[2]
+WORKERS = ROOT / "workers"
+SCRIPTS = [ROOT / ".ci/run", *sorted(WORKERS.glob("*.sh"))]
+UNITS = ("kdecay-worker.service", "kdecay-worker@.service")
+MANIFESTS = list(yaml.safe_load_all((WORKERS / "kubernetes.yaml").read_text()))
+POD = MANIFESTS[1]["spec"]["template"]["spec"]
+GRACE = WorkersSpec().grace_seconds
+
+
+def tool(name: str) -> str:
+    """A command that pip has installed beside this Python."""
+    return str(Path(sys.executable).with_name(name))
+
+
+def test_the_scripts_pass_shellcheck() -> None:
+    subprocess.run([tool("shellcheck"), *SCRIPTS], check=True)
+
+
+def test_the_kubernetes_objects_fit_kubernetes_s_own_schemas() -> None:
+    command = [tool("kubernetes-validate"), "--strict", str(WORKERS / "kubernetes.yaml")]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.count(" passed ")) == (0, 2), done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_the_systemd_units_are_verified_without_a_word(tmp_path: Path) -> None:
+    shutil.copytree("/lib/systemd/system", tmp_path / "usr/lib/systemd/system", symlinks=True)
+    for unit in UNITS:
+        shutil.copy(WORKERS / unit, tmp_path / "usr/lib/systemd/system")
+    program = tmp_path / "opt/kdecay-search/.venv/bin/kdecay"
+    program.parent.mkdir(parents=True)
+    program.touch(0o755)
+    command = [
+        "systemd-analyze",
+        "verify",
+        f"--root={tmp_path}",
+        UNITS[0],
+        "kdecay-worker@0.service",
+    ]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def commands() -> dict[str, str]:
+    """The ``worker …`` that each way of running workers ends in."""
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    found = {
+        "compose": shlex.join(compose["services"]["worker"]["command"]),
+        "kubernetes.yaml": shlex.join(POD["containers"][0]["args"]),
+    }
+    for name in ("slurm.sh", "ssh.sh", *UNITS):
+        text = (WORKERS / name).read_text()
+        (found[name],) = re.findall(r"kdecay['\"]? (worker --[^&>\n]*)", text)
+    return {name: command.strip() for name, command in found.items()}
+
+
+def test_all_ways_run_kdecay_worker_and_differ_in_device_and_drain_alone() -> None:
+    import typer
+
+    from kdecay_search.cli.main import app
+
+    worker = typer.main.get_command(app).commands["worker"]  # type: ignore[attr-defined]
+    for command in commands().values():
+        name, *arguments = shlex.split(command.replace("%i", "0"))
+        assert name == "worker"
+        worker.make_context(name, arguments)
+        assert {word for word in arguments if word.startswith("-")} <= {"--device", "--drain"}
+
+
+def test_all_ways_leave_a_worker_longer_to_drain_than_a_study_does() -> None:
+    (warning,) = re.findall(r"--signal=B:USR1@(\d+)", (WORKERS / "slurm.sh").read_text())
+    stops = [re.findall(r"^TimeoutStopSec=(\d+)", (WORKERS / unit).read_text(), re.M)[0]
+             for unit in UNITS]  # fmt: skip
+    for seconds in (warning, *stops, POD["terminationGracePeriodSeconds"]):
+        assert float(seconds) > GRACE
+
+
+def test_what_must_be_changed_is_marked_in_three_lines_of_each_file() -> None:
+    for name in ("slurm.sh", "ssh.sh", "kubernetes.yaml", *UNITS):
+        lines = (WORKERS / name).read_text().splitlines()
+        marked = [line for line in lines if "<--" in line and "marked" not in line]
+        assert len(marked) == 3, name
+
+
+def test_the_guide_links_to_every_file_and_to_nothing_else() -> None:
+    links = re.findall(r"\]\(([^)#:]+)\)", (WORKERS / "README.md").read_text())
+    assert all((WORKERS / link).exists() for link in links)
+    assert {path.name for path in WORKERS.iterdir()} <= {*links, "README.md", "Dockerfile"}
+
+
+# ---- run --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def user(tmp_path: Path, alone: Kdecay) -> dict[str, str]:
+    """The environment of a user with a checkout in his home, and stand-ins first in his PATH."""
+    installed = tmp_path / "kdecay-search/.venv/bin/kdecay"
+    installed.parent.mkdir(parents=True)
+    installed.write_text(f'#!/bin/sh\nexec {shlex.join(KDECAY)} "$@"\n')
+    stand_ins = tmp_path / "bin"
+    stand_ins.mkdir()
+    for file in (installed, *_stand_ins(stand_ins)):
+        file.chmod(0o755)
+    path = f"{stand_ins}:{os.environ['PATH']}"
+    own = {"HOME": str(tmp_path), "PATH": path, slurm.SPOOL: str(stand_ins)}
+    kept = {k: v for k, v in alone.environment.items() if k != "KDECAY_STORAGE"}
+    return kept | own
+
+
+def _stand_ins(folder: Path) -> list[Path]:
+    slurm.install(folder)
+    ssh = folder / "ssh"
+    ssh.write_text('#!/bin/sh\nshift 3\ncd && exec sh -c "$@"\n')  # -o OPTION HOST COMMAND
+    return [ssh]
+
+
+def changed(name: str, folder: Path, *changes: tuple[str, str]) -> str:
+    """A copy of a script with lines changed that are marked for it."""
+    lines = (WORKERS / name).read_text().splitlines()
+    for old, new in changes:
+        (number,) = [i for i, line in enumerate(lines) if old in line and "<--" in line]
+        lines[number] = lines[number].replace(old, new)
+    copy = folder / name
+    copy.write_text("\n".join(lines) + "\n")
+    copy.chmod(0o755)
+    return str(copy)
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + TIMEOUT_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+@pytest.fixture
+def database(alone: Kdecay, tmp_path: Path) -> Iterator[Storage]:
+    """Of a database with a study of five runs, one second each."""
+    file = simulated_study(
+        tmp_path, name="elsewhere", task__epoch_seconds=0.25, search__seeds=1, search__k_cap=3.0
+    )
+    opened = launched(str(alone.url), file)
+    yield opened
+    opened.close()
+
+
+def states(storage: Storage) -> list[State]:
+    return [trial.state for trial in read_trials(storage, "elsewhere")]
+
+
+@pytest.fixture
+def script(alone: Kdecay, tmp_path: Path) -> str:
+    """``slurm.sh``, with what it needs in the user's home."""
+    (tmp_path / ".kdecay-storage").write_text(f"{alone.url}\n")
+    checkpoints = str(tmp_path / "checkpoints")
+    return changed("slurm.sh", tmp_path, ("/shared/kdecay/checkpoints", checkpoints))
+
+
+def test_slurm_s_array_goes_on_after_its_time_limit_and_no_attempt_is_lost(
+    database: Storage, user: dict[str, str], script: str, tmp_path: Path
+) -> None:
+    job = subprocess.Popen(["sbatch", "--array=0-1", script], env=user, cwd=tmp_path)
+    wait_until(lambda: states(database).count(State.RUNNING) == 2)
+    (tmp_path / "bin/limit").touch()
+    assert job.wait(TIMEOUT_SECONDS) == 0
+    for task in (f"{slurm.JOB}_0", f"{slurm.JOB}_1"):
+        assert (tmp_path / f"bin/again-{task}").exists()
+        assert "released" in (tmp_path / f"kdecay-{task}.log").read_text()
+    assert states(database) == [State.COMPLETE] * 5
+
+
+def test_a_job_that_is_cancelled_puts_its_trial_back(
+    database: Storage, user: dict[str, str], script: str, tmp_path: Path
+) -> None:
+    """The shell and the worker get the signal at once, and the worker must not get it twice."""
+    job = subprocess.Popen(["sbatch", "--array=0-0", script], env=user, cwd=tmp_path)
+    wait_until(lambda: State.RUNNING in states(database))
+    subprocess.run(["scancel", slurm.JOB], env=user, check=True)
+    assert job.wait(TIMEOUT_SECONDS) == 0
+    assert "released" in (tmp_path / f"kdecay-{slurm.JOB}_0.log").read_text()
+    assert set(states(database)) <= {State.WAITING, State.COMPLETE}
+
+
+def test_ssh_starts_a_worker_on_every_host_and_shows_nobody_the_url(
+    alone: Kdecay, database: Storage, user: dict[str, str], tmp_path: Path
+) -> None:
+    script = changed("ssh.sh", tmp_path, ("/shared/kdecay/checkpoints", str(tmp_path / "kept")))
+    started = subprocess.run(
+        [script, "one", "two"], env=user | {"KDECAY_STORAGE": str(alone.url)},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    pids = re.findall(r"^(?:one|two): process (\d+), log", started.stdout, re.MULTILINE)
+    lines = [Path(f"/proc/{pid}/cmdline").read_text() for pid in pids]
+    assert len(lines) == 2
+    assert str(alone.url) not in "".join(lines)
+    log = tmp_path / "kdecay-worker.log"
+    wait_until(lambda: log.read_text().count("ends after") == 2)
+    assert states(database) == [State.COMPLETE] * 5
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a process namespace of one's own needs root")
+def test_kubernetes_hook_drains_a_worker_that_is_process_1_and_waits_for_its_end(
+    alone: Kdecay, database: Storage, tmp_path: Path
+) -> None:
+    (arguments,) = [container["args"] for container in POD["containers"]]
+    hook = POD["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    pod = subprocess.Popen(
+        ["unshare", "--pid", "--fork", "--mount-proc", *KDECAY, *arguments],
+        env=alone.environment | {"KDECAY_CHECKPOINTS": str(tmp_path)},
+        stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    wait_until(lambda: State.RUNNING in states(database))
+    first = Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text().split()[0]
+    enter = ["nsenter", "--target", first, "--pid", "--mount"]
+    ended = subprocess.run([*enter, *hook], check=False)
+    assert ended.returncode == -signal.SIGKILL  # it was there until process 1 took all with it
+    _, log = pod.communicate(timeout=TIMEOUT_SECONDS)
+    assert (pod.returncode, "ends after" in log) == (0, True), log
+    assert set(states(database)) <= {State.WAITING, State.COMPLETE}
