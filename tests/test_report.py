@@ -166,6 +166,8 @@ def test_printing_draws_all_figures_and_opens_what_is_folded(
         for place in shown.page.locator(".plot").all():
             place.locator(".main-svg").first.wait_for(state="attached")
         assert shown.page.locator("details:not([open])").count() == 0
+        inset = shown.page.locator("#curves .plot").first
+        assert inset.evaluate("e => e.layout.shapes[0].fillcolor") == "#ffffff"
         assert len(shown.page.pdf()) > 50_000
         assert shown.complaints == []
 
