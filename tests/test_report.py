@@ -19,9 +19,9 @@ from playwright.sync_api import Browser, Locator, Page
 
 from benchmarks.report import measure
 from kdecay_search import driver
-from kdecay_search.cli.report import FigureName, figures_of
+from kdecay_search.cli.report import FigureName
 from kdecay_search.report.cost import cost_of
-from kdecay_search.report.page import study_report
+from kdecay_search.report.page import figures_of, study_report
 from kdecay_search.report.view import read_view
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue
@@ -166,6 +166,8 @@ def test_printing_draws_all_figures_and_opens_what_is_folded(
         for place in shown.page.locator(".plot").all():
             place.locator(".main-svg").first.wait_for(state="attached")
         assert shown.page.locator("details:not([open])").count() == 0
+        inset = shown.page.locator("#curves .plot").first
+        assert inset.evaluate("e => e.layout.shapes[0].fillcolor") == "#ffffff"
         assert len(shown.page.pdf()) > 50_000
         assert shown.complaints == []
 
@@ -306,7 +308,7 @@ def test_plot_draws_one_figure_for_every_stage(
     driver.tick(storage, spec.name)
     train(storage, spec, 2)
     view = read_view(storage, spec.name)
-    shown = figures_of(figure, storage, view)
+    shown = figures_of(figure.value, storage, view)
     assert len(view.plan.stages) == len(shown) == 2
     assert all(any(trace.x and trace.x != (None,) for trace in each.data) for each in shown)
 

@@ -5,23 +5,25 @@
   const narrow = matchMedia("(max-width: 40rem)");
   const touch = matchMedia("(pointer: coarse)");
   const drawn = new Set();
+  const PAPER = 670; // pixels that fit on A4 and on Letter
   let printing = false;
 
   const colours = () => dark.matches && !printing
-    ? { ink: "#c3cad3", page: "#1c2128", line: "#3a414c" }
-    : { ink: "#454c56", page: "#ffffff", line: "#c9ced6" };
+    ? { ink: "#c3cad3", label: "#1c2128", line: "#3a414c", page: "#101318" }
+    : { ink: "#454c56", label: "#ffffff", line: "#c9ced6", page: "#ffffff" };
 
   // The inset covers the lines behind it.
-  const covers = (place) => Object.fromEntries(
+  const covers = (place, page) => Object.fromEntries(
     (place.layout.shapes || []).map((shape, i) => [shape.name, `shapes[${i}].fillcolor`])
       .filter(([name]) => name === "cover")
-      .map(([, key]) => [key, getComputedStyle(document.body).backgroundColor]));
+      .map(([, key]) => [key, page]));
 
   const theme = (place) => {
-    const { ink, page, line } = colours();
+    const { ink, label, line, page } = colours();
     return {
-      "font.color": ink, "hoverlabel.bgcolor": page, "hoverlabel.bordercolor": line,
-      "hoverlabel.font.color": ink, ...covers(place),
+      "font.color": ink, "hoverlabel.bgcolor": label, "hoverlabel.bordercolor": line,
+      "hoverlabel.font.color": ink, ...covers(place, page),
+      width: printing ? Math.min(place.clientWidth, PAPER) : null,
     };
   };
 
