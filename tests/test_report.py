@@ -19,9 +19,9 @@ from playwright.sync_api import Browser, Locator, Page
 
 from benchmarks.report import measure
 from kdecay_search import driver
-from kdecay_search.cli.report import FigureName, figures_of
+from kdecay_search.cli.report import FigureName
 from kdecay_search.report.cost import cost_of
-from kdecay_search.report.page import study_report
+from kdecay_search.report.page import figures_of, study_report
 from kdecay_search.report.view import read_view
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue
@@ -306,7 +306,7 @@ def test_plot_draws_one_figure_for_every_stage(
     driver.tick(storage, spec.name)
     train(storage, spec, 2)
     view = read_view(storage, spec.name)
-    shown = figures_of(figure, storage, view)
+    shown = figures_of(figure.value, storage, view)
     assert len(view.plan.stages) == len(shown) == 2
     assert all(any(trace.x and trace.x != (None,) for trace in each.data) for each in shown)
 

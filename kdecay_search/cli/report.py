@@ -4,18 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from kdecay_search.cli.inspect import newest
 from kdecay_search.cli.options import StorageUrl, opened
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-    from kdecay_search.report.view import StudyView
-    from kdecay_search.storage import Storage
 
 
 class FigureName(StrEnum):
@@ -71,27 +65,12 @@ def plot(
     storage: StorageUrl = None,
 ) -> None:
     """Write one of the report's figures, for every stage, as an HTML file of its own."""
-    from kdecay_search.report.page import figure_page, write
+    from kdecay_search.report.page import figure_page, figures_of, write
     from kdecay_search.report.view import read_view
 
     with opened(storage) as store:
         view = read_view(store, name or newest(store))
-        shown = figures_of(figure, store, view)
+        shown = figures_of(figure.value, store, view)
     path = out or Path(f"{view.spec.name}-{figure.value}.html")
     write(path, figure_page(f"{view.spec.name}: {figure.value}", shown))
     typer.echo(path)
-
-
-def figures_of(figure: FigureName, storage: Storage, view: StudyView) -> list[go.Figure]:
-    """One for the study, or one for each of its stages."""
-    from kdecay_search.report import figures
-    from kdecay_search.report.curves import read_curves
-
-    if figure == FigureName.SCHEDULE:
-        return [figures.schedules(view)]
-    if figure in (FigureName.ERROR, FigureName.EPOCHS):
-        draw = figures.error_by_k if figure == FigureName.ERROR else figures.epochs_by_k
-        return [draw(view, stage) for stage in view.plan.stages]
-    of = figures.validation_error if figure == FigureName.CURVES else figures.training_loss
-    curves = read_curves(storage, view)
-    return [of(view, curves, stage) for stage in view.plan.stages]

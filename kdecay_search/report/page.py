@@ -19,7 +19,7 @@ from kdecay_search.errors import KDecayError
 from kdecay_search.report import contents, figures
 from kdecay_search.report.contents import Facts
 from kdecay_search.report.curves import Curves, read_curves
-from kdecay_search.report.view import read_view
+from kdecay_search.report.view import StudyView, read_view
 from kdecay_search.storage import Storage
 from kdecay_search.storage.durations import read_durations
 
@@ -75,6 +75,18 @@ def report_page(facts: Facts, curves: Curves) -> str:
         stages=stages,
         **contents.of(facts),
     )
+
+
+def figures_of(name: str, storage: Storage, view: StudyView) -> list[go.Figure]:
+    """By the name that ``kdecay plot`` has for it: one for the study, or one for each stage."""
+    if name == "schedule":
+        return [figures.schedules(view)]
+    if name in ("error-vs-k", "epochs"):
+        draw = figures.error_by_k if name == "error-vs-k" else figures.epochs_by_k
+        return [draw(view, stage) for stage in view.plan.stages]
+    of = figures.validation_error if name == "curves" else figures.training_loss
+    curves = read_curves(storage, view)
+    return [of(view, curves, stage) for stage in view.plan.stages]
 
 
 def figure_page(title: str, shown: Sequence[go.Figure]) -> str:

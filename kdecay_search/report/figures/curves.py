@@ -55,7 +55,7 @@ def training_loss(view: StudyView, curves: Curves, stage: Stage) -> go.Figure:
     palette = Palette.of(view)
     for run in sorted(runs, key=lambda run: -run.seed):
         line = {"color": palette(run.k), "width": 2.2 if run.seed == FIRST_SEED else 1}
-        _add_run(shown, run, run.training_loss, line, "training loss %{y:.4g}")
+        _add_run(shown, run, run.training_loss, line, "training loss %{y:.4~g}")
     _add_legend(shown, runs, palette)
     losses = [loss for run in runs for loss in run.training_loss if math.isfinite(loss)]
     if losses and min(losses) > 0:
@@ -172,7 +172,9 @@ def _add_inset(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette, epo
     )
     inside = {"title": None, "tickfont": {"size": 11}, "nticks": 5}
     x2 = theme.axis("", domain=INSET_X, anchor="y2", range=[begin, epochs]) | inside
-    # Over the lines of the figure behind it; a page gives it its own background.
+    # Over the lines of the figure behind it; a page gives it its own background. It does not cover
+    # the upright ones.
+    shown.update_xaxes(showgrid=False)
     shown.add_shape(
         name=COVER,
         type="rect",

@@ -93,7 +93,7 @@ def _add_curve(shown: go.Figure, curve: SmoothCurve) -> None:
         mode="lines",
         name="smooth curve",
         line={"color": INK, "width": 2},
-        hovertemplate="smooth curve at k = %{x:.3g}<br>error %{y:.2f} %"
+        hovertemplate="smooth curve at k = %{x:.3~g}<br>error %{y:.2f} %"
         "<br>95 % interval %{customdata[0]:.2f} to %{customdata[1]:.2f} %<extra></extra>",
     )
 
@@ -111,9 +111,9 @@ def _add_rival(shown: go.Figure, view: StudyView, stage: Stage) -> None:
         x=[stage.earlier_ks[-1], max(at)],
         y=[rival.error.mean] * 2,
         mode="lines",
-        name=f"k = {ks} without a further term",
+        name=f"k = {ks} alone",
         line={"color": INK, "width": 1.5, "dash": "dash"},
-        hovertemplate=f"k = {ks}, without a further term<br>mean error %{{y:.2f}} % "
+        hovertemplate=f"k = {ks} alone<br>mean error %{{y:.2f}} % "
         f"over {rival.error.n} seeds<extra></extra>",
     )
 
@@ -132,7 +132,7 @@ def _add_seeds(shown: go.Figure, tried: Sequence[Candidate], palette: Palette, t
             "size": 7,
             "opacity": 0.5,
         },
-        hovertemplate="k = %{x:.4g} · seed %{customdata[0]}"
+        hovertemplate="k = %{x:.4~g} · seed %{customdata[0]}"
         "<br>error %{customdata[1]:.2f} %<extra></extra>",
     )
 
@@ -150,7 +150,7 @@ def _add_means(shown: go.Figure, tried: Sequence[Candidate], palette: Palette, t
             "size": 11,
             "line": {"width": 0.8, "color": "rgba(255,255,255,0.85)"},
         },
-        hovertemplate="k = %{x:.4g}<br>%{text}<extra></extra>",
+        hovertemplate="k = %{x:.4~g}<br>%{text}<extra></extra>",
     )
 
 

@@ -48,6 +48,6 @@ def _add(shown: go.Figure, view: StudyView, schedule: Schedule, name: str, **lin
         mode="lines",
         name=name,
         line=line,
-        hovertemplate=f"{name}<br>epoch %{{x:.1f}}<br>LR %{{y:.4g}}"
+        hovertemplate=f"{name}<br>epoch %{{x:.1f}}<br>LR %{{y:.4~g}}"
         f"<br>mean LR {mean:.4g}<extra></extra>",
     )
