@@ -108,7 +108,7 @@ def _highlights(view: StudyView, cost: Cost) -> list[tuple[str, str]]:
     ]
     gain = _gain_cell(view)
     if gain["by"]:
-        found.append(("gain on k = 1", f"{gain['gain']} points"))
+        found.append(("gain on k = 1", f"{gain['gain']} points" if gain["clear"] else "not clear"))
     found.append(("epochs trained", f"{cost.whole.epochs:,}"))
     return found
 
@@ -216,21 +216,26 @@ def _table(view: StudyView) -> dict[str, Any]:
     return {"columns": columns, **_gain_cell(view)}
 
 
-def _gain_cell(view: StudyView) -> dict[str, str]:
-    """The gain on k = 1 as the verdict tells it: of one term by the smooth curve."""
-    leader, paired = view.plan.leader, gain_on_baseline(view)
+def _gain_cell(view: StudyView) -> dict[str, Any]:
+    """The gain on k = 1 as the verdict tells it: of one term by the smooth curve, unless there are
+    too few runs. ``clear``: whether its interval is above zero."""
+    leader, baseline, paired = view.plan.leader, view.plan.baseline, gain_on_baseline(view)
     if leader.ks == BASELINE_KS or paired.mean is None:
-        return {"gain": "–", "interval": "", "by": ""}
+        return {"gain": "–", "interval": "", "by": "", "clear": False}
     smooth = view.plan.stages[0].smooth_gain if len(leader.ks) == 1 else None
-    if smooth is not None:
+    few = min(len(leader.errors), len(baseline.errors)) < 2  # noqa: PLR2004
+    if smooth is not None and not few:
+        mean: float = smooth.mean
+        interval: tuple[float, float] | None = smooth.interval
         by = "by the smooth curve through all runs"
-        return {"gain": f"{smooth.mean:.2f}", "interval": _span(smooth.interval), "by": by}
-    interval = paired.interval()
-    by = f"paired over {_counted(paired.n, 'seed')}"
+    else:
+        mean, interval = paired.mean, paired.interval()
+        by = f"paired over {_counted(paired.n, 'seed')}"
     return {
-        "gain": f"{paired.mean:.2f}",
+        "gain": f"{mean:.2f}".replace("-", "−"),
         "interval": _span(interval) if interval else "",
         "by": by,
+        "clear": bool(interval and interval[0] > 0),
     }
 
 
