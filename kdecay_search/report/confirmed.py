@@ -9,6 +9,9 @@ from kdecay_search.confirmation import Confirmation, Row
 from kdecay_search.controls import AREA_MATCHED, FOUND, ORIGINAL
 from kdecay_search.statistics import Comparison
 
+HEADINGS = ("schedule", "test error, %", "n", "found is better by", "95 % interval", "p", "")
+SMALLEST_P = 0.001
+
 
 def sentence(confirmation: Confirmation) -> str:
     """What the confirmation says, with numbers."""
@@ -68,12 +71,11 @@ def table(confirmation: Confirmation) -> Table:
         title_style="bold",
         box=None,
     )
-    shown.add_column("schedule")
-    for heading in ("test error, %", "n", "found is better by", "95 % interval", "p (Holm)"):
-        shown.add_column(heading, justify="right")
-    shown.add_column("")
+    for heading in HEADINGS:
+        shown.add_column(heading, justify="left" if heading in ("schedule", "") else "right")
     for row in confirmation.rows:
-        shown.add_row(*_cells(row, confirmation), style="bold" if row.control == FOUND else "")
+        texts = [Text(cell) for cell in cells(row, confirmation)]
+        shown.add_row(*texts, style="bold" if row.control == FOUND else "")
     return shown
 
 
@@ -84,22 +86,38 @@ def against(row: Row, confirmation: Confirmation) -> Comparison | None:
     return confirmation.others.get(row.control)
 
 
-def _cells(row: Row, confirmation: Confirmation) -> tuple[Text, ...]:
+def cells(row: Row, confirmation: Confirmation) -> tuple[str, ...]:
+    """Schedule, test error, n, difference, interval, p and notes, as text."""
     error, compared = row.error, against(row, confirmation)
     mean = "" if error.mean is None else f"{error.mean:.2f}"
     spread = "" if error.sd is None else f" ± {error.sd:.2f}"
-    cells = [title(row.control, confirmation.ks), mean + spread, str(error.n)]
-    if compared is None or compared.difference is None:
-        cells += ["", "", ""]
-    else:
-        low_high = compared.interval
-        p = compared.p if compared.p_adjusted is None else compared.p_adjusted
-        cells.append(f"{compared.difference:+.2f}")
-        cells.append("" if low_high is None else f"{low_high[0]:.2f} to {low_high[1]:.2f}")
-        cells.append("" if p is None else f"{p:.3f}")
     notes = [f"{row.unfinished} to go"] if row.unfinished else []
     notes += [f"{row.failed} failed"] if row.failed else []
-    return tuple(Text(cell) for cell in (*cells, "  ".join(notes)))
+    name = title(row.control, confirmation.ks)
+    return (name, mean + spread, str(error.n), *_compared(compared), ", ".join(notes))
+
+
+def _compared(compared: Comparison | None) -> tuple[str, str, str]:
+    if compared is None or compared.difference is None:
+        return "", "", ""
+    span = compared.interval
+    p = compared.p if compared.p_adjusted is None else compared.p_adjusted
+    return (
+        f"{compared.difference:+.2f}",
+        "" if span is None else f"{span[0]:.2f} to {span[1]:.2f}",
+        "" if p is None else f"{p:.3f}" if p >= SMALLEST_P else f"< {SMALLEST_P}",
+    )
+
+
+def detectable(confirmation: Confirmation) -> str:
+    """What so many seeds could have shown."""
+    compared = confirmation.comparison
+    if not confirmation.is_over or compared.detectable is None:
+        return ""
+    return (
+        f"So many seeds show a true difference of {compared.detectable:.2f} points "
+        f"in four of five cases."
+    )
 
 
 def title(control: str, ks: tuple[float, ...]) -> str:

@@ -10,7 +10,9 @@ from importlib.metadata import version
 from typing import Any
 
 from kdecay_search import __version__, study_file
+from kdecay_search.controls import FOUND
 from kdecay_search.procedure import BASELINE_KS, Candidate, Stage
+from kdecay_search.report import confirmed
 from kdecay_search.report.cost import Cost, Share, cost_of
 from kdecay_search.report.curves import RunCurve
 from kdecay_search.report.effort import effort_of
@@ -53,6 +55,7 @@ def of(facts: Facts) -> dict[str, Any]:
         "network": network(view.spec),
         "written": f"{facts.written:%Y-%m-%d %H:%M %Z}".strip(),
         "verdict": _verdict(view),
+        "confirmation": _confirmation(view),
         "cost_sentence": _cost_sentence(view, cost),
         "highlights": _highlights(view, cost),
         "rates": _rates(view),
@@ -85,6 +88,23 @@ def _verdict(view: StudyView) -> str:
     if view.state in ("running", "stopped") and view.plan.leader.errors:
         return f"So far, {sentence[0].lower()}{sentence[1:]}"
     return sentence
+
+
+def _confirmation(view: StudyView) -> dict[str, Any] | None:
+    found = view.plan.confirmation
+    if found is None:
+        return None
+    rows = [
+        {"cells": confirmed.cells(row, found), "is_found": row.control == FOUND}
+        for row in found.rows
+    ]
+    return {
+        "sentence": confirmed.sentence(found),
+        "detectable": confirmed.detectable(found),
+        "headings": confirmed.HEADINGS,
+        "rows": rows,
+        "seeds": f"{found.seeds.start} to {found.seeds.stop - 1}",
+    }
 
 
 def _cost_sentence(view: StudyView, cost: Cost) -> str:
@@ -339,8 +359,11 @@ def _failure(trial: Trial) -> dict[str, Any]:
     if len(message) > MOST_MESSAGE:
         message = message[:MOST_MESSAGE] + "…"
     k = "?" if trial.k is None else f"{trial.k:.4g}"
+    what = f"stage {trial.key.stage}, k = {k}"
+    if trial.token.control:
+        what = f"confirmation, {trial.token.control}"
     return {
-        "run": f"stage {trial.key.stage}, k = {k}, seed {trial.key.seed}",
+        "run": f"{what}, seed {trial.key.seed}",
         "reason": trial.reason,
         "message": message,
     }
@@ -358,6 +381,9 @@ def shown_runs(curves: Sequence[RunCurve], stage: Stage) -> str:
 def _seeds(spec: StudySpec) -> str:
     last = spec.search.seeds - 1
     seeds = "Seed 0" if last == 0 else f"Seeds 0 to {last}"
+    if spec.confirm.seeds:
+        first = spec.confirm.first_seed
+        seeds += f", and {first} to {first + spec.confirm.seeds - 1} in the confirmation"
     text = f"{seeds}: a run's first weights, order of images and augmentation follow from its seed."
     if spec.task.kind == "images":
         text += f" The validation split is drawn by split_seed = {spec.task.data.split_seed}."

@@ -68,9 +68,11 @@ def report_page(facts: Facts, curves: Curves) -> str:
         }
         for stage in view.plan.stages
     ]
+    confirmation = view.plan.confirmation
     return _render(
         "report.html",
         placed,
+        differences=placed.place(figures.differences(confirmation)) if confirmation else None,
         schedule=placed.place(figures.schedules(view)),
         stages=stages,
         **contents.of(facts),

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from kdecay_search.report import figures
 from kdecay_search.report.curves import Curves, RunCurve, read_curves
 from kdecay_search.report.view import StudyView
+from kdecay_search.runs import CONFIRMATION
 from kdecay_search.storage import Storage
 
 SEED = 0
@@ -43,6 +44,11 @@ def stage_figures(storage: Storage, view: StudyView) -> dict[int, dict[str, str]
             "training-loss": _json(
                 figures.training_loss(view, curves, stage), "Training loss by epoch, first seed"
             ),
+        }
+    if view.plan.confirmation is not None:
+        title = "Test error: found schedule against the others"
+        drawn[CONFIRMATION] = {
+            "differences": _json(figures.differences(view.plan.confirmation), title)
         }
     return drawn
 

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from kdecay_search.confirmation import Confirmation
 from kdecay_search.procedure import Candidate, Stage
+from kdecay_search.report import confirmed
 from kdecay_search.report.text import terms, verdict
 from kdecay_search.report.view import StudyView
+from kdecay_search.runs import CONFIRMATION
 
 MOST_ROWS = 20
+WRITTEN = "*Written by kdecay while the study goes on. If you edit this note, it stays as it is.*"
 
 
 def stage_note(view: StudyView, stage: Stage, stage_ids: Mapping[int, int]) -> str:
@@ -20,10 +24,36 @@ def stage_note(view: StudyView, stage: Stage, stage_ids: Mapping[int, int]) -> s
         "\n".join(_table(stage)),
         f"**The study {_so_far(view)}:** {verdict(view)}",
         "\n".join(f"- {line}" for line in _next_steps(view)),
-        _links(stage, stage_ids),
-        "*Written by kdecay while the study goes on. If you edit this note, it stays as it is.*",
+        _links(stage.n, stage_ids),
+        WRITTEN,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def confirmation_note(
+    view: StudyView, confirmation: Confirmation, stage_ids: Mapping[int, int]
+) -> str:
+    """The note of the confirmation."""
+    seeds = confirmation.seeds
+    parts = [
+        f"### Confirmation of `{view.spec.name}`",
+        f"**{confirmed.sentence(confirmation)}**",
+        f"Each trial trains the network once, by one of the schedules on one of the fresh seeds "
+        f"{seeds.start} to {seeds.stop - 1}, on all training images. Values are errors on the "
+        f"test set, which nothing else reads.",
+        "\n".join(_confirmation_table(confirmation)),
+        confirmed.detectable(confirmation),
+        _links(CONFIRMATION, stage_ids),
+        WRITTEN,
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _confirmation_table(confirmation: Confirmation) -> Iterable[str]:
+    yield f"| {' | '.join(confirmed.HEADINGS)} |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: | --- |"
+    for row in confirmation.rows:
+        yield f"| {' | '.join(confirmed.cells(row, confirmation))} |"
 
 
 def _state(view: StudyView, stage: Stage) -> str:
@@ -100,10 +130,10 @@ def _next_steps(view: StudyView) -> Iterable[str]:
         yield f"`kdecay report {name}` writes a page with all figures"
 
 
-def _links(stage: Stage, stage_ids: Mapping[int, int]) -> str:
+def _links(own: int, stage_ids: Mapping[int, int]) -> str:
     others = [
-        f"[k{n}](/dashboard/studies/{study_id})"
+        f"[{'confirmation' if n == CONFIRMATION else f'k{n}'}](/dashboard/studies/{study_id})"
         for n, study_id in stage_ids.items()
-        if n != stage.n
+        if n != own
     ]
     return f"Other stages: {', '.join(others)}" if others else ""

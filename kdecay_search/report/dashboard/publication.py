@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
 from kdecay_search import __version__
-from kdecay_search.report.dashboard.note import stage_note
+from kdecay_search.report.dashboard.note import confirmation_note, stage_note
 from kdecay_search.report.view import StudyView, read_view
+from kdecay_search.runs import CONFIRMATION
 from kdecay_search.storage import Storage, pages, records
 
 logger = logging.getLogger(__name__)
@@ -26,6 +27,7 @@ PERIOD_SECONDS = 30.0
 FORMAT = f"{__version__}-1"
 """Of the pages: another one writes them anew."""
 OBJECTIVE = "validation error, %"
+CONFIRMED = "test error, %"
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,9 @@ def _is_due(view: StudyView, content: str, milestone: str, seconds_ago: float) -
 def milestone_of(view: StudyView) -> str:
     """Changes when a stage or the study begins, ends or is stopped: published at once."""
     stages = [(stage.n, str(stage.progress), stage.kept) for stage in view.plan.stages]
-    return _digest(FORMAT, view.state, stages)
+    confirmation = view.plan.confirmation
+    last = confirmation and (confirmation.seeds, confirmation.is_over)
+    return _digest(FORMAT, view.state, stages, last)
 
 
 def content_of(view: StudyView) -> str:
@@ -109,11 +113,16 @@ def make_pages(storage: Storage, view: StudyView) -> dict[int, pages.Page]:
     """The pages of all stages that are open, by Optuna's study id."""
     ids = records.stage_ids(storage, view.spec.name)
     drawn = _figures(storage, view)
-    return {
+    made = {
         ids[stage.n]: pages.Page(OBJECTIVE, stage_note(view, stage, ids), drawn.get(stage.n, {}))
         for stage in view.plan.stages
         if stage.n in ids
     }
+    if view.plan.confirmation is not None and CONFIRMATION in ids:
+        note = confirmation_note(view, view.plan.confirmation, ids)
+        drawing = drawn.get(CONFIRMATION, {})
+        made[ids[CONFIRMATION]] = pages.Page(CONFIRMED, note, drawing)
+    return made
 
 
 def _figures(storage: Storage, view: StudyView) -> dict[int, dict[str, str]]:

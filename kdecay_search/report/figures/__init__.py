@@ -7,9 +7,17 @@ They have no background and grey text, so that they stand on light and on dark p
 has the same colour in all of them.
 """
 
+from kdecay_search.report.figures.confirmed import differences
 from kdecay_search.report.figures.curves import training_loss, validation_error
 from kdecay_search.report.figures.effort import epochs_by_k
 from kdecay_search.report.figures.error import error_by_k
 from kdecay_search.report.figures.schedule import schedules
 
-__all__ = ["epochs_by_k", "error_by_k", "schedules", "training_loss", "validation_error"]
+__all__ = [
+    "differences",
+    "epochs_by_k",
+    "error_by_k",
+    "schedules",
+    "training_loss",
+    "validation_error",
+]

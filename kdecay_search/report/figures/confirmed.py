@@ -1,0 +1,71 @@
+"""What a confirmation found: the found schedule against each other one."""
+
+from __future__ import annotations
+
+import plotly.graph_objects as go
+
+from kdecay_search.confirmation import Confirmation, Row
+from kdecay_search.controls import FOUND
+from kdecay_search.report import confirmed
+from kdecay_search.report.figures import theme
+from kdecay_search.report.figures.palette import INK, WARNING, translucent
+from kdecay_search.statistics import Comparison
+
+BETTER = "#2f7d77"
+COLOURS = {"better": BETTER, "worse": WARNING, "no detectable difference": INK}
+ROW_HEIGHT, FRAME_HEIGHT = 46, 110
+"""Pixels."""
+
+
+def differences(confirmation: Confirmation | None) -> go.Figure:
+    """By how much the found schedule's test error is lower than each other's: every pair, their
+    mean and its 95 % interval. Right of zero it is better."""
+    rivals = [row for row in confirmation.rows if row.control != FOUND] if confirmation else []
+    pairs = [(row, confirmed.against(row, confirmation)) for row in rivals if confirmation]
+    known = [(row, c) for row, c in pairs if c is not None and c.difference is not None]
+    if confirmation is None or not known:
+        return theme.empty("No pair of the confirmation is complete yet.")
+    height = FRAME_HEIGHT + ROW_HEIGHT * len(known)
+    shown = theme.figure("found schedule is better by, points of test error", "", height=height)
+    found = next(row for row in confirmation.rows if row.control == FOUND)
+    for row, compared in known:
+        _add(shown, confirmed.title(row.control, confirmation.ks), row, found, compared)
+    shown.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"})
+    shown.update_layout(showlegend=False)
+    shown.update_yaxes(type="category", autorange="reversed", showgrid=False)
+    return shown
+
+
+def _add(shown: go.Figure, name: str, row: Row, found: Row, compared: Comparison) -> None:
+    colour = COLOURS[compared.verdict]
+    seeds = sorted(row.errors.keys() & found.errors.keys())
+    shown.add_scatter(
+        x=[row.errors[seed] - found.errors[seed] for seed in seeds],
+        y=[name] * len(seeds),
+        mode="markers",
+        name=f"{name}, pairs",
+        marker={"color": translucent("#808894", 0.55), "size": 7},
+        customdata=[[seed, found.errors[seed], row.errors[seed]] for seed in seeds],
+        hovertemplate=f"{name}<br>seed %{{customdata[0]}}: %{{customdata[2]:.2f}} %, found "
+        "%{customdata[1]:.2f} %<br>better by %{x:.2f} points<extra></extra>",
+    )
+    low, high = compared.interval or (compared.difference, compared.difference)
+    middle = compared.difference or 0.0
+    shown.add_scatter(
+        x=[middle],
+        y=[name],
+        mode="markers",
+        name=name,
+        marker={"color": colour, "size": 11, "symbol": "diamond"},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": [(high or 0.0) - middle],
+            "arrayminus": [middle - (low or 0.0)],
+            "color": colour,
+            "thickness": 2.5,
+            "width": 5,
+        },
+        hovertemplate=f"{name}<br>better by %{{x:.2f}} points{confirmed.interval(compared)}"
+        f"<br>{compared.verdict}, {compared.n} pairs<extra></extra>",
+    )
