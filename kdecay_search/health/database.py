@@ -209,7 +209,7 @@ def _link(connection: Connection) -> ConnectionInfo:
 
 def _is_socket(connection: Connection) -> bool:
     """Whether it is a Unix socket, as the embedded server's."""
-    return _link(connection).host.startswith("/")
+    return bool(_link(connection).host.startswith("/"))
 
 
 def _is_pooled(connection: Connection) -> bool:
