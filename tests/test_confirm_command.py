@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import optuna
+import optuna_dashboard
 from commands import Kdecay, simulated_study
 from optuna.trial import TrialState
+from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
 from kdecay_search.runs import CONFIRMATION, State
 from kdecay_search.storage import Storage, records
@@ -40,14 +42,24 @@ def test_a_study_file_s_confirmation_runs_by_itself_and_is_told_in_json_text_and
     assert all(len(row["errors"]) == 3 for row in said["rows"])
     text = kdecay.run("status", "confirmed").stdout
     assert "confirmation: test set, seeds 1000 to 1002" in text
-    assert "on the test set, 3 fresh seeds" in " ".join(text.split())
-    last = optuna.load_study(study_name="confirmed/confirm", storage=storage.optuna)
+    assert "on the test set, 3 fresh seeds," in " ".join(text.split())
+    last = optuna.load_study(study_name="confirmed/confirm", storage=storage.rdb)
     trials = last.get_trials()
     assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 12
     assert {trial.params["schedule"] for trial in trials} == {
         row["schedule"] for row in said["rows"]
     }
     assert last.user_attrs["verdict"] == said["verdict"]
+    note = optuna_dashboard.get_note(last)
+    assert "### Confirmation of `confirmed`" in note
+    assert "| found, k = " in note
+    system = storage.rdb.get_study_system_attrs(last._study_id)
+    assert list(get_plotly_graph_objects(system)) == ["differences"]
+    page = Path(kdecay.run("report", "confirmed", "--out", str(tmp_path)).stdout.strip())
+    html = page.read_text()
+    assert "Confirmation on the test set" in html
+    assert "the test set was not opened" not in html
+    assert all(f"{row['mean']:.2f} ±" in html for row in said["rows"])
 
 
 def test_a_study_that_is_done_can_be_confirmed_and_confirmed_again(

@@ -189,9 +189,21 @@ FOUR = [10.0, 12.0, 11.0, 13.0]
 @pytest.mark.parametrize(
     ("found", "verdict", "begins"),
     [
-        ([9.0, 11.2, 9.9, 12.1], "better", "Confirmed: better by 0.95 points"),
-        ([11.0, 12.8, 12.1, 13.9], "worse", "Refuted: worse by 0.95 points"),
-        ([10.5, 11.4, 11.6, 12.7], "no detectable difference", "Not confirmed: no detectable"),
+        (
+            [9.0, 11.2, 9.9, 12.1],
+            "better",
+            "Confirmed: on the test set, 4 fresh seeds, better than k = 1 by 0.95 points (95 %",
+        ),
+        (
+            [11.0, 12.8, 12.1, 13.9],
+            "worse",
+            "Refuted: on the test set, 4 fresh seeds, worse than k = 1 by 0.95 points (95 %",
+        ),
+        (
+            [10.5, 11.4, 11.6, 12.7],
+            "no detectable difference",
+            "Not confirmed: on the test set, 4 fresh seeds, no detectable difference to k = 1",
+        ),
     ],
 )
 def test_the_verdict_is_that_of_the_pairs_with_the_original(
@@ -217,7 +229,10 @@ def test_the_shape_is_told_from_the_amount() -> None:
     same = errors_by_control(found=found, original=FOUR, area_matched=[9.1, 11.0, 10.0, 12.0])
     _, plan = played(confirmed_study(), same)
     assert plan.confirmation is not None
-    assert "at the same mean rate there is no detectable" in confirmed.sentence(plan.confirmation)
+    assert (
+        "To k = 1 at the same mean rate there is no detectable one (-0.02 points"
+        in confirmed.sentence(plan.confirmation)
+    )
     worse = errors_by_control(found=found, original=FOUR, area_matched=FOUR)
     _, plan = played(confirmed_study(), worse)
     assert plan.confirmation is not None

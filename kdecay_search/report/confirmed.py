@@ -23,27 +23,35 @@ def sentence(confirmation: Confirmation) -> str:
         return f"The confirmation on the test set is under way: {left} runs to go."
     if against.difference is None:
         return "The confirmation failed: no seed has both the found schedule and the original."
-    verdict = {"better": "Confirmed: better", "worse": "Refuted: worse"}.get(against.verdict)
-    opening = verdict or "Not confirmed: no detectable difference;"
-    direction = "" if verdict else ("better " if against.difference >= 0 else "worse ")
     seeds = f"{against.n} fresh seed{'s' if against.n != 1 else ''}"
-    numbers = f"{_by(against)} than k = 1 on the test set, {seeds}"
-    return f"{opening} {direction}{numbers}.{_shape(confirmation)}"
+    said = {
+        "better": f"Confirmed: on the test set, {seeds}, better than k = 1 {size(against)}.",
+        "worse": f"Refuted: on the test set, {seeds}, worse than k = 1 {size(against)}.",
+        "no detectable difference": f"Not confirmed: on the test set, {seeds}, no detectable "
+        f"difference to k = 1 ({_signed(against)}).",
+    }
+    return said[against.verdict] + _shape(confirmation)
 
 
-def _by(comparison: Comparison) -> str:
-    assert comparison.difference is not None
-    return f"by {abs(comparison.difference):.2f} points{interval(comparison)}"
-
-
-def interval(comparison: Comparison) -> str:
-    """`` (95 % interval 0.12 to 0.50)``; in the direction of the difference."""
-    if comparison.interval is None or comparison.difference is None:
-        return ""
-    low, high = comparison.interval
-    if comparison.difference < 0:
+def size(comparison: Comparison) -> str:
+    """``by 0.95 points (95 % interval 0.50 to 1.40)``: the size of a difference."""
+    difference = comparison.difference or 0.0
+    low, high = comparison.interval or (None, None)
+    text = f"by {abs(difference):.2f} points"
+    if low is None or high is None:
+        return text
+    if difference < 0:
         low, high = -high, -low
-    return f" (95 % interval {low:.2f} to {high:.2f})"
+    return f"{text} (95 % interval {low:.2f} to {high:.2f})"
+
+
+def _signed(comparison: Comparison) -> str:
+    """``+0.14 points, 95 % interval -0.08 to 0.35``: positive where the found one is better."""
+    text = f"{comparison.difference or 0.0:+.2f} points"
+    if comparison.interval is None:
+        return text
+    low, high = comparison.interval
+    return f"{text}, 95 % interval {low:.2f} to {high:.2f}"
 
 
 def _shape(confirmation: Confirmation) -> str:
@@ -51,15 +59,14 @@ def _shape(confirmation: Confirmation) -> str:
     matched = confirmation.others.get(AREA_MATCHED)
     if matched is None or matched.difference is None:
         return ""
-    words = {
-        "better": f" Its shape matters: at the same mean rate it is better {_by(matched)}.",
-        "worse": f" Its shape does not help: at the same mean rate it is worse {_by(matched)}.",
-    }
-    same = (
-        " Against the original at the same mean rate there is no detectable difference"
-        f" ({matched.difference:+.2f} points{interval(matched).replace(' (', ', ').rstrip(')')})."
-    )
-    return words.get(matched.verdict, same)
+    same = "k = 1 at the same mean rate"
+    if matched.verdict == "better":
+        return f" Its shape matters: it is better than {same} {size(matched)}."
+    if matched.verdict == "worse":
+        return f" Its shape does not help: it is worse than {same} {size(matched)}."
+    is_none = confirmation.comparison.verdict == matched.verdict
+    begins = f"Nor is there one to {same}" if is_none else f"To {same} there is no detectable one"
+    return f" {begins} ({_signed(matched)})."
 
 
 def table(confirmation: Confirmation) -> Table:

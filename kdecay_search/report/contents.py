@@ -10,6 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from kdecay_search import __version__, study_file
+from kdecay_search.confirmation import Confirmation
 from kdecay_search.controls import FOUND
 from kdecay_search.procedure import BASELINE_KS, Candidate, Stage
 from kdecay_search.report import confirmed
@@ -122,15 +123,29 @@ def _highlights(view: StudyView, cost: Cost) -> list[tuple[str, str]]:
     leader = view.plan.leader
     if not leader.errors:
         return []
-    found = [
-        ("found" if view.state == "done" else "best so far", terms(leader.ks)),
-        ("validation error", percent(describe(leader.errors.values()))),
-    ]
+    name = "found" if view.state == "done" else "best so far"
+    epochs = ("epochs trained", f"{cost.whole.epochs:,}")
+    last = view.plan.confirmation
+    measured = _confirmed_numbers(last) if last is not None else []
+    return [(name, terms(leader.ks)), *(measured or _searched_numbers(view)), epochs]
+
+
+def _searched_numbers(view: StudyView) -> list[tuple[str, str]]:
+    found = [("validation error", percent(describe(view.plan.leader.errors.values())))]
     gain = _gain_cell(view)
     if gain["by"]:
         found.append(("gain on k = 1", f"{gain['gain']} points" if gain["clear"] else "not clear"))
-    found.append(("epochs trained", f"{cost.whole.epochs:,}"))
     return found
+
+
+def _confirmed_numbers(confirmation: Confirmation) -> list[tuple[str, str]]:
+    """Those of the test set, once they are there: they take the search's place."""
+    against = confirmation.comparison
+    if not confirmation.is_over or against.difference is None:
+        return []
+    is_clear = against.verdict != "no detectable difference"
+    gain = f"{against.difference:.2f} points" if is_clear else "not clear"
+    return [("test error", percent(confirmation.rows[0].error)), ("gain on k = 1", gain)]
 
 
 def _rates(view: StudyView) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -113,8 +114,9 @@ def _render(template: str, placed: _Figures, **values: Any) -> str:
 
 
 def tidy(text: str) -> str:
-    """``k = 4`` and ``5 %`` without a line break inside."""
-    return text.replace("k = ", "k\u00a0=\u00a0").replace(" %", "\u00a0%")
+    """``k = 4`` and ``5 %`` without a line break inside, and minus signs."""
+    unbroken = text.replace("k = ", "k\u00a0=\u00a0").replace(" %", "\u00a0%")
+    return re.sub(r"(?<!\w)-(?=\d)", "\u2212", unbroken)
 
 
 def write(path: Path, text: str) -> None:

@@ -51,6 +51,7 @@ def _add(shown: go.Figure, name: str, row: Row, found: Row, compared: Comparison
     )
     low, high = compared.interval or (compared.difference, compared.difference)
     middle = compared.difference or 0.0
+    side = "better" if middle >= 0 else "worse"
     shown.add_scatter(
         x=[middle],
         y=[name],
@@ -66,6 +67,6 @@ def _add(shown: go.Figure, name: str, row: Row, found: Row, compared: Comparison
             "thickness": 2.5,
             "width": 5,
         },
-        hovertemplate=f"{name}<br>better by %{{x:.2f}} points{confirmed.interval(compared)}"
+        hovertemplate=f"{name}<br>{side} {confirmed.size(compared)}"
         f"<br>{compared.verdict}, {compared.n} pairs<extra></extra>",
     )
