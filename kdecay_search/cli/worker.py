@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import threading
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -15,6 +16,10 @@ from kdecay_search.cli.options import (
     worker_environment,
 )
 
+if TYPE_CHECKING:
+    from kdecay_search.worker.pool import Member
+
+MOST_PER_DEVICE = 256
 START_SECONDS = 20.0
 """How long a worker that starts waits for a database that is restarting."""
 
@@ -28,7 +33,13 @@ def worker(
         str | None, typer.Option(metavar="NAME", help="Serve one study. Left out: all of them.")
     ] = None,
     device: Device = "auto",
-    per_device: Annotated[int, typer.Option(min=1, max=256, help="Processes per device.")] = 1,
+    per_device: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="Processes per device; auto adds one while that makes the device faster.",
+        ),
+    ] = "1",
     drain: Annotated[bool, typer.Option("--drain", help="End when no work is left.")] = False,
     checkpoints: Checkpoints = None,
     storage: StorageUrl = None,
@@ -40,18 +51,28 @@ def worker(
     """
     from kdecay_search.worker.devices import expand
 
-    devices = [name for name in expand(device) for _ in range(per_device)]
-    if len(devices) == 1:
+    grows = per_device == "auto"
+    count = 1 if grows else _processes(per_device)
+    devices = [name for name in expand(device) for _ in range(count)]
+    if len(devices) == 1 and not grows:
         _serve(study, devices[0], drain, checkpoints, storage)
     else:
-        _start_one_each(study, devices, drain, checkpoints, storage)
+        _start_many(study, devices, grows, drain, checkpoints, storage)
+
+
+def _processes(text: str) -> int:
+    from kdecay_search.errors import KDecayError
+
+    count = int(text) if text.isascii() and text.isdigit() else 0
+    if not 1 <= count <= MOST_PER_DEVICE:
+        raise KDecayError(f"--per-device {text}: must be 1 to {MOST_PER_DEVICE}, or auto")
+    return count
 
 
 def _serve(
     study: str | None, device: str, drain: bool, checkpoints: str | None, url: str | None
 ) -> None:
     import logging
-    import threading
 
     from kdecay_search.worker.attempt import Place
     from kdecay_search.worker.loop import Options, Worker
@@ -70,15 +91,16 @@ def _serve(
         log.info("worker %s ends after %d trials", server.name, server.trials)
 
 
-def _start_one_each(
+def _start_many(
     study: str | None,
     devices: list[str],
+    grows: bool,
     drain: bool,
     checkpoints: str | None,
     url: str | None,
 ) -> None:
-    import threading
-
+    """Processes on each of ``devices``; with ``grows``, as many as make it faster."""
+    from kdecay_search.worker.growth import grow
     from kdecay_search.worker.pool import Pool
     from kdecay_search.worker.signals import drain_on_signal
 
@@ -86,11 +108,19 @@ def _start_one_each(
     drain_on_signal(stop)
     pool = Pool()
     environment = worker_environment(url, checkpoints)
-    for device in devices:
+
+    def start(device: str) -> Member:
         arguments = ["--device", device]
         arguments += ["--study", study] if study else []
         arguments += ["--drain"] if drain else []
-        pool.start(arguments, environment, log=None)
+        return pool.start(arguments, environment, log=None)
+
+    if grows:
+        with opened(url, START_SECONDS) as storage:
+            grow(storage, pool, devices, start, stop, lambda text: typer.echo(text, err=True))
+    else:
+        for device in devices:
+            start(device)
     while not pool.wait(0.5):
         if stop.is_set():
             pool.drain(seconds=None)

@@ -1,9 +1,10 @@
 """The queue of runs, kept in Optuna's own tables.
 
-A run is queued as a WAITING trial. A worker claims it: it writes the first heartbeat and *then*
-sets the state to RUNNING, which is a compare-and-set under a row lock, so that exactly one
+A run is queued as a WAITING trial. A worker claims it: one statement locks the first that nobody
+else is claiming, sets its state to RUNNING and writes its first heartbeat, so that exactly one
 claimer wins and a claimed trial always has a heartbeat. Nobody asks Optuna for a trial, for on an
-empty queue it would invent one.
+empty queue it would invent one. What workers write once an epoch or a trial is one statement each,
+where Optuna's own functions take several round trips.
 """
 
 from __future__ import annotations
@@ -11,21 +12,20 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.distributions import FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import FrozenTrial, TrialState
+from optuna.storages._rdb.models import TrialIntermediateValueModel
+from optuna.trial import TrialState
 
 from kdecay_search.runs import ERROR, LOST, Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
 from kdecay_search.storage.history import CONTROL, WORKER, read_token, token_attributes
 from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
-
-CLAIM_CHOICES = 32
-"""Waiting trials that a worker looks at before it asks again."""
 
 
 @dataclass(frozen=True)
@@ -89,60 +89,85 @@ def claim(
 ) -> Claim | None:
     """Claim a waiting trial of the study; None if there is none. ``prepare`` is called before one
     is taken, so that no trial is held up by what takes its time."""
-    waiting = _waiting(storage, name)
-    if waiting:
+    ids = list(stage_ids(storage, name).values())
+    if _has_waiting(storage, ids):
         prepare()
-    for study_id, trial_id in waiting:
-        if _take(storage, trial_id):
-            _note_worker(storage, trial_id, worker)
-            token = read_token(_trial(storage, trial_id).user_attrs)
+        while (taken := _take(storage, ids, worker)) is not None:
+            attributes = {key: json.loads(value) for key, value in taken.attributes.items()}
+            token = read_token(attributes)
             if token is not None:
-                return Claim(name, study_id, trial_id, token, worker)
-            fail(storage, trial_id, ERROR, "no run of this study's: queued by other means")
+                return Claim(name, taken.study_id, taken.trial_id, token, worker)
+            fail(storage, taken.trial_id, ERROR, "no run of this study's: queued by other means")
     return None
 
 
 @retried
-def _waiting(storage: Storage, name: str) -> list[tuple[int, int]]:
-    """Ids of waiting trials in the order to be taken: those whose k is known before those whose k
-    the sampler must choose, so that it chooses knowing as much as possible."""
-    ids = list(stage_ids(storage, name).values())
-    statement = """
-        SELECT t.study_id, t.trial_id FROM trials t
-        WHERE t.study_id = ANY(:ids) AND t.state = 'WAITING'
-        ORDER BY coalesce((SELECT a.value_json FROM trial_system_attributes a
-            WHERE a.trial_id = t.trial_id AND a.key = 'fixed_params'), '{}') = '{}',
-            t.study_id, t.number
-        LIMIT :choices
-    """
-    values = {"ids": ids, "choices": CLAIM_CHOICES}
+def _has_waiting(storage: Storage, ids: list[int]) -> bool:
+    statement = (
+        "SELECT EXISTS (SELECT FROM trials WHERE study_id = ANY(:ids) AND state = 'WAITING')"
+    )
     with storage.engine.connect() as connection:
-        rows = connection.execute(sqlalchemy.text(statement), values).all()
-    return [(study_id, trial_id) for study_id, trial_id in rows]
+        return bool(connection.scalar(sqlalchemy.text(statement), {"ids": ids}))
+
+
+_TAKE = """
+    WITH chosen AS (
+      SELECT t.trial_id FROM trials t
+      WHERE t.study_id = ANY(:ids) AND t.state = 'WAITING'
+      ORDER BY coalesce((SELECT a.value_json FROM trial_system_attributes a
+          WHERE a.trial_id = t.trial_id AND a.key = 'fixed_params'), '{}') = '{}',
+        t.study_id, t.number
+      LIMIT 1 FOR UPDATE OF t SKIP LOCKED
+    ), taken AS (
+      UPDATE trials t SET state = 'RUNNING', datetime_start = :now FROM chosen
+      WHERE t.trial_id = chosen.trial_id RETURNING t.study_id, t.trial_id
+    ), beaten AS (
+      INSERT INTO trial_heartbeats (trial_id, heartbeat) SELECT trial_id, now() FROM taken
+      ON CONFLICT (trial_id) DO UPDATE SET heartbeat = EXCLUDED.heartbeat
+    ), noted AS (
+      INSERT INTO trial_user_attributes (trial_id, key, value_json)
+      SELECT trial_id, :key, :worker FROM taken
+      ON CONFLICT (trial_id, key) DO UPDATE SET value_json = EXCLUDED.value_json
+    )
+    SELECT study_id, trial_id, coalesce(
+      (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
+       WHERE a.trial_id = taken.trial_id), '{}') AS attributes
+    FROM taken
+"""
 
 
 @retried
-def _take(storage: Storage, trial_id: int) -> bool:
-    """Heartbeat first, then the compare-and-set.
+def _take(storage: Storage, ids: list[int], worker: str) -> sqlalchemy.Row[Any] | None:
+    """Take the first waiting trial that nobody else is taking: those whose k is known before those
+    whose k the sampler must choose, so that it chooses knowing as much as possible.
 
-    When a dropped connection hides that the compare-and-set succeeded, the repetition reports
-    False: the trial is then nobody's and is reaped after the grace period.
+    State, heartbeat and holder change together. When a dropped connection hides that they did, the
+    repetition takes another trial: the first is then nobody's, and reaped after the grace period.
     """
-    try:
-        storage.optuna.record_heartbeat(trial_id)  # type: ignore[attr-defined]
-        return storage.optuna.set_trial_state_values(trial_id, TrialState.RUNNING)
-    except (UpdateFinishedTrialError, KeyError):
-        return False
+    values = {"ids": ids, "now": datetime.now(), "key": WORKER, "worker": json.dumps(worker)}
+    with storage.engine.begin() as connection:
+        return connection.execute(sqlalchemy.text(_TAKE), values).one_or_none()
 
 
-@retried
-def _note_worker(storage: Storage, trial_id: int, worker: str) -> None:
-    storage.optuna.set_trial_user_attr(trial_id, WORKER, worker)
+_REPORT = """
+    INSERT INTO trial_intermediate_values
+      (trial_id, step, intermediate_value, intermediate_value_type)
+    SELECT trial_id, :step, :value, :type FROM trials
+    WHERE trial_id = :trial_id AND state = 'RUNNING'
+    ON CONFLICT (trial_id, step) DO UPDATE SET intermediate_value = EXCLUDED.intermediate_value,
+      intermediate_value_type = EXCLUDED.intermediate_value_type
+"""
 
 
-@retried
-def _trial(storage: Storage, trial_id: int) -> FrozenTrial:
-    return storage.optuna.get_trial(trial_id)
+def report(storage: Storage, held: Claim, step: int, value: float) -> bool:
+    """Tell the value after ``step`` epochs; return whether the trial still runs.
+
+    Raises :class:`StorageError`; it may be repeated.
+    """
+    stored, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
+    values = {"trial_id": held.trial_id, "step": step, "value": stored, "type": kind.name}
+    with mapped_errors(), storage.engine.begin() as connection:
+        return connection.execute(sqlalchemy.text(_REPORT), values).rowcount == 1
 
 
 def beat(storage: Storage, held: Claim) -> Ownership:
@@ -180,12 +205,8 @@ def prune(storage: Storage, trial_id: int, averaged_error: float) -> None:
 @retried
 def fail(storage: Storage, trial_id: int, reason: str, message: str | None) -> None:
     """Close a trial without a result, saying why."""
-    try:
-        storage.optuna.set_trial_user_attr(trial_id, "reason", reason)
-        if message is not None:
-            storage.optuna.set_trial_user_attr(trial_id, "message", message)
-    except (UpdateFinishedTrialError, KeyError):
-        return
+    said = {"reason": reason} | ({} if message is None else {"message": message})
+    note(storage, trial_id, said)
     _finish(storage, trial_id, TrialState.FAIL, None)
 
 
@@ -206,14 +227,22 @@ def release(storage: Storage, held: Claim) -> None:
         connection.execute(sqlalchemy.text(statement), values)
 
 
+_NOTE = """
+    INSERT INTO trial_user_attributes (trial_id, key, value_json)
+    SELECT t.trial_id, n.* FROM trials t,
+      unnest(cast(:keys AS text[]), cast(:values AS text[])) AS n
+    WHERE t.trial_id = :trial_id AND t.state IN ('WAITING', 'RUNNING')
+    ON CONFLICT (trial_id, key) DO UPDATE SET value_json = EXCLUDED.value_json
+"""
+
+
 @retried
 def note(storage: Storage, trial_id: int, attributes: dict[str, Any]) -> None:
-    """Keep values (the curves, say) with a trial, for reports to show."""
-    try:
-        for key, value in attributes.items():
-            storage.optuna.set_trial_user_attr(trial_id, key, value)
-    except (UpdateFinishedTrialError, KeyError):
-        return
+    """Keep values (the curves, say) with a trial that has not ended, for reports to show."""
+    texts = [json.dumps(value) for value in attributes.values()]
+    values = {"trial_id": trial_id, "keys": list(attributes), "values": texts}
+    with storage.engine.begin() as connection:
+        connection.execute(sqlalchemy.text(_NOTE), values)
 
 
 def _finish(storage: Storage, trial_id: int, state: TrialState, values: list[float] | None) -> None:

@@ -6,6 +6,8 @@ carries the study's spec and whether it was stopped. A trial's user attributes c
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -15,7 +17,7 @@ from optuna.trial import FrozenTrial
 
 from kdecay_search import study_file
 from kdecay_search.errors import InvalidSpec, StudyError
-from kdecay_search.runs import CONFIRMATION, Trial, Trials
+from kdecay_search.runs import CONFIRMATION, MEMORY, Trial, Trials
 from kdecay_search.spec import NAME_PATTERN, StudySpec
 from kdecay_search.storage import history
 from kdecay_search.storage.connect import Storage, retried
@@ -152,6 +154,26 @@ def read_history(storage: Storage, name: str) -> Trials:
         for each in histories.values():
             each.refresh(connection)
     return Trials({k: group for each in histories.values() for k, group in each.groups.items()})
+
+
+@retried
+def read_progress(storage: Storage, workers: Sequence[str]) -> dict[str, tuple[int, int]]:
+    """Of each of these workers, over all studies: epochs that it reported, and trials of its that
+    failed for want of memory."""
+    statement = """
+        SELECT a.value_json AS worker,
+          sum((SELECT count(*) FROM trial_intermediate_values i
+               WHERE i.trial_id = a.trial_id)) AS epochs,
+          count(r.trial_id) AS failures
+        FROM trial_user_attributes a LEFT JOIN trial_user_attributes r
+          ON r.trial_id = a.trial_id AND r.key = 'reason' AND r.value_json = :memory
+        WHERE a.key = :key AND a.value_json = ANY(:workers) GROUP BY a.value_json
+    """
+    names = [json.dumps(worker) for worker in workers]
+    values = {"key": history.WORKER, "memory": json.dumps(MEMORY), "workers": names}
+    with storage.engine.connect() as connection:
+        rows = connection.execute(sqlalchemy.text(statement), values).all()
+    return {json.loads(row.worker): (int(row.epochs), int(row.failures)) for row in rows}
 
 
 def read_trials(storage: Storage, name: str) -> list[Trial]:

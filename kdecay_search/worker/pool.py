@@ -26,7 +26,7 @@ MOST_RESTARTS = 20
 
 
 @dataclass
-class _Member:
+class Member:
     """A worker process, and what it was started with."""
 
     arguments: Sequence[str]
@@ -51,7 +51,7 @@ class _Member:
 class Pool:
     """Some ``kdecay worker`` processes and their log files."""
 
-    members: list[_Member] = field(default_factory=list)
+    members: list[Member] = field(default_factory=list)
 
     def start(
         self,
@@ -59,13 +59,15 @@ class Pool:
         environment: Mapping[str, str],
         log: Path | None,
         detached: bool = False,
-    ) -> None:
+    ) -> Member:
         """Start ``kdecay worker ARGUMENTS``; ``detached`` lets it outlive the terminal.
 
         Each is a process group of its own, so that Ctrl-C reaches it once, from its starter.
         """
         process = _spawn(arguments, environment, log, detached)
-        self.members.append(_Member(arguments, environment, log, detached, process))
+        member = Member(arguments, environment, log, detached, process)
+        self.members.append(member)
+        return member
 
     def restart_killed(self) -> list[int]:
         """Start those anew that a signal killed (for want of memory, say), unless that happens

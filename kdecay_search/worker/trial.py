@@ -54,12 +54,11 @@ class ClaimedTrial:
         :class:`StorageUnavailable`; it may be called again then.
         """
         try:
+            if epoch.number not in self._reported:
+                if not queue.report(self._storage, self._claim, epoch.number, epoch.averaged_error):
+                    return Lost
+                self._reported.add(epoch.number)
             with mapped_errors():
-                if epoch.number not in self._reported:
-                    self._storage.rdb.set_trial_intermediate_value(
-                        self._claim.trial_id, epoch.number, epoch.averaged_error
-                    )
-                    self._reported.add(epoch.number)
                 if self.is_decision(epoch) and self._should_end():
                     return Pruned
         except (UpdateFinishedTrialError, KeyError):
