@@ -108,12 +108,22 @@ def _is_judged(trial: FrozenTrial) -> bool:
 
 
 def _has_curve(trial: FrozenTrial) -> bool:
-    return trial.user_attrs.get("seed") == FIRST_SEED and bool(trial.intermediate_values)
+    is_first = trial.user_attrs.get("seed") == FIRST_SEED
+    return is_first and bool(trial.intermediate_values) and _k_of(trial) is not None
+
+
+def _k_of(trial: FrozenTrial) -> float | None:
+    """The candidate. Optuna reads a trial's parameters before its values, not in one moment: of a
+    run that has just begun the one may be there without the other."""
+    k: float | None = trial.params.get("k", trial.user_attrs.get("k"))
+    return k
 
 
 def _curve(trial: FrozenTrial) -> Curve:
+    k = _k_of(trial)
+    assert k is not None
     return Curve(
-        k=trial.params["k"],
+        k=k,
         averaged=[trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
         protected=trial.user_attrs["protected"],
         pruned=trial.state == TrialState.PRUNED,

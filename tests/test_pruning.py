@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import optuna
 import pytest
 from builders import study, trial
+from optuna.trial import TrialState
 
-from kdecay_search.pruning import LAST_SHARE, Curve, is_decision, is_worse, may_prune
+from kdecay_search.pruning import (
+    LAST_SHARE,
+    Curve,
+    SmoothPruner,
+    is_decision,
+    is_worse,
+    may_prune,
+)
 from kdecay_search.runs import RunKey, Token
 from kdecay_search.spec import StudySpec
+from kdecay_search.storage.history import token_attributes
 
 KS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
 
@@ -92,3 +102,23 @@ def test_only_unprotected_runs_of_the_first_seed_are_ever_asked_about() -> None:
     assert not may_prune(spec(enabled=False), first, 6)
     assert not may_prune(asked, Token(first.key, (), 1.0, (1.0, 5.0), protected=True), 6)
     assert not may_prune(asked, Token(RunKey(1, 0, 1), (), 2.0, (1.0, 5.0)), 6)
+
+
+def test_a_run_whose_parameter_is_not_read_yet_is_judged_by_what_it_was_queued_with() -> None:
+    """Optuna reads parameters before values: of a run that has just begun, only values may be
+    there. That once cost the run that was asking."""
+    bad, others = 40.0, {k: 10.0 + k for k in (2.0, 3.0, 4.0, 5.0, 6.0)}
+    stage = optuna.create_study()
+    for index, (k, error) in enumerate({1.0: 30.0, **others, 9.0: bad}.items()):
+        token = Token(RunKey(1, index, 0), (), k, (1.0, 9.0), protected=k == 1.0)
+        stage.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.RUNNING,
+                user_attrs=token_attributes(token),
+                intermediate_values=dict.fromkeys(range(1, 7), error),
+            )
+        )
+    *_, last = stage.get_trials()
+    assert not last.params
+    assert SmoothPruner(spec()).prune(stage, last)
+    assert not SmoothPruner(spec()).prune(stage, stage.get_trials()[1])

@@ -8,7 +8,6 @@ from typing import cast
 
 import optuna
 from optuna.distributions import CategoricalDistribution
-from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
@@ -53,26 +52,23 @@ class ClaimedTrial:
         An epoch that an earlier holder of this very trial has reported had the same value. Raises
         :class:`StorageUnavailable`; it may be called again then.
         """
-        try:
-            if epoch.number not in self._reported:
-                if not queue.report(self._storage, self._claim, epoch.number, epoch.averaged_error):
-                    return Lost
-                self._reported.add(epoch.number)
-            with mapped_errors():
-                if self.is_decision(epoch) and self._should_end():
-                    return Pruned
-        except (UpdateFinishedTrialError, KeyError):
-            return Lost
-        return None
+        if epoch.number not in self._reported:
+            if not queue.report(self._storage, self._claim, epoch.number, epoch.averaged_error):
+                return Lost
+            self._reported.add(epoch.number)
+        if not self.is_decision(epoch):
+            return None
+        with mapped_errors():
+            try:
+                own = self._storage.rdb.get_trial(self._claim.trial_id)
+            except KeyError:  # the study was deleted
+                return Lost
+            return Pruned if self._pruner.prune(self._rivals, own) else None
 
     def is_decision(self, epoch: Epoch) -> bool:
         """Whether the run may end after this epoch, for what others did."""
         is_judged = not epoch.diverged and epoch.number > self._restored
         return is_judged and may_prune(self._spec, self._claim.token, epoch.number)
-
-    def _should_end(self) -> bool:
-        own = self._storage.rdb.get_trial(self._claim.trial_id)
-        return self._pruner.prune(self._rivals, own)
 
     def complete(self, curve: Sequence[Epoch]) -> None:
         last = curve[-1]
