@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -422,3 +424,25 @@ def test_a_simulated_study_is_confirmed_on_seeds_that_the_search_did_not_use() -
     found = honesty.confirm(error, 2.0, 5)
     assert searched.isdisjoint(used)
     assert (found.n, found.difference) == (5, 0.5)
+
+
+SMALL_COORDINATION = """
+import sys
+from benchmarks import coordination
+coordination.FEWEST_TRIALS = 6
+sys.exit(coordination.main(sys.argv[1:]))
+"""
+
+
+def test_the_coordination_benchmark_counts_statements_and_finishes_every_trial() -> None:
+    arguments = ["--workers", "2", "--epochs", "4", "--epoch-seconds", "0.05", "--json"]
+    command = [sys.executable, "-c", SMALL_COORDINATION, *arguments]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert said.returncode == 0, said.stderr
+    rows = json.loads(said.stdout)["rows"]
+    assert [(row["system"], row["workers"]) for row in rows] == [("kdecay", 2), ("optuna", 2)]
+    for row in rows:
+        assert 0 < row["lost_share"] < 1
+        assert row["trials_per_second"] > 0
+    ours, plain = (row["statements_per_epoch"] for row in rows)
+    assert 1 < ours < plain
