@@ -10,6 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 import pytest
 from builders import MemoryQueue, failed, pruned, simulated, stated, study, trial
+from views import ended, seen, spec
 
 from kdecay_search.report import figures
 from kdecay_search.report.curves import (
@@ -28,26 +29,9 @@ from kdecay_search.report.figures.error import stage_curve
 from kdecay_search.report.figures.palette import Palette
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State
-from kdecay_search.spec import StudySpec
 
 LIGHT, DARK = (255, 255, 255), (16, 19, 24)
 """Pages that the report has."""
-
-
-def spec(**keys: Any) -> StudySpec:
-    """Candidates k = 1, 2, 3; three seeds; one term."""
-    part = {"k_max": 3.0, "k_cap": 3.0, "k_step": 1.0, "max_terms": 1, "min_gain": 0.0} | keys
-    return study(search=part)
-
-
-def seen(queue: MemoryQueue, stopped: bool = False) -> StudyView:
-    return StudyView(queue.spec, tuple(queue.trials), stopped)
-
-
-def ended(outcome: Any, **keys: Any) -> StudyView:
-    queue = MemoryQueue(spec(**keys), outcome)
-    queue.play()
-    return seen(queue)
 
 
 ERRORS = {1.0: [10.0, 12.0, 11.0], 2.0: [8.0, 10.1, 8.9], 3.0: [9.0, 11.0, 10.0]}

@@ -5,10 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import MemoryQueue, completed, failed, pruned, simulated, stated, study, trial
+from builders import MemoryQueue, completed, failed, pruned, simulated, stated, trial
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
+from views import ended, seen, spec
 
 from kdecay_search.procedure import Progress
 from kdecay_search.report.blocks import BLOCKS, bar, curve
@@ -24,24 +25,7 @@ from kdecay_search.report.text import (
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State, Trial
 from kdecay_search.schedules import FAMILIES, KDecaySchedule
-from kdecay_search.spec import StudySpec
 from kdecay_search.statistics import describe
-
-
-def spec(**keys: Any) -> StudySpec:
-    """Candidates k = 1, 2, 3; three seeds; one term."""
-    part = {"k_max": 3.0, "k_cap": 3.0, "k_step": 1.0, "max_terms": 1, "min_gain": 0.0} | keys
-    return study(search=part)
-
-
-def seen(queue: MemoryQueue, stopped: bool = False) -> StudyView:
-    return StudyView(queue.spec, tuple(queue.trials), stopped)
-
-
-def ended(outcome: Any, **keys: Any) -> StudyView:
-    queue = MemoryQueue(spec(**keys), outcome)
-    queue.play()
-    return seen(queue)
 
 
 def begun(**keys: Any) -> MemoryQueue:

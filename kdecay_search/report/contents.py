@@ -18,7 +18,7 @@ from kdecay_search.report.cost import Cost, Share, cost_of
 from kdecay_search.report.curves import RunCurve
 from kdecay_search.report.effort import effort_of
 from kdecay_search.report.summary import gain_on_baseline
-from kdecay_search.report.text import duration, percent, terms, verdict
+from kdecay_search.report.text import duration, percent, rival_errors, terms, verdict
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State, Trial
 from kdecay_search.spec import StudySpec
@@ -195,10 +195,7 @@ def rival_name(stage: Stage) -> str:
 
 def candidate_rows(stage: Stage, view: StudyView) -> list[dict[str, Any]]:
     """One row per candidate whose k is known, ascending."""
-    rival = view.plan.baseline.errors
-    if stage.n > 1:
-        before = view.plan.stages[stage.n - 2].best
-        rival = before.errors if before else {}
+    rival = rival_errors(stage, view)
     known = [c for c in stage.candidates if c.k is not None]
     return [
         {

@@ -139,17 +139,17 @@ def _stage_table(stage: Stage, view: StudyView) -> Table:
     table.add_column(f"gain on {rival}", justify="right")
     table.add_column("P(best)", justify="right")
     table.add_column("")
-    rival_errors = _rival_errors(stage, view)
+    rival_runs = rival_errors(stage, view)
     for candidate in sorted(stage.candidates, key=lambda c: (c.k is None, c.k or 0, c.index)):
         if candidate.k is not None:
-            table.add_row(*_candidate_row(candidate, stage, rival_errors))
+            table.add_row(*_candidate_row(candidate, stage, rival_runs))
     unknown = sum(candidate.k is None for candidate in stage.candidates)
     if unknown:
         table.add_row("…", f"{unknown} still to be chosen by the sampler", style="dim")
     return table
 
 
-def _rival_errors(stage: Stage, view: StudyView) -> Mapping[int, float]:
+def rival_errors(stage: Stage, view: StudyView) -> Mapping[int, float]:
     """Errors of what the stage is compared with: the baseline, or what the last stage kept."""
     if stage.n == 1:
         return view.plan.baseline.errors
