@@ -75,15 +75,11 @@ class PlainLoop:
         self._scheduler = torch.optim.lr_scheduler.LambdaLR(
             self._optimizer, lambda step: 1 - (1 - last) * min(step / steps, 1)
         )
-        self._batches = self._forever()
+        self._batches = _forever(self._loader)
 
     @property
     def steps_per_epoch(self) -> int:
         return len(self._loader)
-
-    def _forever(self) -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            yield from self._loader
 
     def step(self) -> None:
         images, labels = next(self._batches)
@@ -93,3 +89,9 @@ class PlainLoop:
         loss.backward()
         self._optimizer.step()
         self._scheduler.step()
+
+
+def _forever(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Knows the loader alone, so that its processes end with the loop."""
+    while True:
+        yield from loader

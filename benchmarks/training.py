@@ -9,18 +9,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import math
 import os
 import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmarks.limits import limits, wait_for
 from benchmarks.plain import READY_BATCHES, Pictures, PlainLoop
@@ -76,6 +77,12 @@ class Setting:
         assert isinstance(self.spec.task, ImagesTask)
         return self.spec.task
 
+    def lasting(self, steps: int) -> Setting:
+        """The same with epochs enough for so many updates."""
+        per_epoch = len(self.split.training_labels) // self.task.batch_size
+        task = self.task.model_copy(update={"epochs": math.ceil(steps / max(1, per_epoch))})
+        return replace(self, spec=self.spec.model_copy(update={"task": task}))
+
     def ours(self, precision: str, seed: int = 0) -> OurLoop:
         task = self.task.model_copy(update={"precision": precision})
         spec = self.spec.model_copy(update={"task": task})
@@ -114,6 +121,7 @@ def random_split(device: torch.device, side: int = 32) -> Split:
 
 def speeds(setting: Setting, steps: int, turns: int) -> dict[str, float]:
     """Images a second of each loop: medians of ``turns`` turns of ``steps`` steps."""
+    setting = setting.lasting((turns + 1) * (steps + READY_BATCHES))
     loops: dict[str, Callable[[], None]] = {
         "plain": setting.plain().step,
         "fp32": setting.ours("float32").step,
@@ -154,16 +162,20 @@ def errors(setting: Setting, seeds: int, precision: str) -> dict[str, list[float
     found: dict[str, list[float]] = {"plain": [], "ours": []}
     validation = Validation(HeldValidation(setting.split, setting.device), setting.device)
     for seed in range(seeds):
-        plain = setting.plain(seed)
-        for _ in range(setting.task.epochs * plain.steps_per_epoch):
-            plain.step()
-        found["plain"].append(float(validation.error(plain.model)))
+        found["plain"].append(float(validation.error(_trained_plainly(setting, seed))))
         with isolated("model", seed, setting.device):
             ours = setting.ours(precision, seed)
             ours.all_epochs()
         found["ours"].append(float(validation.error(ours._model)))
         print(f"seed {seed}: {found['plain'][-1]:.2f} {found['ours'][-1]:.2f}", file=sys.stderr)
     return found
+
+
+def _trained_plainly(setting: Setting, seed: int) -> nn.Module:
+    plain = setting.plain(seed)
+    for _ in range(setting.task.epochs * plain.steps_per_epoch):
+        plain.step()
+    return plain.model
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:

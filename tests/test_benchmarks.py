@@ -362,21 +362,33 @@ def rows_of(storage: Storage, trial_id: int) -> dict[str, list[Any]]:
         }
 
 
-def test_the_training_benchmark_measures_both_loops_and_the_device_s_limits(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def training_measured(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    """The training benchmark's report of one turn of one update."""
     import torch
 
     from benchmarks import training
 
     threads = torch.get_num_threads()
-    arguments = ["--device", "cpu", "--steps", "1", "--turns", "1", "--batch-size", "8", "--json"]
     try:
-        assert training.main(arguments) == 0
+        assert training.main(["--device=cpu", "--steps=1", "--turns=1", "--json", *options]) == 0
     finally:
         torch.use_deterministic_algorithms(False)
         torch.set_num_threads(threads)
-    report = json.loads(capsys.readouterr().out)
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+def test_the_training_benchmark_may_take_more_updates_than_an_epoch_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = training_measured(capsys, "--batch-size=1024", "--size=8")
+    assert min(report["plain_images_per_second"], report["ours_images_per_second"]) > 0
+
+
+def test_the_training_benchmark_measures_both_loops_and_the_device_s_limits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = training_measured(capsys, "--batch-size=8")
     assert (report["model"], report["batch_size"]) == ("resnet20", 8)
     plain, ours = report["plain_images_per_second"], report["ours_images_per_second"]
     assert report["ratio"] == pytest.approx(ours / plain)
@@ -445,4 +457,4 @@ def test_the_coordination_benchmark_counts_statements_and_finishes_every_trial()
         assert 0 < row["lost_share"] < 1
         assert row["trials_per_second"] > 0
     ours, plain = (row["statements_per_epoch"] for row in rows)
-    assert 1 < ours < 2 * plain  # on a busy machine idle workers look more often
+    assert 1 < ours < plain

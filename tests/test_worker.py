@@ -123,7 +123,7 @@ class Broken:
     """A storage in which something unforeseen is wrong."""
 
     @property
-    def optuna(self) -> Storage:
+    def engine(self) -> Storage:
         raise MemoryError("no thread can live here")
 
 

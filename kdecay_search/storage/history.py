@@ -43,8 +43,8 @@ _STATES = {
     "PRUNED": State.PRUNED,
     "FAIL": State.FAILED,
 }
-_TOKEN = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
-_ATTRIBUTES = (*_TOKEN, CONTROL, "reason", "message", WORKER, RESUMED)
+TOKEN = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
+_ATTRIBUTES = (*TOKEN, CONTROL, "reason", "message", WORKER, RESUMED)
 
 _COUNT = "SELECT count(*) FROM trials WHERE study_id = :study_id AND trial_id <= :latest"
 _ROWS = """

@@ -10,22 +10,26 @@ where Optuna's own functions take several round trips.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import optuna
 import sqlalchemy
 from optuna.distributions import FloatDistribution
-from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages._rdb.models import TrialIntermediateValueModel
+from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
 from optuna.trial import TrialState
 
 from kdecay_search.runs import ERROR, LOST, Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
 from kdecay_search.storage.history import CONTROL, WORKER, read_token, token_attributes
 from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
+
+Said = Mapping[str, Any]
+"""What is kept with a trial for reports to show: values by name, of what JSON can hold."""
+NOTHING: Said = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Claim:
     token: Token
     worker: str
     """Who holds it."""
+    reported: frozenset[int] = frozenset()
+    """Epochs that an earlier holder of this very trial has reported."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,8 @@ def claim(
             attributes = {key: json.loads(value) for key, value in taken.attributes.items()}
             token = read_token(attributes)
             if token is not None:
-                return Claim(name, taken.study_id, taken.trial_id, token, worker)
+                reported = frozenset(taken.reported)
+                return Claim(name, taken.study_id, taken.trial_id, token, worker, reported)
             fail(storage, taken.trial_id, ERROR, "no run of this study's: queued by other means")
     return None
 
@@ -131,7 +138,9 @@ _TAKE = """
     )
     SELECT study_id, trial_id, coalesce(
       (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
-       WHERE a.trial_id = taken.trial_id), '{}') AS attributes
+       WHERE a.trial_id = taken.trial_id), '{}') AS attributes,
+      ARRAY(SELECT i.step FROM trial_intermediate_values i
+       WHERE i.trial_id = taken.trial_id) AS reported
     FROM taken
 """
 
@@ -170,44 +179,45 @@ def report(storage: Storage, held: Claim, step: int, value: float) -> bool:
         return connection.execute(sqlalchemy.text(_REPORT), values).rowcount == 1
 
 
+_BEAT = """
+    WITH beaten AS (
+      INSERT INTO trial_heartbeats (trial_id, heartbeat)
+      SELECT trial_id, now() FROM trials WHERE trial_id = :trial_id
+      ON CONFLICT (trial_id) DO UPDATE SET heartbeat = EXCLUDED.heartbeat
+    )
+    SELECT t.state = 'RUNNING', a.value_json = 'true' FROM trials t
+    LEFT JOIN studies s ON s.study_name = :first
+    LEFT JOIN study_user_attributes a ON a.study_id = s.study_id AND a.key = :key
+    WHERE t.trial_id = :trial_id
+"""
+
+
 def beat(storage: Storage, held: Claim) -> Ownership:
     """Tell the reaper that this trial's worker lives; learn whether it still is this worker's.
 
     Raises :class:`StorageError`; the caller decides for how long to go on without beats.
     """
-    statement = """
-        SELECT t.state = 'RUNNING', a.value_json = 'true' FROM trials t
-        LEFT JOIN studies s ON s.study_name = :first
-        LEFT JOIN study_user_attributes a ON a.study_id = s.study_id AND a.key = :key
-        WHERE t.trial_id = :trial_id
-    """
     first = stage_name(held.study, 1)
     values = {"first": first, "key": STOPPED, "trial_id": held.trial_id}
-    with mapped_errors():
-        storage.optuna.record_heartbeat(held.trial_id)  # type: ignore[attr-defined]
-        with storage.engine.connect() as connection:
-            row = connection.execute(sqlalchemy.text(statement), values).one_or_none()
+    with mapped_errors(), storage.engine.begin() as connection:
+        row = connection.execute(sqlalchemy.text(_BEAT), values).one_or_none()
     return Ownership(running=bool(row and row[0]), stopped=bool(row and row[1]))
 
 
-@retried
-def complete(storage: Storage, trial_id: int, error: float) -> None:
+def complete(storage: Storage, trial_id: int, error: float, said: Said = NOTHING) -> None:
     """Finish a trial with its validation error (%)."""
-    _finish(storage, trial_id, TrialState.COMPLETE, [error])
+    _finish(storage, trial_id, TrialState.COMPLETE, error, said)
 
 
-@retried
-def prune(storage: Storage, trial_id: int, averaged_error: float) -> None:
+def prune(storage: Storage, trial_id: int, averaged_error: float, said: Said = NOTHING) -> None:
     """Finish a trial early; Optuna's convention is to give it its last reported value."""
-    _finish(storage, trial_id, TrialState.PRUNED, [averaged_error])
+    _finish(storage, trial_id, TrialState.PRUNED, averaged_error, said)
 
 
-@retried
 def fail(storage: Storage, trial_id: int, reason: str, message: str | None) -> None:
     """Close a trial without a result, saying why."""
     said = {"reason": reason} | ({} if message is None else {"message": message})
-    note(storage, trial_id, said)
-    _finish(storage, trial_id, TrialState.FAIL, None)
+    _finish(storage, trial_id, TrialState.FAIL, None, said)
 
 
 @retried
@@ -237,20 +247,45 @@ _NOTE = """
 
 
 @retried
-def note(storage: Storage, trial_id: int, attributes: dict[str, Any]) -> None:
-    """Keep values (the curves, say) with a trial that has not ended, for reports to show."""
-    texts = [json.dumps(value) for value in attributes.values()]
-    values = {"trial_id": trial_id, "keys": list(attributes), "values": texts}
+def note(storage: Storage, trial_id: int, said: Said) -> None:
+    """Keep values with a trial that has not ended, for reports to show."""
+    values = {"trial_id": trial_id, **_texts(said)}
     with storage.engine.begin() as connection:
         connection.execute(sqlalchemy.text(_NOTE), values)
 
 
-def _finish(storage: Storage, trial_id: int, state: TrialState, values: list[float] | None) -> None:
-    """Set the state, unless the trial was finished or deleted by others in the meantime."""
-    try:
-        storage.optuna.set_trial_state_values(trial_id, state, values)
-    except (UpdateFinishedTrialError, KeyError):
-        return
+def _texts(said: Said) -> dict[str, list[str]]:
+    return {"keys": list(said), "values": [json.dumps(value) for value in said.values()]}
+
+
+_FINISH = """
+    WITH ended AS (
+      UPDATE trials SET state = :state, datetime_complete = :now
+      WHERE trial_id = :trial_id AND state IN ('WAITING', 'RUNNING') RETURNING trial_id
+    ), valued AS (
+      INSERT INTO trial_values (trial_id, objective, value, value_type)
+      SELECT trial_id, 0, :value, :type FROM ended WHERE cast(:type AS text) IS NOT NULL
+      ON CONFLICT (trial_id, objective) DO UPDATE SET value = EXCLUDED.value,
+        value_type = EXCLUDED.value_type
+    )
+    INSERT INTO trial_user_attributes (trial_id, key, value_json)
+    SELECT ended.trial_id, n.* FROM ended,
+      unnest(cast(:keys AS text[]), cast(:values AS text[])) AS n
+    ON CONFLICT (trial_id, key) DO UPDATE SET value_json = EXCLUDED.value_json
+"""
+
+
+@retried
+def _finish(
+    storage: Storage, trial_id: int, state: TrialState, value: float | None, said: Said
+) -> None:
+    """End a trial, unless it was finished or deleted by others in the meantime: state, value and
+    what is kept with it (its curves, say) change together."""
+    values: dict[str, Any] = {"trial_id": trial_id, "state": state.name, "now": datetime.now()}
+    stored, kind = (None, None) if value is None else TrialValueModel.value_to_stored_repr(value)
+    values |= {"value": stored, "type": kind and kind.name, **_texts(said)}
+    with storage.engine.begin() as connection:
+        connection.execute(sqlalchemy.text(_FINISH), values)
 
 
 @retried

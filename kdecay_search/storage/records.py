@@ -12,15 +12,16 @@ from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.storages._rdb.models import TrialIntermediateValueModel
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search import study_file
 from kdecay_search.errors import InvalidSpec, StudyError
 from kdecay_search.runs import CONFIRMATION, MEMORY, Trial, Trials
 from kdecay_search.spec import NAME_PATTERN, StudySpec
 from kdecay_search.storage import history
-from kdecay_search.storage.connect import Storage, retried
+from kdecay_search.storage.connect import Storage, mapped_errors, retried
 
 PARAMETER = history.PARAMETER
 SPEC = "spec"
@@ -65,11 +66,13 @@ def stage_ids(storage: Storage, name: str) -> dict[int, int]:
 @retried
 def read_attributes(storage: Storage, name: str) -> dict[str, Any] | None:
     """The study's own attributes; None if there is no such study."""
-    try:
-        study_id = storage.optuna.get_study_id_from_name(stage_name(name, 1))
-    except KeyError:
-        return None
-    return dict(storage.optuna.get_study_user_attrs(study_id))
+    statement = """
+        SELECT a.key, a.value_json FROM studies s
+        LEFT JOIN study_user_attributes a USING (study_id) WHERE s.study_name = :name
+    """
+    with storage.engine.connect() as connection:
+        rows = connection.execute(sqlalchemy.text(statement), {"name": stage_name(name, 1)}).all()
+    return {row.key: json.loads(row.value_json) for row in rows if row.key} if rows else None
 
 
 def read_study(storage: Storage, name: str) -> tuple[StudySpec, bool]:
@@ -128,17 +131,50 @@ def delete_study(storage: Storage, name: str) -> None:
         storage.optuna.delete_study(study_id)
 
 
+_SEED = """
+    SELECT t.trial_id, t.number, t.state,
+      (SELECT json_object_agg(p.param_name, p.param_value) FROM trial_params p
+       WHERE p.trial_id = t.trial_id) AS params,
+      (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
+       WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes,
+      (SELECT json_agg(json_build_array(i.step, i.intermediate_value, i.intermediate_value_type))
+       FROM trial_intermediate_values i WHERE i.trial_id = t.trial_id) AS reports
+    FROM trials t JOIN trial_user_attributes s USING (trial_id)
+    WHERE t.study_id = :study_id AND s.key = 'seed' AND s.value_json = :seed
+    ORDER BY t.trial_id
+"""
+
+
 def read_seed(storage: Storage, study_id: int, seed: int) -> list[FrozenTrial]:
-    """One of Optuna's studies' trials on one seed, curves included."""
-    statement = """
-        SELECT t.trial_id FROM trials t JOIN trial_user_attributes a USING (trial_id)
-        WHERE t.study_id = :study_id AND a.key = 'seed' AND a.value_json = :seed
+    """One of Optuna's studies' trials on one seed, with their tokens and what they reported.
+
+    As Optuna reads them, but in one statement and in one moment; parameters as they are stored.
+    Raises :class:`StorageError`; it may be repeated.
     """
-    with storage.engine.connect() as connection:
-        values = {"study_id": study_id, "seed": str(seed)}
-        ids = connection.scalars(sqlalchemy.text(statement), values).all()
-    return storage.rdb._get_trials(
-        study_id, None, set(ids), trial_id_greater_than=max(ids, default=0)
+    values = {"study_id": study_id, "seed": str(seed), "attributes": list(history.TOKEN)}
+    with mapped_errors(), storage.engine.connect() as connection:
+        rows = connection.execute(sqlalchemy.text(_SEED), values).all()
+    return [_frozen(row) for row in rows]
+
+
+def _frozen(row: sqlalchemy.Row[Any]) -> FrozenTrial:
+    attributes = (row.attributes or {}).items()
+    decoded = TrialIntermediateValueModel.stored_repr_to_intermediate_value
+    return FrozenTrial(
+        number=row.number,
+        trial_id=row.trial_id,
+        state=TrialState[row.state],
+        value=None,
+        datetime_start=None,
+        datetime_complete=None,
+        params=row.params or {},
+        distributions={},
+        user_attrs={key: json.loads(value) for key, value in attributes},
+        system_attrs={},
+        intermediate_values={
+            step: decoded(value, TrialIntermediateValueModel.TrialIntermediateValueType[kind])
+            for step, value, kind in row.reports or []
+        },
     )
 
 

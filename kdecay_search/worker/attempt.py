@@ -27,7 +27,7 @@ from kdecay_search.worker.trial import ClaimedTrial
 logger = logging.getLogger(__name__)
 
 DECISION_SECONDS = 2.0
-"""How long a training waits for the pruner's answer before it goes on without."""
+"""How long a training waits, an epoch later, for the pruner's answer before it goes on without."""
 POLL_SECONDS = 0.2
 MEMORY_WORDS = ("out of memory", "not enough memory", "can't allocate memory")
 
@@ -124,6 +124,8 @@ class _Attempt:
         self._stop = place.stop
         self._trial, self._heart, self._reporter = trial, heart, reporter
         self._curve: list[Epoch] = []
+        self._is_judged = False
+        """Whether the pruner was asked about the last epoch."""
 
     def train(self, train: Train) -> str:
         """Train, and record what came of it."""
@@ -153,9 +155,13 @@ class _Attempt:
             self._record(epoch)
 
     def report(self, epoch: Epoch) -> None:
-        self._record(epoch)
-        if self._trial.is_decision(epoch):
+        """The pruner answers beside the training, which hears of it at the next poll. An epoch
+        that was trained in vain meanwhile is not recorded: the run ends where it was judged."""
+        if self._is_judged:
             self._reporter.wait(DECISION_SECONDS)
+        self.poll()
+        self._record(epoch)
+        self._is_judged = self._trial.is_decision(epoch)
         self.poll()
 
     def _record(self, epoch: Epoch) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from kdecay_search import driver
 from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, StudyError
@@ -24,6 +26,8 @@ REST_SECONDS = 30.0
 """A worker of all studies looks at one that is done only so often …"""
 UNFIT_SECONDS = 600.0
 """… and at one that this machine lacks something for only so often."""
+TICK_SECONDS = 10.0
+"""While runs are waiting, a worker ticks only so often: there is nothing to plan for yet."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,17 @@ class Options:
     """None: all studies of the storage."""
     drain: bool
     """End when no work is left, instead of waiting for more."""
+
+
+class Progress(Enum):
+    """What a tick found."""
+
+    OVER = auto()
+    """The study wants no work."""
+    QUEUED = auto()
+    """It has just been given runs to train."""
+    UNKNOWN = auto()
+    """It may want work later, or somebody else is planning it."""
 
 
 def process_name(pid: int) -> str:
@@ -58,6 +73,7 @@ class Worker:
         self._place = place
         self._clock = clock
         self._resting_until: dict[str, float] = {}
+        self._ticked: dict[str, float] = {}
 
     def serve(self) -> None:
         """Work. Raises :class:`KDecayError` when this worker cannot do what the studies need."""
@@ -80,7 +96,8 @@ class Worker:
             names = self._awake()
             if any(self._work_on(name) for name in names):
                 return True, True
-            return False, any([self._tick(name) for name in names])  # noqa: C419 - tick them all
+            progress = [self._tick(name) for name in names]
+            return Progress.QUEUED in progress, progress != [Progress.OVER] * len(names)
         except StorageUnavailable as error:
             logger.warning("%s", error)
             return False, True
@@ -113,7 +130,8 @@ class Worker:
             return False
         logger.info("%s %s: %s", name, _described(claim), outcome)
         self.trials += 1
-        self._tick(name)
+        if self._clock() - self._ticked.get(name, -math.inf) >= TICK_SECONDS:
+            self._tick(name)
         return True
 
     def _wanted(self, name: str) -> StudySpec | None:
@@ -130,20 +148,23 @@ class Worker:
             return None
         return None if stopped else spec
 
-    def _tick(self, name: str) -> bool:
-        """Tick a study; return whether it still runs, as far as this worker can tell."""
+    def _tick(self, name: str) -> Progress:
+        """Tick a study; return how it goes on, as far as this worker can tell."""
+        self._ticked[name] = self._clock()
         try:
             view = driver.tick(self._storage, name)
         except (StudyError, InvalidSpec) as error:
             logger.info("%s", error)
             self._resting_until[name] = self._clock() + REST_SECONDS
-            return False
-        if view is not None and view.state in ("done", "failed"):
+            return Progress.OVER
+        if view is None:
+            return Progress.UNKNOWN
+        if view.state in ("done", "failed"):
             self._place.checkpoints.remove_study(view.spec)
-        if view is not None and view.state != "running":
+        if view.state != "running":
             self._resting_until[name] = self._clock() + REST_SECONDS
-            return False
-        return True
+            return Progress.OVER
+        return Progress.QUEUED if view.plan.enqueue else Progress.UNKNOWN
 
 
 def _described(claim: Claim) -> str:

@@ -17,7 +17,7 @@ from kdecay_search.pruning import FIRST_SEED, SmoothPruner, may_prune
 from kdecay_search.runs import RunKey
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, history, queue, records
-from kdecay_search.storage.connect import mapped_errors, retried
+from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
 from kdecay_search.task import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
 
@@ -33,8 +33,7 @@ class ClaimedTrial:
     def __init__(self, storage: Storage, spec: StudySpec, claim: Claim) -> None:
         self._storage, self._spec, self._claim = storage, spec, claim
         self._pruner = SmoothPruner(spec)
-        self._rivals = cast(Study, _Rivals(storage, claim.study_id))
-        self._reported = set(_read(storage, claim.trial_id).intermediate_values)
+        self._reported = set(claim.reported)
         self._restored = 0
         self.k = _k_of(storage, spec, claim)
 
@@ -58,12 +57,11 @@ class ClaimedTrial:
             self._reported.add(epoch.number)
         if not self.is_decision(epoch):
             return None
-        with mapped_errors():
-            try:
-                own = self._storage.rdb.get_trial(self._claim.trial_id)
-            except KeyError:  # the study was deleted
-                return Lost
-            return Pruned if self._pruner.prune(self._rivals, own) else None
+        trials = records.read_seed(self._storage, self._claim.study_id, FIRST_SEED)
+        own = next((each for each in trials if each._trial_id == self._claim.trial_id), None)
+        if own is None:  # the study was deleted
+            return Lost
+        return Pruned if self._pruner.prune(cast(Study, _Rivals(trials)), own) else None
 
     def is_decision(self, epoch: Epoch) -> bool:
         """Whether the run may end after this epoch, for what others did."""
@@ -72,32 +70,26 @@ class ClaimedTrial:
 
     def complete(self, curve: Sequence[Epoch]) -> None:
         last = curve[-1]
-        self._keep(curve)
         error = DIVERGED_ERROR if last.diverged else last.validation_error
-        queue.complete(self._storage, self._claim.trial_id, error)
+        queue.complete(self._storage, self._claim.trial_id, error, _curves(curve))
 
     def prune(self, curve: Sequence[Epoch]) -> None:
-        self._keep(curve)
-        queue.prune(self._storage, self._claim.trial_id, curve[-1].averaged_error)
-
-    def _keep(self, curve: Sequence[Epoch]) -> None:
-        curves = {name: [getattr(e, name) for e in curve] for name in records.CURVES}
-        queue.note(self._storage, self._claim.trial_id, curves)
+        last = curve[-1].averaged_error
+        queue.prune(self._storage, self._claim.trial_id, last, _curves(curve))
 
 
 class _Rivals:
     """All that the pruner asks of a study: the runs that it compares, however many there are."""
 
-    def __init__(self, storage: Storage, study_id: int) -> None:
-        self._storage, self._study_id = storage, study_id
+    def __init__(self, trials: list[FrozenTrial]) -> None:
+        self._trials = trials
 
     def get_trials(self, deepcopy: bool = True) -> list[FrozenTrial]:
-        return records.read_seed(self._storage, self._study_id, FIRST_SEED)
+        return self._trials
 
 
-@retried
-def _read(storage: Storage, trial_id: int) -> FrozenTrial:
-    return storage.rdb.get_trial(trial_id)
+def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
+    return {name: [getattr(epoch, name) for epoch in curve] for name in records.CURVES}
 
 
 @retried
