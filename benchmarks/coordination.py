@@ -36,6 +36,7 @@ from kdecay_search.checkpoint import CheckpointFolder
 from kdecay_search.errors import KDecayError
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, embedded_url, records
+from kdecay_search.storage.queue import Claim
 from kdecay_search.training.inventory import cpu
 from kdecay_search.worker.attempt import Place
 from kdecay_search.worker.loop import Options, Worker
@@ -115,11 +116,9 @@ class _CountingWorker(Worker):
         super().__init__(storage, Options("coordination", drain=True), place)
         self._finished = finished
 
-    def _work_on(self, name: str) -> bool:
-        worked = super()._work_on(name)
-        if worked:
-            self._finished()
-        return worked
+    def _ended(self, claim: Claim, outcome: str) -> None:
+        super()._ended(claim, outcome)
+        self._finished()
 
 
 def plain(url: str, load: Load, finished: Callable[[], None]) -> None:

@@ -16,7 +16,7 @@ here, is the averaged error (docs/pruning.md has the measurements behind each ru
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optuna.pruners import BasePruner
@@ -73,10 +73,15 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
     there = [curve for curve in curves if len(curve.averaged) >= epochs_done]
     rivals = [curve.k for curve in there if not curve.protected]
     alone = {curve.k: curve.averaged[epochs_done - 1] for curve in there}
-    smooth = smooth_means(sorted(alone), [(k, FIRST_SEED, error) for k, error in alone.items()])
     go_on = math.ceil((1 - epochs_done / spec.task.epochs) * len(rivals) - _SLACK)
-    better = [sum(errors[k] < errors[own.k] for k in rivals) for errors in (alone, smooth)]
-    return min(better) >= max(keep, go_on)
+
+    def is_behind(errors: Mapping[float, float]) -> bool:
+        return sum(errors[k] < errors[own.k] for k in rivals) >= max(keep, go_on)
+
+    if not is_behind(alone):  # which is known at once, and the curve is not
+        return False
+    results = [(k, FIRST_SEED, error) for k, error in alone.items()]
+    return is_behind(smooth_means(sorted(alone), results))
 
 
 class SmoothPruner(BasePruner):

@@ -66,15 +66,16 @@ class Storage:
         return self.url.render_as_string(hide_password=False)
 
     @contextlib.contextmanager
-    def lock(self, name: str) -> Iterator[Lock | None]:
+    def lock(self, name: str, silence_seconds: float = LOCK_SECONDS) -> Iterator[Lock | None]:
         """Hold the advisory lock of ``name`` for one transaction; None if another holds it.
 
         A transaction's lock works behind a connection pooler, and ends with its connection. The
-        server also ends it when the holder falls silent (frozen, or cut off), so that the others
-        are not held up for long.
+        server also ends it when the holder is silent for so long (frozen, or cut off), so that the
+        others are not held up.
         """
         with mapped_errors(), self.engine.begin() as connection:
-            yield Lock(connection) if _try_lock(connection, f"kdecay/{name}") else None
+            is_held = _try_lock(connection, f"kdecay/{name}", silence_seconds)
+            yield Lock(connection) if is_held else None
 
     def close(self) -> None:
         self.rdb.remove_session()
@@ -93,9 +94,11 @@ class Lock:
             self._connection.execute(sqlalchemy.text("SELECT 1"))
 
 
-def _try_lock(connection: sqlalchemy.Connection, name: str) -> bool:
+def _try_lock(
+    connection: sqlalchemy.Connection, name: str, silence_seconds: float = LOCK_SECONDS
+) -> bool:
     """Take an advisory lock for the rest of the transaction, unless another holds it."""
-    timeout = f"SET LOCAL idle_in_transaction_session_timeout = '{LOCK_SECONDS:g}s'"
+    timeout = f"SET LOCAL idle_in_transaction_session_timeout = '{silence_seconds:g}s'"
     connection.execute(sqlalchemy.text(timeout))
     statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"
     return bool(connection.scalar(sqlalchemy.text(statement), {"name": name}))

@@ -108,6 +108,9 @@ def count_trials(storage: Storage, name: str) -> int:
 @retried
 def create_stage(storage: Storage, name: str, stage: int) -> int:
     """Optuna's study id of a stage, which is created if it is new."""
+    known = stage_ids(storage, name).get(stage)
+    if known is not None:  # a vain attempt to create it would be an error in the server's log
+        return known
     study_name = stage_name(name, stage)
     try:
         return storage.optuna.create_new_study([StudyDirection.MINIMIZE], study_name)

@@ -128,11 +128,14 @@ class Worker:
             logger.warning("%s cannot be served here: %s", name, error)
             self._resting_until[name] = self._clock() + UNFIT_SECONDS
             return False
-        logger.info("%s %s: %s", name, _described(claim), outcome)
-        self.trials += 1
+        self._ended(claim, outcome)
         if self._clock() - self._ticked.get(name, -math.inf) >= TICK_SECONDS:
             self._tick(name)
         return True
+
+    def _ended(self, claim: Claim, outcome: str) -> None:
+        logger.info("%s %s: %s", claim.study, _described(claim), outcome)
+        self.trials += 1
 
     def _wanted(self, name: str) -> StudySpec | None:
         """The study's spec, if it wants work and this version understands it.

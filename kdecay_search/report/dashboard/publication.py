@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 PERIOD_SECONDS = 30.0
 """Between two publications, unless a stage or the study has ended."""
+DRAWING_SECONDS = 600.0
+"""For which one process may draw, on however busy a machine: nobody waits for it."""
 FORMAT = f"{__version__}-1"
 """Of the pages: another one writes them anew."""
 OBJECTIVE = "validation error, %"
@@ -66,7 +68,7 @@ def _publish(storage: Storage, view: StudyView, clock: Callable[[], float]) -> b
     known = by_name.get(name)
     if known and not _is_due(view, known.content, known.milestone, clock() - known.since):
         return False
-    with storage.lock(f"dashboard/{name}") as held:
+    with storage.lock(f"dashboard/{name}", DRAWING_SECONDS) as held:
         if held is None:
             return False
         view = read_view(storage, name)  # what was read before the lock may be older than the pages

@@ -1,0 +1,77 @@
+"""64 worker processes on one study of 640 runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import sqlalchemy
+from commands import Kdecay
+
+from kdecay_search.runs import State
+from kdecay_search.storage import Storage, records
+
+WORKERS, RUNS, CONNECTIONS = 64, 640, 130
+
+SERVE = """
+import json, logging, sys
+from benchmarks import coordination
+logging.basicConfig(filename=sys.argv[2], format="%(levelname)s %(message)s")
+logging.getLogger("kdecay_search").setLevel(logging.INFO)
+load = coordination.Load(int(sys.argv[3]), int(sys.argv[4]), 2, 0.0)
+parts = coordination.run(coordination.ours, sys.argv[1], load)
+print(json.dumps([part.trials for part in parts]))
+"""
+
+
+def test_many_workers_finish_every_run_exactly_once(alone: Kdecay, tmp_path: Path) -> None:
+    assert alone.url is not None
+    study = tmp_path / "coordination.toml"
+    study.write_text(
+        'name = "coordination"\n[task]\nkind = "simulated"\nepochs = 2\nepoch_seconds = 0.1\n'
+        "[search]\nk_step = 0.1\nk_max = 4.9\nk_cap = 4.9\nseeds = 16\nmax_terms = 1\n"
+        "[pruning]\nenabled = false\n"
+    )
+    alone.run("launch", str(study), "--workers", "0", "--detach")
+    storage = Storage(alone.url)
+    log = tmp_path / "log"
+    before = server_log(alone)
+    with subprocess.Popen(
+        [sys.executable, "-c", SERVE, alone.url, str(log), str(WORKERS), str(RUNS)],
+        env=os.environ | {"KDECAY_HOME": str(alone.home), "OPENBLAS_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as serving:
+        peak = most_connections(storage, serving)
+        trials = json.loads(serving.communicate()[0])
+
+    assert sum(trials) == RUNS
+    assert min(trials) > 0
+    done = records.read_trials(storage, "coordination")
+    assert {trial.state for trial in done} == {State.COMPLETE}
+    assert len({trial.key for trial in done}) == len(done) == RUNS
+    assert WORKERS < peak <= CONNECTIONS
+    lines = log.read_text().splitlines()
+    assert len(lines) >= RUNS
+    assert not [line for line in lines if not line.startswith("INFO")]
+    assert "ERROR" not in server_log(alone).removeprefix(before)
+    storage.close()
+
+
+def most_connections(storage: Storage, serving: subprocess.Popen[str]) -> int:
+    """Of all workers to the database at once, while they serve."""
+    statement = sqlalchemy.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
+    )
+    peak = 0
+    while serving.poll() is None:
+        with storage.engine.connect() as connection:
+            peak = max(peak, connection.scalar(statement) - 1)
+    return peak
+
+
+def server_log(kdecay: Kdecay) -> str:
+    return (kdecay.home / "postgres" / "log").read_text()
