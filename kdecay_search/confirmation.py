@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from kdecay_search.accounts import account_of
-from kdecay_search.controls import CONTROLS, FOUND, ORIGINAL, ORIGINAL_KS, controls_of
+from kdecay_search.controls import BASELINE_KS, CONTROLS, FOUND, ORIGINAL, controls_of
 from kdecay_search.runs import CONFIRMATION, CandidateKey, Replicates, RunKey, Token, Trial
 from kdecay_search.spec import StudySpec
 from kdecay_search.statistics import Comparison, Sample, compare, describe, holm
@@ -76,7 +76,7 @@ def confirm(
     """Compare ``ks``, which the search found; ``known``: the study's trials."""
     first = spec.confirm.first_seed
     seeds = range(first, first + spec.confirm.seeds)
-    if ks == ORIGINAL_KS:
+    if ks == BASELINE_KS:
         return Confirmation(ks, seeds, (), (), ())
     groups = {
         control: (CONFIRMATION, ks[:-1], CONTROLS.index(control)) for control in controls_of(spec)

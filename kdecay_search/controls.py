@@ -18,7 +18,8 @@ from kdecay_search.spec import StudySpec
 FOUND, ORIGINAL, AREA_MATCHED = "found", "original", "area-matched"
 CONTROLS = (FOUND, ORIGINAL, AREA_MATCHED, *RIVALS)
 """All names, in an order that must not change: a candidate's number is its place here."""
-ORIGINAL_KS = (1.0,)
+BASELINE_KS = (1.0,)
+"""The original schedule, which every study is measured against."""
 
 
 def controls_of(spec: StudySpec) -> tuple[str, ...]:
@@ -33,7 +34,7 @@ def schedule_of(
     """The schedule ``control`` of a study that found ``ks``; None is a search's own, ``ks``."""
     if control in (None, FOUND):
         return spec.schedule_for(ks, steps_per_epoch)
-    original = spec.schedule_for(ORIGINAL_KS, steps_per_epoch)
+    original = spec.schedule_for(BASELINE_KS, steps_per_epoch)
     if control == ORIGINAL:
         return original
     if control == AREA_MATCHED:

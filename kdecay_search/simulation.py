@@ -25,7 +25,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 
-from kdecay_search.controls import FOUND, ORIGINAL, ORIGINAL_KS, schedule_of
+from kdecay_search.controls import BASELINE_KS, FOUND, ORIGINAL, schedule_of
 from kdecay_search.schedules import mean_over_unit_interval
 from kdecay_search.spec import SimulatedTask, StudySpec, SurfaceSpec
 from kdecay_search.task import Epoch, Run
@@ -58,7 +58,7 @@ def control_curve(spec: StudySpec, control: str, ks: Sequence[float], seed: int)
     task = spec.task
     assert isinstance(task, SimulatedTask)
     if control in (FOUND, ORIGINAL):
-        return curve(task, ks if control == FOUND else ORIGINAL_KS, seed)
+        return curve(task, ks if control == FOUND else BASELINE_KS, seed)
     shape = control_shape(spec, control, ks)
     goal = shape_error(task.surface, shape)
     return _curve(task, seed, goal, shape, (*ks, zlib.crc32(control.encode())))
