@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from kdecay_search import race
 from kdecay_search.accounts import Account, account_of
-from kdecay_search.choice import Choice, Gain, Results, choose
+from kdecay_search.choice import Choice, Gain, choose
 from kdecay_search.controls import BASELINE_KS
+from kdecay_search.point import Point
 from kdecay_search.procedure.space import Space
 from kdecay_search.procedure.stage import Candidate, Incumbent, Progress, Stage
+from kdecay_search.regression import Results
 from kdecay_search.runs import Replicates, RunKey, Token, Trial
 from kdecay_search.spec import StudySpec
 from kdecay_search.statistics import paired_gain
@@ -33,7 +35,7 @@ class Book:
         self.spec = spec
         self.earlier = incumbent.ks if incumbent else ()
         self.number = len(self.earlier) + 1
-        self.given = incumbent.errors if incumbent else {}
+        self.incumbent = incumbent
         seeds = range(spec.search.seeds)
         self.accounts = {
             index: account_of(trials, seeds, spec.workers.max_attempts)
@@ -46,7 +48,7 @@ class Book:
     def _grow(self) -> None:
         """Repeat the growth that the records call for, from the space that the stage began with."""
         while True:
-            self.candidates = tuple(self._candidate(i) for i in range(len(self.space.ks)))
+            self.candidates = tuple(self._candidate(i) for i in range(len(self.space.points)))
             self.choice = self._judge(self.spec.search.seeds)
             best = self._best()
             if best is None or best.k is None or any(c.unfinished for c in self.candidates):
@@ -55,6 +57,13 @@ class Book:
             if larger is None:
                 return
             self.space = larger
+
+    def baseline(self) -> Incumbent:
+        """Of stage 1: k = 1, at its best level where several were tried. It is chosen as any
+        winner is."""
+        tried = [c for c in self.candidates if self._is_baseline(c)]
+        best = _lowest(tried, self.choice) or tried[0]
+        return Incumbent(BASELINE_KS, best.errors, best.lr_max)
 
     def stage(self, incumbent: Incumbent) -> Stage:
         best = self._best()
@@ -77,10 +86,8 @@ class Book:
             kept=progress == Progress.DONE and is_new and is_better,
             at_edge=best is not None and best.k is not None and self.space.is_upper_edge(best.k),
             smooth_gain=self._smooth_gain(best),
+            lr_max=self.space.lr_max,
         )
-
-    def errors_of(self, k: float) -> Mapping[int, float]:
-        return next((c.errors for c in self.candidates if c.k == k), {})
 
     def missing(self) -> tuple[tuple[Token, ...], tuple[Token, ...]]:
         """Runs that no open or finished trial serves: those to queue, and those to skip."""
@@ -100,8 +107,9 @@ class Book:
         return tuple(enqueue), tuple(skip)
 
     def _certain(self, seed: int) -> list[Token]:
-        """Runs of a further seed that will be needed however the one before ends."""
-        if not seed == race.SECOND_SEED < self.spec.search.seeds:
+        """Runs of a further seed that will be needed however the one before ends: the baseline's,
+        unless it depends on that at which levels it goes on."""
+        if len(self.space.levels) > 1 or not seed == race.SECOND_SEED < self.spec.search.seeds:
             return []
         certain = [c for c in self.candidates if self._is_baseline(c)]
         return [self._token(c, seed) for c in certain if self._needs_trial(c, seed)]
@@ -122,27 +130,56 @@ class Book:
         if judged is None:
             return [c for c in self.candidates if self._is_baseline(c)]
         survivors = {
-            c.k: c
+            c.point: c
             for c in self.candidates
-            if FIRST_SEED in c.errors and c.k is not None and not self._is_baseline(c)
+            if FIRST_SEED in c.errors and c.point is not None and not self._is_baseline(c)
         }
         runners = race.winners(judged, survivors, seed)
-        base = race.needs_baseline(judged, runners, seed)
-        rest = [c for c in self.candidates if base and self._is_baseline(c)]
-        return rest + [survivors[k] for k in runners]
+        return [*self._baselines(judged, runners, seed), *(survivors[point] for point in runners)]
+
+    def _baselines(
+        self, judged: Choice, runners: Sequence[Point], seed: int
+    ) -> Iterator[Candidate]:
+        """At which levels the baseline gets a further seed. They have a race of their own, by the
+        rules of the others'; who may win it goes on while a runner may not be better."""
+        tried = {c.point: c for c in self.candidates if c.point and self._is_baseline(c)}
+        contenders = judged.points[:1] if tried else ()
+        if len(self.space.levels) > 1:
+            group = choose(*self._known(seed), among=_first(judged.points[0], tried))
+            contenders += tuple(race.levels(group, group.points[1:]))
+        for point in contenders:
+            against = judged
+            if point != judged.points[0]:
+                against = choose(*self._known(seed), among=_first(point, judged.points))
+            if race.needs_baseline(against, runners, seed):
+                yield tried[point]
 
     def _judge(self, seeds: int) -> Choice | None:
-        """The candidates, and first what they are compared with, by the first ``seeds`` seeds.
+        """The candidates, and first what they are compared with, by the first ``seeds`` seeds."""
+        points, results = self._known(seeds)
+        if not len(results):
+            return None
+        judged = choose(points, results)
+        if len(self.space.levels) == 1:
+            return judged
+        base = _lowest([c for c in self.candidates if self._is_baseline(c)], judged)
+        among = _first(base.point, points) if base and base.point else points
+        return choose(points, results, among)
+
+    def _known(self, seeds: int) -> tuple[tuple[Point, ...], Results]:
+        """What a choice is made from: the candidates, first what they are compared with (or one of
+        the baseline's levels), and the results on the first ``seeds`` seeds.
 
         In stage 2 a further term equal to the first changes nothing: φ = (u^k1 + u^k1)/2. So the
         incumbent's results stand on the curve at k = k1, and at the last term in later stages,
         where that is nearly so.
         """
-        reference = self.earlier[-1] if self.earlier else BASELINE_KS[0]
-        given = {c.k: c.errors for c in self.candidates if c.k is not None}
-        results = Results.by_seed([(reference, self.given), *given.items()], seeds)
-        ks = (reference, *(k for k in given if k != reference))
-        return choose(ks, results) if len(results) else None
+        k = self.earlier[-1] if self.earlier else BASELINE_KS[0]
+        reference = Point(k, self.space.levels[0])
+        earlier = self.incumbent.errors if self.incumbent else {}
+        given = {c.point: c.errors for c in self.candidates if c.point is not None}
+        results = Results.by_seed([(reference, earlier), *given.items()], seeds)
+        return (reference, *(point for point in given if point != reference)), results
 
     def superfluous(self) -> Iterable[Trial]:
         for account in self.accounts.values():
@@ -155,6 +192,8 @@ class Book:
             k=candidate.k,
             bounds=self.space.bounds,
             protected=self._is_baseline(candidate),
+            lr_max=candidate.lr_max,
+            levels=self.space.searched_levels,
         )
 
     def _is_baseline(self, candidate: Candidate) -> bool:
@@ -170,37 +209,48 @@ class Book:
 
     def _candidate(self, index: int) -> Candidate:
         account = self._account(index)
-        k, failed = self.space.ks[index], account.failed
-        if k is None:
-            k = account.k
-            if k is None and failed:
+        point, failed = self.space.points[index], account.failed
+        if point is None:
+            known = account.point
+            point = known if known and known.lr_max in self.space.levels else None
+            if point is None and failed:
                 failed = self.spec.search.seeds  # its k never came to be: no seed can run
         return Candidate(
             index=index,
-            k=k,
+            k=point.k if point else None,
             errors=account.errors,
             pruned=account.pruned,
             skipped=account.skipped,
             failed=failed,
             unfinished=self.spec.search.seeds - account.complete - account.pruned - failed,
+            lr_max=point.lr_max if point else self.space.lr_max,
         )
 
     def _best(self) -> Candidate | None:
-        """The lowest point of the smooth curve among candidates with two complete runs or more
-        (one, where none has two)."""
-        runs = max((len(c.errors) for c in self.candidates), default=0)
-        tried = [c for c in self.candidates if c.errors and len(c.errors) >= min(2, runs)]
-        choice = self.choice
-        if choice is None:
-            return None
-        return min(tried, key=lambda c: (choice.mean(c.k or 0.0), c.k or 0.0), default=None)
+        return _lowest(self.candidates, self.choice)
 
     def _with_probability(self, candidate: Candidate) -> Candidate:
-        if self.choice is None or candidate.k is None:
+        if self.choice is None or candidate.point is None:
             return candidate
-        return replace(candidate, probability=self.choice.probability(candidate.k))
+        return replace(candidate, probability=self.choice.probability(candidate.point))
 
     def _smooth_gain(self, best: Candidate | None) -> Gain | None:
-        if self.choice is None or best is None or best.k is None:
+        if self.choice is None or best is None or best.point is None:
             return None
-        return self.choice.gain(best.k)
+        return self.choice.gain(best.point)
+
+
+def _lowest(candidates: Iterable[Candidate], choice: Choice | None) -> Candidate | None:
+    """The lowest point of the smooth curve among candidates with two complete runs or more (one,
+    where none has two)."""
+    tried = [(c, c.point) for c in candidates if c.errors and c.point is not None]
+    runs = min(2, max((len(c.errors) for c, _ in tried), default=0))
+    if choice is None:
+        return None
+    judged = [(choice.mean(point), point, c) for c, point in tried if len(c.errors) >= runs]
+    return min(judged, key=lambda each: each[:2])[2] if judged else None
+
+
+def _first(point: Point, points: Iterable[Point]) -> tuple[Point, ...]:
+    """``points``, this one of them before the others."""
+    return (point, *(other for other in points if other != point))

@@ -39,7 +39,7 @@ class Plan:
         last = self.stages[-1] if self.stages else None
         if last is None or not last.leads or last.best is None or last.best.k is None:
             return self.incumbent
-        return Incumbent((*last.earlier_ks, last.best.k), last.best.errors)
+        return Incumbent((*last.earlier_ks, last.best.k), last.best.errors, last.best.lr_max)
 
 
 def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
@@ -49,9 +49,9 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
     by trial.
     """
     known = trials if isinstance(trials, Trials) else Trials.of(trials)
-    by_stage: dict[tuple[int, tuple[float, ...]], dict[int, Replicates]] = defaultdict(dict)
-    for (of_stage, earlier_ks, candidate), replicates in known.groups.items():
-        by_stage[of_stage, earlier_ks][candidate] = replicates
+    by_stage: dict[CandidateKey, dict[int, Replicates]] = defaultdict(dict)
+    for key, replicates in known.groups.items():
+        by_stage[key._replace(candidate=0)][key.candidate] = replicates
     baseline = incumbent = Incumbent(BASELINE_KS, {})
     stages: list[Stage] = []
     earlier: tuple[float, ...] = ()
@@ -59,12 +59,14 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
     books: list[Book] = []
     while len(earlier) < spec.search.max_terms:
         number = len(stages) + 1
-        space = Space.of_stage(spec.search, number, earlier, upper)
+        lr_max = incumbent.lr_max if earlier else None
+        space = Space.of_stage(spec.search, number, earlier, upper, lr_max)
         if space is None:
             break
-        book = Book(spec, incumbent if number > 1 else None, space, by_stage[number, earlier])
+        of_stage = by_stage[CandidateKey(number, earlier, 0, lr_max)]
+        book = Book(spec, incumbent if number > 1 else None, space, of_stage)
         if number == 1:
-            incumbent = baseline = Incumbent(BASELINE_KS, book.errors_of(BASELINE_KS[0]))
+            incumbent = baseline = book.baseline()
         books.append(book)
         stage = book.stage(incumbent)
         stages.append(stage)
@@ -73,7 +75,7 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
             break
         earlier = (*earlier, best.k)
         upper = book.space.bounds[1]
-        incumbent = Incumbent(earlier, best.errors)
+        incumbent = Incumbent(earlier, best.errors, best.lr_max)
     enqueue, skip = books[-1].missing()
     plan = Plan(
         stages=tuple(stages),
@@ -92,7 +94,8 @@ def _with_confirmation(
     plan: Plan, spec: StudySpec, known: Mapping[CandidateKey, Replicates]
 ) -> Plan:
     """The plan of a study whose search is done."""
-    last = confirm(spec, plan.incumbent.ks, known)
+    levels = (plan.incumbent.lr_max, plan.baseline.lr_max)
+    last = confirm(spec, plan.incumbent.ks, known, *levels)
     if not last.is_over:
         progress = Progress.RUNNING
     else:
@@ -117,6 +120,6 @@ def runs_at_most(spec: StudySpec) -> list[tuple[int, int]]:
             break
         while (larger := space.grown()) is not None:
             space = larger
-        counts.append((len(space.ks), len(space.ks) * search.seeds))
+        counts.append((len(space.points), len(space.points) * search.seeds))
         earlier = (*earlier, space.bounds[0])
     return counts

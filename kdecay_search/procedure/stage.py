@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kdecay_search.choice import Gain
+from kdecay_search.point import Point
 from kdecay_search.statistics import Sample, describe
 
 
@@ -20,7 +21,7 @@ class Progress(StrEnum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One value of k within a stage, and what its runs gave."""
+    """One value of k within a stage, or of k and lr_max, and what its runs gave."""
 
     index: int
     k: float | None
@@ -35,6 +36,12 @@ class Candidate:
     """Runs that are waiting, running or still to be queued."""
     probability: float | None = None
     """To be the best of the stage, by the results so far; None before there are any."""
+    lr_max: float | None = None
+    """Where the level of the LR is searched."""
+
+    @property
+    def point(self) -> Point | None:
+        return None if self.k is None else Point(self.k, self.lr_max)
 
     @property
     def error(self) -> Sample:
@@ -43,10 +50,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Incumbent:
-    """The best schedule so far: its terms and its errors (%) by seed."""
+    """The best schedule so far: its terms, its level and its errors (%) by seed."""
 
     ks: tuple[float, ...]
     errors: Mapping[int, float]
+    lr_max: float | None = None
+    """Where the level of the LR is searched."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +78,11 @@ class Stage:
     """Whether the best candidate is the largest that the search space allows."""
     smooth_gain: Gain | None
     """The same by the smooth curve through all results, not only those of the pairs."""
+    lr_max: float | None = None
+    """The level that the first stage found, of a later one, where it is searched."""
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Ascending, where the stage tries several."""
+        tried = sorted({c.lr_max for c in self.candidates if c.lr_max is not None})
+        return tuple(tried) if self.lr_max is None else ()
