@@ -61,7 +61,7 @@ class Ours:
 
 
 def _curve(job: Job) -> Curve:
-    return Curve(job.k, job.averaged[: job.epochs], job.token.protected, job.pruned)
+    return Curve(job.point, job.averaged[: job.epochs], job.token.protected, job.pruned)
 
 
 class OfOptuna:

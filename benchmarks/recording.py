@@ -55,6 +55,7 @@ class BareRun:
     epochs: list[Epoch] = field(default_factory=list)
     checkpoint: None = None
     control: None = None
+    lr_max: None = None
 
     def restore(self, epochs: Sequence[Epoch]) -> None:
         pass

@@ -17,7 +17,8 @@ from typing import Protocol
 import numpy as np
 
 from benchmarks.curves import Curves
-from kdecay_search.procedure import Progress, Stage, make_plan
+from kdecay_search.point import Point
+from kdecay_search.procedure import Plan, Progress, Stage, make_plan
 from kdecay_search.runs import State, Token, Trial
 from kdecay_search.spec import StudySpec
 
@@ -55,9 +56,9 @@ class Job:
     pruned: bool = False
 
     @property
-    def k(self) -> float:
+    def point(self) -> Point:
         assert self.token.k is not None
-        return self.token.k
+        return Point(self.token.k, self.token.lr_max)
 
 
 class Judge(Protocol):
@@ -78,7 +79,7 @@ class Outcome:
     """What one replay came to."""
 
     column: int
-    """Of the chosen k."""
+    """Of the chosen candidate."""
     claims: bool
     """Whether ``status`` would call it better than the original."""
     epochs: int
@@ -91,7 +92,9 @@ class Outcome:
     runs: int
     """That ended, one way or another."""
     probability: float
-    """Of the chosen k to be the best."""
+    """Of the chosen candidate to be the best."""
+    baseline: int
+    """Column of k = 1, at the level that was chosen for it where several were tried."""
 
 
 def study_spec(curves: Curves, seeds: int, prunes: bool) -> StudySpec:
@@ -114,17 +117,26 @@ def study_ks(curves: Curves) -> tuple[float, ...]:
 
 
 class Replay:
-    """One study, from its first run to its last."""
+    """One study, from its first run to its last. ``points``: what the curves' columns belong to,
+    where that is more than their ks."""
 
-    def __init__(self, curves: Curves, scenario: Scenario, spec: StudySpec, judge: Judge) -> None:
+    def __init__(
+        self,
+        curves: Curves,
+        scenario: Scenario,
+        spec: StudySpec,
+        judge: Judge,
+        points: Sequence[Point] | None = None,
+    ) -> None:
         self._curves, self._scenario, self._spec, self._judge = curves, scenario, spec, judge
-        self._column = {k: column for column, k in enumerate(study_ks(curves))}
+        columns = enumerate(points or map(Point, study_ks(curves)))
+        self._column: dict[Point | None, int] = {point: column for column, point in columns}
         self._random = np.random.default_rng(scenario.key)
         self._pace = np.exp(SPEED_SPREAD * self._random.standard_normal(scenario.workers)).tolist()
         self._trials: list[Trial] = []
         self._waiting: deque[int] = deque()
         self._changed = True
-        self._stage: Stage | None = None
+        self._plan: Plan | None = None
         self._events: list[tuple[float, int, int]] = []
         self._jobs: dict[int, tuple[int, Job]] = {}
 
@@ -175,7 +187,7 @@ class Replay:
             return False
         number = self._waiting.popleft()
         waiting = self._trials[number]
-        column = self._column[waiting.k or 0.0]
+        column = self._column[waiting.point]
         seed = self._scenario.seeds[waiting.key.seed]
         job = Job(
             waiting.token,
@@ -190,8 +202,7 @@ class Replay:
     def _tick(self) -> None:
         """What the driver does: bring the records to the plan, until that queues a run."""
         while self._changed and not self._waiting:
-            plan = make_plan(self._spec, self._trials)
-            self._stage = plan.stages[0]
+            self._plan = plan = make_plan(self._spec, self._trials)
             for token in plan.enqueue:
                 self._waiting.append(self._add(token, State.WAITING))
             for token in plan.skip:
@@ -200,25 +211,33 @@ class Replay:
 
     def _add(self, token: Token, state: State) -> int:
         number = len(self._trials)
-        self._trials.append(Trial(number, token, state, token.k, trial_id=number))
+        self._trials.append(
+            Trial(number, token, state, token.k, trial_id=number, lr_max=token.lr_max)
+        )
         return number
 
     def _outcome(self) -> Outcome:
-        stage = self._stage
-        if stage is None or stage.progress != Progress.DONE or stage.best is None:
+        stage = self._plan.stages[0] if self._plan else None
+        if (
+            self._plan is None
+            or stage is None
+            or stage.progress != Progress.DONE
+            or stage.best is None
+        ):
             raise RuntimeError(f"the replay ended before the study did: {self._scenario}")
-        assert stage.best.k is not None
+        base = self._plan.baseline
         started = [t for t in self._trials if t.epochs]
         pruned = [t for t in self._trials if t.state == State.PRUNED]
         return Outcome(
-            column=self._column[stage.best.k],
+            column=self._column[stage.best.point],
             claims=_claims(stage),
             epochs=sum(t.epochs for t in started),
             complete=sum(t.state == State.COMPLETE for t in self._trials),
-            pruned=frozenset(self._column[t.k or 0.0] for t in pruned if t.epochs),
-            skipped=frozenset(self._column[t.k or 0.0] for t in pruned if not t.epochs),
+            pruned=frozenset(self._column[t.point] for t in pruned if t.epochs),
+            skipped=frozenset(self._column[t.point] for t in pruned if not t.epochs),
             runs=len(self._trials),
             probability=stage.candidates[stage.best.index].probability or 0.0,
+            baseline=self._column[Point(*base.ks, base.lr_max)],
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from kdecay_search.point import Point
 from kdecay_search.runs import ERROR, LOST, MEMORY, Replicates, State, Trial
 
 MEMORY_ATTEMPTS = 2
@@ -23,7 +24,7 @@ LOSSES_PER_ATTEMPT = 5
 class Account:
     """One candidate's runs on the seeds of the study."""
 
-    k: float | None
+    point: Point | None
     """As a trial had it: where a sampler chose, nobody else knows it."""
     errors: Mapping[int, float]
     """Final validation error (%) of complete runs, by seed."""
@@ -52,7 +53,7 @@ class Account:
         states = Counter(trial.state for trial in serving.values())
         is_open = (t for t in trials if t.open)
         return Account(
-            k=next((t.k for seed in seeds for t in runs[seed] if t.k is not None), None),
+            point=next((t.point for seed in seeds for t in runs[seed] if t.point), None),
             errors={seed: t.error for seed, t in serving.items() if t.error is not None},
             complete=states[State.COMPLETE],
             pruned=states[State.PRUNED],

@@ -14,7 +14,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from kdecay_search.accounts import account_of
-from kdecay_search.controls import CONTROLS, FOUND, ORIGINAL, ORIGINAL_KS, controls_of
+from kdecay_search.controls import (
+    BASELINE_KS,
+    CONTROLS,
+    FOUND,
+    ORIGINAL,
+    controls_of,
+    level_of,
+)
 from kdecay_search.runs import CONFIRMATION, CandidateKey, Replicates, RunKey, Token, Trial
 from kdecay_search.spec import StudySpec
 from kdecay_search.statistics import Comparison, Sample, compare, describe, holm
@@ -28,6 +35,9 @@ class Row:
 
     control: str
     """Its name, of :data:`kdecay_search.controls.CONTROLS`."""
+    lr_max: float | None
+    """The level that it is made from (:func:`kdecay_search.controls.level_of`), where it was
+    searched."""
     errors: Mapping[int, float]
     """Test error (%) by seed."""
     failed: int
@@ -71,26 +81,34 @@ class Confirmation:
 
 
 def confirm(
-    spec: StudySpec, ks: tuple[float, ...], known: Mapping[CandidateKey, Replicates]
+    spec: StudySpec,
+    ks: tuple[float, ...],
+    known: Mapping[CandidateKey, Replicates],
+    found: float | None = None,
+    original: float | None = None,
 ) -> Confirmation:
-    """Compare ``ks``, which the search found; ``known``: the study's trials."""
+    """Compare ``ks``, which the search found; ``known``: the study's trials. ``found`` and
+    ``original``: lr_max of the found schedule and of the original, where the level was searched."""
     first = spec.confirm.first_seed
     seeds = range(first, first + spec.confirm.seeds)
-    if ks == ORIGINAL_KS:
+    if ks == BASELINE_KS:
         return Confirmation(ks, seeds, (), (), ())
     groups = {
-        control: (CONFIRMATION, ks[:-1], CONTROLS.index(control)) for control in controls_of(spec)
+        control: CandidateKey(
+            CONFIRMATION, ks[:-1], CONTROLS.index(control), level_of(control, found, original)
+        )
+        for control in controls_of(spec)
     }
     accounts = {
         control: account_of(known.get(group, NOTHING), seeds, spec.workers.max_attempts)
         for control, group in groups.items()
     }
     rows = [
-        Row(control, account.errors, account.failed, len(account.unended))
+        Row(control, groups[control].lr_max, account.errors, account.failed, len(account.unended))
         for control, account in accounts.items()
     ]
     wanted = [
-        _token(ks, control, seed)
+        _token(ks, control, groups[control].lr_max, seed)
         for seed in seeds  # pairs before further schedules' replicates
         for control, account in accounts.items()
         if seed in account.lacking
@@ -105,10 +123,11 @@ def _of_others(
 ) -> Iterator[Trial]:
     """Open trials that an earlier form of the confirmation asked for."""
     for group, replicates in known.items():
-        if group[0] == CONFIRMATION and group not in groups:
+        if group.stage == CONFIRMATION and group not in groups:
             yield from (trial for trial in replicates.trials if trial.open)
 
 
-def _token(ks: tuple[float, ...], control: str, seed: int) -> Token:
+def _token(ks: tuple[float, ...], control: str, lr_max: float | None, seed: int) -> Token:
     key = RunKey(CONFIRMATION, CONTROLS.index(control), seed)
-    return Token(key, ks[:-1], ks[-1], (ks[-1], ks[-1]), protected=True, control=control)
+    bounds = (ks[-1], ks[-1])
+    return Token(key, ks[:-1], ks[-1], bounds, protected=True, control=control, lr_max=lr_max)

@@ -18,7 +18,8 @@ from kdecay_search.spec import StudySpec
 FOUND, ORIGINAL, AREA_MATCHED = "found", "original", "area-matched"
 CONTROLS = (FOUND, ORIGINAL, AREA_MATCHED, *RIVALS)
 """All names, in an order that must not change: a candidate's number is its place here."""
-ORIGINAL_KS = (1.0,)
+BASELINE_KS = (1.0,)
+"""The original schedule, which every study is measured against."""
 
 
 def controls_of(spec: StudySpec) -> tuple[str, ...]:
@@ -27,20 +28,32 @@ def controls_of(spec: StudySpec) -> tuple[str, ...]:
     return (FOUND, ORIGINAL, *matched, *spec.confirm.rivals)
 
 
+def level_of(control: str, found: float | None, original: float | None) -> float | None:
+    """The lr_max that a control is made from, of those that a search found for its best schedule
+    and for the original: the found schedule's where it decides, else the original's. Rivals get
+    that without a tuning of their own. None where the level was not searched."""
+    return found if control in (FOUND, AREA_MATCHED) else original
+
+
 def schedule_of(
-    spec: StudySpec, control: str | None, ks: Sequence[float], steps_per_epoch: float = 1
+    spec: StudySpec,
+    control: str | None,
+    ks: Sequence[float],
+    steps_per_epoch: float = 1,
+    lr_max: float | None = None,
 ) -> Schedule:
-    """The schedule ``control`` of a study that found ``ks``; None is a search's own, ``ks``."""
+    """The schedule ``control`` of a study that found ``ks``; None is a search's own, ``ks``.
+    ``lr_max``: of :func:`level_of`; None is the study file's."""
+    found = spec.schedule_for(ks, steps_per_epoch, lr_max)
     if control in (None, FOUND):
-        return spec.schedule_for(ks, steps_per_epoch)
-    original = spec.schedule_for(ORIGINAL_KS, steps_per_epoch)
+        return found
+    original = spec.schedule_for(BASELINE_KS, steps_per_epoch, lr_max)
     if control == ORIGINAL:
         return original
     if control == AREA_MATCHED:
-        total = round(spec.task.epochs * steps_per_epoch)
-        return area_matched(original, spec.schedule_for(ks, steps_per_epoch), total)
+        return area_matched(original, found, round(spec.task.epochs * steps_per_epoch))
     rival, part = RIVALS[control], spec.schedule
-    rates: dict[str, Any] = {"lr_max": part.lr_max, "lr_min": part.lr_min}
+    rates: dict[str, Any] = {"lr_max": original.lr_max, "lr_min": part.lr_min}
     if issubclass(rival, WarmedRival):
         rates["warmup_steps"] = original.warmup_steps
     return rival(**rates)

@@ -5,11 +5,11 @@ the last epochs; the error of averaged weights does not. What is reported to Opt
 here, is the averaged error (docs/pruning.md has the measurements behind each rule):
 
 - only runs of the same seed are compared, at equal epochs;
-- a candidate ends only if it is behind by a smooth curve over log k through all of them, so that
-  its neighbours vouch for it, and by its own curve, too;
+- a candidate ends only if it is behind by a smooth curve over log k (and log lr_max, where that is
+  searched) through all of them, so that its neighbours vouch for it, and by its own curve, too;
 - at share u of training, the better 1 - u of the candidates seen so far go on;
 - never before ``first_share``, nor after ``LAST_SHARE``, when there is little left to save;
-- ``keep_at_least`` candidates stay; the baseline k = 1 always does;
+- ``keep_at_least`` candidates stay; the baseline k = 1 always does, at every level;
 - only on the first seed: further seeds are given only to survivors, and those runs count.
 """
 
@@ -24,6 +24,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search.choice import smooth_means
+from kdecay_search.point import Point
 from kdecay_search.runs import Token
 from kdecay_search.spec import StudySpec
 
@@ -38,7 +39,7 @@ _SLACK = 1e-9
 class Curve:
     """What is known of a run on the first seed: averaged error (%) after each finished epoch."""
 
-    k: float
+    point: Point
     averaged: Sequence[float]
     protected: bool = False
     pruned: bool = False
@@ -71,16 +72,16 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
         return False
     epochs_done = len(own.averaged)
     there = [curve for curve in curves if len(curve.averaged) >= epochs_done]
-    rivals = [curve.k for curve in there if not curve.protected]
-    alone = {curve.k: curve.averaged[epochs_done - 1] for curve in there}
+    rivals = [curve.point for curve in there if not curve.protected]
+    alone = {curve.point: curve.averaged[epochs_done - 1] for curve in there}
     go_on = math.ceil((1 - epochs_done / spec.task.epochs) * len(rivals) - _SLACK)
 
-    def is_behind(errors: Mapping[float, float]) -> bool:
-        return sum(errors[k] < errors[own.k] for k in rivals) >= max(keep, go_on)
+    def is_behind(errors: Mapping[Point, float]) -> bool:
+        return sum(errors[p] < errors[own.point] for p in rivals) >= max(keep, go_on)
 
     if not is_behind(alone):  # which is known at once, and the curve is not
         return False
-    results = [(k, FIRST_SEED, error) for k, error in alone.items()]
+    results = [(point, FIRST_SEED, error) for point, error in alone.items()]
     return is_behind(smooth_means(sorted(alone), results))
 
 
@@ -114,21 +115,21 @@ def _is_judged(trial: FrozenTrial) -> bool:
 
 def _has_curve(trial: FrozenTrial) -> bool:
     is_first = trial.user_attrs.get("seed") == FIRST_SEED
-    return is_first and bool(trial.intermediate_values) and _k_of(trial) is not None
+    return is_first and bool(trial.intermediate_values) and _point_of(trial) is not None
 
 
-def _k_of(trial: FrozenTrial) -> float | None:
+def _point_of(trial: FrozenTrial) -> Point | None:
     """The candidate. Optuna reads a trial's parameters before its values, not in one moment: of a
     run that has just begun the one may be there without the other."""
-    k: float | None = trial.params.get("k", trial.user_attrs.get("k"))
-    return k
+    k, lr_max = (trial.params.get(key, trial.user_attrs.get(key)) for key in ("k", "lr_max"))
+    return None if k is None else Point(k, lr_max)
 
 
 def _curve(trial: FrozenTrial) -> Curve:
-    k = _k_of(trial)
-    assert k is not None
+    point = _point_of(trial)
+    assert point is not None
     return Curve(
-        k=k,
+        point=point,
         averaged=[trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
         protected=trial.user_attrs["protected"],
         pruned=trial.state == TrialState.PRUNED,

@@ -11,6 +11,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from typing import NamedTuple
+
+from kdecay_search.point import Point
 
 ERROR = "error"
 """Reason of a trial that failed in training."""
@@ -24,6 +27,8 @@ WITHDRAWN = "withdrawn"
 
 CONFIRMATION = 0
 """Number that stands for the confirmation where stages are numbered; those count from 1."""
+FIRST_STAGE = 1
+"""Where the level of the LR is searched, if it is: later stages take what this one found."""
 
 
 class State(StrEnum):
@@ -61,6 +66,12 @@ class Token:
     """Never pruned: the k = 1 baseline."""
     control: str | None = None
     """In a confirmation, the name of the schedule to train; its terms are then the found ones."""
+    lr_max: float | None = None
+    """The level of the LR, where it is searched: of a candidate of stage 1, of what later stages
+    build on, or of what a confirmation's schedule is made from. None leaves it to the sampler,
+    among ``levels``, or to the study file."""
+    levels: tuple[float, ...] = ()
+    """The levels of the stage's search space, if it has several."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +96,23 @@ class Trial:
     resumed_epochs: int = 0
     """Of ``epochs``, those that an earlier trial of the run trained."""
     trial_id: int = field(default=-1, compare=False)
+    lr_max: float | None = None
+    """The level of the LR, where it is searched, once it is known."""
 
     @property
     def key(self) -> RunKey:
         return self.token.key
 
     @property
+    def point(self) -> Point | None:
+        """The candidate, once it is known."""
+        return None if self.k is None else Point(self.k, self.lr_max)
+
+    @property
     def candidate_key(self) -> CandidateKey:
-        return self.key.stage, self.token.earlier_ks, self.key.candidate
+        token, key = self.token, self.token.key
+        lr_max = None if key.stage == FIRST_STAGE else token.lr_max
+        return CandidateKey(key.stage, token.earlier_ks, key.candidate, lr_max)
 
     @property
     def open(self) -> bool:
@@ -100,8 +120,16 @@ class Trial:
         return self.state in (State.WAITING, State.RUNNING)
 
 
-CandidateKey = tuple[int, tuple[float, ...], int]
-"""Stage, the terms that earlier stages kept, candidate."""
+class CandidateKey(NamedTuple):
+    """Which candidate, of everything that a study ever tried."""
+
+    stage: int
+    earlier_ks: tuple[float, ...]
+    """The terms that earlier stages kept …"""
+    candidate: int
+    lr_max: float | None = None
+    """… and the level that the first found, where it is searched; of a confirmation, the token's.
+    None in stage 1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -23,12 +23,16 @@ from kdecay_search.settings import Settings
 
 MAX_CANDIDATES = 1000
 """More grid points than this in one stage is a slip of ``k_step``, not a search."""
+LATER = Field(exclude_if=lambda value: value is None)
+"""Of a setting that came after the first studies: left out, they are stored and told apart from
+others as before."""
 
 AVERAGING_SHARE = 0.08
 """Measured: anything from a fifteenth to an eighth does as well (docs/pruning.md)."""
 
 SMALLEST_K, LARGEST_K = 0.001, 1000.0
 MOST_SEEDS = 1000
+MOST_LEVELS = 16
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Of a study: what fits in URLs, file names and terminals."""
@@ -41,6 +45,15 @@ Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 def _cap(k_max: float, k_cap: float | None) -> float:
     return k_cap if k_cap is not None else min(2 * k_max, LARGEST_K)
+
+
+def _most_ks(search: Mapping[str, Any]) -> float:
+    """How many ks stage 1 can come to try, by the settings that are valid so far."""
+    k_min, k_max, k_cap, k_step = (search.get(key) for key in ("k_min", "k_max", "k_cap", "k_step"))
+    if search.get("sampler") != "grid" or k_min is None or k_max is None or k_step is None:
+        return 1
+    stated = len(search.get("ks") or ())
+    return stated + (_cap(float(k_max), k_cap) - float(k_min)) / float(k_step) + 1
 
 
 def _at_least(bound_name: str, value: float, bound: float | None) -> float:
@@ -154,6 +167,8 @@ class SurfaceSpec(Settings):
     epoch_noise: NotNegative = 0.3
     crossing: NotNegative = 8.0
     noise_seed: int = 0
+    best_lr_max: Annotated[Positive | None, LATER] = None
+    """lr_max of the best schedule; None: the level makes no difference."""
 
 
 class SimulatedTask(Settings):
@@ -207,6 +222,28 @@ class SearchSpec(Settings):
     """Replicates of every candidate."""
     min_gain: NotNegative = 0.1
     """Percentage points by which a term must lower the paired mean error to be kept."""
+    lr_max: Annotated[tuple[Positive, ...] | None, LATER] = None
+    """Levels of the LR to search jointly with the first term, in place of schedule.lr_max."""
+
+    @field_validator("lr_max")
+    @classmethod
+    def _levels_are_a_small_grid(
+        cls, levels: tuple[float, ...] | None, info: ValidationInfo
+    ) -> tuple[float, ...] | None:
+        if levels is None:
+            return None
+        if not 2 <= len(levels) <= MOST_LEVELS:  # noqa: PLR2004 - one is no search
+            raise ValueError(f"must hold 2 to {MOST_LEVELS} levels; one alone is schedule.lr_max")
+        if any(later <= earlier for earlier, later in pairwise(levels)):
+            raise ValueError("must strictly increase")
+        sampler, trials = (info.data.get(key) for key in ("sampler", "trials"))
+        if sampler not in (None, "grid") and trials is not None and trials <= len(levels):
+            raise ValueError(
+                f"needs search.trials of {len(levels) + 1} or more: k = 1 is tried at every level"
+            )
+        if len(levels) * _most_ks(info.data) > MAX_CANDIDATES:
+            raise ValueError(f"gives more than {MAX_CANDIDATES} candidates; try fewer levels or ks")
+        return levels
 
     @field_validator("ks")
     @classmethod
@@ -329,12 +366,23 @@ class StudySpec(Settings):
             raise ValueError(f"warmup_epochs = {warmup} must be below task.epochs = {task.epochs}")
         return schedule
 
-    def schedule_for(self, ks: Sequence[float], steps_per_epoch: float = 1) -> KDecaySchedule:
-        """The schedule with terms ``ks``, its warm-up in updates of this many per epoch."""
+    @field_validator("search")
+    @classmethod
+    def _levels_are_not_below_the_end(cls, search: SearchSpec, info: ValidationInfo) -> SearchSpec:
+        schedule = info.data.get("schedule")
+        if schedule is not None and search.lr_max and search.lr_max[0] < schedule.lr_min:
+            lowest, lr_min = search.lr_max[0], schedule.lr_min
+            raise ValueError(f"lr_max = {lowest:g} must be at least schedule.lr_min = {lr_min:g}")
+        return search
+
+    def schedule_for(
+        self, ks: Sequence[float], steps_per_epoch: float = 1, lr_max: float | None = None
+    ) -> KDecaySchedule:
+        """The schedule with terms ``ks``, its warm-up in updates of this many per epoch.
+        ``lr_max``: where that is searched, in place of the file's."""
         part, warmup_steps = self.schedule, self.warmup_steps(steps_per_epoch)
-        return KDecaySchedule(
-            part.family, tuple(ks), part.power, part.lr_max, part.lr_min, warmup_steps
-        )
+        high = part.lr_max if lr_max is None else lr_max
+        return KDecaySchedule(part.family, tuple(ks), part.power, high, part.lr_min, warmup_steps)
 
     def warmup_steps(self, steps_per_epoch: float) -> int:
         """Updates of the warm-up; one update after it, at least, is left."""
@@ -342,11 +390,17 @@ class StudySpec(Settings):
         return min(round(self.schedule.warmup_epochs * steps_per_epoch), last_step)
 
     def fingerprint(
-        self, ks: Sequence[float] = (), seed: int | None = None, control: str | None = None
+        self,
+        ks: Sequence[float] = (),
+        seed: int | None = None,
+        control: str | None = None,
+        lr_max: float | None = None,
     ) -> bytes:
         """32 bytes that tell apart trainings that differ in anything but who does them. Without
-        ``ks`` and ``seed``: studies. ``control``: of a confirmation's run."""
-        decisive: list[object] = [self.task.model_dump(), self.schedule.model_dump()]
+        ``ks`` and ``seed``: studies. ``control``: of a confirmation's run. ``lr_max``: where that
+        is searched, in place of the file's."""
+        schedule = self.schedule.model_dump() | ({} if lr_max is None else {"lr_max": lr_max})
+        decisive: list[object] = [self.task.model_dump(), schedule]
         decisive += [list(ks), seed]
         decisive += [control] if control else []
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()

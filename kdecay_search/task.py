@@ -74,6 +74,11 @@ class Run(Protocol):
         ...
 
     @property
+    def lr_max(self) -> float | None:
+        """The level of the LR, where it is searched, in place of ``spec.schedule.lr_max``."""
+        ...
+
+    @property
     def control(self) -> str | None:
         """In a confirmation, which schedule to train (:mod:`kdecay_search.controls`), on all
         training images, with the error on the test set. None in a search: the test set is closed.

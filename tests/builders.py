@@ -9,11 +9,12 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
 from kdecay_search.controls import FOUND
+from kdecay_search.point import Point
 from kdecay_search.procedure import Plan, Progress, make_plan
 from kdecay_search.runs import WITHDRAWN, RunKey, State, Token, Trial
 from kdecay_search.simulation import control_curve
@@ -75,7 +76,7 @@ def simulated(spec: StudySpec) -> Outcome:
         assert isinstance(spec.task, SimulatedTask)
         assert waiting.k is not None
         ks, control = (*waiting.token.earlier_ks, waiting.k), waiting.token.control
-        last = control_curve(spec, control or FOUND, ks, waiting.key.seed)[-1]
+        last = control_curve(spec, control or FOUND, ks, waiting.key.seed, waiting.lr_max)[-1]
         return completed(waiting, last.validation_error)
 
     return run
@@ -127,13 +128,16 @@ class MemoryQueue:
         plan = self.plan()
         for superfluous in plan.withdraw:
             self.put(replace(superfluous, state=State.FAILED, reason=WITHDRAWN))
-        for token in plan.enqueue:
-            number = len(self.trials)
-            self.trials.append(Trial(number, token, State.WAITING, token.k, trial_id=number))
-        for token in plan.skip:
-            number = len(self.trials)
-            self.trials.append(Trial(number, token, State.PRUNED, token.k, trial_id=number))
+        self._add(plan.enqueue, State.WAITING)
+        self._add(plan.skip, State.PRUNED)
         return plan
+
+    def _add(self, tokens: Iterable[Token], state: State) -> None:
+        for token in tokens:
+            number = len(self.trials)
+            self.trials.append(
+                Trial(number, token, state, token.k, trial_id=number, lr_max=token.lr_max)
+            )
 
     def put(self, changed: Trial) -> None:
         self.trials[changed.number] = changed
@@ -142,13 +146,15 @@ class MemoryQueue:
         """Work the first waiting trials, as workers do; return how many."""
         claimed = self.waiting[:most]
         for trial in claimed:
-            k = self.choose(trial.token) if trial.token.k is None else trial.token.k
-            self.put(self.outcome(replace(trial, k=k)))
+            point = self.choose(trial.token) if trial.token.k is None else trial.point
+            assert point is not None
+            self.put(self.outcome(replace(trial, k=point.k, lr_max=point.lr_max)))
         return len(claimed)
 
-    def choose(self, token: Token) -> float:
-        """The sampler: any k within the token's bounds."""
-        return self._random.uniform(*token.bounds)
+    def choose(self, token: Token) -> Point:
+        """The sampler: any k within the token's bounds, at any of its levels."""
+        k = self._random.uniform(*token.bounds)
+        return Point(k, self._random.choice(token.levels) if token.levels else token.lr_max)
 
     def play(self, at_once: int | None = None) -> Plan:
         """Tick and work until the study no longer runs; ``at_once``: trials between two ticks."""

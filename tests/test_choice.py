@@ -9,19 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdecay_search.choice import (
-    _NOISE_FLOOR,
-    Array,
-    Contrasts,
-    Result,
-    Results,
-    choose,
-    fit,
-    smooth_curve,
-    smooth_means,
-)
+from kdecay_search.choice import choose, smooth_curve, smooth_means
+from kdecay_search.point import Point
+from kdecay_search.regression import _NOISE_FLOOR, Array, Contrasts, Result, Results, fit
 
 KS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
+POINTS = tuple(map(Point, KS))
 
 
 def results(
@@ -30,7 +23,7 @@ def results(
     random = np.random.default_rng(draw)
     offsets = random.normal(0, seed_noise, seeds)
     return [
-        (k, seed, truth[k] + offsets[seed] + random.normal(0, noise))
+        (Point(k), seed, truth[k] + offsets[seed] + random.normal(0, noise))
         for seed in range(seeds)
         for k in truth
     ]
@@ -46,13 +39,13 @@ def test_one_curve_equals_scikit_learn_s_regressor() -> None:
 
     one_seed = results(bowl(3.0), 1, 0.3, 0.0, 0)
     means = fit(
-        KS, Contrasts.of(KS, Results.of(one_seed)), 0.8, np.array([2.0]), np.array([0.0])
+        POINTS, Contrasts.of(POINTS, Results.of(one_seed)), (0.8,), np.array([2.0]), np.array([0.0])
     ).means
     free = 1e7  # of the level, in units of the noise
     kernel = kernels.ConstantKernel(free) + 4.0 * kernels.RBF(0.8)
     model = GaussianProcessRegressor(kernel, alpha=1.0, optimizer=None)
     errors = np.array([error for _, _, error in one_seed])
-    at = np.log(np.array([k for k, _, _ in one_seed]))[:, None]
+    at = np.log(np.array([point.k for point, _, _ in one_seed]))[:, None]
     theirs = model.fit(at, errors - errors.mean()).predict(np.log(np.array(KS))[:, None])
     assert means[0] == pytest.approx(theirs - theirs.mean(), abs=1e-5)
 
@@ -62,7 +55,7 @@ def dense(
 ) -> tuple[Array, Array, float]:
     """Means, covariance and log evidence of the errors at ``KS`` by the textbook: every result a
     row of one Gaussian, seed effects of a huge variance among the rest."""
-    k, seed, error = (np.array(column, float) for column in zip(*found, strict=True))
+    k, seed, error = np.array([(point.k, seed, error) for point, seed, error in found]).T
 
     def covariance(a: Array, b: Array) -> Array:
         gap = np.subtract.outer(np.log(a), np.log(b))
@@ -86,10 +79,10 @@ def dense(
 def test_seed_effects_are_taken_out_as_if_their_variance_were_huge(seeds: int, kept: float) -> None:
     random = np.random.default_rng(5)
     found = [
-        r for r in results(bowl(3.0), seeds, 0.3, 2.0, 6) if r[0] < 9 and random.random() < kept
+        r for r in results(bowl(3.0), seeds, 0.3, 2.0, 6) if r[0].k < 9 and random.random() < kept
     ]
     signals, own = np.array([0.5, 2.0, 32.0]), np.array([0.5, 0.0, 0.5])
-    ours = fit(KS, Contrasts.of(KS, Results.of(found)), 0.7, signals, own)
+    ours = fit(POINTS, Contrasts.of(POINTS, Results.of(found)), (0.7,), signals, own)
     theirs = [dense(found, 0.7, *sizes) for sizes in zip(signals, own, strict=True)]
     assert ours.means == pytest.approx(np.array([means for means, _, _ in theirs]), abs=1e-4)
     evidence = [part for _, _, part in theirs]
@@ -103,29 +96,29 @@ def test_seed_effects_are_taken_out_as_if_their_variance_were_huge(seeds: int, k
 
 def test_the_work_grows_with_the_candidates_and_not_with_the_results() -> None:
     found = results(dict.fromkeys(KS, 30.0), 1000, 0.3, 1.0, 7)
-    ours = fit(KS, Contrasts.of(KS, Results.of(found)), 0.7, np.array([2.0]), np.array([0.5]))
+    seen = Contrasts.of(POINTS, Results.of(found))
+    ours = fit(POINTS, seen, (0.7,), np.array([2.0]), np.array([0.5]))
     sizes = {part.size for part in vars(ours.seen).values() if isinstance(part, np.ndarray)}
     assert max(sizes) == len(KS) ** 2
 
 
 def test_a_thousand_candidates_are_judged() -> None:
-    ks = tuple(np.linspace(1.0, 100.0, 1000).tolist())
-    found = [(k, 0, 30 + np.log(k / 10) ** 2) for k in ks]
-    choice = choose(ks, found)
-    assert ks[int(np.argmin(choice.means))] == pytest.approx(10.0, abs=0.5)
+    points = [Point(k) for k in np.linspace(1.0, 100.0, 1000).tolist()]
+    choice = choose(points, [(point, 0, 30 + np.log(point.k / 10) ** 2) for point in points])
+    assert points[int(np.argmin(choice.means))].k == pytest.approx(10.0, abs=0.5)
     assert sum(choice.probabilities) == pytest.approx(1.0)
 
 
 def test_a_candidate_without_results_is_guessed_from_its_neighbours() -> None:
-    found = [r for r in results(bowl(3.0), 2, 0.05, 1.0, 8) if r[0] != 3.0]
-    choice = choose(KS, found)
-    assert choice.mean(3.0) < choice.mean(1.5)
+    found = [r for r in results(bowl(3.0), 2, 0.05, 1.0, 8) if r[0] != Point(3.0)]
+    choice = choose(POINTS, found)
+    assert choice.mean(Point(3.0)) < choice.mean(Point(1.5))
     wide = [high - low for low, high in choice.intervals]
     assert wide[KS.index(3.0)] > wide[KS.index(2.0)]
 
 
 def test_a_gain_has_an_interval_that_holds_its_mean() -> None:
-    gain = choose(KS, results(bowl(3.0), 4, 0.2, 0.5, 9)).gain(3.0)
+    gain = choose(POINTS, results(bowl(3.0), 4, 0.2, 0.5, 9)).gain(Point(3.0))
     low, high = gain.interval
     assert low < gain.mean < high
     assert gain.mean == pytest.approx(2 * np.log(3) ** 2, abs=0.5)
@@ -134,8 +127,8 @@ def test_a_gain_has_an_interval_that_holds_its_mean() -> None:
 
 def test_stakes_are_what_further_seeds_could_still_gain() -> None:
     """Of equals something, of a clear winner nothing; never for the one that leads already."""
-    flat = choose(KS, results(dict.fromkeys(KS, 30.0), 1, 0.5, 0.0, 10))
-    clear = choose(KS, results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
+    flat = choose(POINTS, results(dict.fromkeys(KS, 30.0), 1, 0.5, 0.0, 10))
+    clear = choose(POINTS, results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
     assert sum(flat.stakes) > 0.03 > sum(clear.stakes)
     assert flat.stakes[int(np.argmin(flat.means))] == 0
 
@@ -143,33 +136,34 @@ def test_stakes_are_what_further_seeds_could_still_gain() -> None:
 @settings(deadline=None, max_examples=30)
 @given(best=st.sampled_from(KS), seeds=st.integers(1, 4), draw=st.integers(0, 10_000))
 def test_without_noise_the_smallest_error_is_chosen(best: float, seeds: int, draw: int) -> None:
-    choice = choose(KS, results(bowl(best), seeds, 0.0, 1.0, draw))
+    choice = choose(POINTS, results(bowl(best), seeds, 0.0, 1.0, draw))
     assert KS[int(np.argmin(choice.means))] == best
 
 
 def test_a_seed_s_own_level_changes_nothing() -> None:
     plain = results(bowl(3.0), 3, 0.3, 0.0, 1)
-    shifted = [(k, seed, error + (0.0, 5.0, -3.0)[seed]) for k, seed, error in plain]
-    assert choose(KS, shifted).means == pytest.approx(choose(KS, plain).means, abs=1e-9)
+    shifted = [(point, seed, error + (0.0, 5.0, -3.0)[seed]) for point, seed, error in plain]
+    assert choose(POINTS, shifted).means == pytest.approx(choose(POINTS, plain).means, abs=1e-9)
 
 
 def test_a_candidate_with_one_hard_seed_is_not_taken_for_a_bad_one() -> None:
     """k = 3 ran on the hard seed alone, the others on the easy one as well."""
-    table = {(k, seed): error for k, seed, error in results(bowl(3.0), 2, 0.05, 0.0, 2)}
-    seen = [(k, seed, e + 4.0 * seed) for (k, seed), e in table.items() if (k, seed) != (3.0, 0)]
-    choice = choose(KS, seen)
+    every = results(bowl(3.0), 2, 0.05, 0.0, 2)
+    kept = [each for each in every if each[:2] != (Point(3.0), 0)]
+    seen = [(point, seed, error + 4.0 * seed) for point, seed, error in kept]
+    choice = choose(POINTS, seen)
     assert KS[int(np.argmin(choice.means))] == 3.0
 
 
 def test_order_of_the_results_does_not_matter() -> None:
     found = results(bowl(3.0), 3, 0.5, 0.5, 3)
-    assert choose(KS, found) == choose(KS, reversed(found))
+    assert choose(POINTS, found) == choose(POINTS, reversed(found))
 
 
 def test_probabilities_sum_to_one_and_find_a_clear_winner() -> None:
-    choice = choose(KS, results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
+    choice = choose(POINTS, results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
     assert sum(choice.probabilities) == pytest.approx(1.0)
-    assert choice.probability(4.0) > 0.99
+    assert choice.probability(Point(4.0)) > 0.99
     assert choice.better[KS.index(4.0)] > 0.99
 
 
@@ -177,7 +171,7 @@ def test_where_k_makes_no_difference_the_probability_stays_spread() -> None:
     flat = dict.fromkeys(KS, 30.0)
     claims = 0
     for draw in range(60):
-        choice = choose(KS, results(flat, 3, 0.5, 0.5, draw))
+        choice = choose(POINTS, results(flat, 3, 0.5, 0.5, draw))
         best = int(np.argmin(choice.means))
         claims += choice.better[best] > 0.975
         assert max(choice.probabilities) < 0.95
@@ -186,19 +180,19 @@ def test_where_k_makes_no_difference_the_probability_stays_spread() -> None:
 
 def test_smooth_means_pull_an_outlier_towards_its_neighbours() -> None:
     truth = {**bowl(3.0), 2.0: 33.0}
-    smooth = smooth_means(KS, [(k, 0, error) for k, error in truth.items()])
-    assert smooth[2.0] - smooth[3.0] < truth[2.0] - truth[3.0]
+    smooth = smooth_means(POINTS, [(Point(k), 0, error) for k, error in truth.items()])
+    assert smooth[Point(2.0)] - smooth[Point(3.0)] < truth[2.0] - truth[3.0]
 
 
 def test_a_single_result_is_enough_to_begin_with() -> None:
-    choice = choose((1.0, 2.0), [(1.0, 0, 5.0)])
+    choice = choose((Point(1.0), Point(2.0)), [(Point(1.0), 0, 5.0)])
     assert sum(choice.probabilities) == pytest.approx(1.0)
 
 
 def test_the_curve_to_be_drawn_runs_through_clear_results_at_their_own_level() -> None:
     truth = bowl(3.0)
     found = results(truth, 3, 0.02, 0.0, 5)
-    curve = smooth_curve((1.0, 2.0, 2.5, 3.0, 10.0), found)
+    curve = smooth_curve(map(Point, (1.0, 2.0, 2.5, 3.0, 10.0)), found)
     assert curve.ks == (1.0, 2.0, 2.5, 3.0, 10.0)
     assert curve.errors[3] == pytest.approx(truth[3.0], abs=0.15)
     assert curve.errors[2] == pytest.approx(30.0 + 2.0 * np.log(2.5 / 3.0) ** 2, abs=0.15)
@@ -210,13 +204,16 @@ def test_the_curve_to_be_drawn_runs_through_clear_results_at_their_own_level() -
 def test_the_curve_to_be_drawn_does_not_sink_where_only_easy_seeds_ran() -> None:
     """Seed 1 is four points harder, and k = 10 did not run on it."""
     flat = dict.fromkeys(KS, 30.0)
-    found = [(k, seed, e + 4.0 * seed) for k, seed, e in results(flat, 2, 0.02, 0.0, 6)]
-    curve = smooth_curve(KS, [(k, seed, e) for k, seed, e in found if (k, seed) != (10.0, 1)])
+    every = results(flat, 2, 0.02, 0.0, 6)
+    kept = [each for each in every if each[:2] != (Point(10.0), 1)]
+    curve = smooth_curve(POINTS, [(point, seed, e + 4.0 * seed) for point, seed, e in kept])
     assert curve.errors == pytest.approx((32.0,) * len(KS), abs=0.2)
 
 
-@pytest.mark.parametrize("found", [[(2.0, 0, 5.0)], [(1.0, 0, 5.0), (2.0, 0, 6.0)]])
+@pytest.mark.parametrize(
+    "found", [[(Point(2.0), 0, 5.0)], [(Point(1.0), 0, 5.0), (Point(2.0), 0, 6.0)]]
+)
 def test_the_curve_to_be_drawn_is_finite_after_a_result_or_two(found: list[Result]) -> None:
-    curve = smooth_curve((1.0, 1.5, 2.0), found)
+    curve = smooth_curve(map(Point, (1.0, 1.5, 2.0)), found)
     assert np.isfinite([*curve.errors, *curve.low, *curve.high]).all()
     assert min(curve.low) < 5.5 < max(curve.high)

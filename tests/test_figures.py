@@ -12,6 +12,7 @@ import pytest
 from builders import MemoryQueue, failed, pruned, simulated, stated, study, trial
 from views import ended, seen, spec
 
+from kdecay_search.point import Point
 from kdecay_search.report import figures
 from kdecay_search.report.curves import (
     MOST_CANDIDATES,
@@ -276,7 +277,7 @@ def luminance(red: int, green: int, blue: int) -> float:
 
 
 def test_colours_differ_by_k_and_stand_out_from_light_and_dark_pages() -> None:
-    palette = Palette([1 + i / 2 for i in range(12)])
+    palette = Palette([Point(1 + i / 2) for i in range(12)])
     colours = [palette(1 + i / 2) for i in range(12)]
     assert len(set(colours)) == 12
     for colour in colours:

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.accounts import LOSSES_PER_ATTEMPT
+from kdecay_search.point import Point
 from kdecay_search.procedure import (
     Plan,
     Progress,
@@ -677,7 +678,7 @@ def test_samplers_second_stage_has_room_to_choose_in() -> None:
     queue.work()
     for waiting in queue.waiting:
         queue.put(replace(waiting, k=3.9))
-    queue.choose = lambda token: token.bounds[1]  # type: ignore[method-assign]
+    queue.choose = lambda token: Point(token.bounds[1])  # type: ignore[method-assign]
     queue.play()
     bounds = {t.token.bounds for t in queue.trials if t.key.stage == 2}
     assert all(low < high for low, high in bounds)

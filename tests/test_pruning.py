@@ -7,6 +7,7 @@ import pytest
 from builders import study, trial
 from optuna.trial import TrialState
 
+from kdecay_search.point import Point
 from kdecay_search.pruning import (
     LAST_SHARE,
     Curve,
@@ -27,14 +28,14 @@ def spec(epochs: int = 12, **pruning: object) -> StudySpec:
 
 
 def curves(errors: dict[float, float], epochs: int = 6) -> list[Curve]:
-    return [Curve(k, [error] * epochs, protected=k == 1.0) for k, error in errors.items()]
+    return [Curve(Point(k), [error] * epochs, protected=k == 1.0) for k, error in errors.items()]
 
 
 def worse(errors: dict[float, float], keep: int = 4, epochs: int = 6) -> set[float]:
     """The candidates that would be ended, each asked as if it had just come to this epoch."""
     seen = curves(errors, epochs)
     asked = spec(keep_at_least=keep)
-    return {c.k for c in seen if not c.protected and is_worse(asked, c, seen, len(KS) - 1)}
+    return {c.point.k for c in seen if not c.protected and is_worse(asked, c, seen, len(KS) - 1)}
 
 
 def test_the_worse_side_of_a_slope_ends_and_the_better_side_goes_on() -> None:
@@ -59,8 +60,9 @@ def test_fewer_go_on_the_later_it_is() -> None:
 def test_nobody_ends_once_only_so_many_are_left() -> None:
     asked = spec(keep_at_least=4)
     seen = curves({k: 10.0 + k for k in KS})
-    gone = [Curve(c.k, c.averaged[:4], pruned=True) for c in seen if c.k in {1.5, 2.0, 2.5, 3.0}]
-    left = [c for c in seen if c.k not in {g.k for g in gone}]
+    lost = {Point(k) for k in (1.5, 2.0, 2.5, 3.0)}
+    gone = [Curve(c.point, c.averaged[:4], pruned=True) for c in seen if c.point in lost]
+    left = [c for c in seen if c.point not in lost]
     assert not any(is_worse(asked, curve, [*gone, *left], 8) for curve in left)
 
 
@@ -80,7 +82,7 @@ def test_a_good_candidate_among_bad_neighbours_goes_on() -> None:
 
 
 def test_the_first_runs_have_nobody_to_be_compared_with() -> None:
-    assert not is_worse(spec(), Curve(5.0, [50.0] * 6), curves({1.0: 9.0, 5.0: 50.0}), 8)
+    assert not is_worse(spec(), Curve(Point(5.0), [50.0] * 6), curves({1.0: 9.0, 5.0: 50.0}), 8)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 12, 30, 200])

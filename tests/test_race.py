@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from kdecay_search import race
 from kdecay_search.choice import Choice
+from kdecay_search.point import Point
 from kdecay_search.procedure import Progress, make_plan
 from kdecay_search.runs import State
 from kdecay_search.simulation import final_error
@@ -86,7 +87,7 @@ def test_nobody_s_further_seed_is_decided_while_the_seed_before_runs() -> None:
 
 def chances(*probabilities: float, stakes: float = 1.0) -> Choice:
     """Candidates k = 1, 2, 3, …, the likelier the better; the first is the one to beat."""
-    ks = tuple(float(k) for k in range(1, len(probabilities) + 1))
+    ks = tuple(Point(k) for k in range(1, len(probabilities) + 1))
     means = tuple(-probability for probability in probabilities)
     zeros = (0.0,) * len(ks)
     return Choice(ks, means, probabilities, zeros, (stakes,) * len(ks), ((0.0, 0.0),) * len(ks))
@@ -94,17 +95,17 @@ def chances(*probabilities: float, stakes: float = 1.0) -> Choice:
 
 def test_the_most_probable_run_until_they_hold_enough() -> None:
     judged = chances(0.0, 0.05, 0.5, 0.05, 0.4)
-    assert race.winners(judged, judged.ks[1:], 1) == [3.0, 5.0]
+    assert race.winners(judged, judged.points[1:], 1) == [Point(3.0), Point(5.0)]
     judged = chances(0.0, 0.3, 0.3, 0.3, 0.1)
-    assert race.winners(judged, judged.ks[1:], 1) == [2.0, 3.0, 4.0]
+    assert race.winners(judged, judged.points[1:], 1) == [Point(2.0), Point(3.0), Point(4.0)]
     judged = chances(0.5, 0.35, 0.15)
-    assert race.winners(judged, judged.ks[1:], 2) == [2.0]
+    assert race.winners(judged, judged.points[1:], 2) == [Point(2.0)]
 
 
 def test_the_second_seed_has_a_runner_even_where_the_baseline_leads() -> None:
     judged = chances(0.99, 0.01, 0.0)
-    assert race.winners(judged, judged.ks[1:], 1) == [2.0]
-    assert race.winners(judged, judged.ks[1:], 2) == []
+    assert race.winners(judged, judged.points[1:], 1) == [Point(2.0)]
+    assert race.winners(judged, judged.points[1:], 2) == []
 
 
 def test_a_loser_of_one_seed_may_come_back_on_a_later_one() -> None:
@@ -120,8 +121,8 @@ def test_a_loser_of_one_seed_may_come_back_on_a_later_one() -> None:
 
 def test_nobody_runs_on_for_less_than_it_is_worth() -> None:
     judged = chances(0.0, 0.4, 0.3, 0.3, stakes=0.005)
-    assert race.winners(judged, judged.ks[1:], 1) == [2.0]
-    assert race.winners(judged, judged.ks[1:], 2) == [2.0]
+    assert race.winners(judged, judged.points[1:], 1) == [Point(2.0)]
+    assert race.winners(judged, judged.points[1:], 2) == [Point(2.0)]
 
 
 def test_a_candidate_pruned_on_the_first_seed_gets_no_other() -> None:

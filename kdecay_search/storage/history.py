@@ -8,11 +8,13 @@ Optuna's own cache would keep every value of every curve in every worker.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
 import sqlalchemy
+from optuna.distributions import json_to_distribution
 
 from kdecay_search.controls import CONTROLS
 from kdecay_search.errors import printable
@@ -31,6 +33,9 @@ from kdecay_search.spec import LARGEST_K, SMALLEST_K
 Row = sqlalchemy.Row[Any]
 
 PARAMETER = "k"
+LEVEL, LEVELS = "lr_max", "levels"
+"""User attributes of the trials of a study that searches the level; the first is also the
+parameter, beside k, of its first stage."""
 CONTROL = "schedule"
 """Parameter and user attribute of a confirmation's trials."""
 WORKER = "worker"
@@ -44,13 +49,15 @@ _STATES = {
     "FAIL": State.FAILED,
 }
 TOKEN = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
-_ATTRIBUTES = (*TOKEN, CONTROL, "reason", "message", WORKER, RESUMED)
+_ATTRIBUTES = (*TOKEN, CONTROL, LEVEL, LEVELS, "reason", "message", WORKER, RESUMED)
 
 _COUNT = "SELECT count(*) FROM trials WHERE study_id = :study_id AND trial_id <= :latest"
 _ROWS = """
     SELECT t.trial_id, t.number, t.state,
       (SELECT p.param_value FROM trial_params p
        WHERE p.trial_id = t.trial_id AND p.param_name = :parameter) AS k,
+      (SELECT json_build_array(p.param_value, p.distribution_json) FROM trial_params p
+       WHERE p.trial_id = t.trial_id AND p.param_name = :level) AS level,
       (SELECT v.value FROM trial_values v
        WHERE v.trial_id = t.trial_id AND v.objective = 0) AS error,
       (SELECT count(*) FROM trial_intermediate_values i
@@ -93,6 +100,7 @@ class History:
             "latest": self._latest,
             "open": list(self._open),
             "parameter": PARAMETER,
+            "level": LEVEL,
             "attributes": list(_ATTRIBUTES),
         }
         rows = connection.execute(sqlalchemy.text(_ROWS), values).all()
@@ -134,7 +142,14 @@ def _trial(row: Row) -> Trial | None:
         worker=_text(attributes.get(WORKER)),
         resumed_epochs=resumed if _is_index(resumed := attributes.get(RESUMED, 0)) else 0,
         trial_id=row.trial_id,
+        lr_max=token.lr_max if row.level is None else _level(*row.level),
     )
+
+
+def _level(value: float, distribution: str) -> float | None:
+    """What a sampler chose: Optuna stores the place in the list."""
+    chosen = json_to_distribution(distribution).to_external_repr(value)
+    return chosen if _is_level(chosen) else None
 
 
 def read_token(attributes: Mapping[str, Any]) -> Token | None:
@@ -155,7 +170,14 @@ def read_token(attributes: Mapping[str, Any]) -> Token | None:
     control = attributes.get(CONTROL)
     if (control is None) == (key[0] == CONFIRMATION) or control not in (None, *CONTROLS):
         return None
-    return Token(RunKey(*key), ks, k, (low, high), protected is True, control)
+    lr_max, levels = attributes.get(LEVEL), attributes.get(LEVELS, [])
+    if not isinstance(levels, list):
+        return None
+    if not all(map(_is_level, levels if lr_max is None else [*levels, lr_max])):
+        return None
+    return Token(
+        RunKey(*key), ks, k, (low, high), protected is True, control, lr_max, tuple(levels)
+    )
 
 
 def _text(value: object) -> str | None:
@@ -171,10 +193,14 @@ def _is_exponent(value: object) -> bool:
     return type(value) in (int, float) and SMALLEST_K <= value <= LARGEST_K  # type: ignore[operator]
 
 
+def _is_level(value: object) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
+
+
 def token_attributes(token: Token) -> dict[str, Any]:
     """The user attributes that a trial is queued with."""
-    named = {} if token.control is None else {CONTROL: token.control}
-    return named | {
+    optional = {CONTROL: token.control, LEVEL: token.lr_max, LEVELS: list(token.levels) or None}
+    return {key: value for key, value in optional.items() if value is not None} | {
         "stage": token.key.stage,
         "candidate": token.key.candidate,
         "seed": token.key.seed,

@@ -18,13 +18,24 @@ from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import FloatDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+    distribution_to_json,
+)
 from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
 from optuna.trial import TrialState
 
 from kdecay_search.runs import ERROR, LOST, Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
-from kdecay_search.storage.history import CONTROL, WORKER, read_token, token_attributes
+from kdecay_search.storage.history import (
+    CONTROL,
+    LEVEL,
+    WORKER,
+    read_token,
+    token_attributes,
+)
 from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
 
 Said = Mapping[str, Any]
@@ -58,7 +69,7 @@ class Ownership:
 def enqueue(storage: Storage, study_id: int, token: Token) -> None:
     """Queue one run. Repeating it after a dropped connection may queue the run twice, which the
     procedure heals by withdrawing one."""
-    fixed: dict[str, Any] = {} if token.k is None else {PARAMETER: token.k}
+    fixed = parameters(token)
     if token.control is not None:
         fixed = {CONTROL: token.control}
     waiting = optuna.trial.create_trial(
@@ -72,18 +83,31 @@ def enqueue(storage: Storage, study_id: int, token: Token) -> None:
 @retried
 def skip(storage: Storage, study_id: int, token: Token) -> None:
     """Record a run that lost the race as pruned before it began."""
-    assert token.k is not None
     lost = optuna.trial.create_trial(
         state=TrialState.PRUNED,
-        params={PARAMETER: token.k},
-        distributions={PARAMETER: distribution(token)},
+        params=parameters(token),
+        distributions=distributions(token),
         user_attrs=token_attributes(token),
     )
     storage.optuna.create_new_trial(study_id, template_trial=lost)
 
 
+def parameters(token: Token) -> dict[str, Any]:
+    """What Optuna shows of a run whose candidate is known; nothing of one that the sampler
+    chooses."""
+    if token.k is None:
+        return {}
+    return {PARAMETER: token.k} | ({LEVEL: token.lr_max} if token.levels else {})
+
+
+def distributions(token: Token) -> dict[str, BaseDistribution]:
+    """The stage's search space, by parameter."""
+    spaces: dict[str, BaseDistribution] = {PARAMETER: distribution(token)}
+    return spaces | ({LEVEL: CategoricalDistribution(token.levels)} if token.levels else {})
+
+
 def distribution(token: Token) -> FloatDistribution:
-    """The stage's search space; logarithmic, since neighbours in log k behave alike."""
+    """Of k; logarithmic, since neighbours in log k behave alike."""
     low, high = token.bounds
     if token.k is not None:
         low, high = min(low, token.k), max(high, token.k)
@@ -156,6 +180,33 @@ def _take(storage: Storage, ids: list[int], worker: str) -> sqlalchemy.Row[Any] 
     values = {"ids": ids, "now": datetime.now(), "key": WORKER, "worker": json.dumps(worker)}
     with storage.engine.begin() as connection:
         return connection.execute(sqlalchemy.text(_TAKE), values).one_or_none()
+
+
+_GIVE = """
+    INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
+    SELECT t.trial_id, p.* FROM trials t, unnest(cast(:names AS text[]),
+      cast(:values AS double precision[]), cast(:spaces AS text[])) AS p
+    WHERE t.trial_id = :trial_id AND t.state = 'RUNNING'
+    ON CONFLICT (trial_id, param_name) DO NOTHING
+"""
+
+
+@retried
+def give_parameters(
+    storage: Storage,
+    trial_id: int,
+    given: Mapping[str, Any],
+    spaces: Mapping[str, BaseDistribution],
+) -> None:
+    """Keep what a running trial tries as its parameters, all in one moment."""
+    values = {
+        "trial_id": trial_id,
+        "names": list(given),
+        "values": [spaces[name].to_internal_repr(value) for name, value in given.items()],
+        "spaces": [distribution_to_json(spaces[name]) for name in given],
+    }
+    with storage.engine.begin() as connection:
+        connection.execute(sqlalchemy.text(_GIVE), values)
 
 
 _REPORT = """

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import optuna
 import sqlalchemy
+from optuna.distributions import BaseDistribution, json_to_distribution
 from optuna.storages._rdb.models import TrialIntermediateValueModel
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
@@ -136,8 +138,8 @@ def delete_study(storage: Storage, name: str) -> None:
 
 _SEED = """
     SELECT t.trial_id, t.number, t.state,
-      (SELECT json_object_agg(p.param_name, p.param_value) FROM trial_params p
-       WHERE p.trial_id = t.trial_id) AS params,
+      (SELECT json_agg(json_build_array(p.param_name, p.param_value, p.distribution_json))
+       FROM trial_params p WHERE p.trial_id = t.trial_id) AS params,
       (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
        WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes,
       (SELECT json_agg(json_build_array(i.step, i.intermediate_value, i.intermediate_value_type))
@@ -151,13 +153,19 @@ _SEED = """
 def read_seed(storage: Storage, study_id: int, seed: int) -> list[FrozenTrial]:
     """One of Optuna's studies' trials on one seed, with their tokens and what they reported.
 
-    As Optuna reads them, but in one statement and in one moment; parameters as they are stored.
-    Raises :class:`StorageError`; it may be repeated.
+    As Optuna reads them, but in one statement and in one moment. Raises :class:`StorageError`; it
+    may be repeated.
     """
-    values = {"study_id": study_id, "seed": str(seed), "attributes": list(history.TOKEN)}
+    kept = [*history.TOKEN, history.LEVEL]
+    values = {"study_id": study_id, "seed": str(seed), "attributes": kept}
     with mapped_errors(), storage.engine.connect() as connection:
         rows = connection.execute(sqlalchemy.text(_SEED), values).all()
     return [_frozen(row) for row in rows]
+
+
+@lru_cache(maxsize=4096)
+def _space(stored: str) -> BaseDistribution:
+    return json_to_distribution(stored)
 
 
 def _frozen(row: sqlalchemy.Row[Any]) -> FrozenTrial:
@@ -170,7 +178,9 @@ def _frozen(row: sqlalchemy.Row[Any]) -> FrozenTrial:
         value=None,
         datetime_start=None,
         datetime_complete=None,
-        params=row.params or {},
+        params={
+            name: _space(space).to_external_repr(value) for name, value, space in row.params or []
+        },
         distributions={},
         user_attrs={key: json.loads(value) for key, value in attributes},
         system_attrs={},

@@ -52,7 +52,7 @@ class Training:
         half_life = task.averaging_share * task.epochs * steps_per_epoch
         self._averaged = AveragedWeights(self._model, half_life)
         self._optimizer = _optimizer(task, self._model)
-        self._schedule = schedule_of(run.spec, run.control, run.ks, steps_per_epoch)
+        self._schedule = schedule_of(run.spec, run.control, run.ks, steps_per_epoch, run.lr_max)
         self._total_steps = task.epochs * steps_per_epoch
         self._curve: list[Epoch] = []
         self._step = 0

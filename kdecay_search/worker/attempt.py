@@ -119,8 +119,9 @@ class _Attempt:
         self.seed = claim.token.key.seed
         self.device = place.device
         self.ks = (*claim.token.earlier_ks, trial.k)
+        self.lr_max = trial.lr_max
         self.control = claim.token.control
-        self.checkpoint = _checkpoint(spec, claim, place.checkpoints, self.ks)
+        self.checkpoint = _checkpoint(spec, claim, place.checkpoints, self.ks, self.lr_max)
         self._stop = place.stop
         self._trial, self._heart, self._reporter = trial, heart, reporter
         self._curve: list[Epoch] = []
@@ -193,10 +194,14 @@ class _Attempt:
 
 
 def _checkpoint(
-    spec: StudySpec, claim: Claim, folder: CheckpointFolder, ks: Sequence[float]
+    spec: StudySpec,
+    claim: Claim,
+    folder: CheckpointFolder,
+    ks: Sequence[float],
+    lr_max: float | None,
 ) -> Checkpoint:
     key = claim.token.key
-    fingerprint = spec.fingerprint(ks, key.seed, claim.token.control)
+    fingerprint = spec.fingerprint(ks, key.seed, claim.token.control, lr_max)
     return Checkpoint(folder.of_study(spec), key, fingerprint, spec.workers.checkpoint_seconds)
 
 

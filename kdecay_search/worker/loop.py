@@ -173,4 +173,5 @@ class Worker:
 def _described(claim: Claim) -> str:
     key, k = claim.token.key, claim.token.k
     chosen = "k by the sampler" if k is None else f"k = {k:g}"
+    chosen += f", lr_max {claim.token.lr_max:g}" if claim.token.lr_max is not None else ""
     return f"stage {key.stage}, {chosen}, seed {key.seed}"

@@ -13,8 +13,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial
 
 from kdecay_search.controls import CONTROLS
+from kdecay_search.point import Point
 from kdecay_search.pruning import FIRST_SEED, SmoothPruner, may_prune
-from kdecay_search.runs import RunKey
+from kdecay_search.runs import RunKey, Token
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, history, queue, records
 from kdecay_search.storage.connect import retried
@@ -35,7 +36,7 @@ class ClaimedTrial:
         self._pruner = SmoothPruner(spec)
         self._reported = set(claim.reported)
         self._restored = 0
-        self.k = _k_of(storage, spec, claim)
+        self.k, self.lr_max = _point_of(storage, spec, claim)
 
     def restore(self, epochs: int) -> None:
         """So many epochs were trained by an earlier holder of the run: they are told and not
@@ -93,20 +94,26 @@ def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
 
 
 @retried
-def _k_of(storage: Storage, spec: StudySpec, claim: Claim) -> float:
-    """The token's k, or the sampler's choice; kept as the trial's parameter either way. A
+def _point_of(storage: Storage, spec: StudySpec, claim: Claim) -> Point:
+    """The token's candidate, or the sampler's choice; kept as the trial's parameters either way. A
     confirmation's parameter is the name of the schedule."""
-    token, space = claim.token, queue.distribution(claim.token)
+    token = claim.token
     if token.k is None:
-        trial = _open_trial(storage, spec, claim)
-        return trial.suggest_float(records.PARAMETER, space.low, space.high, log=space.log)
+        return _chosen(token, _open_trial(storage, spec, claim))
     if token.control is None:
-        internal = space.to_internal_repr(token.k)
-        storage.rdb.set_trial_param(claim.trial_id, records.PARAMETER, internal, space)
+        given, spaces = queue.parameters(token), queue.distributions(token)
     else:
-        place = float(CONTROLS.index(token.control))
-        storage.rdb.set_trial_param(claim.trial_id, history.CONTROL, place, SCHEDULES)
-    return token.k
+        given, spaces = {history.CONTROL: token.control}, {history.CONTROL: SCHEDULES}
+    queue.give_parameters(storage, claim.trial_id, given, spaces)
+    return Point(token.k, token.lr_max)
+
+
+def _chosen(token: Token, trial: optuna.trial.Trial) -> Point:
+    """What the sampler chooses."""
+    lr_max, space = token.lr_max, queue.distribution(token)
+    if token.levels:
+        lr_max = float(trial.suggest_categorical(history.LEVEL, token.levels))
+    return Point(trial.suggest_float(records.PARAMETER, space.low, space.high, log=True), lr_max)
 
 
 def _open_trial(storage: Storage, spec: StudySpec, claim: Claim) -> optuna.trial.Trial:

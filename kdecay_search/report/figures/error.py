@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import quantiles
 
 import plotly.graph_objects as go
 
 from kdecay_search.choice import SmoothCurve, smooth_curve
+from kdecay_search.point import Point
 from kdecay_search.procedure import Candidate, Progress, Stage
+from kdecay_search.report import names
 from kdecay_search.report.figures import theme
-from kdecay_search.report.figures.palette import FAINT, INK, Palette
+from kdecay_search.report.figures.palette import FAINT, INK, Palette, evenly
 from kdecay_search.report.view import StudyView
+
+Colour = Callable[[Candidate], str]
 
 CURVE_POINTS = 60
 """Of the smooth curve, beside the candidates themselves …"""
@@ -29,41 +33,59 @@ edge: a run that diverged (100 %) shall not flatten all others."""
 
 
 def error_by_k(view: StudyView, stage: Stage) -> go.Figure:
-    """Every seed's error, the means, the smooth curve with its 95 % interval, and the choice."""
+    """Every seed's error, the means, the smooth curve with its 95 % interval, and the choice. Where
+    the stage tries several levels of the LR, the curve's cut at each of them."""
     tried = sorted((c for c in stage.candidates if c.errors), key=lambda c: c.k or 0.0)
     if not tried:
         return theme.empty(f"No run of stage {stage.n} is complete yet.")
     shown = theme.figure(f"k<sub>{stage.n}</sub>", "validation error, %")
     top = _top([error for c in tried for error in c.errors.values()])
-    curve = stage_curve(view, stage)
-    if len(curve.ks) > 1:
-        _add_curve(shown, curve)
+    colour = _colouring(view, stage)
+    _add_curves(shown, view, stage, top)
     _add_rival(shown, view, stage)
-    palette = Palette.of(view)
-    _add_seeds(shown, tried, palette, top)
-    _add_means(shown, tried, palette, top)
+    _add_seeds(shown, tried, colour, top)
+    _add_means(shown, tried, colour, top)
     ks = [c.k or 0.0 for c in tried]
     _set_axes(shown, ks, stage)
-    _mark_choice(shown, stage, palette, ks)
+    _mark_choice(shown, stage, colour, ks)
     return shown
 
 
-def stage_curve(view: StudyView, stage: Stage) -> SmoothCurve:
-    """The curve by which the stage's choice was made. As there, what the stage compares with
-    counts as a result of the last term that was kept before."""
-    results = [(c.k, s, e) for c in stage.candidates if c.k for s, e in c.errors.items()]
+def _colouring(view: StudyView, stage: Stage) -> Colour:
+    """By level where the stage tries several, else by k as everywhere."""
+    if stage.levels:
+        colours = dict(zip(stage.levels, evenly(len(stage.levels)), strict=True))
+        return lambda candidate: colours[candidate.lr_max or stage.levels[0]]
+    palette = Palette.of(view)
+    return lambda candidate: palette(candidate.k or 0.0, candidate.lr_max)
+
+
+def _add_curves(shown: go.Figure, view: StudyView, stage: Stage, top: float) -> None:
+    for lr_max, colour in zip(stage.levels, evenly(len(stage.levels)), strict=True):
+        _add_cut(shown, stage_curve(view, stage, lr_max), lr_max, colour, top)
+    if not stage.levels and len((curve := stage_curve(view, stage)).ks) > 1:
+        _add_curve(shown, curve)
+
+
+def stage_curve(view: StudyView, stage: Stage, lr_max: float | None = None) -> SmoothCurve:
+    """The curve by which the stage's choice was made; at this level of the LR, where it tries
+    several. As there, what the stage compares with counts as a result of the last term that was
+    kept before."""
+    results = [(c.point, s, e) for c in stage.candidates if c.point for s, e in c.errors.items()]
+    level = stage.lr_max if lr_max is None else lr_max
     if stage.earlier_ks:
         rival = view.plan.stages[stage.n - 2].best
-        results += [
-            (stage.earlier_ks[-1], s, e) for s, e in (rival.errors if rival else {}).items()
-        ]
-    tried = sorted({k for k, _, _ in results})
+        at = Point(stage.earlier_ks[-1], level)
+        results += [(at, s, e) for s, e in (rival.errors if rival else {}).items()]
+    tried = sorted({point.k for point, _, _ in results})
     if len(tried) > MOST_CURVE_POINTS:
         step = (len(tried) - 1) / (MOST_CURVE_POINTS - 1)
-        return smooth_curve((tried[round(i * step)] for i in range(MOST_CURVE_POINTS)), results)
-    low, high = math.log(tried[0]), math.log(tried[-1])
-    between = [math.exp(low + (high - low) * i / CURVE_POINTS) for i in range(1, CURVE_POINTS)]
-    return smooth_curve((*tried, *(between if high > low else ())), results)
+        ks = [tried[round(i * step)] for i in range(MOST_CURVE_POINTS)]
+    else:
+        low, high = math.log(tried[0]), math.log(tried[-1])
+        between = [math.exp(low + (high - low) * i / CURVE_POINTS) for i in range(1, CURVE_POINTS)]
+        ks = [*tried, *(between if high > low else ())]
+    return smooth_curve((Point(k, level) for k in ks), results)
 
 
 def _top(errors: Sequence[float]) -> float:
@@ -98,6 +120,20 @@ def _add_curve(shown: go.Figure, curve: SmoothCurve) -> None:
     )
 
 
+def _add_cut(shown: go.Figure, curve: SmoothCurve, lr_max: float, colour: str, top: float) -> None:
+    """The smooth surface at one level. What lies above the runs that are drawn is cut off."""
+    shown.add_scatter(
+        x=curve.ks,
+        y=[error if error <= top else None for error in curve.errors],
+        customdata=list(zip(curve.low, curve.high, strict=True)),
+        mode="lines",
+        name=f"lr_max {lr_max:.4g}",
+        line={"color": colour, "width": 2},
+        hovertemplate=f"smooth curve at k = %{{x:.3~g}}, lr_max {lr_max:.4g}<br>error %{{y:.2f}} %"
+        "<br>95 % interval %{customdata[0]:.2f} to %{customdata[1]:.2f} %<extra></extra>",
+    )
+
+
 def _add_rival(shown: go.Figure, view: StudyView, stage: Stage) -> None:
     """What a later stage's candidates are compared with: a line across."""
     if not stage.earlier_ks:
@@ -105,39 +141,41 @@ def _add_rival(shown: go.Figure, view: StudyView, stage: Stage) -> None:
     rival = view.plan.stages[stage.n - 2].best
     if rival is None or rival.error.mean is None:
         return
-    ks = ", ".join(f"{k:.4g}" for k in stage.earlier_ks)
+    name = f"{names.rival(stage, view)} alone"
     at = [c.k for c in stage.candidates if c.k is not None]
     shown.add_scatter(
         x=[stage.earlier_ks[-1], max(at)],
         y=[rival.error.mean] * 2,
         mode="lines",
-        name=f"k = {ks} alone",
+        name=name,
         line={"color": INK, "width": 1.5, "dash": "dash"},
-        hovertemplate=f"k = {ks} alone<br>mean error %{{y:.2f}} % "
+        hovertemplate=f"{name}<br>mean error %{{y:.2f}} % "
         f"over {rival.error.n} seeds<extra></extra>",
     )
 
 
-def _add_seeds(shown: go.Figure, tried: Sequence[Candidate], palette: Palette, top: float) -> None:
-    runs = [(c.k or 0.0, seed, c.errors[seed]) for c in tried for seed in sorted(c.errors)]
+def _add_seeds(shown: go.Figure, tried: Sequence[Candidate], colour: Colour, top: float) -> None:
+    runs = [(c, seed, c.errors[seed]) for c in tried for seed in sorted(c.errors)]
+    has_levels = any(c.lr_max is not None for c in tried)
     shown.add_scatter(
-        x=[k for k, _, _ in runs],
+        x=[c.k for c, _, _ in runs],
         y=[min(error, top) for _, _, error in runs],
         customdata=[(seed, error) for _, seed, error in runs],
+        text=[names.level(c.lr_max) for c, _, _ in runs] if has_levels else None,
         mode="markers",
         name="each seed",
         marker={
-            "color": [palette(k) for k, _, _ in runs],
+            "color": [colour(c) for c, _, _ in runs],
             "symbol": ["triangle-up" if error > top else "circle" for _, _, error in runs],
             "size": 7,
             "opacity": 0.5,
         },
-        hovertemplate="k = %{x:.4~g} · seed %{customdata[0]}"
+        hovertemplate=f"k = %{{x:.4~g}}{'%{text}' if has_levels else ''} · seed %{{customdata[0]}}"
         "<br>error %{customdata[1]:.2f} %<extra></extra>",
     )
 
 
-def _add_means(shown: go.Figure, tried: Sequence[Candidate], palette: Palette, top: float) -> None:
+def _add_means(shown: go.Figure, tried: Sequence[Candidate], colour: Colour, top: float) -> None:
     shown.add_scatter(
         x=[c.k for c in tried],
         y=[min(c.error.mean or 0.0, top) for c in tried],
@@ -145,7 +183,7 @@ def _add_means(shown: go.Figure, tried: Sequence[Candidate], palette: Palette, t
         mode="markers",
         name="mean",
         marker={
-            "color": [palette(c.k or 0.0) for c in tried],
+            "color": [colour(c) for c in tried],
             "symbol": "diamond",
             "size": 11,
             "line": {"width": 0.8, "color": "rgba(255,255,255,0.85)"},
@@ -158,7 +196,8 @@ def _described(candidate: Candidate) -> str:
     error = candidate.error
     seeds = f"{error.n} seed{'s' if error.n != 1 else ''}"
     spread = "" if error.sd is None else f" ± {error.sd:.2f}"
-    lines = [f"mean error {error.mean:.2f}{spread} %, {seeds}"]
+    lines = [] if candidate.lr_max is None else [f"lr_max {candidate.lr_max:.4g}"]
+    lines.append(f"mean error {error.mean:.2f}{spread} %, {seeds}")
     if interval := error.interval():
         lines.append(f"95 % interval of the mean {interval[0]:.2f} to {interval[1]:.2f} %")
     if candidate.probability is not None:
@@ -166,7 +205,7 @@ def _described(candidate: Candidate) -> str:
     return "<br>".join(lines)
 
 
-def _mark_choice(shown: go.Figure, stage: Stage, palette: Palette, ks: Sequence[float]) -> None:
+def _mark_choice(shown: go.Figure, stage: Stage, colour: Colour, ks: Sequence[float]) -> None:
     """A line at the best k, which says what came of it."""
     best = stage.best
     if best is None or best.k is None:
@@ -184,7 +223,7 @@ def _mark_choice(shown: go.Figure, stage: Stage, palette: Palette, ks: Sequence[
         y1=1,
         yref="y domain",
         layer="below",
-        line={"color": palette(best.k), "width": 1.5, "dash": "dot"},
+        line={"color": colour(best), "width": 1.5, "dash": "dot"},
     )
     shown.add_annotation(
         x=math.log10(best.k) if _is_log(ks) else best.k,
@@ -193,7 +232,7 @@ def _mark_choice(shown: go.Figure, stage: Stage, palette: Palette, ks: Sequence[
         yanchor="top",
         xanchor="right" if is_right else "left",
         xshift=-7 if is_right else 7,
-        text=f"<b>{theme.term(best.k)}</b> {word}",
+        text=f"<b>{theme.term(best.k, best.lr_max)}</b> {word}",
         showarrow=False,
     )
 

@@ -1,4 +1,5 @@
-"""One colour per exponent, the same in every figure of a study.
+"""One colour per exponent, the same in every figure of a study; per exponent and level of the LR,
+where that is searched.
 
 From blue by magenta to orange: an order that is also seen with a red-green deficiency, where it
 runs from blue to yellow, at a lightness that stands out from white and from black.
@@ -9,6 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
+from kdecay_search.point import Point
 from kdecay_search.procedure import BASELINE_KS
 from kdecay_search.report.view import StudyView
 
@@ -22,20 +24,24 @@ WARNING = "#c8413b"
 
 
 class Palette:
-    """Colours of the exponents ``ks``, evenly spaced in their order."""
+    """Colours of candidates, evenly spaced in the order of their k, then of their level."""
 
-    def __init__(self, ks: Iterable[float]) -> None:
-        self._ks = sorted(set(ks))
+    def __init__(self, points: Iterable[Point]) -> None:
+        self._places = sorted({_place(*point) for point in points})
 
     @staticmethod
     def of(view: StudyView) -> Palette:
-        tried = (c.k for stage in view.plan.stages for c in stage.candidates if c.k is not None)
-        return Palette((*BASELINE_KS, *tried))
+        tried = [c.point for stage in view.plan.stages for c in stage.candidates if c.point]
+        return Palette((Point(*BASELINE_KS, view.plan.baseline.lr_max), *tried))
 
-    def __call__(self, k: float) -> str:
-        """``#rrggbb``; a k that is not among them has the colour of the next."""
-        last = len(self._ks) - 1
-        return blend(min(bisect_left(self._ks, k), last) / last if last else 0.0)
+    def __call__(self, k: float, lr_max: float | None = None) -> str:
+        """``#rrggbb``; what is not among them has the colour of the next."""
+        last = len(self._places) - 1
+        return blend(min(bisect_left(self._places, _place(k, lr_max)), last) / last if last else 0)
+
+
+def _place(k: float, lr_max: float | None) -> tuple[float, float]:
+    return k, lr_max or 0.0
 
 
 def blend(share: float) -> str:
@@ -45,6 +51,11 @@ def blend(share: float) -> str:
     part = position - index
     pairs = zip(STOPS[index], STOPS[index + 1], strict=True)
     return "#" + "".join(f"{round(a + part * (b - a)):02x}" for a, b in pairs)
+
+
+def evenly(count: int) -> list[str]:
+    """So many colours, as far from one another as can be."""
+    return [blend(i / (count - 1) if count > 1 else 0.0) for i in range(count)]
 
 
 def translucent(colour: str, opacity: float) -> str:

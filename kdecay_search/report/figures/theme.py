@@ -6,6 +6,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from kdecay_search.report import names
 from kdecay_search.report.figures.palette import FAINT, INK
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
@@ -62,6 +63,6 @@ def empty(text: str) -> go.Figure:
     return shown
 
 
-def term(k: float) -> str:
-    """``k = 2.5``."""
-    return f"k = {k:.4g}"
+def term(k: float, lr_max: float | None = None) -> str:
+    """``k = 2.5``; with its level, where that was searched."""
+    return names.terms((k,), lr_max)

@@ -1,0 +1,39 @@
+"""The iterative search for the terms of eq. 14: a pure function from records to a plan.
+
+Stage 1 compares single exponents with the original, k = 1. Stage n keeps the terms found so far
+and compares a further one, k_n > k_(n-1), with the schedule that stage n-1 ended with (the
+incumbent), whose results are reused. While the best candidate of a grid is its largest, the grid
+grows, up to ``k_cap``. A stage's best candidate is kept if it lowers the mean error over the
+seeds, paired by seed, by more than ``min_gain``; otherwise the search ends with the incumbent.
+
+The best candidate is not the smallest noisy mean but the minimum of a smooth curve through all
+results (:mod:`kdecay_search.choice`). With pruning, seeds are a race: every candidate runs on the
+first, and each further seed is given to those few that may still be the best; the runs of the
+others are closed without being trained (:attr:`Plan.skip`). The baseline runs on the second seed,
+too, and on further ones while it is open whether the best candidate is better than it.
+
+A study that asks for it ends with a confirmation on fresh seeds
+(:mod:`kdecay_search.confirmation`).
+
+Nothing here reads a clock, a file or a database: :func:`make_plan` says what the storage should
+hold, and :mod:`kdecay_search.driver` brings it about.
+"""
+
+from kdecay_search.controls import BASELINE_KS
+from kdecay_search.procedure.book import FIRST_SEED
+from kdecay_search.procedure.plan import Plan, make_plan, runs_at_most
+from kdecay_search.procedure.space import spread
+from kdecay_search.procedure.stage import Candidate, Incumbent, Progress, Stage
+
+__all__ = [
+    "BASELINE_KS",
+    "FIRST_SEED",
+    "Candidate",
+    "Incumbent",
+    "Plan",
+    "Progress",
+    "Stage",
+    "make_plan",
+    "runs_at_most",
+    "spread",
+]

@@ -1,0 +1,51 @@
+"""What schedules are called, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from kdecay_search.procedure import BASELINE_KS, Stage
+from kdecay_search.report.view import StudyView
+
+
+def terms(ks: Iterable[float], lr_max: float | None = None) -> str:
+    """``k = 2`` or ``k = 2, 6.5``; ``k = 2 at lr_max 0.1`` where the level was searched."""
+    return "k = " + ", ".join(f"{k:.4g}" for k in ks) + level(lr_max)
+
+
+def level(lr_max: float | None) -> str:
+    """`` at lr_max 0.1``; nothing where the level was not searched."""
+    return "" if lr_max is None else f" at lr_max {lr_max:.4g}"
+
+
+def tuning(view: StudyView) -> str:
+    """That k = 1 was tuned as the others were, and with what result; nothing where the level was
+    not searched, or has no result yet."""
+    levels, plan = view.spec.search.lr_max, view.plan
+    base = plan.baseline
+    if not levels or base.lr_max is None or not base.errors:
+        return ""
+    so_far = "" if plan.stages[0].progress == "done" else " so far"
+    listed = f"{', '.join(f'{each:.4g}' for each in levels[:-1])} and {levels[-1]:.4g}"
+    text = f"k = 1 was tried at the same levels as the others, lr_max {listed}; "
+    text += f"it is best at {base.lr_max:.4g}{so_far}."
+    names = {terms(base.ks): base.lr_max}
+    if plan.leader.ks != BASELINE_KS and plan.leader.lr_max is not None:
+        names[terms(plan.leader.ks)] = plan.leader.lr_max
+    for name, chosen in names.items():
+        text += _edge(name, chosen, levels)
+    return text
+
+
+def _edge(name: str, chosen: float, levels: Sequence[float]) -> str:
+    if levels[0] < chosen < levels[-1]:
+        return ""
+    side, beyond = ("highest", "above") if chosen == levels[-1] else ("lowest", "below")
+    return f" For {name}, {chosen:.4g} is the {side} level of all: its best may lie {beyond} it."
+
+
+def rival(stage: Stage, view: StudyView) -> str:
+    """What the stage is compared with."""
+    if stage.earlier_ks:
+        return terms(stage.earlier_ks, stage.lr_max)
+    return terms(BASELINE_KS, view.plan.baseline.lr_max)
