@@ -56,6 +56,9 @@ class Checkpoint:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = folder / f"stage{key.stage}-candidate{key.candidate}-seed{key.seed}.ckpt"
+        name = f"{self.path.stem}-{fingerprint.hex()[:12]}"
+        self.directory = self.path.with_name(name)
+        """For what the run's own code keeps in files of its own; made by whoever needs it."""
         self._fingerprint = fingerprint
         self._every_seconds = every_seconds
         self._clock = clock
@@ -111,6 +114,7 @@ class Checkpoint:
         """The run has ended."""
         with contextlib.suppress(OSError):
             self.path.unlink()
+        shutil.rmtree(self.directory, ignore_errors=True)
 
     def _header(self, payload: bytes) -> bytes:
         digest = hashlib.blake2b(payload, digest_size=DIGEST_BYTES, key=self._fingerprint)

@@ -17,15 +17,20 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdecay_search.networks import ModelSpec, ResNetSpec
+from kdecay_search.programs import PURPOSE, SCHEDULE_CSV, CommandTask, PythonTask
 from kdecay_search.rivals import RIVALS
 from kdecay_search.schedules import Family, KDecaySchedule
-from kdecay_search.settings import Settings
+from kdecay_search.settings import (
+    AVERAGING_SHARE,
+    Count,
+    Epochs,
+    NotNegative,
+    Positive,
+    Settings,
+)
 
 MAX_CANDIDATES = 1000
 """More grid points than this in one stage is a slip of ``k_step``, not a search."""
-
-AVERAGING_SHARE = 0.08
-"""Measured: anything from a fifteenth to an eighth does as well (docs/pruning.md)."""
 
 SMALLEST_K, LARGEST_K = 0.001, 1000.0
 MOST_SEEDS = 1000
@@ -34,9 +39,6 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Of a study: what fits in URLs, file names and terminals."""
 
 Exponent = Annotated[float, Field(ge=SMALLEST_K, le=LARGEST_K)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 def _cap(k_max: float, k_cap: float | None) -> float:
@@ -130,7 +132,7 @@ class ImagesTask(Settings):
     """The built-in image classification task."""
 
     kind: Literal["images"]
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    epochs: Epochs
     batch_size: Count = 128
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Annotated[int, Field(ge=0, le=1024)] = 1
@@ -160,9 +162,12 @@ class SimulatedTask(Settings):
     """Curves drawn from a stated error surface, without training anything."""
 
     kind: Literal["simulated"]
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    epochs: Epochs
     epoch_seconds: NotNegative = 0.0
     surface: SurfaceSpec = SurfaceSpec()
+
+
+Task = ImagesTask | PythonTask | CommandTask | SimulatedTask
 
 
 class ScheduleSpec(Settings):
@@ -313,7 +318,7 @@ class StudySpec(Settings):
 
     name: Annotated[str, Field(max_length=100, pattern=NAME_PATTERN)]
     description: Annotated[str, Field(max_length=10_000)] = ""
-    task: Annotated[ImagesTask | SimulatedTask, Field(discriminator="kind")]
+    task: Annotated[Task, Field(discriminator="kind")]
     schedule: ScheduleSpec = ScheduleSpec()
     search: SearchSpec = SearchSpec()
     pruning: PruningSpec = PruningSpec()
@@ -328,6 +333,21 @@ class StudySpec(Settings):
             warmup = schedule.warmup_epochs
             raise ValueError(f"warmup_epochs = {warmup} must be below task.epochs = {task.epochs}")
         return schedule
+
+    @field_validator("confirm")
+    @classmethod
+    def _command_can_be_confirmed(cls, confirm: ConfirmSpec, info: ValidationInfo) -> ConfirmSpec:
+        task = info.data.get("task")
+        if not isinstance(task, CommandTask) or not confirm.seeds:
+            return confirm
+        if PURPOSE not in task.placeholders:
+            raise ValueError(
+                "seeds needs {purpose} in task.command: it tells the program to train on all "
+                "training data and to report the error on the test set"
+            )
+        if confirm.rivals and SCHEDULE_CSV not in task.placeholders:
+            raise ValueError("rivals needs {schedule_csv} in task.command: they have no k")
+        return confirm
 
     def schedule_for(self, ks: Sequence[float], steps_per_epoch: float = 1) -> KDecaySchedule:
         """The schedule with terms ``ks``, its warm-up in updates of this many per epoch."""
@@ -346,7 +366,8 @@ class StudySpec(Settings):
     ) -> bytes:
         """32 bytes that tell apart trainings that differ in anything but who does them. Without
         ``ks`` and ``seed``: studies. ``control``: of a confirmation's run."""
-        decisive: list[object] = [self.task.model_dump(), self.schedule.model_dump()]
+        task = self.task.model_dump(exclude={"epoch_timeout"})
+        decisive: list[object] = [task, self.schedule.model_dump()]
         decisive += [list(ks), seed]
         decisive += [control] if control else []
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()

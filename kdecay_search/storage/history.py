@@ -19,6 +19,7 @@ from kdecay_search.errors import printable
 from kdecay_search.runs import (
     CONFIRMATION,
     LOST,
+    RAW,
     CandidateKey,
     Replicates,
     RunKey,
@@ -44,7 +45,7 @@ _STATES = {
     "FAIL": State.FAILED,
 }
 _TOKEN = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
-_ATTRIBUTES = (*_TOKEN, CONTROL, "reason", "message", WORKER, RESUMED)
+_ATTRIBUTES = (*_TOKEN, CONTROL, "reason", "message", WORKER, RESUMED, RAW)
 
 _COUNT = "SELECT count(*) FROM trials WHERE study_id = :study_id AND trial_id <= :latest"
 _ROWS = """
@@ -56,7 +57,7 @@ _ROWS = """
       (SELECT count(*) FROM trial_intermediate_values i
        WHERE i.trial_id = t.trial_id) AS epochs,
       (SELECT coalesce(i.intermediate_value, 'NaN') FROM trial_intermediate_values i
-       WHERE i.trial_id = t.trial_id ORDER BY i.step DESC LIMIT 1) AS averaged_error,
+       WHERE i.trial_id = t.trial_id ORDER BY i.step DESC LIMIT 1) AS last_error,
       (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
        WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes
     FROM trials t
@@ -128,7 +129,8 @@ def _trial(row: Row) -> Trial | None:
         k=token.k if row.k is None else row.k,
         error=row.error if state == State.COMPLETE else None,
         epochs=row.epochs,
-        averaged_error=row.averaged_error,
+        averaged_error=None if RAW in attributes else row.last_error,
+        raw_error=row.last_error if RAW in attributes else None,
         reason=_text(attributes.get("reason", LOST)) if state == State.FAILED else None,
         message=_text(attributes.get("message")),
         worker=_text(attributes.get(WORKER)),

@@ -22,6 +22,10 @@ from pydantic import BaseModel
 from kdecay_search.spec import StudySpec
 
 Table = dict[str, Any]
+OWN_CODE: dict[str, list[Any]] = {
+    "entry": ["train:train", "my.own_1.code:Trainer.train", "train", "train:"],
+    "command": [["./train", "{ks}"], ["{{{k}}}", "--x={lr_max}"], ["{k", "}"], ["{nothing}"]],
+}
 WIDE = 10**6
 """Numbers without a bound of their own lie within this most of the time."""
 
@@ -56,6 +60,10 @@ def table(model: type[BaseModel]) -> st.SearchStrategy[Table]:
 def _field(model: type[BaseModel], name: str) -> st.SearchStrategy[Any]:
     if model is StudySpec and name == "name":
         return st.text("aZ09._-", min_size=1, max_size=20).map(lambda text: f"x{text}")
+    if name in OWN_CODE:
+        return st.sampled_from(OWN_CODE[name]) | _values(
+            model.model_fields[name].annotation, model.model_fields[name].metadata
+        )
     field = model.model_fields[name]
     return _values(field.annotation, field.metadata)
 
@@ -73,10 +81,20 @@ def _values(kind: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
         longest = min(_bound(metadata, "max_length", 6), 6)
         items = st.lists(_values(arguments[0], []), min_size=1, max_size=longest)
         return items.map(lambda values: sorted(set(values)))
+    if origin is dict:
+        return st.dictionaries(TEXTS, _anything(), max_size=3)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return table(kind)
     return {bool: lambda _: st.booleans(), int: _integers, float: _floats, str: _texts}[kind](
         metadata
+    )
+
+
+def _anything() -> st.SearchStrategy[Any]:
+    """What TOML and JSON have in common."""
+    plain = st.booleans() | st.integers(-WIDE, WIDE) | st.floats(-1, 1) | TEXTS
+    return st.recursive(
+        plain, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=4
     )
 
 
