@@ -56,14 +56,17 @@ class Checkpoint:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = folder / f"stage{key.stage}-candidate{key.candidate}-seed{key.seed}.ckpt"
-        name = f"{self.path.stem}-{fingerprint.hex()[:12]}"
-        self.directory = self.path.with_name(name)
-        """For what the run's own code keeps in files of its own; made by whoever needs it."""
         self._fingerprint = fingerprint
         self._every_seconds = every_seconds
         self._clock = clock
         self._written = clock()
         self._warned = False
+
+    @property
+    def folder(self) -> Path:
+        """For whatever else the run's own code keeps; nobody else's, and made by whoever wants it.
+        It bears the fingerprint, since files in it are not checked."""
+        return self.path.with_name(f"{self.path.stem}-{self._fingerprint.hex()[:12]}")
 
     @property
     def is_due(self) -> bool:
@@ -114,7 +117,7 @@ class Checkpoint:
         """The run has ended."""
         with contextlib.suppress(OSError):
             self.path.unlink()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _header(self, payload: bytes) -> bytes:
         digest = hashlib.blake2b(payload, digest_size=DIGEST_BYTES, key=self._fingerprint)

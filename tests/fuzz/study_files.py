@@ -75,26 +75,16 @@ def _values(kind: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
     if origin in (Union, types.UnionType):
         options = [option for option in arguments if option is not type(None)]
         return st.one_of([_values(option, metadata) for option in options])
-    if origin is Literal:
-        return st.sampled_from(arguments)
+    if origin in (Literal, dict):
+        return st.sampled_from(arguments) if origin is Literal else DICTS
     if origin is tuple:
         longest = min(_bound(metadata, "max_length", 6), 6)
         items = st.lists(_values(arguments[0], []), min_size=1, max_size=longest)
         return items.map(lambda values: sorted(set(values)))
-    if origin is dict:
-        return st.dictionaries(TEXTS, _anything(), max_size=3)
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         return table(kind)
     return {bool: lambda _: st.booleans(), int: _integers, float: _floats, str: _texts}[kind](
         metadata
-    )
-
-
-def _anything() -> st.SearchStrategy[Any]:
-    """What TOML and JSON have in common."""
-    plain = st.booleans() | st.integers(-WIDE, WIDE) | st.floats(-1, 1) | TEXTS
-    return st.recursive(
-        plain, lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner), max_leaves=4
     )
 
 
@@ -131,6 +121,17 @@ def _texts(metadata: list[Any]) -> st.SearchStrategy[str]:
 
 
 TEXTS = st.text("ab.=[]{}\"'\\#~/ \t\n\r\x00\x1b\x7f\x85é\u2028\ufeff\U0001f642", max_size=12)
+
+DICTS = st.dictionaries(
+    TEXTS,
+    st.recursive(
+        st.booleans() | st.integers(-WIDE, WIDE) | st.floats(-1, 1) | TEXTS,
+        lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
+        max_leaves=4,
+    ),
+    max_size=3,
+)
+"""What TOML and JSON have in common."""
 
 
 def fitted(study: Table) -> Table:
