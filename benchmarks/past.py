@@ -100,6 +100,7 @@ def _history(spec: StudySpec, trials: int) -> list[Past]:
 
 
 def _shifted(epochs: Sequence[Epoch], points: float) -> list[Epoch]:
+    """Of a simulated task: every epoch has an averaged error."""
     return [
         replace(
             epoch,

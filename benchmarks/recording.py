@@ -85,7 +85,7 @@ def _columns(epochs: Sequence[Epoch], averaged: dict[str, Column], length: int) 
     failed: Column = [DIVERGED_ERROR] * missing
     raw: Column = [epoch.validation_error for epoch in epochs]
     losses = [epoch.training_loss for epoch in epochs]
-    loss: Column = [value if math.isfinite(value) else None for value in losses]
+    loss: Column = [v if v is not None and math.isfinite(v) else None for v in losses]
     columns = {RAW: raw + failed}
     columns |= {name: column + failed for name, column in averaged.items()}
     return columns | {TRAIN_LOSS: loss + [None] * missing}

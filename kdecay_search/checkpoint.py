@@ -63,6 +63,12 @@ class Checkpoint:
         self._warned = False
 
     @property
+    def folder(self) -> Path:
+        """For whatever else the run's own code keeps; nobody else's, and made by whoever wants it.
+        It bears the fingerprint, since files in it are not checked."""
+        return self.path.with_name(f"{self.path.stem}-{self._fingerprint.hex()[:12]}")
+
+    @property
     def is_due(self) -> bool:
         """Whether the last one is ``every_seconds`` old."""
         return self._clock() - self._written >= self._every_seconds
@@ -111,6 +117,7 @@ class Checkpoint:
         """The run has ended."""
         with contextlib.suppress(OSError):
             self.path.unlink()
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _header(self, payload: bytes) -> bytes:
         digest = hashlib.blake2b(payload, digest_size=DIGEST_BYTES, key=self._fingerprint)

@@ -7,6 +7,7 @@
     ├── StorageError            the database
     │   └── StorageUnavailable  it cannot be reached at the moment; trying again may help
     ├── DataError               the data set that a task trains on
+    ├── TaskError               training code of your own that did what a task must not
     └── MissingPackage          an optional package that this command needs
 
 Errors of dependencies are mapped to these where they are called: pydantic's in ``spec``,
@@ -50,6 +51,10 @@ class StorageUnavailable(StorageError):
 
 class DataError(KDecayError):
     """A data set that is missing, unreadable or too small for what was asked."""
+
+
+class TaskError(KDecayError):
+    """Training code of your own that did what a task must not, such as reporting a word."""
 
 
 class MissingPackage(KDecayError):

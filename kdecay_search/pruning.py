@@ -10,7 +10,8 @@ here, is the averaged error (docs/pruning.md has the measurements behind each ru
 - at share u of training, the better 1 - u of the candidates seen so far go on;
 - never before ``first_share``, nor after ``LAST_SHARE``, when there is little left to save;
 - ``keep_at_least`` candidates stay; the baseline k = 1 always does, at every level;
-- only on the first seed: further seeds are given only to survivors, and those runs count.
+- only on the first seed: further seeds are given only to survivors, and those runs count;
+- a run without averaged error is not judged, nor is another compared with it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search.choice import smooth_means
 from kdecay_search.point import Point
-from kdecay_search.runs import Token
+from kdecay_search.runs import RAW, Token
 from kdecay_search.spec import StudySpec
 
 FIRST_SEED = 0
@@ -110,11 +111,13 @@ class SmoothPruner(BasePruner):
 
 def _is_judged(trial: FrozenTrial) -> bool:
     attributes = trial.user_attrs
-    return attributes.get("seed") == FIRST_SEED and not attributes.get("protected", False)
+    is_open = not attributes.get("protected", False) and not attributes.get(RAW, False)
+    return attributes.get("seed") == FIRST_SEED and is_open
 
 
 def _has_curve(trial: FrozenTrial) -> bool:
-    is_first = trial.user_attrs.get("seed") == FIRST_SEED
+    attributes = trial.user_attrs
+    is_first = attributes.get("seed") == FIRST_SEED and not attributes.get(RAW, False)
     return is_first and bool(trial.intermediate_values) and _point_of(trial) is not None
 
 

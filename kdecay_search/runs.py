@@ -23,7 +23,8 @@ LOST = "lost"
 """Reason of a trial whose worker fell silent."""
 WITHDRAWN = "withdrawn"
 """Reason of a trial that was closed because its run needed no further trial."""
-
+RAW = "raw"
+"""Attribute of a trial that reports the raw error, since its task knows no averaged one."""
 
 CONFIRMATION = 0
 """Number that stands for the confirmation where stages are numbered; those count from 1."""
@@ -89,6 +90,8 @@ class Trial:
     """Epochs that were trained and reported."""
     averaged_error: float | None = None
     """Of the last reported epoch (%)."""
+    raw_error: float | None = None
+    """The same of a run that reports no averaged error."""
     reason: str | None = None
     """Why it failed: :data:`ERROR`, :data:`MEMORY`, :data:`LOST` or :data:`WITHDRAWN`."""
     message: str | None = None

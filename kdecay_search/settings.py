@@ -1,8 +1,19 @@
-"""The base of every table of a study file."""
+"""The base of every table of a study file, and the numbers that they hold."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+AVERAGING_SHARE = 0.08
+"""Half-life of averaged weights, as a share of the training. Measured: anything from a fifteenth
+to an eighth does as well (docs/pruning.md)."""
+
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class Settings(BaseModel):

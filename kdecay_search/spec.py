@@ -17,18 +17,23 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdecay_search.networks import ModelSpec, ResNetSpec
+from kdecay_search.programs import PURPOSE, SCHEDULE_CSV, CommandTask, PythonTask
 from kdecay_search.rivals import RIVALS
 from kdecay_search.schedules import Family, KDecaySchedule
-from kdecay_search.settings import Settings
+from kdecay_search.settings import (
+    AVERAGING_SHARE,
+    Count,
+    Epochs,
+    NotNegative,
+    Positive,
+    Settings,
+)
 
 MAX_CANDIDATES = 1000
 """More grid points than this in one stage is a slip of ``k_step``, not a search."""
 LATER = Field(exclude_if=lambda value: value is None)
 """Of a setting that came after the first studies: left out, they are stored and told apart from
 others as before."""
-
-AVERAGING_SHARE = 0.08
-"""Measured: anything from a fifteenth to an eighth does as well (docs/pruning.md)."""
 
 SMALLEST_K, LARGEST_K = 0.001, 1000.0
 MOST_SEEDS = 1000
@@ -38,9 +43,6 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Of a study: what fits in URLs, file names and terminals."""
 
 Exponent = Annotated[float, Field(ge=SMALLEST_K, le=LARGEST_K)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 def _cap(k_max: float, k_cap: float | None) -> float:
@@ -143,7 +145,7 @@ class ImagesTask(Settings):
     """The built-in image classification task."""
 
     kind: Literal["images"]
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    epochs: Epochs
     batch_size: Count = 128
     precision: Literal["float32", "bfloat16"] = "float32"
     threads: Annotated[int, Field(ge=0, le=1024)] = 1
@@ -175,9 +177,12 @@ class SimulatedTask(Settings):
     """Curves drawn from a stated error surface, without training anything."""
 
     kind: Literal["simulated"]
-    epochs: Annotated[int, Field(ge=1, le=100_000)]
+    epochs: Epochs
     epoch_seconds: NotNegative = 0.0
     surface: SurfaceSpec = SurfaceSpec()
+
+
+Task = ImagesTask | PythonTask | CommandTask | SimulatedTask
 
 
 class ScheduleSpec(Settings):
@@ -350,7 +355,7 @@ class StudySpec(Settings):
 
     name: Annotated[str, Field(max_length=100, pattern=NAME_PATTERN)]
     description: Annotated[str, Field(max_length=10_000)] = ""
-    task: Annotated[ImagesTask | SimulatedTask, Field(discriminator="kind")]
+    task: Annotated[Task, Field(discriminator="kind")]
     schedule: ScheduleSpec = ScheduleSpec()
     search: SearchSpec = SearchSpec()
     pruning: PruningSpec = PruningSpec()
@@ -374,6 +379,21 @@ class StudySpec(Settings):
             lowest, lr_min = search.lr_max[0], schedule.lr_min
             raise ValueError(f"lr_max = {lowest:g} must be at least schedule.lr_min = {lr_min:g}")
         return search
+
+    @field_validator("confirm")
+    @classmethod
+    def _command_can_be_confirmed(cls, confirm: ConfirmSpec, info: ValidationInfo) -> ConfirmSpec:
+        task = info.data.get("task")
+        if not isinstance(task, CommandTask) or not confirm.seeds:
+            return confirm
+        if PURPOSE not in task.placeholders:
+            raise ValueError(
+                "seeds needs {purpose} in task.command: it tells the program to train on all "
+                "training data and to report the error on the test set"
+            )
+        if confirm.rivals and SCHEDULE_CSV not in task.placeholders:
+            raise ValueError("rivals needs {schedule_csv} in task.command: they have no k")
+        return confirm
 
     def schedule_for(
         self, ks: Sequence[float], steps_per_epoch: float = 1, lr_max: float | None = None
@@ -400,7 +420,8 @@ class StudySpec(Settings):
         ``ks`` and ``seed``: studies. ``control``: of a confirmation's run. ``lr_max``: where that
         is searched, in place of the file's."""
         schedule = self.schedule.model_dump() | ({} if lr_max is None else {"lr_max": lr_max})
-        decisive: list[object] = [self.task.model_dump(), schedule]
+        task = self.task.model_dump(exclude={"epoch_timeout"})
+        decisive: list[object] = [task, schedule]
         decisive += [list(ks), seed]
         decisive += [control] if control else []
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()

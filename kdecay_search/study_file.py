@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,8 @@ SHOWN_REASON_LENGTH = 200
 MOST_BYTES = 1 << 16
 """Of a study file. TOML's reader takes seconds for a dotted key of so many bytes."""
 
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+"""A key that TOML takes without quotes."""
 TAG_ERRORS = ("union_tag_not_found", "union_tag_invalid")
 Tables = tuple[type[BaseModel], ...]
 
@@ -48,17 +51,30 @@ def to_toml(spec: StudySpec) -> str:
 
 def _write_table(lines: list[str], name: str, table: Mapping[str, Any]) -> None:
     """Values first, then the tables under it: what follows a table's head belongs to it."""
-    values = {key: value for key, value in table.items() if not isinstance(value, dict)}
+    values = {key: value for key, value in table.items() if not _is_table(value)}
     if values and name:
         lines += ["", f"[{name}]"]
-    lines += [f"{key} = {_toml(value)}" for key, value in values.items()]
+    lines += [f"{_key(key)} = {_toml(value)}" for key, value in values.items()]
     for key, inner in table.items():
-        if isinstance(inner, dict):
-            _write_table(lines, f"{name}.{key}" if name else key, inner)
+        if _is_table(inner):
+            _write_table(lines, f"{name}.{_key(key)}" if name else _key(key), inner)
+
+
+def _is_table(value: object) -> bool:
+    """Whether it gets a section of its own."""
+    return isinstance(value, dict) and bool(value)
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _toml(key)
 
 
 def _toml(value: object) -> str:
-    """JSON's strings, numbers and lists are TOML's, but for one character."""
+    """JSON's strings and numbers are TOML's, but for one character."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
@@ -94,10 +110,11 @@ def changed(spec: StudySpec, table: str, values: Mapping[str, object], source: s
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """Dotted keys, with both values, in which two specs differ so that results would mix.
 
-    The description, the workers' settings, the largest number of terms and the confirmation may
-    change between launches; everything else decides what is trained or compared.
+    The description, the workers' settings, the largest number of terms, the confirmation and how
+    long an epoch may take may change between launches; everything else decides what is trained or
+    compared.
     """
-    free = {"description", "workers", "search.max_terms", "confirm"}
+    free = {"description", "workers", "search.max_terms", "confirm", "task.epoch_timeout"}
     before, after = (_flatten(spec.model_dump(mode="json")) for spec in (old, new))
     keys = sorted(before.keys() | after.keys())
     return [

@@ -2,13 +2,13 @@
 
 The worker calls ``train(run)``; the task calls ``run.report(epoch)`` after every epoch and
 ``run.poll()`` as often as it is cheap (every batch). Both may raise an :class:`Interruption`,
-which a task lets pass: the worker knows what to do with it. The task returns nothing: the last
-reported epoch's validation error is the run's result. A task that can be taken up where it was
-interrupted keeps its state in ``run.checkpoint``, at every epoch's end, whenever that is due, and
-on :class:`Released`; it tells ``run.restore`` which epochs it found there.
+which a task lets pass: the worker knows what to do with it. The last reported epoch's validation
+error is the run's result, unless the task returns another number. A task that can be taken up
+where it was interrupted keeps its state in ``run.checkpoint``, at every epoch's end, whenever that
+is due, and on :class:`Released`; it tells ``run.restore`` which epochs it found there.
 
-This module knows no framework; :mod:`kdecay_search.simulation` and
-:mod:`kdecay_search.training` implement it.
+This module knows no framework; :mod:`kdecay_search.simulation`, :mod:`kdecay_search.training` and
+:mod:`kdecay_search.own` implement it.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ class Epoch:
 
     number: int
     """Epochs done: 1 after the first."""
-    training_loss: float
-    """Mean over the epoch's batches."""
+    training_loss: float | None
+    """Mean over the epoch's batches; None where nobody told."""
     validation_error: float
     """Of the weights as they are."""
-    averaged_error: float
-    """Of the averaged weights: what pruning looks at."""
-    learning_rate: float
+    averaged_error: float | None = None
+    """Of the averaged weights: what pruning looks at. A run that has none is never pruned."""
+    learning_rate: float | None = None
     """At the epoch's last update."""
 
     @property
     def diverged(self) -> bool:
         """Whether the loss is no longer a number; training on is pointless."""
-        return not math.isfinite(self.training_loss)
+        return self.training_loss is not None and not math.isfinite(self.training_loss)
 
 
 class Interruption(Exception):
@@ -113,5 +113,5 @@ class Run(Protocol):
         ...
 
 
-Train = Callable[[Run], None]
-"""A task."""
+Train = Callable[[Run], float | None]
+"""A task; it returns the run's validation error (%), or None for the last that it reported."""

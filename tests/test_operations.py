@@ -205,7 +205,7 @@ def test_a_worker_of_one_such_study_ends_with_one_line(
     ended = run_in(tmp_path, alone, "worker", "--study", "unknown-kind", "--drain")
     *_, last = ended.stderr.splitlines()
     assert (ended.returncode, "Traceback" in ended.stderr) == (2, False)
-    assert f"task.kind = \"{MODULE}\": must be 'images' or 'simulated'" in last
+    assert f"task.kind = \"{MODULE}\": must be 'images', 'python', 'command' or 'simulated'" in last
     for name in records.study_names(planted):
         with pytest.raises(InvalidSpec) as refused:
             records.read_study(planted, name)

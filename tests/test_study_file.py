@@ -324,7 +324,7 @@ def test_unknown_kind_of_task_lists_the_kinds(tmp_path: Path, kind: Any) -> None
     task = {"epochs": 4} | ({} if kind is None else {"kind": kind})
     message = refused(tmp_path, study_table(task=task))
     assert "study.toml: task.kind" in message
-    assert "must be 'images' or 'simulated'" in message
+    assert "must be 'images', 'python', 'command' or 'simulated'" in message
 
 
 def test_missing_kind_is_not_shown_as_null(tmp_path: Path) -> None:

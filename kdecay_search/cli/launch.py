@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 import signal
 import threading
@@ -30,7 +31,7 @@ from kdecay_search.cli.options import (
 
 if TYPE_CHECKING:
     from kdecay_search.report.view import StudyView
-    from kdecay_search.spec import StudySpec
+    from kdecay_search.spec import StudySpec, Task
     from kdecay_search.storage import Storage
     from kdecay_search.worker.pool import Pool
 
@@ -115,7 +116,8 @@ def serve(
 
 
 def local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
-    """How many workers to start; zero, with a word, where torch is missing."""
+    """How many workers to start; zero, with a word, where torch is missing. Own code has one on
+    each device: nobody knows what it needs."""
     import importlib.util
 
     from kdecay_search.errors import MissingPackage
@@ -124,6 +126,8 @@ def local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
     devices = expand(device)
     if spec.task.kind == "simulated":
         return usable_cores() if asked is None else asked
+    if spec.task.kind != "images":
+        return len(devices) if asked is None else asked
     if asked != 0 and importlib.util.find_spec("torch") is None:
         if asked is not None:
             raise MissingPackage(
@@ -204,7 +208,7 @@ def _start_workers(spec: StudySpec, crew: Crew) -> Pool:
     from kdecay_search.worker.pool import Pool
 
     environment = worker_environment(crew.storage, crew.checkpoints)
-    if spec.task.kind == "images" and spec.task.threads == 0:
+    if _shares_cores(spec.task, crew.count):
         threads = max(1, usable_cores() // max(1, crew.count))
         environment = environment | {"OMP_NUM_THREADS": str(threads)}
     devices = expand(crew.device)
@@ -214,6 +218,14 @@ def _start_workers(spec: StudySpec, crew: Crew) -> Pool:
         log = home() / "logs" / spec.name / f"worker-{index}.log"
         pool.start(arguments, environment, log, detached=crew.detach)
     return pool
+
+
+def _shares_cores(task: Task, workers: int) -> bool:
+    """Whether workers are told how many CPU threads to use: those of own code, which would all
+    take every core, unless the user has told them."""
+    if task.kind == "images":
+        return task.threads == 0
+    return task.kind != "simulated" and workers > 1 and "OMP_NUM_THREADS" not in os.environ
 
 
 def _watch(store: Storage, name: str, pool: Pool, asked: threading.Event) -> StudyView:

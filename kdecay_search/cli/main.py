@@ -14,6 +14,7 @@ from kdecay_search.cli import (
     dashboard,
     doctor,
     files,
+    init,
     inspect,
     launch,
     models,
@@ -54,6 +55,7 @@ def _options(
 
 
 for register in (
+    init.register,
     launch.register,
     confirm.register,
     worker.register,

@@ -76,9 +76,13 @@ def of(facts: Facts) -> dict[str, Any]:
 
 
 def network(spec: StudySpec) -> str:
-    """``resnet-8 on digits``; a simulated task is called so."""
+    """``resnet-8 on digits``; a simulated task is called so, own code by its name."""
     if spec.task.kind == "simulated":
         return "a simulated task"
+    if spec.task.kind == "python":
+        return spec.task.entry
+    if spec.task.kind == "command":
+        return " ".join(spec.task.command)
     model = spec.task.model.model_dump()
     size = "-".join(str(model[key]) for key in ("depth", "widen", "growth") if key in model)
     return f"{model['name']}{f'-{size}' if size else ''} on {spec.task.data.name}"
@@ -396,6 +400,8 @@ def _seeds(spec: StudySpec) -> str:
     if spec.confirm.seeds:
         first = spec.confirm.first_seed
         seeds += f", and {first} to {first + spec.confirm.seeds - 1} in the confirmation"
+    if spec.task.kind in ("python", "command"):
+        return f"{seeds}: what follows from a run's seed is up to {network(spec)}."
     text = f"{seeds}: a run's first weights, order of images and augmentation follow from its seed."
     if spec.task.kind == "images":
         text += f" The validation split is drawn by split_seed = {spec.task.data.split_seed}."

@@ -21,6 +21,7 @@ from kdecay_search.errors import printable
 from kdecay_search.runs import (
     CONFIRMATION,
     LOST,
+    RAW,
     CandidateKey,
     Replicates,
     RunKey,
@@ -49,7 +50,7 @@ _STATES = {
     "FAIL": State.FAILED,
 }
 TOKEN = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
-_ATTRIBUTES = (*TOKEN, CONTROL, LEVEL, LEVELS, "reason", "message", WORKER, RESUMED)
+_ATTRIBUTES = (*TOKEN, CONTROL, LEVEL, LEVELS, "reason", "message", WORKER, RESUMED, RAW)
 
 _COUNT = "SELECT count(*) FROM trials WHERE study_id = :study_id AND trial_id <= :latest"
 _ROWS = """
@@ -63,7 +64,7 @@ _ROWS = """
       (SELECT count(*) FROM trial_intermediate_values i
        WHERE i.trial_id = t.trial_id) AS epochs,
       (SELECT coalesce(i.intermediate_value, 'NaN') FROM trial_intermediate_values i
-       WHERE i.trial_id = t.trial_id ORDER BY i.step DESC LIMIT 1) AS averaged_error,
+       WHERE i.trial_id = t.trial_id ORDER BY i.step DESC LIMIT 1) AS last_error,
       (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
        WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes
     FROM trials t
@@ -136,7 +137,8 @@ def _trial(row: Row) -> Trial | None:
         k=token.k if row.k is None else row.k,
         error=row.error if state == State.COMPLETE else None,
         epochs=row.epochs,
-        averaged_error=row.averaged_error,
+        averaged_error=None if RAW in attributes else row.last_error,
+        raw_error=row.last_error if RAW in attributes else None,
         reason=_text(attributes.get("reason", LOST)) if state == State.FAILED else None,
         message=_text(attributes.get("message")),
         worker=_text(attributes.get(WORKER)),

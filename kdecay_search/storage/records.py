@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search import study_file
 from kdecay_search.errors import InvalidSpec, StudyError
-from kdecay_search.runs import CONFIRMATION, MEMORY, Trial, Trials
+from kdecay_search.runs import CONFIRMATION, MEMORY, RAW, Trial, Trials
 from kdecay_search.spec import NAME_PATTERN, StudySpec
 from kdecay_search.storage import history
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
@@ -156,7 +156,7 @@ def read_seed(storage: Storage, study_id: int, seed: int) -> list[FrozenTrial]:
     As Optuna reads them, but in one statement and in one moment. Raises :class:`StorageError`; it
     may be repeated.
     """
-    kept = [*history.TOKEN, history.LEVEL]
+    kept = [*history.TOKEN, history.LEVEL, RAW]
     values = {"study_id": study_id, "seed": str(seed), "attributes": kept}
     with mapped_errors(), storage.engine.connect() as connection:
         rows = connection.execute(sqlalchemy.text(_SEED), values).all()

@@ -27,15 +27,15 @@ class AveragedWeights:
         """The averaged model, ready to be evaluated."""
         self.updates = 0
         self._decay = 0.5 ** (1.0 / half_life)
-        self._current = _floats(model)
-        self._average = _floats(self.model)
+        self._current = floats(model)
+        self._average = floats(self.model)
 
     def update(self) -> None:
         """Take in the model's weights after one more optimizer update."""
         self.updates += 1
-        newest_share = (1.0 - self._decay) / (1.0 - self._decay**self.updates)
         # torch.optim.swa_utils does it with this, too: one call for all tensors.
-        torch._foreach_lerp_(self._average, self._current, newest_share)
+        share = newest_share(self._decay, self.updates)
+        torch._foreach_lerp_(self._average, self._current, share)
 
     def state_dict(self) -> dict[str, Any]:
         return {"updates": self.updates, "model": self.model.state_dict()}
@@ -45,7 +45,12 @@ class AveragedWeights:
         self.model.load_state_dict(state["model"])
 
 
-def _floats(model: nn.Module) -> list[Tensor]:
+def newest_share(decay: float, updates: int) -> float:
+    """What the newest of so many updates counts in the average."""
+    return (1.0 - decay) / (1.0 - decay**updates)
+
+
+def floats(model: nn.Module) -> list[Tensor]:
     """Parameters and buffers, without counters such as batch norm's num_batches_tracked."""
     state = [*model.parameters(), *model.buffers()]
     return [tensor.detach() for tensor in state if tensor.is_floating_point()]

@@ -15,9 +15,7 @@ State = dict[str, Any]
 
 def save(checkpoint: Checkpoint, state: State) -> None:
     """Write ``state``; in one piece, so that a full disk is noticed before the old file is gone."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    checkpoint.write(buffer.getvalue())
+    checkpoint.write(to_bytes(state))
 
 
 def load(checkpoint: Checkpoint) -> State | None:
@@ -26,11 +24,22 @@ def load(checkpoint: Checkpoint) -> State | None:
     if payload is None:
         return None
     try:
-        state: State = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        state: State = from_bytes(payload)
     except Exception:  # whatever torch's reader raises: it is written by another version, say
         checkpoint.set_aside("cannot be loaded")
         return None
     return state
+
+
+def to_bytes(state: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
+
+
+def from_bytes(payload: bytes, weights_only: bool = True) -> Any:
+    """Tensors on the CPU. Without ``weights_only`` it is unpickled, which can run any code."""
+    return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=weights_only)
 
 
 def random_state(device: torch.device) -> State:

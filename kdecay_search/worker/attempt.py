@@ -132,15 +132,16 @@ class _Attempt:
         """Train, and record what came of it."""
         try:
             self.poll()
-            train(self)
+            error = train(self)
         except Pruned:
             self._deliver_all()
             self._finish(self._trial.prune)
             return f"pruned after {self._curve[-1].number} epochs"
         self._deliver_all()
-        self._finish(self._trial.complete)
+        self._finish(lambda curve: self._trial.complete(curve, error))
         last = self._curve[-1]
-        return "diverged" if last.diverged else f"{last.validation_error:.2f} %"
+        result = last.validation_error if error is None else error
+        return "diverged" if last.diverged else f"{result:.2f} %"
 
     def poll(self) -> None:
         self._check()

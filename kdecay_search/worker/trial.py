@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Sequence
 from typing import cast
@@ -15,7 +16,7 @@ from optuna.trial import FrozenTrial
 from kdecay_search.controls import CONTROLS
 from kdecay_search.point import Point
 from kdecay_search.pruning import FIRST_SEED, SmoothPruner, may_prune
-from kdecay_search.runs import RunKey, Token
+from kdecay_search.runs import RAW, RunKey, Token
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, history, queue, records
 from kdecay_search.storage.connect import retried
@@ -36,6 +37,7 @@ class ClaimedTrial:
         self._pruner = SmoothPruner(spec)
         self._reported = set(claim.reported)
         self._restored = 0
+        self._is_raw = False
         self.k, self.lr_max = _point_of(storage, spec, claim)
 
     def restore(self, epochs: int) -> None:
@@ -53,7 +55,7 @@ class ClaimedTrial:
         :class:`StorageUnavailable`; it may be called again then.
         """
         if epoch.number not in self._reported:
-            if not queue.report(self._storage, self._claim, epoch.number, epoch.averaged_error):
+            if not self._report(epoch):
                 return Lost
             self._reported.add(epoch.number)
         if not self.is_decision(epoch):
@@ -64,19 +66,30 @@ class ClaimedTrial:
             return Lost
         return Pruned if self._pruner.prune(cast(Study, _Rivals(trials)), own) else None
 
+    def _report(self, epoch: Epoch) -> bool:
+        """Tell the averaged error, or for want of it the raw one, which is then marked as such:
+        nobody may judge by it."""
+        if epoch.averaged_error is None and not self._is_raw:
+            queue.note(self._storage, self._claim.trial_id, {RAW: True})
+            self._is_raw = True
+        return queue.report(self._storage, self._claim, epoch.number, _judged(epoch))
+
     def is_decision(self, epoch: Epoch) -> bool:
         """Whether the run may end after this epoch, for what others did."""
-        is_judged = not epoch.diverged and epoch.number > self._restored
+        is_new = not epoch.diverged and epoch.number > self._restored
+        is_judged = is_new and epoch.averaged_error is not None
         return is_judged and may_prune(self._spec, self._claim.token, epoch.number)
 
-    def complete(self, curve: Sequence[Epoch]) -> None:
+    def complete(self, curve: Sequence[Epoch], error: float | None = None) -> None:
+        """``error``: the run's result (%), where it is not the last epoch's."""
         last = curve[-1]
-        error = DIVERGED_ERROR if last.diverged else last.validation_error
+        if error is None:
+            error = last.validation_error
+        error = DIVERGED_ERROR if last.diverged else error
         queue.complete(self._storage, self._claim.trial_id, error, _curves(curve))
 
     def prune(self, curve: Sequence[Epoch]) -> None:
-        last = curve[-1].averaged_error
-        queue.prune(self._storage, self._claim.trial_id, last, _curves(curve))
+        queue.prune(self._storage, self._claim.trial_id, _judged(curve[-1]), _curves(curve))
 
 
 class _Rivals:
@@ -90,7 +103,17 @@ class _Rivals:
 
 
 def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
-    return {name: [getattr(epoch, name) for epoch in curve] for name in records.CURVES}
+    columns = {name: [getattr(epoch, name) for epoch in curve] for name in records.CURVES}
+    return {
+        name: [math.nan if value is None else value for value in column]
+        for name, column in columns.items()
+        if column.count(None) < len(column)
+    }
+
+
+def _judged(epoch: Epoch) -> float:
+    """What is told to Optuna: the averaged error (%), or the raw one where that is all there is."""
+    return epoch.validation_error if epoch.averaged_error is None else epoch.averaged_error
 
 
 @retried

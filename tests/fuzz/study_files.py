@@ -22,6 +22,10 @@ from pydantic import BaseModel
 from kdecay_search.spec import StudySpec
 
 Table = dict[str, Any]
+OWN_CODE: dict[str, list[Any]] = {
+    "entry": ["train:train", "my.own_1.code:Trainer.train", "train", "train:"],
+    "command": [["./train", "{ks}"], ["{{{k}}}", "--x={lr_max}"], ["{k", "}"], ["{nothing}"]],
+}
 WIDE = 10**6
 """Numbers without a bound of their own lie within this most of the time."""
 
@@ -56,6 +60,10 @@ def table(model: type[BaseModel]) -> st.SearchStrategy[Table]:
 def _field(model: type[BaseModel], name: str) -> st.SearchStrategy[Any]:
     if model is StudySpec and name == "name":
         return st.text("aZ09._-", min_size=1, max_size=20).map(lambda text: f"x{text}")
+    if name in OWN_CODE:
+        return st.sampled_from(OWN_CODE[name]) | _values(
+            model.model_fields[name].annotation, model.model_fields[name].metadata
+        )
     field = model.model_fields[name]
     return _values(field.annotation, field.metadata)
 
@@ -67,8 +75,8 @@ def _values(kind: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
     if origin in (Union, types.UnionType):
         options = [option for option in arguments if option is not type(None)]
         return st.one_of([_values(option, metadata) for option in options])
-    if origin is Literal:
-        return st.sampled_from(arguments)
+    if origin in (Literal, dict):
+        return st.sampled_from(arguments) if origin is Literal else DICTS
     if origin is tuple:
         longest = min(_bound(metadata, "max_length", 6), 6)
         items = st.lists(_values(arguments[0], []), min_size=1, max_size=longest)
@@ -113,6 +121,17 @@ def _texts(metadata: list[Any]) -> st.SearchStrategy[str]:
 
 
 TEXTS = st.text("ab.=[]{}\"'\\#~/ \t\n\r\x00\x1b\x7f\x85é\u2028\ufeff\U0001f642", max_size=12)
+
+DICTS = st.dictionaries(
+    TEXTS,
+    st.recursive(
+        st.booleans() | st.integers(-WIDE, WIDE) | st.floats(-1, 1) | TEXTS,
+        lambda inner: st.lists(inner) | st.dictionaries(TEXTS, inner),
+        max_leaves=4,
+    ),
+    max_size=3,
+)
+"""What TOML and JSON have in common."""
 
 
 def fitted(study: Table) -> Table:

@@ -1,0 +1,78 @@
+"""A training in plain PyTorch, brought into a search. Put your own model, data and loop here.
+
+The lines with `run` are all that a search needs.
+"""
+
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from kdecay_search import TaskRun
+
+
+def train(run: TaskRun) -> None:
+    """Train one run: the first argument is all that a worker gives."""
+    torch.set_num_threads(1)  # a worker for each core is faster than a core for each layer
+    run.seed_everything()  # first weights and order of the data: the same for every schedule
+    training, held_out = data(run.purpose)
+    loader = DataLoader(training, batch_size=run.args["batch_size"], shuffle=True)
+    model = network().to(run.device)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
+
+    run.steps_per_epoch = len(loader)  # optimizer updates
+    run.drive(optimizer)  # sets the learning rate before every update, and ends a pruned run
+    average = run.average(model, optimizer)  # averaged weights: what pruning looks at
+    run.keep(model, optimizer, average)  # an interrupted run goes on where it stood
+
+    for epoch in run.remaining_epochs():
+        model.train()
+        for images, labels in loader:
+            loss = cross_entropy(model(images.to(run.device)), labels.to(run.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        error = error_percent(model, held_out, run.device)
+        with average:
+            averaged_error = error_percent(model, held_out, run.device)
+        run.report(epoch, error, averaged_error)
+
+
+def network() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(144, 10),
+    )
+
+
+def data(purpose: str) -> tuple[TensorDataset, TensorDataset]:
+    """Images to train on, and images to measure the error on.
+
+    A search may not see the test set: it splits the training set. Its confirmation
+    (`kdecay confirm`) trains on the whole training set and opens the test set.
+    """
+    digits = load_digits()
+    images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
+    labels = torch.tensor(digits.target)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    test, held_out, rest = order[:360], order[360:1400], order[1400:]
+    if purpose == "confirmation":
+        rest, held_out = order[360:], test
+    return TensorDataset(images[rest], labels[rest]), TensorDataset(
+        images[held_out], labels[held_out]
+    )
+
+
+@torch.no_grad()
+def error_percent(model: nn.Module, held_out: TensorDataset, device: str) -> float:
+    """Images that the model gets wrong, in percent."""
+    model.eval()
+    images, labels = (tensor.to(device) for tensor in held_out.tensors)
+    return 100 * (model(images).argmax(1) != labels).float().mean().item()
