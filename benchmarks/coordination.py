@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from kdecay_search.checkpoint import CheckpointFolder
 from kdecay_search.errors import KDecayError
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, embedded_url, records
+from kdecay_search.storage.connect import parse_url, probe_engine
 from kdecay_search.storage.queue import Claim
 from kdecay_search.training.inventory import cpu
 from kdecay_search.worker.attempt import Place
@@ -45,6 +46,7 @@ FORK = multiprocessing.get_context("fork")  # so that 32 processes need not impo
 FEWEST_TRIALS = 64
 """Of a study without sleep."""
 READY_SECONDS = 120
+LOOK_SECONDS = 0.2
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,11 @@ class Row:
     lost_share: float
     """Of the workers' time, from the start to each one's last trial's end: not spent in epochs."""
     statements_per_epoch: float
-    """SQL statements of all kinds over the epochs trained, with epochs of the set length."""
+    """SQL statements of all kinds over the epochs trained, with epochs of the set length …"""
+    statements_per_second: float
+    """… and over the time that it took."""
+    connections: int
+    """Of all workers at once, at most, as often as it was looked."""
     trials_per_second: float
     """With epochs of no length: what the system can hand out, report and finish."""
 
@@ -162,8 +168,22 @@ def _process(pipe: Connection, serve: Serve, url: str, load: Load) -> None:
         pipe.send(f"{type(error).__name__}: {error}")
 
 
-def run(serve: Serve, url: str, load: Load) -> list[Part]:
-    """Let that many processes serve the study; what each did."""
+@dataclass(frozen=True)
+class Service:
+    """What all processes did."""
+
+    parts: list[Part]
+    connections: int
+    """To the database at once, at most."""
+
+    @property
+    def seconds(self) -> float:
+        """From the first one's start to the last trial's end."""
+        return max(p.ended for p in self.parts) - min(p.started for p in self.parts)
+
+
+def run(serve: Serve, url: str, load: Load) -> Service:
+    """Let that many processes serve the study."""
     pipes, processes = [], []
     for _ in range(load.workers):
         mine, theirs = FORK.Pipe()
@@ -177,13 +197,30 @@ def run(serve: Serve, url: str, load: Load) -> list[Part]:
         pipe.recv()
     for pipe in pipes:
         pipe.send("go")
-    parts = [pipe.recv() for pipe in pipes]
+    parts, connections = _parts(pipes, url)
     for process in processes:
         process.join()
     failures = [part for part in parts if isinstance(part, str)]
     if failures:
         raise KDecayError(f"a worker of the benchmark failed: {failures[0]}")
-    return parts
+    return Service([part for part in parts if isinstance(part, Part)], connections)
+
+
+def _parts(pipes: Sequence[Connection], url: str) -> tuple[list[Part | str], int]:
+    """What each process tells at its end, and the most connections that they had meanwhile."""
+    statement = sqlalchemy.text(
+        "SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()"
+    )
+    engine = probe_engine(parse_url(url))
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watching:
+        peak, silent, parts = 0, list(pipes), []
+        while silent:
+            peak = max(peak, watching.scalar(statement) or 0)
+            for pipe in wait(silent, timeout=LOOK_SECONDS):
+                assert isinstance(pipe, Connection)
+                parts.append(pipe.recv())
+                silent.remove(pipe)
+    return parts, peak
 
 
 def afresh_ours(storage: Storage, load: Load) -> None:
@@ -207,35 +244,35 @@ def measure(url: str, workers: int, epochs: int, seconds: float, per_worker: int
     fast = Load(workers, max(FEWEST_TRIALS, 2 * workers), epochs, 0.0)
     for system, serve, afresh in systems:
         timed, empty = (_served(url, serve, afresh, load) for load in (slow, fast))
-        trained = sum(part.trials for part in timed) * epochs
-        spent = sum(part.ended - part.started for part in timed if part.trials)
-        wall = max(part.ended for part in empty) - min(part.started for part in empty)
+        trained = sum(part.trials for part in timed.parts) * epochs
+        spent = sum(part.ended - part.started for part in timed.parts if part.trials)
+        statements = sum(part.statements for part in timed.parts)
         rows.append(
             Row(
                 system,
                 workers,
                 lost_share=1 - trained * seconds / spent,
-                statements_per_epoch=sum(part.statements for part in timed) / trained,
-                trials_per_second=sum(part.trials for part in empty) / wall,
+                statements_per_epoch=statements / trained,
+                statements_per_second=statements / timed.seconds,
+                connections=timed.connections,
+                trials_per_second=sum(part.trials for part in empty.parts) / empty.seconds,
             )
         )
         print(f"{system}, {workers} workers: done", file=sys.stderr, flush=True)
     return rows
 
 
-def _served(
-    url: str, serve: Serve, afresh: Callable[[Storage, Load], None], load: Load
-) -> list[Part]:
+def _served(url: str, serve: Serve, afresh: Callable[[Storage, Load], None], load: Load) -> Service:
     storage = Storage(url)
     try:
         afresh(storage, load)
     finally:
         storage.close()  # forked processes must not share its connections
-    parts = run(serve, url, load)
-    done = sum(part.trials for part in parts)
+    service = run(serve, url, load)
+    done = sum(part.trials for part in service.parts)
     if done < load.trials:
         raise KDecayError(f"{done} of {load.trials} trials were finished")
-    return parts
+    return service
 
 
 def as_table(rows: Sequence[Row], given: argparse.Namespace) -> Table:
@@ -245,12 +282,15 @@ def as_table(rows: Sequence[Row], given: argparse.Namespace) -> Table:
         title_justify="left",
         box=None,
     )
-    for name in ("system", "workers", "time lost", "statements an epoch", "trials a second"):
+    per_second = ("statements a second", "connections", "trials a second")
+    for name in ("system", "workers", "time lost", "statements an epoch", *per_second):
         table.add_column(name, justify="left" if name == "system" else "right")
     for row in rows:
         figures = (
             f"{row.lost_share:.2%}",
             f"{row.statements_per_epoch:.1f}",
+            f"{row.statements_per_second:.0f}",
+            str(row.connections),
             f"{row.trials_per_second:.1f}",
         )
         table.add_row(row.system, str(row.workers), *figures)
@@ -280,7 +320,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--workers", type=_counts, default=[1, 8, 32], help="default: 1,8,32")
     parser.add_argument("--epochs", type=int, default=10, help="of a trial; default: 10")
     parser.add_argument("--epoch-seconds", type=float, default=2.0, help="default: 2")
-    parser.add_argument("--trials-per-worker", type=int, default=2, help="default: 2")
+    parser.add_argument("--trials-per-worker", type=int, default=4, help="default: 4")
     parser.add_argument("--storage", help="a server's URL; default: an embedded one of its own")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     return parser.parse_args(arguments)

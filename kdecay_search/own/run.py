@@ -145,7 +145,7 @@ class TaskRun:
         """LR of update ``step``, counted from 0. From ``total_steps`` on it stays at the end."""
         if self._schedule is None:
             run, steps = self._run, self.steps_per_epoch
-            self._schedule = schedule_of(run.spec, run.control, run.ks, steps)
+            self._schedule = schedule_of(run.spec, run.control, run.ks, steps, run.lr_max)
         return self._schedule(min(step, self.total_steps), self.total_steps)
 
     def drive(self, optimizer: Optimizer) -> None:
