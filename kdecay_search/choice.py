@@ -40,7 +40,9 @@ DEVIATION = 0.5
 """The same of a candidate's own deviation, at most the curve's."""
 SURE = 0.975
 """Probability from which on one candidate is called better than another."""
-LEAST_EVIDENCE = 0.01
+LEAST_WEIGHT = 0.32
+"""Of a curve that is drawn from, in units of the weight that each has where all are alike: of 32
+curves, a hundredth."""
 DRAWS = 4000
 
 
@@ -163,8 +165,9 @@ def _draw(weights: Array, fits: Sequence[Fit], smooth: bool = False) -> Array:
     """Joint samples (about ``DRAWS``, K) of the errors, up to a common level, from the mixture of
     the curves that have a weight worth mentioning. ``smooth``: of the curve alone."""
     random = np.random.default_rng(0)
-    used = np.argwhere(weights > LEAST_EVIDENCE)
-    scale = DRAWS / weights[weights > LEAST_EVIDENCE].sum()
+    least = LEAST_WEIGHT / weights.size
+    used = np.argwhere(weights > least)
+    scale = DRAWS / weights[weights > least].sum()
     counts = [max(1, round(scale * weights[i, j])) for i, j in used.tolist()]
     return np.concatenate(
         [

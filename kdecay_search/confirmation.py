@@ -21,12 +21,14 @@ from kdecay_search.controls import (
     ORIGINAL,
     controls_of,
     level_of,
+    schedule_of,
 )
 from kdecay_search.runs import CONFIRMATION, CandidateKey, Replicates, RunKey, Token, Trial
 from kdecay_search.spec import StudySpec
 from kdecay_search.statistics import Comparison, Sample, compare, describe, holm
 
 NOTHING = Replicates(())
+STEPS_PER_EPOCH = 100
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,7 @@ class Row:
     control: str
     """Its name, of :data:`kdecay_search.controls.CONTROLS`."""
     lr_max: float | None
-    """The level that it is made from (:func:`kdecay_search.controls.level_of`), where it was
-    searched."""
+    """Of the schedule, where the level was searched: found for it, or what follows from that."""
     errors: Mapping[int, float]
     """Test error (%) by seed."""
     failed: int
@@ -104,7 +105,13 @@ def confirm(
         for control, group in groups.items()
     }
     rows = [
-        Row(control, groups[control].lr_max, account.errors, account.failed, len(account.unended))
+        Row(
+            control,
+            _level(spec, ks, control, groups[control].lr_max),
+            account.errors,
+            account.failed,
+            len(account.unended),
+        )
         for control, account in accounts.items()
     ]
     wanted = [
@@ -125,6 +132,16 @@ def _of_others(
     for group, replicates in known.items():
         if group.stage == CONFIRMATION and group not in groups:
             yield from (trial for trial in replicates.trials if trial.open)
+
+
+def _level(
+    spec: StudySpec, ks: tuple[float, ...], control: str, lr_max: float | None
+) -> float | None:
+    """Of a control that is made from ``lr_max``; to be told, not to be trained with, since its last
+    digits may depend on the updates of an epoch."""
+    if lr_max is None:
+        return None
+    return schedule_of(spec, control, ks, STEPS_PER_EPOCH, lr_max).lr_max
 
 
 def _token(ks: tuple[float, ...], control: str, lr_max: float | None, seed: int) -> Token:

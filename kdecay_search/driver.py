@@ -128,6 +128,8 @@ def _describe_stages(storage: Storage, name: str, plan: Plan) -> None:
                 "best_k": stage.best.k if stage.best else None,
                 "kept": stage.kept,
             }
+            if stage.best and stage.best.lr_max is not None:
+                described["best_lr_max"] = stage.best.lr_max
             records.write_attributes(storage, ids[stage.n], described)
     if plan.confirmation and CONFIRMATION in ids:
         described = {

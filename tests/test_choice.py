@@ -50,6 +50,89 @@ def test_one_curve_equals_scikit_learn_s_regressor() -> None:
     assert means[0] == pytest.approx(theirs - theirs.mean(), abs=1e-5)
 
 
+PAIRS = tuple(Point(k, level) for k in (1.0, 1.5, 2.5, 4.0) for level in (0.05, 0.1, 0.2))
+
+
+def valley(point: Point) -> float:
+    """Lowest at k = 2.5 and lr_max = 0.1; the best level falls with k."""
+    assert point.lr_max is not None
+    k, level = np.log(point.k / 2.5), np.log(point.lr_max / 0.1)
+    return float(30.0 + 2.0 * k**2 + 1.5 * (level + 0.4 * k) ** 2)
+
+
+def pair_results(seeds: int, noise: float, draw: int) -> list[Result]:
+    random = np.random.default_rng(draw)
+    offsets = random.normal(0, 1.0, seeds)
+    return [
+        (point, seed, valley(point) + offsets[seed] + random.normal(0, noise))
+        for seed in range(seeds)
+        for point in PAIRS
+    ]
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_surface_over_k_and_level_equals_scikit_learn_s_with_two_lengths(seeds: int) -> None:
+    """Seed effects by indicator columns of a huge variance."""
+    kernels = pytest.importorskip("sklearn.gaussian_process.kernels")
+    from sklearn.gaussian_process import GaussianProcessRegressor
+
+    found = [r for r in pair_results(seeds, 0.3, 0) if r[:2] != (Point(2.5, 0.2), 2)]
+    seen = Contrasts.of(PAIRS, Results.of(found))
+    means = fit(PAIRS, seen, (0.8, 0.5), np.array([2.0]), np.array([0.0])).means[0]
+
+    def places(points: list[Point], of_seeds: list[int]) -> Array:
+        """Log k, log lr_max, and a place of each seed far away from the others'."""
+        logs = np.log(np.array(points, float))
+        return np.column_stack([logs, 1e3 * np.array(of_seeds, float)])
+
+    smooth = kernels.RBF([0.8, 0.5, 1e9])
+    of_seed = kernels.RBF([1e9, 1e9, 1e-3])
+    kernel = 4.0 * smooth + kernels.ConstantKernel(1e6) * of_seed
+    model = GaussianProcessRegressor(kernel, alpha=1.0, optimizer=None)
+    errors = np.array([error for _, _, error in found])
+    at = places([point for point, _, _ in found], [seed for _, seed, _ in found])
+    model.fit(at, errors - errors.mean())
+    theirs = model.predict(places(list(PAIRS), [99] * len(PAIRS)))
+    assert means == pytest.approx(theirs - theirs.mean(), abs=1e-3)
+
+
+def test_a_level_that_all_share_changes_nothing() -> None:
+    """Of the later stages of a search over levels."""
+    plain = results(bowl(3.0), 3, 0.3, 0.5, 4)
+    shared = [(Point(point.k, 0.1), seed, error) for point, seed, error in plain]
+    one, other = choose(POINTS, plain), choose([Point(k, 0.1) for k in KS], shared)
+    assert one.means == other.means
+    assert one.probabilities == other.probabilities
+
+
+def test_the_lowest_pair_is_chosen_without_noise() -> None:
+    choice = choose(PAIRS, pair_results(2, 0.0, 1))
+    assert PAIRS[int(np.argmin(choice.means))] == min(PAIRS, key=valley)
+
+
+def test_levels_vouch_for_each_other() -> None:
+    """k = 2.5 at lr_max 0.1 did not run; its neighbours at other levels and ks did."""
+    found = [r for r in pair_results(2, 0.05, 2) if r[0] != Point(2.5, 0.1)]
+    choice = choose(PAIRS, found)
+    assert choice.mean(Point(2.5, 0.1)) < choice.mean(Point(1.0, 0.1))
+    assert choice.mean(Point(2.5, 0.1)) < choice.mean(Point(2.5, 0.05))
+
+
+def test_a_single_result_of_a_search_over_levels_is_enough_to_begin_with() -> None:
+    """All lengths are as likely as one another then."""
+    choice = choose(PAIRS, [(PAIRS[0], 0, 30.0)])
+    assert sum(choice.probabilities) == pytest.approx(1.0)
+
+
+def test_a_choice_among_some_is_made_from_the_results_of_all() -> None:
+    found = pair_results(3, 0.3, 3)
+    some = [point for point in PAIRS if point.k == 1.0]
+    every, among = choose(PAIRS, found), choose(PAIRS, found, some)
+    assert among.points == tuple(some)
+    assert among.means == tuple(every.mean(point) for point in some)
+    assert sum(among.probabilities) == pytest.approx(1.0)
+
+
 def dense(
     found: list[Result], length: float, signal: float, own: float
 ) -> tuple[Array, Array, float]:

@@ -72,6 +72,9 @@ def _print_plan(spec: StudySpec) -> None:
     where = f"k from {search.k_min:g} to {search.k_max:g}"
     if search.sampler == "grid":
         where += f" by {search.k_step:g}, growing to {search.cap:g} if the best k is the largest"
+    if search.lr_max:
+        listed = ", ".join(f"{level:g}" for level in search.lr_max)
+        where += f", with the first term at each lr_max of {listed}"
     console = stdout()
     console.print(
         f"{search.sampler} search, {where}; up to {search.max_terms} terms; "

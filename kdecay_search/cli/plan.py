@@ -106,11 +106,12 @@ def _measured(view: StudyView) -> Noise:
     from kdecay_search.errors import StudyError
     from kdecay_search.statistics import pooled_noise
 
-    errors: dict[tuple[float, ...], dict[int, float]] = {}
+    errors: dict[tuple[float | None, ...], dict[int, float]] = {}
     for stage in view.plan.stages:
         for candidate in stage.candidates:
             if candidate.k is not None:
-                errors.setdefault((*stage.earlier_ks, candidate.k), {}).update(candidate.errors)
+                schedule = (candidate.lr_max, *stage.earlier_ks, candidate.k)
+                errors.setdefault(schedule, {}).update(candidate.errors)
     noise = pooled_noise(errors.values())
     if noise is None:
         raise StudyError(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kdecay_search.controls import BASELINE_KS
 from kdecay_search.point import Point
 from kdecay_search.spec import SearchSpec, grid
+
+Ordered = TypeVar("Ordered", float, Point)
 
 GROWTH = 0.5
 """A grid whose best candidate is its largest grows by this share of its width …"""
@@ -107,7 +110,7 @@ def _pairs(ks: Iterable[float], levels: Sequence[float | None]) -> tuple[Point, 
     return tuple(Point(k, level) for k in ks for level in levels)
 
 
-def spread(values: Iterable[float]) -> tuple[float, ...]:
+def spread(values: Iterable[Ordered]) -> tuple[Ordered, ...]:
     """``values`` reordered so that any beginning of them covers the whole range: both ends, then
     the middle, then the middles of what is left (breadth first)."""
     ordered = sorted(values)

@@ -19,7 +19,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kdecay_search.procedure import Stage
-from kdecay_search.report.text import terms
+from kdecay_search.report import names
+from kdecay_search.report.names import terms
 from kdecay_search.report.view import StudyView
 from kdecay_search.schedules import KDecaySchedule
 
@@ -127,18 +128,18 @@ def ticks(low: float, high: float) -> tuple[float, ...]:
 
 
 def _schedule_chart(view: StudyView, width: int) -> Chart:
-    found, baseline = view.schedule, view.spec.schedule_for(view.plan.baseline.ks)
+    found, baseline = view.schedule, view.original
     epochs = view.spec.task.epochs
     chart = Chart(
         title="learning rate over the training",
         width=width,
         x_range=(0.0, 1.0),
-        y_ticks=ticks(0.0, found.lr_max),
+        y_ticks=ticks(0.0, max(found.lr_max, baseline.lr_max)),
         x_labels={0.0: "0", 0.5: f"{epochs / 2:g}", 1.0: f"{epochs:g} epochs"},
-        legend=f"── {terms(found.ks)}",
+        legend=f"── {terms(found.ks, view.plan.leader.lr_max)}",
     )
     if found.ks != baseline.ks:
-        chart.legend += f"   ··· {terms(baseline.ks)}"
+        chart.legend += f"   ··· {terms(baseline.ks, view.plan.baseline.lr_max)}"
         chart.dots(_values(baseline, epochs, chart.canvas.width // 2))
     chart.line(_values(found, epochs, 2 * chart.canvas.width))
     return chart
@@ -152,11 +153,12 @@ def _values(schedule: KDecaySchedule, epochs: int, count: int) -> list[tuple[flo
 
 def _error_chart(stage: Stage, width: int) -> Chart:
     errors = _measured(stage)
+    level = names.level(stage.best.lr_max) if stage.best and stage.levels else ""
     every = sorted(error for of_k in errors.values() for error in of_k)
     highest = min(every[-1], every[0] + OUTLYING * (median(every) - every[0]) or every[-1])
     means = {k: sum(of_k) / len(of_k) for k, of_k in errors.items()}
     chart = Chart(
-        title=f"validation error against k{stage.n}, %",
+        title=f"validation error against k{stage.n}{level}, %",
         width=width,
         x_range=_widened(min(errors), max(errors)),
         y_ticks=ticks(every[0], max(highest, min(means.values()))),
@@ -174,8 +176,13 @@ def _error_chart(stage: Stage, width: int) -> Chart:
 
 
 def _measured(stage: Stage) -> dict[float, list[float]]:
-    """Errors by k, of the candidates that have some."""
-    return {c.k: list(c.errors.values()) for c in stage.candidates if c.k is not None and c.errors}
+    """Errors by k, of the candidates that have some; at the best one's level of the LR."""
+    level = stage.best.lr_max if stage.best else None
+    return {
+        c.k: list(c.errors.values())
+        for c in stage.candidates
+        if c.k is not None and c.errors and c.lr_max == level
+    }
 
 
 def _widened(low: float, high: float) -> tuple[float, float]:

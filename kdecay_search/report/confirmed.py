@@ -6,7 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kdecay_search.confirmation import Confirmation, Row
-from kdecay_search.controls import AREA_MATCHED, FOUND, ORIGINAL
+from kdecay_search.controls import AREA_MATCHED, BASELINE_KS, FOUND, ORIGINAL
+from kdecay_search.report import names
 from kdecay_search.statistics import Comparison
 
 HEADINGS = ("schedule", "test error, %", "n", "found is better by", "95 % interval", "p", "")
@@ -24,11 +25,13 @@ def sentence(confirmation: Confirmation) -> str:
     if against.difference is None:
         return "The confirmation failed: no seed has both the found schedule and the original."
     seeds = f"{against.n} fresh seed{'s' if against.n != 1 else ''}"
+    levels = (row.lr_max for row in confirmation.rows if row.control == ORIGINAL)
+    original = names.terms(BASELINE_KS, next(levels, None))
     said = {
-        "better": f"Confirmed: on the test set, {seeds}, better than k = 1 {size(against)}.",
-        "worse": f"Refuted: on the test set, {seeds}, worse than k = 1 {size(against)}.",
+        "better": f"Confirmed: on the test set, {seeds}, better than {original} {size(against)}.",
+        "worse": f"Refuted: on the test set, {seeds}, worse than {original} {size(against)}.",
         "no detectable difference": f"Not confirmed: on the test set, {seeds}, no detectable "
-        f"difference to k = 1 ({_signed(against)}).",
+        f"difference to {original} ({_signed(against)}).",
     }
     return said[against.verdict] + _shape(confirmation)
 
@@ -100,7 +103,7 @@ def cells(row: Row, confirmation: Confirmation) -> tuple[str, ...]:
     spread = "" if error.sd is None else f" ± {error.sd:.2f}"
     notes = [f"{row.unfinished} to go"] if row.unfinished else []
     notes += [f"{row.failed} failed"] if row.failed else []
-    name = title(row.control, confirmation.ks)
+    name = title(row, confirmation)
     return (name, mean + spread, str(error.n), *_compared(compared), ", ".join(notes))
 
 
@@ -127,12 +130,12 @@ def detectable(confirmation: Confirmation) -> str:
     )
 
 
-def title(control: str, ks: tuple[float, ...]) -> str:
-    """A schedule's name for people."""
-    terms = "k = " + ", ".join(f"{k:.4g}" for k in ks)
-    names = {
-        FOUND: f"found, {terms}",
+def title(row: Row, confirmation: Confirmation) -> str:
+    """A schedule's name for people; its level, where that was searched."""
+    known = {
+        FOUND: f"found, {names.terms(confirmation.ks)}",
         ORIGINAL: "original, k = 1",
         AREA_MATCHED: "k = 1 at the found one's mean rate",
     }
-    return names.get(control, control)
+    level = "" if row.lr_max is None else f", lr_max {row.lr_max:.4g}"
+    return known.get(row.control, row.control) + level

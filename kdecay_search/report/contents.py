@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
@@ -12,20 +12,18 @@ from typing import Any
 from kdecay_search import __version__, study_file
 from kdecay_search.confirmation import Confirmation
 from kdecay_search.controls import FOUND
-from kdecay_search.procedure import BASELINE_KS, Candidate, Stage
+from kdecay_search.procedure import BASELINE_KS
 from kdecay_search.report import confirmed
 from kdecay_search.report.cost import Cost, Share, cost_of
-from kdecay_search.report.curves import RunCurve
 from kdecay_search.report.effort import effort_of
+from kdecay_search.report.names import level, terms, tuning
 from kdecay_search.report.summary import gain_on_baseline
-from kdecay_search.report.text import duration, percent, rival_errors, terms, verdict
+from kdecay_search.report.text import duration, percent, verdict
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State, Trial
 from kdecay_search.spec import StudySpec
-from kdecay_search.statistics import Sample, describe, paired_gain
+from kdecay_search.statistics import describe
 
-MOST_ERRORS = 8
-"""Errors by seed that a table row lists; of more seeds it tells how many there are."""
 NUMERALS = {1: "one", 2: "two", 3: "three", 4: "four"}
 MOST_WORKERS = 40
 MOST_FAILURES = 10
@@ -56,6 +54,7 @@ def of(facts: Facts) -> dict[str, Any]:
         "network": network(view.spec),
         "written": f"{facts.written:%Y-%m-%d %H:%M %Z}".strip(),
         "verdict": _verdict(view),
+        "tuning": tuning(view),
         "confirmation": _confirmation(view),
         "cost_sentence": _cost_sentence(view, cost),
         "highlights": _highlights(view, cost),
@@ -131,7 +130,7 @@ def _highlights(view: StudyView, cost: Cost) -> list[tuple[str, str]]:
     epochs = ("epochs trained", f"{cost.whole.epochs:,}")
     last = view.plan.confirmation
     measured = _confirmed_numbers(last) if last is not None else []
-    return [(name, terms(leader.ks)), *(measured or _searched_numbers(view)), epochs]
+    return [(name, terms(leader.ks, leader.lr_max)), *(measured or _searched_numbers(view)), epochs]
 
 
 def _searched_numbers(view: StudyView) -> list[tuple[str, str]]:
@@ -154,100 +153,31 @@ def _confirmed_numbers(confirmation: Confirmation) -> list[tuple[str, str]]:
 
 def _rates(view: StudyView) -> dict[str, str]:
     epochs = view.spec.task.epochs
-    original = view.spec.schedule_for(BASELINE_KS)
+    original, baseline = view.original, view.plan.baseline
     return {
         "family": view.schedule.family,
         "high": f"{view.schedule.lr_max:g}",
         "low": f"{view.schedule.lr_min:g}",
-        "found": terms(view.plan.leader.ks),
+        "found": terms(view.plan.leader.ks, view.plan.leader.lr_max),
+        "original": terms(BASELINE_KS, baseline.lr_max),
         "is_new": "yes" if view.plan.leader.ks != BASELINE_KS else "",
         "mean": f"{view.schedule.area(epochs):.4g}",
         "mean_original": f"{original.area(epochs):.4g}",
     }
 
 
-def stage_title(stage: Stage) -> str:
-    after = f", after {terms(stage.earlier_ks)}" if stage.earlier_ks else ""
-    return f"Stage {stage.n}{after}"
-
-
-def stage_outcome(stage: Stage, view: StudyView) -> str:
-    """What came of the stage, in one or two sentences."""
-    complete = sum(len(c.errors) for c in stage.candidates)
-    tried = sum(bool(c.errors) for c in stage.candidates)
-    text = f"{_counted(complete, 'complete run')} of {_counted(tried, 'candidate')}. "
-    best = stage.best
-    if best is None or best.k is None:
-        return text + ("It is running." if stage.progress == "running" else "It has no result.")
-    if stage.progress == "running":
-        text += f"It is running; so far the lowest is k = {best.k:.4g}."
-    elif stage.kept:
-        text += f"It keeps k = {best.k:.4g}."
-    elif stage.n == 1 and best.k == BASELINE_KS[0]:
-        text += "The original, k = 1, is the best."
-    else:
-        text += f"Its best, k = {best.k:.4g}, does not help by more than the stated gain of "
-        text += f"{view.spec.search.min_gain:g} points: no term is kept."
-    if stage.at_edge:
-        text += " That is the largest k that was tried: the best may lie beyond it."
-    return text
-
-
-def rival_name(stage: Stage) -> str:
-    return terms(stage.earlier_ks or BASELINE_KS)
-
-
-def candidate_rows(stage: Stage, view: StudyView) -> list[dict[str, Any]]:
-    """One row per candidate whose k is known, ascending."""
-    rival = rival_errors(stage, view)
-    known = [c for c in stage.candidates if c.k is not None]
-    return [
-        {
-            "k": f"{c.k:.4g}",
-            "errors": _errors(c),
-            "mean": "" if c.error.mean is None else f"{c.error.mean:.2f}",
-            "sd": "" if c.error.sd is None else f"{c.error.sd:.2f}",
-            "gain": _gain(paired_gain(rival, c.errors)),
-            "probability": "" if c.probability is None else f"{c.probability:.0%}",
-            "notes": ", ".join(_notes(c)),
-            "is_best": stage.best is not None and c.index == stage.best.index,
-        }
-        for c in sorted(known, key=lambda c: (c.k or 0.0, c.index))
-    ]
-
-
-def _errors(candidate: Candidate) -> str:
-    seeds = sorted(candidate.errors)
-    if len(seeds) > MOST_ERRORS:
-        return f"{len(seeds)} seeds"
-    return "  ".join(f"{candidate.errors[seed]:.2f}" for seed in seeds)
-
-
-def _gain(gain: Sample) -> str:
-    return "" if gain.mean is None or gain.mean == 0 else f"{gain.mean:+.2f}".replace("-", "−")
-
-
-def _notes(candidate: Candidate) -> Iterable[str]:
-    early = candidate.pruned - candidate.skipped
-    if early:
-        yield f"{early} ended early"
-    if candidate.skipped:
-        yield f"{candidate.skipped} not needed"
-    if candidate.failed:
-        yield f"{candidate.failed} failed"
-    if candidate.unfinished:
-        yield f"{candidate.unfinished} to go"
-
-
 def _table(view: StudyView) -> dict[str, Any]:
     """In the form of the paper's Table 1: the error, its exponents as a subscript."""
     plan = view.plan
-    columns = [{"title": "k = 1", **_cell((), plan.baseline.errors, False)}]
+    title = terms(BASELINE_KS, plan.baseline.lr_max)
+    columns = [{"title": title, **_cell((), plan.baseline.errors, False)}]
     for stage in plan.stages:
         title = NUMERALS.get(stage.n, str(stage.n)) + (" term" if stage.n == 1 else " terms")
         best = stage.best
         ks = () if best is None or best.k is None else (*stage.earlier_ks, best.k)
         errors = best.errors if best is not None else {}
+        if best is not None and stage.levels:
+            title += level(best.lr_max)
         columns.append({"title": title, **_cell(ks, errors, ks == plan.leader.ks)})
     return {"columns": columns, **_gain_cell(view)}
 
@@ -374,7 +304,7 @@ def _failure(trial: Trial) -> dict[str, Any]:
     message = trial.message or "no word"
     if len(message) > MOST_MESSAGE:
         message = message[:MOST_MESSAGE] + "…"
-    k = "?" if trial.k is None else f"{trial.k:.4g}"
+    k = "?" if trial.k is None else f"{trial.k:.4g}{level(trial.lr_max)}"
     what = f"stage {trial.key.stage}, k = {k}"
     if trial.token.control:
         what = f"confirmation, {trial.token.control}"
@@ -383,15 +313,6 @@ def _failure(trial: Trial) -> dict[str, Any]:
         "reason": trial.reason,
         "message": message,
     }
-
-
-def shown_runs(curves: Sequence[RunCurve], stage: Stage) -> str:
-    """Which runs the curves show, if not all."""
-    ks = {curve.k for curve in curves}
-    tried = sum(bool(c.errors or c.pruned > c.skipped) for c in stage.candidates)
-    if not curves or len(ks) >= tried:
-        return ""
-    return f"{len(ks)} of {tried} candidates are shown, evenly chosen."
 
 
 def _seeds(spec: StudySpec) -> str:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from kdecay_search.point import Point
 from kdecay_search.procedure import BASELINE_KS, Stage, spread
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State, Trial
@@ -40,6 +41,8 @@ class RunCurve:
     """Percent; none while the run is not over."""
     training_loss: tuple[float, ...] = ()
     """None while the run is not over."""
+    lr_max: float | None = None
+    """Where the level of the LR is searched."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Curves:
     by_stage: Mapping[int, Sequence[RunCurve]]
 
     def of(self, stage: Stage) -> Sequence[RunCurve]:
-        """In the order of k, then seed."""
+        """In the order of the candidates, then seed."""
         return self.by_stage.get(stage.n, ())
 
 
@@ -72,16 +75,17 @@ def read_curves(storage: Storage, view: StudyView) -> Curves:
 
 
 def shown_trials(view: StudyView, stage: Stage) -> list[Trial]:
-    """One trial per run, of a bounded number of candidates and seeds, by k and seed."""
-    runs: dict[float, dict[int, Trial]] = {}
+    """One trial per run, of a bounded number of candidates and seeds, by candidate and seed."""
+    runs: dict[Point, dict[int, Trial]] = {}
     for trial in _trials_of(view, stage):
-        if trial.k is not None:
-            seeds = runs.setdefault(trial.k, {})
+        if trial.point is not None:
+            seeds = runs.setdefault(trial.point, {})
             seeds[trial.key.seed] = min(seeds.get(trial.key.seed, trial), trial, key=_preference)
+    baseline = Point(*BASELINE_KS, view.plan.baseline.lr_max)
     return [
-        runs[k][seed]
-        for k in sorted(_shown_ks(stage, runs))
-        for seed in sorted(runs[k])[:MOST_SEEDS]
+        runs[point][seed]
+        for point in sorted(_shown(stage, baseline, runs))
+        for seed in sorted(runs[point])[:MOST_SEEDS]
     ]
 
 
@@ -100,11 +104,11 @@ def _preference(trial: Trial) -> int:
     return _PREFERRED.index(trial.state)
 
 
-def _shown_ks(stage: Stage, ks: Iterable[float]) -> Sequence[float]:
-    known = set(ks)
-    best = [stage.best.k] if stage.best is not None and stage.best.k is not None else []
-    always = [k for k in (*BASELINE_KS, *best) if k in known]
-    others = [k for k in spread(known) if k not in always]
+def _shown(stage: Stage, baseline: Point, points: Iterable[Point]) -> Sequence[Point]:
+    known = set(points)
+    best = [stage.best.point] if stage.best is not None and stage.best.point is not None else []
+    always = [point for point in (baseline, *best) if point in known]
+    others = [point for point in spread(known) if point not in always]
     return [*dict.fromkeys(always), *others][:MOST_CANDIDATES]
 
 
@@ -127,6 +131,7 @@ def thinned(
         state=trial.state,
         epochs=tuple(i + 1 for i in at),
         averaged_error=tuple(averaged[i] for i in at),
+        lr_max=trial.lr_max,
         **columns,
     )
 

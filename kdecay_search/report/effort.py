@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from kdecay_search.point import Point
 from kdecay_search.procedure import Stage
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State, Trial
@@ -69,11 +70,11 @@ def _effort(trial: Trial, epochs: int) -> Effort:
     return Effort(pruned=trained, saved_by_pruning=epochs - trial.epochs)
 
 
-def trials_by_k(view: StudyView, stage: Stage) -> dict[float, list[Trial]]:
-    """The stage's trials whose k is known, by k; k ascending."""
+def trials_by_point(view: StudyView, stage: Stage) -> dict[Point, list[Trial]]:
+    """The stage's trials whose candidate is known, by that, ascending."""
     found = defaultdict(list)
     for trial in view.attempts:
         of_stage = trial.key.stage == stage.n and trial.token.earlier_ks == stage.earlier_ks
-        if of_stage and trial.k is not None:
-            found[trial.k].append(trial)
+        if of_stage and trial.point is not None:
+            found[trial.point].append(trial)
     return dict(sorted(found.items()))

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from kdecay_search.errors import KDecayError
-from kdecay_search.report import contents, figures
+from kdecay_search.report import contents, figures, names, stages
 from kdecay_search.report.contents import Facts
 from kdecay_search.report.curves import Curves, read_curves
 from kdecay_search.report.view import StudyView, read_view
@@ -53,17 +53,18 @@ def study_report(storage: Storage, name: str, written: datetime) -> str:
 def report_page(facts: Facts, curves: Curves) -> str:
     """The whole report. It escapes whatever the database holds."""
     view, placed = facts.view, _Figures()
-    stages = [
+    shown = [
         {
-            "title": contents.stage_title(stage),
-            "outcome": contents.stage_outcome(stage, view),
+            "title": stages.title(stage),
+            "outcome": stages.outcome(stage, view),
             "n": stage.n,
             "error": placed.place(figures.error_by_k(view, stage)),
-            "rows": contents.candidate_rows(stage, view),
+            "rows": stages.rows(stage, view),
             "unknown": sum(candidate.k is None for candidate in stage.candidates),
-            "rival": contents.rival_name(stage),
+            "rival": names.rival(stage, view),
+            "has_levels": bool(stage.levels),
             "validation": placed.place(figures.validation_error(view, curves, stage)),
-            "shown": contents.shown_runs(curves.of(stage), stage),
+            "shown": stages.shown_runs(curves.of(stage), stage),
             "loss": placed.place(figures.training_loss(view, curves, stage)),
             "epochs": placed.place(figures.epochs_by_k(view, stage)),
         }
@@ -75,7 +76,7 @@ def report_page(facts: Facts, curves: Curves) -> str:
         placed,
         differences=placed.place(figures.differences(confirmation)) if confirmation else None,
         schedule=placed.place(figures.schedules(view)),
-        stages=stages,
+        stages=shown,
         **contents.of(facts),
     )
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from kdecay_search.choice import Gain
 from kdecay_search.confirmation import Confirmation, Row
+from kdecay_search.point import Point
 from kdecay_search.procedure import Candidate, Incumbent, Stage
 from kdecay_search.report import confirmed
 from kdecay_search.report.view import StudyView
@@ -27,12 +28,16 @@ def summarise(view: StudyView) -> dict[str, Any]:
             "family": spec.schedule.family,
             "ks": list(plan.leader.ks),
             "power": spec.schedule.power,
-            "lr_max": spec.schedule.lr_max,
+            "lr_max": view.schedule.lr_max,
             "lr_min": spec.schedule.lr_min,
             "warmup_epochs": spec.schedule.warmup_epochs,
         },
         "error": _sample(describe(plan.leader.errors.values())),
-        "baseline": {"ks": list(plan.baseline.ks), **_sample(_error(plan.baseline))},
+        "baseline": {
+            "ks": list(plan.baseline.ks),
+            **_level(plan.baseline.lr_max),
+            **_sample(_error(plan.baseline)),
+        },
         "gain": _gain(gain_on_baseline(view)),
         "stages": [_stage(stage, view) for stage in plan.stages],
         "confirm": _confirm(plan.confirmation) if plan.confirmation else None,
@@ -48,6 +53,7 @@ def _failure(trial: Trial) -> dict[str, Any]:
     run: dict[str, Any] = {"stage": key.stage, "k": trial.k, "seed": key.seed}
     if trial.token.control:
         run = {"stage": "confirm", "schedule": trial.token.control, "seed": key.seed}
+    run |= _level(trial.lr_max)
     return {**run, "reason": trial.reason, "message": trial.message}
 
 
@@ -69,6 +75,7 @@ def _row(row: Row, confirmation: Confirmation) -> dict[str, Any]:
     against = confirmed.against(row, confirmation)
     return {
         "schedule": row.control,
+        **_level(row.lr_max),
         "errors": [row.errors[seed] for seed in sorted(row.errors)],
         "seeds": sorted(row.errors),
         "mean": row.error.mean,
@@ -110,6 +117,11 @@ def _gain(gain: Sample) -> dict[str, Any]:
     return {**_sample(gain), "interval95": list(interval) if interval else None}
 
 
+def _level(lr_max: float | None) -> dict[str, Any]:
+    """Where the level of the LR was searched."""
+    return {} if lr_max is None else {"lr_max": lr_max}
+
+
 def _smooth(gain: Gain | None) -> dict[str, Any] | None:
     return {"mean": gain.mean, "interval95": list(gain.interval)} if gain else None
 
@@ -121,22 +133,28 @@ def _stage(stage: Stage, view: StudyView) -> dict[str, Any]:
         "state": view.state if last else str(stage.progress),
         "earlier_ks": list(stage.earlier_ks),
         "k": stage.best.k if stage.best else None,
+        **_level(stage.best.lr_max if stage.best else None),
         "kept": stage.kept,
         "gain": _gain(stage.gain),
         "better": stage.smooth_gain.probability if stage.smooth_gain else None,
         "smooth_gain": _smooth(stage.smooth_gain),
         "at_edge": stage.at_edge,
-        "candidates": [_candidate(candidate) for candidate in sorted(stage.candidates, key=_by_k)],
+        "candidates": [
+            _candidate(candidate) for candidate in sorted(stage.candidates, key=by_point)
+        ],
     }
 
 
-def _by_k(candidate: Candidate) -> tuple[bool, float, int]:
-    return (candidate.k is None, candidate.k or 0.0, candidate.index)
+def by_point(candidate: Candidate) -> tuple[bool, float, float, int]:
+    """A key to sort candidates by: by k, then by level; last those whose k is not known yet."""
+    known = candidate.point or Point(0.0)
+    return candidate.point is None, known.k, known.lr_max or 0.0, candidate.index
 
 
 def _candidate(candidate: Candidate) -> dict[str, Any]:
     return {
         "k": candidate.k,
+        **_level(candidate.lr_max),
         "errors": [candidate.errors[seed] for seed in sorted(candidate.errors)],
         "seeds": sorted(candidate.errors),
         "mean": candidate.error.mean,

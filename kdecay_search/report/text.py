@@ -10,19 +10,15 @@ from rich.table import Table
 from rich.text import Text
 
 from kdecay_search.procedure import Candidate, Plan, Stage
-from kdecay_search.report import confirmed
+from kdecay_search.report import confirmed, names
 from kdecay_search.report.blocks import curve
-from kdecay_search.report.summary import gain_on_baseline
+from kdecay_search.report.names import terms
+from kdecay_search.report.summary import by_point, gain_on_baseline
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import State, Trial
 from kdecay_search.statistics import Sample, describe, paired_gain
 
 RUNNING_SHOWN = 8
-
-
-def terms(ks: Iterable[float]) -> str:
-    """``k = 2`` or ``k = 2, 6.5``."""
-    return "k = " + ", ".join(f"{k:.4g}" for k in ks)
 
 
 def percent(sample: Sample) -> str:
@@ -38,7 +34,8 @@ def verdict(view: StudyView) -> str:
     plan = view.plan
     if not plan.leader.errors:
         return "No run is complete yet."
-    found = f"{terms(plan.leader.ks)}: {percent(describe(plan.leader.errors.values()))}"
+    error = percent(describe(plan.leader.errors.values()))
+    found = f"{terms(plan.leader.ks, plan.leader.lr_max)}: {error}"
     if plan.leader.ks == plan.baseline.ks:
         so_far = " so far" if view.state == "running" else ""
         return f"No detectable difference{so_far}: nothing is better than the original, {found}."
@@ -46,7 +43,8 @@ def verdict(view: StudyView) -> str:
     gain = gain_on_baseline(view)
     if gain.mean is None:
         return f"{found}; the original, k = 1, has no result to compare with."
-    return f"{found}; k = 1: {base}. {_compared(gain, plan)}."
+    original = terms(plan.baseline.ks, plan.baseline.lr_max)
+    return f"{found}; {original}: {base}. {_compared(gain, plan)}."
 
 
 def _compared(gain: Sample, plan: Plan) -> str:
@@ -88,6 +86,8 @@ def study_panel(view: StudyView, seconds_left: float | None = None) -> Renderabl
         parts.append(Padding(failed, (1, 0, 0, 0)))
     schedule = view.schedule
     parts.append(Text(f"\n{verdict(view)}", style="bold"))
+    if tuning := names.tuning(view):
+        parts.append(Text(tuning))
     confirmation = view.plan.confirmation
     if confirmation is not None:
         if confirmation.rows:
@@ -125,27 +125,30 @@ def duration(seconds: float) -> str:
 
 
 def _stage_table(stage: Stage, view: StudyView) -> Table:
-    earlier = f" after {terms(stage.earlier_ks)}" if stage.earlier_ks else ""
-    rival = terms(view.plan.baseline.ks if stage.n == 1 else stage.earlier_ks)
+    earlier = f" after {terms(stage.earlier_ks, stage.lr_max)}" if stage.earlier_ks else ""
+    what = f"k{stage.n} and lr_max" if stage.levels else f"term k{stage.n}"
     table = Table(
-        title=f"stage {stage.n}: term k{stage.n}{earlier}  [dim]{_outcome(stage)}[/]",
+        title=f"stage {stage.n}: {what}{earlier}  [dim]{_outcome(stage)}[/]",
         title_justify="left",
         title_style="bold",
         box=None,
     )
     table.add_column("k", justify="right")
+    if stage.levels:
+        table.add_column("lr_max", justify="right")
     table.add_column("errors by seed, %")
     table.add_column("mean", justify="right")
-    table.add_column(f"gain on {rival}", justify="right")
+    table.add_column(f"gain on {names.rival(stage, view)}", justify="right")
     table.add_column("P(best)", justify="right")
     table.add_column("")
     rival_runs = rival_errors(stage, view)
-    for candidate in sorted(stage.candidates, key=lambda c: (c.k is None, c.k or 0, c.index)):
+    for candidate in sorted(stage.candidates, key=by_point):
         if candidate.k is not None:
             table.add_row(*_candidate_row(candidate, stage, rival_runs))
     unknown = sum(candidate.k is None for candidate in stage.candidates)
     if unknown:
-        table.add_row("…", f"{unknown} still to be chosen by the sampler", style="dim")
+        level = [""] if stage.levels else []
+        table.add_row("…", *level, f"{unknown} still to be chosen by the sampler", style="dim")
     return table
 
 
@@ -162,7 +165,8 @@ def _outcome(stage: Stage) -> str:
         return "running"
     if stage.best is None or stage.best.k is None:
         return "no result"
-    kept = f"keeps k = {stage.best.k:.4g}" if stage.kept else "keeps no term"
+    level = names.level(stage.best.lr_max) if stage.levels else ""
+    kept = f"keeps k = {stage.best.k:.4g}{level}" if stage.kept else "keeps no term"
     edge = ", the largest that was tried" if stage.at_edge else ""
     return kept + (edge if stage.kept else "")
 
@@ -177,6 +181,7 @@ def _candidate_row(
     mean = candidate.error.mean
     return (
         Text(f"{candidate.k:.4g}", style),
+        *([Text(f"{candidate.lr_max:.4g}", style)] if stage.levels else []),
         Text(errors, style),
         Text("" if mean is None else f"{mean:.2f}", style),
         Text("" if gain is None or gain == 0 else f"{gain:+.2f}", style),
@@ -200,18 +205,22 @@ def _notes(candidate: Candidate, is_best: bool) -> Iterable[str]:
 
 def _running_table(view: StudyView, running: list[Trial]) -> Table:
     table = Table(title="running", title_justify="left", title_style="bold", box=None)
-    for heading in ("k", "seed", "epoch", "averaged error, %", "worker"):
+    level = ["lr_max"] if view.spec.search.lr_max else []
+    for heading in ("k", *level, "seed", "epoch", "averaged error, %", "worker"):
         table.add_column(heading, justify="left" if heading == "worker" else "right")
     for trial in running[:RUNNING_SHOWN]:
+        chosen = "…" if trial.lr_max is None else f"{trial.lr_max:.4g}"
         table.add_row(
             trial.token.control or ("…" if trial.k is None else f"{trial.k:.4g}"),
+            *([chosen] if level else []),
             str(trial.key.seed),
             f"{trial.epochs}/{view.spec.task.epochs}",
             "" if trial.averaged_error is None else f"{trial.averaged_error:.2f}",
             Text(trial.worker or ""),
         )
     if len(running) > RUNNING_SHOWN:
-        table.add_row("", "", "", "", f"and {len(running) - RUNNING_SHOWN} more")
+        empty = [""] * (len(table.columns) - 1)
+        table.add_row(*empty, f"and {len(running) - RUNNING_SHOWN} more")
     return table
 
 
@@ -240,7 +249,7 @@ def studies_table(views: Iterable[StudyView]) -> Table:
         table.add_row(
             view.spec.name,
             view.state,
-            terms(plan.leader.ks) if plan.leader.errors else "",
+            terms(plan.leader.ks, plan.leader.lr_max) if plan.leader.errors else "",
             percent(describe(plan.leader.errors.values())).removesuffix(" %"),
             percent(describe(plan.baseline.errors.values())).removesuffix(" %"),
             str(len(view.trials)),
@@ -262,7 +271,7 @@ def news(before: StudyView | None, now: StudyView) -> list[str]:
 
 def _ended(trial: Trial) -> str:
     key = trial.key
-    k = "?" if trial.k is None else f"{trial.k:.4g}"
+    k = "?" if trial.k is None else f"{trial.k:.4g}{names.level(trial.lr_max)}"
     outcome = {
         State.COMPLETE: f"{trial.error} %" if trial.error is None else f"{trial.error:.2f} %",
         State.PRUNED: f"pruned after {trial.epochs} epochs",

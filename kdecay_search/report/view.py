@@ -35,7 +35,13 @@ class StudyView:
     @property
     def schedule(self) -> KDecaySchedule:
         """The best schedule so far; its warm-up is given in epochs, as in the study file."""
-        return self.spec.schedule_for(self.plan.leader.ks)
+        return self.spec.schedule_for(self.plan.leader.ks, lr_max=self.plan.leader.lr_max)
+
+    @property
+    def original(self) -> KDecaySchedule:
+        """The schedule with k = 1, at its best level where that was searched."""
+        base = self.plan.baseline
+        return self.spec.schedule_for(base.ks, lr_max=base.lr_max)
 
     @property
     def attempts(self) -> list[Trial]:

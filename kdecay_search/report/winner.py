@@ -58,4 +58,5 @@ def _lightning(view: StudyView, schedule: KDecaySchedule, total_steps: int | Non
 
 
 def _schedule(view: StudyView, steps_per_epoch: float) -> KDecaySchedule:
-    return view.spec.schedule_for(view.plan.leader.ks, steps_per_epoch)
+    leader = view.plan.leader
+    return view.spec.schedule_for(leader.ks, steps_per_epoch, leader.lr_max)

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 
 from kdecay_search.confirmation import Confirmation
 from kdecay_search.procedure import Candidate, Stage
-from kdecay_search.report import confirmed
-from kdecay_search.report.text import terms, verdict
+from kdecay_search.report import confirmed, names
+from kdecay_search.report.names import terms
+from kdecay_search.report.summary import by_point
+from kdecay_search.report.text import verdict
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import CONFIRMATION
 
@@ -17,12 +19,13 @@ WRITTEN = "*Written by kdecay while the study goes on. If you edit this note, it
 
 def stage_note(view: StudyView, stage: Stage, stage_ids: Mapping[int, int]) -> str:
     """The note of one stage. ``stage_ids``: Optuna's study id of each, for the links."""
-    name = view.spec.name
+    name, level = view.spec.name, " and the level of the LR" if stage.levels else ""
     parts = [
-        f"### Stage {stage.n} of `{name}`: the term k{stage.n}",
+        f"### Stage {stage.n} of `{name}`: the term k{stage.n}{level}",
         f"**{_state(view, stage)}** {_purpose(view, stage)}",
         "\n".join(_table(stage)),
         f"**The study {_so_far(view)}:** {verdict(view)}",
+        names.tuning(view),
         "\n".join(f"- {line}" for line in _next_steps(view)),
         _links(stage.n, stage_ids),
         WRITTEN,
@@ -64,15 +67,20 @@ def _state(view: StudyView, stage: Stage) -> str:
     if not stage.kept:
         return "Done: no term is kept."
     edge = ", the largest that was tried" if stage.at_edge else ""
-    return f"Done: k{stage.n} = {stage.best.k:.4g} is kept{edge}."
+    level = names.level(stage.best.lr_max) if stage.levels else ""
+    return f"Done: k{stage.n} = {stage.best.k:.4g}{level} is kept{edge}."
 
 
 def _purpose(view: StudyView, stage: Stage) -> str:
     seeds = view.spec.search.seeds
-    tried = f"Each trial trains the network once, with one k{stage.n} and one of {seeds} seeds."
+    level = ", one lr_max" if stage.levels else ""
+    tried = (
+        f"Each trial trains the network once, with one k{stage.n}{level} and one of {seeds} seeds."
+    )
     if stage.n == 1:
         return f"{tried} k = 1 is the original schedule, {view.spec.schedule.family}."
-    return f"The schedule found so far, {terms(stage.earlier_ks)}, gets a further term. {tried}"
+    found = terms(stage.earlier_ks, stage.lr_max)
+    return f"The schedule found so far, {found}, gets a further term. {tried}"
 
 
 def _so_far(view: StudyView) -> str:
@@ -82,10 +90,11 @@ def _so_far(view: StudyView) -> str:
 
 
 def _table(stage: Stage) -> Iterable[str]:
-    known = sorted((c for c in stage.candidates if c.k is not None), key=lambda c: c.k or 0.0)
-    shown = sorted(sorted(known, key=_rank)[:MOST_ROWS], key=lambda c: c.k or 0.0)
-    yield f"| k{stage.n} | mean error, % | seeds | chance to be the best | |"
-    yield "| ---: | ---: | ---: | ---: | --- |"
+    known = sorted((c for c in stage.candidates if c.k is not None), key=by_point)
+    shown = sorted(sorted(known, key=_rank)[:MOST_ROWS], key=by_point)
+    level, line = ("lr_max | ", "---: | ") if stage.levels else ("", "")
+    yield f"| k{stage.n} | {level}mean error, % | seeds | chance to be the best | |"
+    yield f"| ---: | {line}---: | ---: | ---: | --- |"
     for candidate in shown:
         yield _row(candidate, stage)
     if len(shown) < len(known):
@@ -109,6 +118,7 @@ def _row(candidate: Candidate, stage: Stage) -> str:
     notes = ["**best**"] * best + [f"{n} {what}" for what, n in counts.items() if n]
     cells = (
         f"{candidate.k:.4g}",
+        *([f"{candidate.lr_max:.4g}"] if stage.levels else []),
         "" if mean is None else f"{mean:.2f}",
         str(len(candidate.errors) or ""),
         "" if chance is None else f"{chance:.0%}",

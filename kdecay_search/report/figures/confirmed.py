@@ -29,7 +29,7 @@ def differences(confirmation: Confirmation | None) -> go.Figure:
     shown = theme.figure("found schedule is better by, points of test error", "", height=height)
     found = next(row for row in confirmation.rows if row.control == FOUND)
     for row, compared in known:
-        _add(shown, confirmed.title(row.control, confirmation.ks), row, found, compared)
+        _add(shown, confirmed.title(row, confirmation), row, found, compared)
     shown.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"})
     shown.update_layout(showlegend=False)
     shown.update_yaxes(type="category", autorange="reversed", showgrid=False)

@@ -54,7 +54,7 @@ def training_loss(view: StudyView, curves: Curves, stage: Stage) -> go.Figure:
     shown.update_xaxes(range=[0, view.spec.task.epochs])
     palette = Palette.of(view)
     for run in sorted(runs, key=lambda run: -run.seed):
-        line = {"color": palette(run.k), "width": 2.2 if run.seed == FIRST_SEED else 1}
+        line = {"color": palette(run.k, run.lr_max), "width": 2.2 if run.seed == FIRST_SEED else 1}
         _add_run(shown, run, run.training_loss, line, "training loss %{y:.4~g}")
     _add_legend(shown, runs, palette)
     losses = [loss for run in runs for loss in run.training_loss if math.isfinite(loss)]
@@ -77,7 +77,7 @@ def _add_error(
     values = getattr(run, kind)
     if values:
         label = f"error %{{y:.2f}} %, {KINDS[kind]}"
-        line = _error_line(kind, run.seed == FIRST_SEED, palette(run.k))
+        line = _error_line(kind, run.seed == FIRST_SEED, palette(run.k, run.lr_max))
         _add_run(shown, run, values, line, label, since, ends=kind == "averaged_error", **more)
 
 
@@ -109,13 +109,13 @@ def _add_run(
             "line": {"width": 2, "color": line["color"]},
         },
     }
-    about = f"{theme.term(run.k)} · seed {run.seed}"
+    about = f"{theme.term(run.k, run.lr_max)} · seed {run.seed}"
     ended = {State.PRUNED: ", ended early", State.RUNNING: ", running"}.get(run.state, "")
     shown.add_scatter(
         x=[epoch for epoch, _ in points],
         y=[round(value, 5) for _, value in points],
         line=line,
-        legendgroup=f"{run.k:.4g}",
+        legendgroup=_group(run.k, run.lr_max),
         showlegend=False,
         name=about,
         hovertemplate=f"{about}{ended}<br>epoch %{{x}}<br>{label}<extra></extra>",
@@ -125,17 +125,21 @@ def _add_run(
 
 
 def _add_legend(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette) -> None:
-    """One entry per k, which shows and hides all its runs."""
-    for k in sorted({run.k for run in runs}):
+    """One entry per candidate, which shows and hides all its runs."""
+    for k, lr_max in dict.fromkeys((run.k, run.lr_max) for run in runs):
         shown.add_scatter(
             x=[None],
             y=[None],
             mode="lines",
-            name=theme.term(k),
-            legendgroup=f"{k:.4g}",
-            line={"color": palette(k), "width": 3},
+            name=theme.term(k, lr_max),
+            legendgroup=_group(k, lr_max),
+            line={"color": palette(k, lr_max), "width": 3},
             hoverinfo="skip",
         )
+
+
+def _group(k: float, lr_max: float | None) -> str:
+    return f"{k:.4g}" if lr_max is None else f"{k:.4g} {lr_max:.4g}"
 
 
 def _add_kinds(shown: go.Figure) -> None:

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
+from kdecay_search.point import Point
 from kdecay_search.procedure import Stage
-from kdecay_search.report.effort import effort_of, trials_by_k
+from kdecay_search.report import names
+from kdecay_search.report.effort import effort_of, trials_by_point
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import WARNING, translucent
 from kdecay_search.report.view import StudyView
@@ -31,9 +33,9 @@ MOST_RUNS = 8
 
 def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
     """Epochs trained and saved for each candidate; hovering tells when its runs ended."""
-    trials = trials_by_k(view, stage)
+    trials = trials_by_point(view, stage)
     epochs = view.spec.task.epochs
-    efforts = {k: effort_of(group, epochs) for k, group in trials.items()}
+    efforts = {point: effort_of(group, epochs) for point, group in trials.items()}
     if not any(effort.trained or effort.saved for effort in efforts.values()):
         return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
     shown = theme.figure(f"k<sub>{stage.n}</sub>", "epochs", height=320)
@@ -42,7 +44,7 @@ def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
         counts = [getattr(effort, field) for effort in efforts.values()]
         if any(counts):
             shown.add_bar(
-                x=[f"{k:.4g}" for k in efforts],
+                x=[_label(point, stage) for point in efforts],
                 y=counts,
                 name=name,
                 marker={"color": colour, "line": {"width": 0}},
@@ -53,6 +55,10 @@ def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
     gap = max(0.35, 1 - len(efforts) * WIDEST_BAR)
     shown.update_layout(barmode="stack", bargap=gap, xaxis={"type": "category", "showgrid": False})
     return shown
+
+
+def _label(point: Point, stage: Stage) -> str:
+    return f"{point.k:.4g}{names.level(point.lr_max) if stage.levels else ''}"
 
 
 def _described(trials: Sequence[Trial], epochs: int) -> str:

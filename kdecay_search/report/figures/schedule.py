@@ -5,6 +5,7 @@ from __future__ import annotations
 import plotly.graph_objects as go
 
 from kdecay_search.procedure import BASELINE_KS
+from kdecay_search.report import names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
 from kdecay_search.report.view import StudyView
@@ -24,15 +25,17 @@ def schedules(view: StudyView) -> go.Figure:
     if part.family != "cosine":
         cosine = Cosine(lr_max=found.lr_max, lr_min=found.lr_min, warmup_steps=found.warmup_steps)
         _add(shown, view, cosine, "cosine", dash="dot", width=1.5, color=INK)
-    original = view.spec.schedule_for(BASELINE_KS)
+    original, level = view.original, view.plan.leader.lr_max
+    base = view.plan.baseline.lr_max
     style = {"dash": "dash", "width": 2} if is_new else {"width": 3}
-    _add(shown, view, original, "k = 1, the original", color=palette(1.0), **style)
+    name = f"k = 1{names.level(base)}, the original"
+    _add(shown, view, original, name, color=palette(1.0, base), **style)
     for k in found.ks if len(found.ks) > 1 else ():
-        alone = view.spec.schedule_for((k,))
-        _add(shown, view, alone, f"{theme.term(k)} alone", width=1.5, color=palette(k))
+        alone = view.spec.schedule_for((k,), lr_max=level)
+        _add(shown, view, alone, f"{theme.term(k)} alone", width=1.5, color=palette(k, level))
     if is_new:
-        ks = ", ".join(f"{k:.4g}" for k in found.ks)
-        _add(shown, view, found, f"found: k = {ks}", width=3.5, color=palette(found.ks[-1]))
+        colour = palette(found.ks[-1], level)
+        _add(shown, view, found, f"found: {names.terms(found.ks, level)}", width=3.5, color=colour)
     shown.update_layout(legend={"traceorder": "reversed"})
     shown.update_yaxes(rangemode="tozero")
     return shown
