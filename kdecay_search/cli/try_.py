@@ -120,7 +120,7 @@ def _fails(line: str, output: str) -> bool:
 def _conclude(tried: Tried, file: str) -> None:
     from kdecay_search.own.findings import Level, findings
 
-    found = list(findings(tried))
+    found = findings(tried)
     typer.echo()
     for finding in found:
         _print(finding.level, finding.text)

@@ -30,8 +30,12 @@ class Finding:
     text: str
 
 
-def findings(tried: Tried) -> Iterator[Finding]:
-    """Of a task that ran to its end."""
+def findings(tried: Tried) -> list[Finding]:
+    """Of a task that ran to its end; what matters most comes last."""
+    return sorted(_all(tried), key=lambda finding: list(Level).index(finding.level))
+
+
+def _all(tried: Tried) -> Iterator[Finding]:
     yield from _of_reports(tried)
     yield from _of_errors(tried)
     if tried.run is not None:
