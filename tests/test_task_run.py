@@ -409,6 +409,19 @@ def test_a_state_that_cannot_be_loaded_is_set_aside(tmp_path: Path) -> None:
     assert [path.suffix for path in tmp_path.iterdir()] == [".set-aside"]
 
 
+def test_a_state_that_does_not_fit_the_code_fails_one_attempt_and_not_the_next(
+    tmp_path: Path,
+) -> None:
+    first = TaskRun(RecordedRun(tmp_path))
+    first.keep(torch.nn.Linear(1, 1))
+    first.report(1, 40.0)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        TaskRun(RecordedRun(tmp_path)).keep(torch.nn.Linear(2, 1))
+    again = RecordedRun(tmp_path)
+    TaskRun(again).keep(torch.nn.Linear(2, 1))
+    assert again.restored == []
+
+
 def test_state_is_saved_one_way_and_looked_for_before_the_first_report(tmp_path: Path) -> None:
     task_run = TaskRun(RecordedRun(tmp_path))
     task_run.keep(torch.nn.Linear(1, 1))

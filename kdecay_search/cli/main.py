@@ -21,6 +21,7 @@ from kdecay_search.cli import (
     plan,
     report,
     schedule,
+    try_,
     worker,
 )
 from kdecay_search.errors import KDecayError
@@ -56,6 +57,7 @@ def _options(
 
 for register in (
     init.register,
+    try_.register,
     launch.register,
     confirm.register,
     worker.register,

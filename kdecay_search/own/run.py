@@ -21,10 +21,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from kdecay_search.controls import schedule_of
 from kdecay_search.errors import TaskError
 from kdecay_search.own import state as states
+from kdecay_search.own.numbers import check_percent, epoch_of, number
 from kdecay_search.programs import PythonTask
 from kdecay_search.schedules import Schedule
 from kdecay_search.settings import AVERAGING_SHARE
-from kdecay_search.task import DIVERGED_ERROR, Epoch, Interruption, Released, Run
+from kdecay_search.task import Epoch, Interruption, Released, Run
 
 if TYPE_CHECKING:
     from torch import nn
@@ -190,8 +191,9 @@ class TaskRun:
         NaN or infinity ends the run as diverged.
         """
         self.raise_end()
-        told = self._epoch(epoch, validation_error, averaged_error, loss, lr)
-        others = {name: _number(name, value) for name, value in metrics.items()}
+        rate = self._rate() if lr is None else lr
+        told = epoch_of(self._due(epoch), validation_error, averaged_error, loss, rate)
+        others = {name: number(name, value) for name, value in metrics.items()}
         if others:
             shown = ", ".join(f"{name} {value:g}" for name, value in others.items())
             logger.info("epoch %d: %s", told.number, shown)
@@ -235,14 +237,23 @@ class TaskRun:
         """
         found = self._resume()
         if found is not None:
+            self._put_back(objects, found)
+        self._kept = objects
+
+    def _put_back(self, objects: tuple[Stateful, ...], found: Any) -> None:
+        """What does not fit is of other code: it fails this attempt, and not the next."""
+        try:
             for thing, state in zip(objects, found["objects"], strict=True):
                 thing.load_state_dict(state)
             states.set_random_state(found["random"])
-        self._kept = objects
+        except Exception:
+            if self._run.checkpoint is not None:
+                self._run.checkpoint.set_aside("does not fit this code")
+            raise
 
     def save(self, state: Any) -> None:
         """Keep ``state``, anything that can be pickled, with the epochs reported so far: call it
-        after :meth:`report`. It replaces what was saved before."""
+        after :meth:`report`, and within a long epoch. It replaces what was saved before."""
         if self._kept:
             raise TaskError("run.save: run.keep saves by itself after every report; use one")
         self._write(state)
@@ -274,31 +285,14 @@ class TaskRun:
 
     # ---- inside -----------------------------------------------------------------------------
 
-    def _epoch(
-        self,
-        number: int,
-        validation_error: float,
-        averaged_error: float | None,
-        loss: float | None,
-        lr: float | None,
-    ) -> Epoch:
+    def _due(self, number: int) -> int:
         due = self.epochs_done + 1
         if number != due or due > self.epochs:
             rule = f"epoch {due} is next" if due <= self.epochs else f"the last was {due - 1}"
             raise TaskError(
                 f"run.report(epoch={number!r}): {rule}; report every epoch once, in order, from 1"
             )
-        numbers = {"validation_error": validation_error}
-        numbers |= {} if averaged_error is None else {"averaged_error": averaged_error}
-        errors = [_number(name, value) for name, value in numbers.items()]
-        mean_loss = None if loss is None else _number("loss", loss)
-        if not all(map(math.isfinite, [*errors, mean_loss or 0.0])):
-            errors, mean_loss = [DIVERGED_ERROR for _ in errors], math.nan
-        for name, error in zip(numbers, errors, strict=True):
-            _check_percent(name, error)
-        averaged = None if averaged_error is None else errors[1]
-        rate = self._rate() if lr is None else _number("lr", lr)
-        return Epoch(number, mean_loss, errors[0], averaged, rate)
+        return due
 
     def _rate(self) -> float | None:
         if self._drivers:
@@ -354,11 +348,11 @@ class TaskRun:
         """What the function returned, checked; a run that reported nothing has one epoch then."""
         self.raise_end()
         if result is not None:
-            error = _number("the returned validation error", result)
+            error = number("the returned validation error", result)
             if not self._curve:
                 self.report(1, error)
             elif math.isfinite(error):
-                _check_percent("the returned validation error", error)
+                check_percent("the returned validation error", error)
             return error if math.isfinite(error) else None
         if not self._curve:
             raise TaskError(
@@ -383,19 +377,6 @@ def run_function(function: Callable[[TaskRun], object], run: Run) -> float | Non
             task_run.raise_end()
             raise
         return None
-
-
-def _number(name: str, value: object) -> float:
-    """``value`` as a float, also if it is numpy's or a tensor of one number."""
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, RuntimeError):
-        raise TaskError(f"{name} = {value!r}: must be a number") from None
-
-
-def _check_percent(name: str, error: float) -> None:
-    if not 0.0 <= error <= DIVERGED_ERROR:
-        raise TaskError(f"{name} = {error:g}: must be an error in percent, from 0 to 100")
 
 
 def _diverge() -> None:

@@ -1,0 +1,77 @@
+"""The examples of ``kdecay init``."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from recorded import RecordedRun
+
+from kdecay_search.cli.init import Kind
+from kdecay_search.own.run import run_function
+from kdecay_search.study_file import load
+from kdecay_search.task import Released
+
+EXAMPLES = Path(str(files("kdecay_search"))) / "examples"
+FUNCTIONS = [Kind.PYTORCH, Kind.LIGHTNING, Kind.HUGGINGFACE]
+EPOCHS = 3
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """The examples use one; others of this process may want more."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def module(kind: Kind) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"{kind}_example", EXAMPLES / kind / "train.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def recorded(kind: Kind, folder: Path, **options: Any) -> RecordedRun:
+    study = load(EXAMPLES / kind / "study.toml", [f"task.epochs={EPOCHS}"])
+    tables = study.model_dump(mode="json", include={"task", "schedule"})
+    return RecordedRun(folder, **options, **tables)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_an_example_that_was_interrupted_goes_on_to_the_same_numbers(
+    tmp_path: Path, kind: Kind
+) -> None:
+    train = module(kind).train
+    whole = recorded(kind, tmp_path / "whole")
+    run_function(train, whole)
+    first = recorded(kind, tmp_path / "parts", ends={2: Released})
+    with pytest.raises(Released):
+        run_function(train, first)
+    second = recorded(kind, tmp_path / "parts")
+    run_function(train, second)
+    assert [*second.restored, *second.epochs] == whole.epochs
+    assert [epoch.number for epoch in second.epochs] == [3]
+    assert all(epoch.averaged_error is not None for epoch in whole.epochs)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", FUNCTIONS)
+def test_an_example_opens_the_test_set_only_to_confirm(tmp_path: Path, kind: Kind) -> None:
+    data = module(kind).data
+    searched, confirmed = data("search"), data("confirmation")
+    assert [len(part) for part in (*searched, *confirmed)] == [397, 1040, 1437, 360]
+    run = recorded(kind, tmp_path, control="original", ks=(1.0,))
+    run_function(module(kind).train, run)
+    assert run.epochs[-1].validation_error * 3.6 == pytest.approx(
+        round(run.epochs[-1].validation_error * 3.6), abs=1e-3
+    ), "a share of 360 images"
