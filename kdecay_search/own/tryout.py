@@ -57,6 +57,8 @@ class TriedRun:
     def __init__(self, tried: Tried, k: float, device: str, folder: Path, tell: Tell) -> None:
         self.spec, self.ks, self.control = tried.spec, (k,), None
         self.seed, self.device = SEED, device
+        levels = self.spec.search.lr_max
+        self.lr_max = levels[0] if levels else None
         self.checkpoint: Checkpoint | None = _Looked(folder, self.spec.fingerprint(self.ks, SEED))
         self.interrupts = False
         self._tried, self._tell = tried, tell
