@@ -27,6 +27,7 @@ class RecordedRun:
     ) -> None:
         self.spec = study(**tables)
         self.ks, self.control, self.seed, self.device = ks, control, 0, "cpu"
+        self.lr_max: float | None = None
         self.checkpoint = None
         if folder is not None:
             fingerprint = self.spec.fingerprint(ks, 0, control)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import signal
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import optuna
 import optuna_dashboard
@@ -379,6 +381,22 @@ def test_it_serves_this_machine_alone_until_ctrl_c(kdecay: Kdecay) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "status"), [("localhost", 200), ("127.0.0.1:{port}", 200), ("evil.example", 403)]
+)
+def test_a_foreign_name_that_points_to_this_machine_is_refused(
+    kdecay: Kdecay, name: str, status: int
+) -> None:
+    with served(kdecay) as (_, url):
+        port = urlsplit(url).port
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        connection.request("GET", "/dashboard", headers={"Host": name.format(port=port)})
+        answer = connection.getresponse()
+        assert answer.status == status
+        assert (b"answers to the names localhost" in answer.read()) == (status == 403)
+        connection.close()
 
 
 def test_another_address_comes_with_a_word_on_who_can_do_what(kdecay: Kdecay) -> None:

@@ -6,15 +6,22 @@ import errno
 import ipaddress
 import socket
 import threading
+from collections.abc import Iterable
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Self
+from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from kdecay_search.errors import KDecayError
 from kdecay_search.storage import Storage
 
 if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
     from optuna.artifacts import FileSystemArtifactStore
+
+
+LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 
 
 class Server:
@@ -34,7 +41,8 @@ class Server:
         import optuna_dashboard  # noqa: PLC0415 - takes a second
 
         # Optuna's storage as it is would read every value of every trial anew for each page.
-        self._http.set_app(optuna_dashboard.wsgi(storage.optuna, artifact_store=artifacts))
+        pages = optuna_dashboard.wsgi(storage.optuna, artifact_store=artifacts)
+        self._http.set_app(_of_this_machine(pages, host) if self.is_loopback else pages)
         self._host = host
         self._thread = threading.Thread(target=self._http.serve_forever, name="dashboard")
 
@@ -56,6 +64,24 @@ class Server:
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
+
+
+def _of_this_machine(pages: WSGIApplication, host: str) -> WSGIApplication:
+    """``pages``, but only under this machine's own names.
+
+    A foreign web site can let a name of its own point to this machine, and its scripts would then
+    be free to use the pages, which have no authentication, through the browser of who visits it.
+    """
+    known = {host, *LOOPBACK_NAMES}
+
+    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
+        name = urlsplit(f"//{environ.get('HTTP_HOST', host)}").hostname
+        if name in known:
+            return pages(environ, start)
+        start("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
+        return [b"This dashboard answers to the names localhost and 127.0.0.1 only.\n"]
+
+    return answer
 
 
 class _HTTPServer(ThreadingMixIn, WSGIServer):
