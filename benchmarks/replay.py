@@ -95,6 +95,8 @@ class Outcome:
     """Of the chosen candidate to be the best."""
     baseline: int
     """Column of k = 1, at the level that was chosen for it where several were tried."""
+    baseline_runs: int
+    """Complete runs of k = 1, at any level."""
 
 
 def study_spec(curves: Curves, seeds: int, prunes: bool) -> StudySpec:
@@ -238,6 +240,7 @@ class Replay:
             runs=len(self._trials),
             probability=stage.candidates[stage.best.index].probability or 0.0,
             baseline=self._column[Point(*base.ks, base.lr_max)],
+            baseline_runs=sum(len(c.errors) for c in stage.candidates if c.k == base.ks[0]),
         )
 
 

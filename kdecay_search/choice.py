@@ -30,7 +30,7 @@ from kdecay_search.regression import Array, Contrasts, Fit, Result, Results, coo
 
 LENGTHS = (0.35, 0.7, 1.4, 2.8)
 """Of the curve, in log k …"""
-LEVEL_LENGTHS = (0.35, 0.7, 1.4, 2.8)
+LEVEL_LENGTHS = (0.5, 2.0)
 """… and in log lr_max, where candidates differ in that."""
 PRUNING_LENGTHS = (1.0, 1.0)
 """Of the one curve that pruning goes by, in both."""

@@ -15,7 +15,7 @@ import sqlalchemy
 from builders import study
 
 from benchmarks import curves as curve_files
-from benchmarks import history, honesty, past, pruning, record
+from benchmarks import history, honesty, levels, past, pruning, record
 from benchmarks.curves import Curves
 from benchmarks.policies import POLICIES
 from benchmarks.replay import Replay, study_spec
@@ -420,6 +420,24 @@ def test_the_honesty_benchmark_shows_that_the_search_flatters_and_fresh_seeds_do
         assert (row["lowest_bias"] is None) == (search == "race")
     assert all(rows[s, 0.5, 10]["found_better"] > 0.6 for s in ("grid", "race"))
     assert rows["grid", 0.0, 5]["search_falsely_better"] == rows["grid", 0.0, 5]["search_better"]
+
+
+def test_the_levels_benchmark_compares_the_search_with_the_full_grid(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(levels, "TRUTHS", dict([next(iter(levels.TRUTHS.items()))]))
+    assert levels.main(["--studies", "3", "--workers", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = {(row["levels"], row["policy"]): row for row in told["rows"]}
+    assert rows.keys() == {(s, p) for s in levels.SPACINGS for p in levels.POLICIES}
+    for (_, policy), row in rows.items():
+        assert (row["epochs"] == 1.0) == (policy == "none")
+        assert row["near"] >= row["right"]
+        assert 0 <= row["regret"] < 1
+    assert rows["1 : 2 : 4", "none"]["baseline_runs"] == 9
+    assert rows["1 : 2 : 4", "ours"]["baseline_runs"] < 9
+    assert rows["1 : 2 : 4", "ours"]["epochs"] < 0.5
+    assert rows["1 : 2 : 4", "ours"]["right_level"] == 1.0
 
 
 def test_a_simulated_study_is_confirmed_on_seeds_that_the_search_did_not_use() -> None:

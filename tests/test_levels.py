@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections import Counter
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from builders import MemoryQueue, completed, failed, simulated, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from kdecay_search import race
 from kdecay_search.controls import AREA_MATCHED, FOUND, ORIGINAL, schedule_of
@@ -17,6 +19,11 @@ from kdecay_search.errors import InvalidSpec
 from kdecay_search.point import Point
 from kdecay_search.procedure import Progress, make_plan, runs_at_most
 from kdecay_search.pruning import Curve, is_worse
+from kdecay_search.report import figures
+from kdecay_search.report.curves import Curves, shown_trials, thinned
+from kdecay_search.report.summary import summarise
+from kdecay_search.report.text import study_panel
+from kdecay_search.report.view import StudyView
 from kdecay_search.runs import CONFIRMATION, RunKey, State, Token, Trial
 from kdecay_search.simulation import final_error
 from kdecay_search.spec import SimulatedTask, StudySpec
@@ -294,6 +301,70 @@ def test_a_level_alone_needs_no_confirmation() -> None:
     assert plan.confirmation is not None
     assert not plan.confirmation.rows
     assert plan.progress == Progress.DONE
+
+
+# ---- what is told -----------------------------------------------------------------------------
+
+
+def told(spec: StudySpec) -> tuple[StudyView, str]:
+    """The study when it is over, and what ``kdecay status`` prints of it."""
+    queue = played(spec)
+    view = StudyView(spec, tuple(queue.trials), stopped=False)
+    console = Console(width=140, file=io.StringIO())
+    console.print(study_panel(view))
+    return view, " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+
+
+def test_status_names_the_levels_of_both_and_says_that_k_1_was_tuned() -> None:
+    _, text = told(joint((0.05, 0.1, 0.135)))
+    assert "k = 3 at lr_max 0.1: " in text
+    assert "; k = 1 at lr_max 0.135: " in text
+    assert "gain on k = 1 at lr_max 0.135" in text
+    assert (
+        "k = 1 was tried at the same levels as the others, lr_max 0.05, 0.1 and 0.135; it is best "
+        "at 0.135. For k = 1, 0.135 is the highest level of all: its best may lie above it." in text
+    )
+
+
+def test_the_json_has_the_level_of_everything() -> None:
+    view, _ = told(joint((0.05, 0.1, 0.135), confirm=2))
+    summary = summarise(view)
+    assert summary["schedule"]["lr_max"] == 0.1
+    assert summary["baseline"]["lr_max"] == 0.135
+    assert summary["stages"][0]["lr_max"] == 0.1
+    pairs = [(c["k"], c["lr_max"]) for c in summary["stages"][0]["candidates"]]
+    assert pairs == [(float(k), level) for k in range(1, 5) for level in (0.05, 0.1, 0.135)]
+    assert [row["lr_max"] for row in summary["confirm"]["rows"]] == [
+        0.1, 0.135, pytest.approx(0.1495), 0.135
+    ]  # fmt: skip
+
+
+def test_figures_have_one_curve_and_one_colour_for_each_level() -> None:
+    view, _ = told(joint())
+    stage = view.plan.stages[0]
+    drawn = {trace.name: trace for trace in figures.error_by_k(view, stage).data}
+    colours = {drawn[f"lr_max {level:g}"].line.color for level in LEVELS}
+    assert len(colours) == len(LEVELS)
+    assert len(drawn["mean"].x) == 4 * len(LEVELS)
+    assert set(drawn["mean"].marker.color) == colours
+    bars = figures.epochs_by_k(view, stage).data[0]
+    assert list(zip(*bars.x, strict=True)) == [
+        (f"{k}", f"{level:g}") for k in range(1, 5) for level in LEVELS
+    ]
+    names = {trace.name for trace in figures.schedules(view).data}
+    assert names == {"cosine", "k = 1 at lr_max 0.1, the original", "found: k = 3 at lr_max 0.1"}
+
+
+def test_curves_of_one_k_at_several_levels_are_told_apart() -> None:
+    view, _ = told(joint())
+    stage = view.plan.stages[0]
+    shown = shown_trials(view, stage)
+    assert {t.point for t in shown} >= {Point(1.0, 0.1), Point(3.0, 0.1)}
+    curves = Curves({1: [thinned(t, {"training_loss": [3.0], "averaged_error": [9.0]}, {})
+                         for t in shown]})  # fmt: skip
+    legend = [t for t in figures.training_loss(view, curves, stage).data if t.showlegend is None]
+    assert len({t.legendgroup for t in legend}) == len({t.point for t in shown}) == 12
+    assert len({t.line.color for t in legend}) == 12
 
 
 # ---- what tells trainings apart ---------------------------------------------------------------

@@ -42,6 +42,42 @@ def test_surface_is_the_stated_integral(
     )
 
 
+@settings(deadline=None, max_examples=50)
+@given(best=KS, ks=KS, level=st.floats(0.1, 5.0))
+def test_surface_over_levels_is_the_distance_of_the_rates(
+    best: tuple[float, ...], ks: tuple[float, ...], level: float
+) -> None:
+    surface = SurfaceSpec(best_ks=best, best_error=5.0, best_lr_max=0.2)
+
+    def squared(u: float) -> float:
+        return (level * (1 - phi(ks, u)) - (1 - phi(best, u))) ** 2
+
+    distance, _ = integrate.quad(squared, 0, 1, limit=200)
+    assert final_error(surface, ks, 0.2 * level) == pytest.approx(
+        min(100.0, 5.0 + 30 * distance), abs=1e-5
+    )
+    assert final_error(surface, best, 0.2) == pytest.approx(5.0, abs=1e-9)
+
+
+def test_k_1_is_at_its_best_at_a_higher_level_than_the_best_schedule() -> None:
+    """At 1.35 times its level where that has k = 3, by which it makes up for over half."""
+    surface = SurfaceSpec(best_ks=(3.0,), best_lr_max=0.1)
+    levels = [0.1 + i / 1000 for i in range(100)]
+    best = min(levels, key=lambda level: final_error(surface, (1.0,), level))
+    assert best == pytest.approx(0.135)
+    tuned, untuned = (final_error(surface, (1.0,), level) - 8.0 for level in (best, 0.1))
+    assert 0.4 * untuned < tuned < 0.5 * untuned
+
+
+def test_where_the_level_makes_no_difference_runs_at_two_levels_still_differ_by_their_noise() -> (
+    None
+):
+    noisy = task(run_noise=0.3)
+    assert final_error(noisy.surface, (2.0,), 0.1) == final_error(noisy.surface, (2.0,), 0.2)
+    one, other = (curve(noisy, (2.0,), 0, level)[-1] for level in (0.1, 0.2))
+    assert one.validation_error != other.validation_error
+
+
 @given(best=KS, ks=KS)
 def test_no_schedule_is_better_than_the_best_one(
     best: tuple[float, ...], ks: tuple[float, ...]

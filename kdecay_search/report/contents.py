@@ -130,7 +130,10 @@ def _highlights(view: StudyView, cost: Cost) -> list[tuple[str, str]]:
     epochs = ("epochs trained", f"{cost.whole.epochs:,}")
     last = view.plan.confirmation
     measured = _confirmed_numbers(last) if last is not None else []
-    return [(name, terms(leader.ks, leader.lr_max)), *(measured or _searched_numbers(view)), epochs]
+    found = [(name, terms(leader.ks))]
+    if leader.lr_max is not None:
+        found.append(("lr_max", f"{leader.lr_max:.4g}"))
+    return [*found, *(measured or _searched_numbers(view)), epochs]
 
 
 def _searched_numbers(view: StudyView) -> list[tuple[str, str]]:

@@ -59,6 +59,15 @@ def test_every_update_has_the_schedules_rate(recorder: MakeRecorder, ks: tuple[f
     assert [epoch.learning_rate for epoch in run.epochs] == [rates[3], rates[7], rates[11]]
 
 
+def test_a_run_at_a_level_is_trained_at_that(recorder: MakeRecorder) -> None:
+    """As by a study file that has this level for all."""
+    run = recorder(ks=(2.0,), epochs=1)
+    run.lr_max = 0.03
+    plain = recorder(ks=(2.0,), epochs=1, schedule={"lr_max": 0.03})
+    assert curve(run) == curve(plain)
+    assert curve(recorder(ks=(2.0,), epochs=1)) != curve(plain)
+
+
 def test_the_same_run_gives_the_same_bits_in_any_process(
     recorder: MakeRecorder, tmp_path: Path
 ) -> None:

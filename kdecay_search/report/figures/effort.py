@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import plotly.graph_objects as go
 
 from kdecay_search.point import Point
 from kdecay_search.procedure import Stage
-from kdecay_search.report import names
 from kdecay_search.report.effort import effort_of, trials_by_point
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import WARNING, translucent
@@ -44,7 +44,7 @@ def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
         counts = [getattr(effort, field) for effort in efforts.values()]
         if any(counts):
             shown.add_bar(
-                x=[_label(point, stage) for point in efforts],
+                x=_places(efforts, stage),
                 y=counts,
                 name=name,
                 marker={"color": colour, "line": {"width": 0}},
@@ -53,12 +53,18 @@ def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
                 "%{customdata}<extra></extra>",
             )
     gap = max(0.35, 1 - len(efforts) * WIDEST_BAR)
-    shown.update_layout(barmode="stack", bargap=gap, xaxis={"type": "category", "showgrid": False})
+    axis = "multicategory" if stage.levels else "category"
+    shown.update_layout(barmode="stack", bargap=gap, xaxis={"type": axis, "showgrid": False})
+    if stage.levels:
+        shown.update_xaxes(title={"text": "lr_max, and k<sub>1</sub>"}, tickfont={"size": 11})
     return shown
 
 
-def _label(point: Point, stage: Stage) -> str:
-    return f"{point.k:.4g}{names.level(point.lr_max) if stage.levels else ''}"
+def _places(points: Iterable[Point], stage: Stage) -> list[Any]:
+    """Of the bars: k; grouped by it where each was tried at several levels."""
+    tried = list(points)
+    ks = [f"{point.k:.4g}" for point in tried]
+    return [ks, [f"{point.lr_max:.4g}" for point in tried]] if stage.levels else ks
 
 
 def _described(trials: Sequence[Trial], epochs: int) -> str:

@@ -214,6 +214,7 @@ def _mark_choice(shown: go.Figure, stage: Stage, colour: Colour, ks: Sequence[fl
         word = "best so far"
     else:
         word = "chosen" if stage.kept or stage.n == 1 else "best, not kept"
+    level = best.lr_max if stage.levels else None
     is_right = best.k - min(ks) > LABEL_TURNS * (max(ks) - min(ks))
     shown.add_shape(
         type="line",
@@ -232,7 +233,7 @@ def _mark_choice(shown: go.Figure, stage: Stage, colour: Colour, ks: Sequence[fl
         yanchor="top",
         xanchor="right" if is_right else "left",
         xshift=-7 if is_right else 7,
-        text=f"<b>{theme.term(best.k, best.lr_max)}</b> {word}",
+        text=f"<b>{theme.term(best.k, level)}</b> {word}",
         showarrow=False,
     )
 
