@@ -30,9 +30,10 @@ from rich.table import Table
 
 from benchmarks.past import CANDIDATES, Past, first_seed, full_grid, race, write
 from kdecay_search import __version__, driver
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.errors import KDecayError
 from kdecay_search.simulation import curve
-from kdecay_search.spec import SimulatedTask, StudySpec
+from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, embedded_url, queue
 from kdecay_search.storage.queue import Claim
 from kdecay_search.training.inventory import cpu

@@ -29,9 +29,10 @@ from benchmarks.curves import Curves
 from benchmarks.policies import NoPruning, Ours
 from benchmarks.replay import Judge, Replay, Scenario
 from kdecay_search import __version__
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.point import Point
 from kdecay_search.simulation import curve, final_error
-from kdecay_search.spec import SimulatedTask, StudySpec
+from kdecay_search.spec import StudySpec
 from kdecay_search.training.inventory import cpu
 
 KS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)

@@ -17,10 +17,11 @@ import sqlalchemy
 from optuna.distributions import distribution_to_json
 
 from kdecay_search import driver
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.procedure import make_plan
 from kdecay_search.runs import RunKey, Token
 from kdecay_search.simulation import curve
-from kdecay_search.spec import SimulatedTask, StudySpec
+from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.history import token_attributes
 from kdecay_search.task import Epoch

@@ -22,16 +22,11 @@ from typing import Any
 from benchmarks.curves import RAW, read_table
 from benchmarks.recording import TRAIN_LOSS, Recorded, averaged_name, make_recorder
 from kdecay_search import __version__
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.errors import DataError, KDecayError, MissingPackage
 from kdecay_search.procedure import BASELINE_KS
-from kdecay_search.spec import (
-    AVERAGING_SHARE,
-    LARGEST_K,
-    SMALLEST_K,
-    SimulatedTask,
-    StudySpec,
-    grid,
-)
+from kdecay_search.settings import AVERAGING_SHARE
+from kdecay_search.spec import LARGEST_K, SMALLEST_K, StudySpec, grid
 from kdecay_search.study_file import load
 
 SHARES = (1 / 60, 1 / 30, AVERAGING_SHARE, 1 / 8)

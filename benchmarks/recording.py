@@ -10,8 +10,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.curves import AVERAGED, RAW
+from kdecay_search.builtin import ImagesTask, SimulatedTask
 from kdecay_search.simulation import curve
-from kdecay_search.spec import ImagesTask, SimulatedTask, StudySpec
+from kdecay_search.spec import StudySpec
 from kdecay_search.task import DIVERGED_ERROR, Epoch
 
 TRAIN_LOSS = "train_loss"

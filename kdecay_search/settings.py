@@ -15,6 +15,10 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 
+LATER = Field(exclude_if=lambda value: value is None)
+"""Of a setting that came after the first studies: left out, they are stored and told apart from
+others as before."""
+
 
 class Settings(BaseModel):
     """Frozen, without unknown keys, and without guesses at what a value was meant to be."""

@@ -29,9 +29,10 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 
+from kdecay_search.builtin import SimulatedTask, SurfaceSpec
 from kdecay_search.controls import BASELINE_KS, FOUND, ORIGINAL, schedule_of
 from kdecay_search.schedules import mean_over_unit_interval
-from kdecay_search.spec import SimulatedTask, StudySpec, SurfaceSpec
+from kdecay_search.spec import StudySpec
 from kdecay_search.task import Epoch, Run
 
 Shape = Callable[[float], float]

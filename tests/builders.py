@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.controls import FOUND
 from kdecay_search.point import Point
 from kdecay_search.procedure import Plan, Progress, make_plan
 from kdecay_search.runs import WITHDRAWN, RunKey, State, Token, Trial
 from kdecay_search.simulation import control_curve
-from kdecay_search.spec import SimulatedTask, StudySpec
+from kdecay_search.spec import StudySpec
 
 NOISELESS = {"seed_noise": 0.0, "run_noise": 0.0, "epoch_noise": 0.0}
 EPOCHS = 3

@@ -19,9 +19,9 @@ from benchmarks import history, honesty, levels, past, pruning, record
 from benchmarks.curves import Curves
 from benchmarks.policies import POLICIES
 from benchmarks.replay import Replay, study_spec
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.errors import DataError
 from kdecay_search.simulation import curve
-from kdecay_search.spec import SimulatedTask
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.study_file import load
 from kdecay_search.worker.trial import ClaimedTrial

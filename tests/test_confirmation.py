@@ -9,6 +9,7 @@ from builders import MemoryQueue, completed, failed, simulated, stated, study
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.controls import (
     AREA_MATCHED,
     CONTROLS,
@@ -26,7 +27,7 @@ from kdecay_search.rivals import RIVALS
 from kdecay_search.runs import CONFIRMATION, State, Trial, Trials
 from kdecay_search.schedules import FAMILIES
 from kdecay_search.simulation import control_shape, final_error, shape_error
-from kdecay_search.spec import MOST_SEEDS, SimulatedTask, StudySpec
+from kdecay_search.spec import MOST_SEEDS, StudySpec
 from kdecay_search.study_file import changed, differences, from_json
 
 NOISE = {"seed_noise": 0.5, "run_noise": 0.1, "epoch_noise": 0.3}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from kdecay_search import race
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.controls import AREA_MATCHED, FOUND, ORIGINAL, schedule_of
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.point import Point
@@ -26,7 +27,7 @@ from kdecay_search.report.text import study_panel
 from kdecay_search.report.view import StudyView
 from kdecay_search.runs import CONFIRMATION, RunKey, State, Token, Trial
 from kdecay_search.simulation import final_error
-from kdecay_search.spec import SimulatedTask, StudySpec
+from kdecay_search.spec import StudySpec
 from kdecay_search.storage.history import read_token, token_attributes
 from kdecay_search.study_file import from_json, load
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from kdecay_search.builtin import ImagesTask
 from kdecay_search.cli.main import app
 from kdecay_search.networks import DenseNetSpec, ResNet50Spec, WideResNetSpec
 from kdecay_search.paper import PAPER_NETWORKS
 from kdecay_search.procedure import runs_at_most
-from kdecay_search.spec import ImagesTask
 from kdecay_search.study_file import load
 
 ROOT = Path(__file__).parent.parent

@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.accounts import LOSSES_PER_ATTEMPT
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.point import Point
 from kdecay_search.procedure import (
     Plan,
@@ -33,7 +34,7 @@ from kdecay_search.procedure import (
 )
 from kdecay_search.runs import WITHDRAWN, RunKey, State, Trial
 from kdecay_search.simulation import curve, final_error
-from kdecay_search.spec import SimulatedTask, StudySpec, grid
+from kdecay_search.spec import StudySpec, grid
 
 NOISE = {"seed_noise": 0.5, "run_noise": 0.05, "epoch_noise": 0.3}
 QUARTERS = st.integers(1, 12).map(lambda quarters: quarters / 4)

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search import race
+from kdecay_search.builtin import SimulatedTask
 from kdecay_search.choice import Choice
 from kdecay_search.point import Point
 from kdecay_search.procedure import Progress, make_plan
 from kdecay_search.runs import State
 from kdecay_search.simulation import final_error
-from kdecay_search.spec import SimulatedTask, StudySpec
+from kdecay_search.spec import StudySpec
 
 
 def raced(

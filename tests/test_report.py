@@ -70,8 +70,8 @@ def launched(storage: Storage, folder: Path, name: str, **settings: object) -> S
 
 def train(storage: Storage, spec: StudySpec, trials: int, worker: str = "node:1:cpu") -> None:
     """As a worker does, on the simulated surface."""
+    from kdecay_search.builtin import SimulatedTask
     from kdecay_search.simulation import curve
-    from kdecay_search.spec import SimulatedTask
 
     assert isinstance(spec.task, SimulatedTask)
     for _ in range(trials):

@@ -10,8 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import integrate, stats
 
+from kdecay_search.builtin import SimulatedTask, SurfaceSpec
 from kdecay_search.simulation import START_ERROR, curve, final_error
-from kdecay_search.spec import SimulatedTask, SurfaceSpec
 
 SEEDS = 400
 KS = st.lists(st.floats(0.05, 50.0), min_size=1, max_size=3, unique=True).map(

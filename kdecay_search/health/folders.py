@@ -9,10 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from kdecay_search.builtin import DataSpec
 from kdecay_search.health.check import Check, bad, ok, warning
 from kdecay_search.health.machine import GIB, gib
 from kdecay_search.home import home
-from kdecay_search.spec import DataSpec, StudySpec
+from kdecay_search.spec import StudySpec
 
 LITTLE_SPACE = GIB
 PROBE_BYTES = 1 << 16

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from kdecay_search.builtin import ImagesTask
 from kdecay_search.controls import schedule_of
-from kdecay_search.spec import ImagesTask
 from kdecay_search.task import DIVERGED_ERROR, Epoch, Released, Run
 from kdecay_search.training import checkpoints, models
 from kdecay_search.training.averaging import AveragedWeights

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
+from kdecay_search.builtin import DataSpec
 from kdecay_search.checkpoint import Checkpoint
-from kdecay_search.spec import DataSpec, StudySpec
+from kdecay_search.spec import StudySpec
 from kdecay_search.task import Epoch
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kdecay_search.spec import ImagesTask
+from kdecay_search.builtin import ImagesTask
 from kdecay_search.study_file import load
 from kdecay_search.training.images import train
 

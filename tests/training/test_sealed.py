@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError
-from kdecay_search.spec import DataSpec
 from kdecay_search.task import Run
 from kdecay_search.training import images
 from kdecay_search.training.data import Purpose, Split, StreamedSplit, load

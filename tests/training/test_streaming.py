@@ -19,10 +19,11 @@ from PIL import Image
 from pydantic import ValidationError
 from torchvision.transforms import v2
 
+from kdecay_search.builtin import DataSpec
 from kdecay_search.checkpoint import Checkpoint
 from kdecay_search.errors import DataError
 from kdecay_search.runs import RunKey
-from kdecay_search.spec import DataSpec, WorkersSpec
+from kdecay_search.spec import WorkersSpec
 from kdecay_search.task import Released
 from kdecay_search.training.data import StreamedSplit, load
 from kdecay_search.training.images import train
@@ -309,7 +310,7 @@ HOST = """
 import multiprocessing, sys
 from pathlib import Path
 import torch
-from kdecay_search.spec import DataSpec
+from kdecay_search.builtin import DataSpec
 from kdecay_search.training.data import load
 from kdecay_search.training.streaming import StreamedBatches
 
