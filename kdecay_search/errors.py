@@ -8,6 +8,7 @@
     │   └── StorageUnavailable  it cannot be reached at the moment; trying again may help
     ├── DataError               the data set that a task trains on
     ├── TaskError               training code of your own that did what a task must not
+    ├── NotAllowed              own code that this worker's command line does not allow
     └── MissingPackage          an optional package that this command needs
 
 Errors of dependencies are mapped to these where they are called: pydantic's in ``spec``,
@@ -55,6 +56,10 @@ class DataError(KDecayError):
 
 class TaskError(KDecayError):
     """Training code of your own that did what a task must not, such as reporting a word."""
+
+
+class NotAllowed(KDecayError):
+    """A study names training code that this worker was not allowed to run."""
 
 
 class MissingPackage(KDecayError):

@@ -20,6 +20,7 @@ MOST_ROWS = 5_000_000
 """Of a schedule that is written to a file."""
 SCHEDULE_CSV = "schedule_csv"
 TERMS = ("k", "ks")
+CHECKPOINT_DIR = "checkpoint_dir"
 PURPOSE = "purpose"
 PLACEHOLDERS = (
     SCHEDULE_CSV,
@@ -29,7 +30,7 @@ PLACEHOLDERS = (
     "epochs",
     "seed",
     "device",
-    "checkpoint_dir",
+    CHECKPOINT_DIR,
     PURPOSE,
 )
 """What may stand in braces in a command's arguments; docs/own-code.md says what each becomes."""
@@ -61,7 +62,7 @@ class PythonTask(Settings):
     @field_validator("entry")
     @classmethod
     def _entry_is_one(cls, entry: str) -> str:
-        if not _ENTRY.fullmatch(entry):
+        if not is_entry(entry):
             raise ValueError("must be module:function, such as 'my_project.train:train'")
         return entry
 
@@ -116,6 +117,11 @@ class CommandTask(Settings):
 
 
 OwnTask = PythonTask | CommandTask
+
+
+def is_entry(text: str) -> bool:
+    """Whether it has the form ``module:function``."""
+    return _ENTRY.fullmatch(text) is not None
 
 
 def placeholders(command: Iterable[str]) -> set[str]:

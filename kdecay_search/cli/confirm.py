@@ -8,11 +8,14 @@ import typer
 
 from kdecay_search.cli.launch import Crew, Detach, LocalWorkers, local_workers, serve
 from kdecay_search.cli.options import (
+    Allow,
+    AllowCommand,
     AsJson,
     Checkpoints,
     Device,
     StorageUrl,
     StudyName,
+    allowance,
     opened,
 )
 
@@ -43,6 +46,8 @@ def confirm(
     ] = False,
     workers: LocalWorkers = None,
     device: Device = "auto",
+    allow: Allow = None,
+    allow_command: AllowCommand = False,
     detach: Detach = False,
     json: AsJson = False,
     checkpoints: Checkpoints = None,
@@ -73,7 +78,14 @@ def confirm(
     serve(
         spec,
         start,
-        Crew(local_workers(spec, workers, device), device, detach, checkpoints, storage),
+        Crew(
+            local_workers(spec, workers, device),
+            device,
+            allowance(allow, allow_command),
+            detach,
+            checkpoints,
+            storage,
+        ),
         go_on=["kdecay", "confirm", name],
         json=json,
     )

@@ -30,6 +30,7 @@ from kdecay_search.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from kdecay_search.own.allowance import Allowance
     from kdecay_search.report.view import StudyView
     from kdecay_search.spec import StudySpec, Task
     from kdecay_search.storage import Storage
@@ -67,6 +68,7 @@ def launch(
     goes on later, every run from where it stood.
     """
     from kdecay_search import driver
+    from kdecay_search.own.allowance import Allowance
     from kdecay_search.study_file import load
 
     spec = load(file, set_ or [])
@@ -74,7 +76,14 @@ def launch(
     serve(
         spec,
         lambda store: driver.launch(store, spec),
-        Crew(local_workers(spec, workers, device), device, detach, checkpoints, storage),
+        Crew(
+            local_workers(spec, workers, device),
+            device,
+            Allowance.of(spec),
+            detach,
+            checkpoints,
+            storage,
+        ),
         go_on=["kdecay", "launch", file, *overrides],
         json=json,
     )
@@ -86,6 +95,7 @@ class Crew:
 
     count: int
     device: str
+    allowance: Allowance
     detach: bool
     checkpoints: str | None
     storage: str | None
@@ -103,6 +113,7 @@ def serve(
     from kdecay_search.report.view import read_view
 
     if crew.count:
+        crew.allowance.require(spec)
         require_data(spec)
         checkpoint_folder(crew.checkpoints)
     with opened(crew.storage) as store, _termination_as_interrupt() as asked:
@@ -215,6 +226,7 @@ def _start_workers(spec: StudySpec, crew: Crew) -> Pool:
     pool = Pool()
     for index in range(crew.count):
         arguments = ["--study", spec.name, "--drain", "--device", devices[index % len(devices)]]
+        arguments += crew.allowance.options
         log = home() / "logs" / spec.name / f"worker-{index}.log"
         pool.start(arguments, environment, log, detached=crew.detach)
     return pool

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kdecay_search.checkpoint import CheckpointFolder
+    from kdecay_search.own.allowance import Allowance
     from kdecay_search.storage import Storage
 
 StorageUrl = Annotated[
@@ -44,6 +45,22 @@ Checkpoints = Annotated[
         "Left out: a folder of this user's.",
     ),
 ]
+Allow = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow",
+        metavar="MODULE:FUNCTION",
+        help="Let studies run this training code of your own; repeatable. Else none is imported.",
+    ),
+]
+AllowCommand = Annotated[
+    bool,
+    typer.Option(
+        "--allow-command",
+        help="Let studies run any program: whoever can write to the database can then run "
+        "programs here.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
 
 
@@ -73,6 +90,20 @@ def _connected(url: str | None) -> Storage:
     from kdecay_search.storage import Storage, embedded
 
     return Storage(url) if url else Storage(embedded.embedded_url(), embedded.revive)
+
+
+def allowance(entries: list[str] | None, commands: bool) -> Allowance:
+    """What the command line allows. Raises :class:`KDecayError` for what names no function."""
+    from kdecay_search.errors import KDecayError
+    from kdecay_search.own.allowance import Allowance
+    from kdecay_search.programs import is_entry
+
+    for entry in entries or []:
+        if not is_entry(entry):
+            raise KDecayError(
+                f"--allow {entry}: must be module:function, as task.entry of the study file"
+            )
+    return Allowance(frozenset(entries or []), commands)
 
 
 def checkpoint_folder(option: str | None) -> CheckpointFolder:

@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdecay_search.cli.options import (
+    Allow,
+    AllowCommand,
     Checkpoints,
     Device,
     StorageUrl,
+    allowance,
     checkpoint_folder,
     opened,
     worker_environment,
 )
 
 if TYPE_CHECKING:
+    from kdecay_search.worker.loop import Options
     from kdecay_search.worker.pool import Member
 
 MOST_PER_DEVICE = 256
@@ -41,6 +45,8 @@ def worker(
         ),
     ] = "1",
     drain: Annotated[bool, typer.Option("--drain", help="End when no work is left.")] = False,
+    allow: Allow = None,
+    allow_command: AllowCommand = False,
     checkpoints: Checkpoints = None,
     storage: StorageUrl = None,
 ) -> None:
@@ -50,14 +56,16 @@ def worker(
     queue and ends; the second kills.
     """
     from kdecay_search.worker.devices import expand
+    from kdecay_search.worker.loop import Options
 
     grows = per_device == "auto"
     count = 1 if grows else _processes(per_device)
     devices = [name for name in expand(device) for _ in range(count)]
+    options = Options(study, drain, allowance(allow, allow_command))
     if len(devices) == 1 and not grows:
-        _serve(study, devices[0], drain, checkpoints, storage)
+        _serve(options, devices[0], checkpoints, storage)
     else:
-        _start_many(study, devices, grows, drain, checkpoints, storage)
+        _start_many(options, devices, grows, checkpoints, storage)
 
 
 def _processes(text: str) -> int:
@@ -69,13 +77,11 @@ def _processes(text: str) -> int:
     return count
 
 
-def _serve(
-    study: str | None, device: str, drain: bool, checkpoints: str | None, url: str | None
-) -> None:
+def _serve(options: Options, device: str, checkpoints: str | None, url: str | None) -> None:
     import logging
 
     from kdecay_search.worker.attempt import Place
-    from kdecay_search.worker.loop import Options, Worker
+    from kdecay_search.worker.loop import Worker
     from kdecay_search.worker.signals import drain_on_signal
 
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
@@ -85,17 +91,16 @@ def _serve(
     drain_on_signal(stop)
     place = Place(device, checkpoint_folder(checkpoints), stop)
     with opened(url, START_SECONDS) as storage:
-        server = Worker(storage, Options(study, drain), place)
-        log.info("worker %s serves %s", server.name, study or "all studies")
+        server = Worker(storage, options, place)
+        log.info("worker %s serves %s", server.name, options.study or "all studies")
         server.serve()
         log.info("worker %s ends after %d trials", server.name, server.trials)
 
 
 def _start_many(
-    study: str | None,
+    options: Options,
     devices: list[str],
     grows: bool,
-    drain: bool,
     checkpoints: str | None,
     url: str | None,
 ) -> None:
@@ -110,9 +115,9 @@ def _start_many(
     environment = worker_environment(url, checkpoints)
 
     def start(device: str) -> Member:
-        arguments = ["--device", device]
-        arguments += ["--study", study] if study else []
-        arguments += ["--drain"] if drain else []
+        arguments = ["--device", device, *options.allowance.options]
+        arguments += ["--study", options.study] if options.study else []
+        arguments += ["--drain"] if options.drain else []
         return pool.start(arguments, environment, log=None)
 
     if grows:

@@ -40,6 +40,9 @@ parameter, beside k, of its first stage."""
 CONTROL = "schedule"
 """Parameter and user attribute of a confirmation's trials."""
 WORKER = "worker"
+OUTPUT = "output"
+"""User attribute of a failed trial: its traceback, or its program's last words. Long, and read
+only for who asks."""
 RESUMED = "resumed_epochs"
 
 _STATES = {

@@ -32,6 +32,7 @@ from kdecay_search.storage.connect import Storage, mapped_errors, retried
 from kdecay_search.storage.history import (
     CONTROL,
     LEVEL,
+    OUTPUT,
     WORKER,
     read_token,
     token_attributes,
@@ -265,10 +266,14 @@ def prune(storage: Storage, trial_id: int, averaged_error: float, said: Said = N
     _finish(storage, trial_id, TrialState.PRUNED, averaged_error, said)
 
 
-def fail(storage: Storage, trial_id: int, reason: str, message: str | None) -> None:
-    """Close a trial without a result, saying why."""
-    said = {"reason": reason} | ({} if message is None else {"message": message})
-    _finish(storage, trial_id, TrialState.FAIL, None, said)
+def fail(
+    storage: Storage, trial_id: int, reason: str, message: str | None, output: str | None = None
+) -> None:
+    """Close a trial without a result, saying why. ``output``: a traceback, or a program's last
+    words."""
+    said = {"reason": reason, "message": message, OUTPUT: output}
+    told = {key: value for key, value in said.items() if value is not None}
+    _finish(storage, trial_id, TrialState.FAIL, None, told)
 
 
 @retried

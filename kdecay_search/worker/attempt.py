@@ -13,6 +13,10 @@ from optuna.exceptions import UpdateFinishedTrialError
 
 from kdecay_search.checkpoint import Checkpoint, CheckpointFolder
 from kdecay_search.errors import KDecayError, MissingPackage, StorageUnavailable
+from kdecay_search.own.command import train as train_command
+from kdecay_search.own.output import KEPT_BYTES
+from kdecay_search.own.python import train as train_function
+from kdecay_search.own.supervision import RunFailed
 from kdecay_search.runs import ERROR, MEMORY
 from kdecay_search.simulation import train as train_simulated
 from kdecay_search.spec import StudySpec
@@ -64,9 +68,15 @@ def attempt(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> st
     except ImportError as error:
         queue.release(storage, claim)
         raise _missing(error) from error
+    except RunFailed as error:
+        logger.error("trial %d failed: %s\n%s", claim.trial_id, error, error.output)
+        reason, text = _described(error, place.device)
+        queue.fail(storage, claim.trial_id, reason, text, error.output or None)
+        return "failed"
     except Exception as error:
-        logger.error("trial %d failed:\n%s", claim.trial_id, traceback.format_exc())
-        queue.fail(storage, claim.trial_id, *_described(error, place.device))
+        shown = traceback.format_exc()
+        logger.error("trial %d failed:\n%s", claim.trial_id, shown)
+        queue.fail(storage, claim.trial_id, *_described(error, place.device), shown[-KEPT_BYTES:])
         return "failed"
 
 
@@ -95,10 +105,11 @@ def _held(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> Iter
 
 def _described(error: Exception, device: str) -> tuple[str, str]:
     """Reason and message of a trial that failed with ``error``."""
-    text = f"{type(error).__name__}: {error}"[:2000]
+    kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
+    text = f"{kind}{error}"[:2000]
     is_full = isinstance(error, MemoryError) or any(words in text for words in MEMORY_WORDS)
     if is_full:
-        hint = "lower task.batch_size, or run fewer processes on the device (--per-device)"
+        hint = "lower the batch size, or run fewer processes on the device (--per-device)"
         return MEMORY, f"{device} has too little memory: {hint} ({text})"
     return ERROR, text
 
@@ -210,6 +221,10 @@ def task_of(spec: StudySpec) -> Train:
     """What trains the study's runs. Raises :class:`MissingPackage`."""
     if spec.task.kind == "simulated":
         return train_simulated
+    if spec.task.kind == "python":
+        return train_function
+    if spec.task.kind == "command":
+        return train_command
     try:
         from kdecay_search.training import images  # noqa: PLC0415 - torch, only where needed
     except ImportError as error:

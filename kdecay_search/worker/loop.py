@@ -13,6 +13,7 @@ from enum import Enum, auto
 
 from kdecay_search import driver
 from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, StudyError
+from kdecay_search.own.allowance import NO_OWN_CODE, Allowance
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
@@ -38,6 +39,8 @@ class Options:
     """None: all studies of the storage."""
     drain: bool
     """End when no work is left, instead of waiting for more."""
+    allowance: Allowance = NO_OWN_CODE
+    """Whose own training code may be run."""
 
 
 class Progress(Enum):
@@ -115,6 +118,7 @@ class Worker:
         if spec is None:
             return False
         try:
+            self._options.allowance.require(spec)
             # task_of imports torch, which takes seconds
             claim = queue.claim(self._storage, name, self.name, prepare=lambda: task_of(spec))
             if claim is None:

@@ -1,0 +1,169 @@
+"""Runs any program, which prints a line of JSON for every epoch: ``kind = "command"``."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from kdecay_search.controls import schedule_of
+from kdecay_search.errors import TaskError
+from kdecay_search.export import schedule_csv
+from kdecay_search.own.environment import of_program
+from kdecay_search.own.numbers import epoch_of
+from kdecay_search.own.process import Program
+from kdecay_search.own.supervision import Hung, RunFailed, hang_text, last_words, serve
+from kdecay_search.programs import CHECKPOINT_DIR, SCHEDULE_CSV, CommandTask, filled
+from kdecay_search.schedules import KDecaySchedule
+from kdecay_search.task import Epoch, Interruption, Run
+
+EPOCH, ERROR, AVERAGED = "epoch", "error", "averaged_error"
+"""Of a line that reports: the first two make it one. ``loss`` and ``lr`` may stand there, too."""
+
+
+class Diverged(Exception):
+    """The error is no longer a number: training on is pointless."""
+
+
+def train(run: Run) -> None:
+    """Let ``task.command`` train ``run``. Raises :class:`RunFailed`."""
+    task = run.spec.task
+    if not isinstance(task, CommandTask):
+        raise TypeError(f"a task of kind 'command' was expected, not {task.kind!r}")
+    device, environment = of_program(run.device)
+    with _folder() as folder:
+        command = filled(task.command, _values(run, task, device, folder))
+        with Program(command, environment, is_report) as program:
+            _Watch(run, task, program).until_the_end()
+
+
+def is_report(line: bytes) -> bool:
+    """Whether a line of the program's output reports an epoch; all others are its log."""
+    report = _parsed(line)
+    return report is not None and EPOCH in report and ERROR in report
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    if not line.lstrip().startswith(b"{"):
+        return None
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+class _Watch:
+    """What the program has told of its run."""
+
+    def __init__(self, run: Run, task: CommandTask, program: Program) -> None:
+        self._run, self._task, self._program = run, task, program
+        self._name = task.command[0]
+        self._curve: list[Epoch] = []
+
+    def until_the_end(self) -> None:
+        try:
+            serve(self._run, self._task, self._program, self._take, self._leave)
+        except Hung:
+            text = hang_text(self._task, len(self._curve))
+            raise RunFailed(text, last_words(self._program)) from None
+        except Diverged:
+            return
+        except TaskError as error:
+            raise RunFailed(f"{self._name} printed a report that is none: {error}") from None
+        self._settle()
+
+    def _take(self, line: bytes) -> bool:
+        report = _parsed(line)
+        assert report is not None  # is_report has seen it
+        number = report[EPOCH]
+        if type(number) is not int:
+            raise TaskError(f"epoch = {number!r}: must be a whole number, 1 for the first")
+        if number > 1 and not self._curve:
+            self._go_on(number)
+        due = len(self._curve) + 1
+        if number != due or due > self._task.epochs:
+            last = f"epoch {due} is next" if due <= self._task.epochs else f"{due - 1} was the last"
+            raise TaskError(f"epoch = {number}: {last}; every epoch once, in order, from 1")
+        values = (report[ERROR], report.get(AVERAGED), report.get("loss"), report.get("lr"))
+        epoch = epoch_of(number, *values)
+        self._curve.append(epoch)
+        self._keep()
+        self._run.report(epoch)
+        if epoch.diverged:
+            self._program.stop(signal.SIGTERM, 0.0)
+            raise Diverged
+        return True
+
+    def _leave(self, seconds: float, wish: Interruption) -> None:
+        self._program.stop(signal.SIGTERM, seconds)
+
+    def _settle(self) -> None:
+        ended, done, total = self._program.ended, len(self._curve), self._task.epochs
+        assert ended is not None
+        if ended.reason:
+            raise RunFailed(f"{self._name} could not be started: {ended.reason}")
+        if ended.status != 0:
+            last = self._program.stderr.last_line()
+            text = f"{self._name} {ended} after epoch {done}" + (f": {last}" if last else "")
+            raise RunFailed(text, last_words(self._program))
+        if done < total:
+            raise RunFailed(
+                f"{self._name} ended after {done} of task.epochs = {total}; it must print a line "
+                'such as {"epoch": 1, "error": 12.5} on its standard output after every epoch',
+                last_words(self._program),
+            )
+
+    # ---- a program that keeps its state in {checkpoint_dir} goes on where it stood -------------
+
+    def _keep(self) -> None:
+        if self._run.checkpoint is not None and CHECKPOINT_DIR in self._task.placeholders:
+            self._run.checkpoint.write(json.dumps([astuple(e) for e in self._curve]).encode())
+
+    def _go_on(self, number: int) -> None:
+        """Take over the epochs before ``number`` from an interrupted attempt at this run."""
+        payload = self._run.checkpoint.read() if self._run.checkpoint else None
+        known = [Epoch(*values) for values in json.loads(payload)] if payload else []
+        if len(known) >= number - 1:
+            self._curve = known[: number - 1]
+            self._run.restore(self._curve)
+
+
+def _values(run: Run, task: CommandTask, device: str, folder: Path) -> Mapping[str, str]:
+    """What the names in braces become. A rival schedule has no k: it is in the file alone."""
+    schedule = schedule_of(run.spec, run.control, run.ks, task.steps_per_epoch or 1, run.lr_max)
+    ks = schedule.ks if isinstance(schedule, KDecaySchedule) else ()
+    values = {
+        "k": repr(ks[-1]) if ks else "",
+        "ks": ",".join(map(repr, ks)),
+        "lr_max": repr(schedule.lr_max),
+        "lr_min": repr(schedule.lr_min),
+        "epochs": str(task.epochs),
+        "seed": str(run.seed),
+        "device": device,
+        "purpose": "confirmation" if run.control else "search",
+    }
+    if SCHEDULE_CSV in task.placeholders:
+        path = folder / "schedule.csv"
+        path.write_text(schedule_csv(schedule, task.epochs * (task.steps_per_epoch or 1)))
+        values[SCHEDULE_CSV] = str(path)
+    if CHECKPOINT_DIR in task.placeholders:
+        kept = run.checkpoint.folder if run.checkpoint is not None else folder
+        kept.mkdir(parents=True, exist_ok=True)
+        values[CHECKPOINT_DIR] = str(kept)
+    return values
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="kdecay-run-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
