@@ -259,12 +259,33 @@ def test_a_connection_holds_two_sockets_at_most(server: Server) -> None:
     connected.close()
 
 
-def test_many_processes_may_make_the_tables_of_a_new_database_at_once(server: Server) -> None:
+def new_database(server: Server, name: str) -> str:
+    """Its URL."""
     admin = sqlalchemy.create_engine(parse_url(server.url(PASSWORD)), isolation_level="AUTOCOMMIT")
     with admin.connect() as connection:
-        connection.execute(sqlalchemy.text("CREATE DATABASE fresh"))
+        connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     admin.dispose()
-    url = server.url(PASSWORD).removesuffix("postgres") + "fresh"
+    return server.url(PASSWORD).removesuffix("postgres") + name
+
+
+def test_a_process_waits_for_the_last_of_the_tables_that_another_makes(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = new_database(server, "half_made")
+    first = Storage(url)
+    with first.engine.begin() as maker:
+        maker.execute(sqlalchemy.text("DROP TABLE alembic_version"))
+    monkeypatch.setattr(connect, "RETRY_SECONDS", 0.3)
+    with first.engine.begin() as maker:
+        assert connect._try_lock(maker, connect._CREATION)
+        with pytest.raises(StorageUnavailable, match="still making the tables"):
+            Storage(url)
+    Storage(url).close()
+    first.close()
+
+
+def test_many_processes_may_make_the_tables_of_a_new_database_at_once(server: Server) -> None:
+    url = new_database(server, "fresh")
     code = "import sys; from kdecay_search.storage import Storage; Storage(sys.argv[1])"
     processes = [subprocess.Popen([sys.executable, "-c", code, url]) for _ in range(6)]
     assert [process.wait() for process in processes] == [0] * 6

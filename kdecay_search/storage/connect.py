@@ -166,9 +166,15 @@ def probe_engine(url: URL) -> sqlalchemy.Engine:
 
 
 def _made_by_this_optuna(connection: sqlalchemy.Connection) -> bool:
-    """Whether the tables need no further look; Optuna's own costs half a second of imports."""
-    if connection.scalar(sqlalchemy.text("SELECT to_regclass('version_info')")) is None:
-        return False
+    """Whether the tables need no further look; Optuna's own costs half a second of imports.
+
+    Optuna makes ``alembic_version`` last, and makes it even where it is told to make no tables:
+    who does not wait for that would make it a second time.
+    """
+    for table in ("version_info", "alembic_version"):
+        found = connection.scalar(sqlalchemy.text("SELECT to_regclass(:table)"), {"table": table})
+        if found is None:
+            return False
     statement = sqlalchemy.text("SELECT library_version FROM version_info")
     return bool(connection.scalar(statement) == optuna.__version__)
 
