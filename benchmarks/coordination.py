@@ -19,6 +19,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from multiprocessing.connection import Connection, wait
@@ -57,18 +58,27 @@ class Load:
     trials: int
     epochs: int
     epoch_seconds: float
+    per_process: int = 1
+    """Workers that are threads of one process: for more of them than the machine has memory for."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """What one process did."""
+    """What one worker did."""
 
     started: float
     """Seconds by the machine's monotonic clock …"""
     ended: float
     """… at the end of its last trial."""
-    statements: int
     trials: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a process tells at its end."""
+
+    parts: list[Part]
+    statements: int
 
 
 @dataclass(frozen=True)
@@ -152,27 +162,35 @@ def plain(url: str, load: Load, finished: Callable[[], None]) -> None:
     study.optimize(objective, callbacks=[note, enough])
 
 
-def _process(pipe: Connection, serve: Serve, url: str, load: Load) -> None:
-    """One worker: connect nothing before the word, then work, then tell."""
-    statements, ends = [0], [0.0]
+def _process(pipe: Connection, serve: Serve, url: str, load: Load, workers: int) -> None:
+    """So many workers: connect nothing before the word, then work, then tell."""
+    statements: list[int] = []
     sqlalchemy.event.listen(
-        sqlalchemy.Engine, "before_cursor_execute", lambda *_: statements.append(0)
+        sqlalchemy.Engine, "before_cursor_execute", lambda *_: statements.append(1)
     )
     pipe.send("ready")
     pipe.recv()
-    started = time.monotonic()
     try:
-        serve(url, load, lambda: ends.append(time.monotonic()))
-        pipe.send(Part(started, ends[-1] or started, len(statements) - 1, len(ends) - 1))
+        with ThreadPoolExecutor(workers) as threads:
+            parts = list(threads.map(lambda _: _work(serve, url, load), range(workers)))
+        pipe.send(Report(parts, len(statements)))
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
 
 
+def _work(serve: Serve, url: str, load: Load) -> Part:
+    """One worker."""
+    started, ends = time.monotonic(), []
+    serve(url, load, lambda: ends.append(time.monotonic()))
+    return Part(started, ends[-1] if ends else started, len(ends))
+
+
 @dataclass(frozen=True)
 class Service:
-    """What all processes did."""
+    """What all workers did."""
 
     parts: list[Part]
+    statements: int
     connections: int
     """To the database at once, at most."""
 
@@ -181,13 +199,24 @@ class Service:
         """From the first one's start to the last trial's end."""
         return max(p.ended for p in self.parts) - min(p.started for p in self.parts)
 
+    @property
+    def trials(self) -> int:
+        return sum(part.trials for part in self.parts)
+
+    @property
+    def spent_seconds(self) -> float:
+        """Of all workers, from each one's start to its last trial's end."""
+        return sum(part.ended - part.started for part in self.parts if part.trials)
+
 
 def run(serve: Serve, url: str, load: Load) -> Service:
-    """Let that many processes serve the study."""
+    """Let that many workers serve the study."""
     pipes, processes = [], []
-    for _ in range(load.workers):
+    for first in range(0, load.workers, load.per_process):
         mine, theirs = FORK.Pipe()
-        process = FORK.Process(target=_process, args=(theirs, serve, url, load), daemon=True)
+        workers = min(load.per_process, load.workers - first)
+        arguments = (theirs, serve, url, load, workers)
+        process = FORK.Process(target=_process, args=arguments, daemon=True)
         process.start()
         pipes.append(mine)
         processes.append(process)
@@ -197,30 +226,32 @@ def run(serve: Serve, url: str, load: Load) -> Service:
         pipe.recv()
     for pipe in pipes:
         pipe.send("go")
-    parts, connections = _parts(pipes, url)
+    told, connections = _told(pipes, url)
     for process in processes:
         process.join()
-    failures = [part for part in parts if isinstance(part, str)]
+    failures = [each for each in told if isinstance(each, str)]
     if failures:
         raise KDecayError(f"a worker of the benchmark failed: {failures[0]}")
-    return Service([part for part in parts if isinstance(part, Part)], connections)
+    reports = [each for each in told if isinstance(each, Report)]
+    parts = [part for report in reports for part in report.parts]
+    return Service(parts, sum(report.statements for report in reports), connections)
 
 
-def _parts(pipes: Sequence[Connection], url: str) -> tuple[list[Part | str], int]:
+def _told(pipes: Sequence[Connection], url: str) -> tuple[list[Report | str], int]:
     """What each process tells at its end, and the most connections that they had meanwhile."""
     statement = sqlalchemy.text(
         "SELECT count(*) - 1 FROM pg_stat_activity WHERE datname = current_database()"
     )
     engine = probe_engine(parse_url(url))
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as watching:
-        peak, silent, parts = 0, list(pipes), []
+        peak, silent, told = 0, list(pipes), []
         while silent:
             peak = max(peak, watching.scalar(statement) or 0)
             for pipe in wait(silent, timeout=LOOK_SECONDS):
                 assert isinstance(pipe, Connection)
-                parts.append(pipe.recv())
+                told.append(pipe.recv())
                 silent.remove(pipe)
-    return parts, peak
+    return told, peak
 
 
 def afresh_ours(storage: Storage, load: Load) -> None:
@@ -236,26 +267,23 @@ def afresh_plain(storage: Storage, load: Load) -> None:
     optuna.create_study(study_name="coordination", storage=storage.optuna)
 
 
-def measure(url: str, workers: int, epochs: int, seconds: float, per_worker: int) -> list[Row]:
-    """Both systems with so many workers."""
-    rows = []
-    systems = (("kdecay", ours, afresh_ours), ("optuna", plain, afresh_plain))
-    slow = Load(workers, workers * per_worker, epochs, seconds)
-    fast = Load(workers, max(FEWEST_TRIALS, 2 * workers), epochs, 0.0)
-    for system, serve, afresh in systems:
-        timed, empty = (_served(url, serve, afresh, load) for load in (slow, fast))
-        trained = sum(part.trials for part in timed.parts) * epochs
-        spent = sum(part.ended - part.started for part in timed.parts if part.trials)
-        statements = sum(part.statements for part in timed.parts)
+def measure(url: str, workers: int, given: argparse.Namespace) -> list[Row]:
+    """The systems with so many workers."""
+    rows, epochs, seconds = [], given.epochs, given.epoch_seconds
+    slow = Load(workers, workers * given.trials_per_worker, epochs, seconds, given.per_process)
+    fast = Load(workers, max(FEWEST_TRIALS, 2 * workers), epochs, 0.0, given.per_process)
+    for system in given.systems:
+        timed, empty = (_served(url, *SYSTEMS[system], load) for load in (slow, fast))
+        trained = timed.trials * epochs
         rows.append(
             Row(
                 system,
                 workers,
-                lost_share=1 - trained * seconds / spent,
-                statements_per_epoch=statements / trained,
-                statements_per_second=statements / timed.seconds,
+                lost_share=1 - trained * seconds / timed.spent_seconds,
+                statements_per_epoch=timed.statements / trained,
+                statements_per_second=timed.statements / timed.seconds,
                 connections=timed.connections,
-                trials_per_second=sum(part.trials for part in empty.parts) / empty.seconds,
+                trials_per_second=empty.trials / empty.seconds,
             )
         )
         print(f"{system}, {workers} workers: done", file=sys.stderr, flush=True)
@@ -269,10 +297,12 @@ def _served(url: str, serve: Serve, afresh: Callable[[Storage, Load], None], loa
     finally:
         storage.close()  # forked processes must not share its connections
     service = run(serve, url, load)
-    done = sum(part.trials for part in service.parts)
-    if done < load.trials:
-        raise KDecayError(f"{done} of {load.trials} trials were finished")
+    if service.trials < load.trials:
+        raise KDecayError(f"{service.trials} of {load.trials} trials were finished")
     return service
+
+
+SYSTEMS = {"kdecay": (ours, afresh_ours), "optuna": (plain, afresh_plain)}
 
 
 def as_table(rows: Sequence[Row], given: argparse.Namespace) -> Table:
@@ -315,12 +345,28 @@ def _counts(text: str) -> list[int]:
     return counts
 
 
+def _systems(text: str) -> list[str]:
+    names = text.split(",")
+    if not SYSTEMS.keys() >= set(names):
+        raise ValueError
+    return names
+
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coordination", description=__doc__)
     parser.add_argument("--workers", type=_counts, default=[1, 8, 32], help="default: 1,8,32")
     parser.add_argument("--epochs", type=int, default=10, help="of a trial; default: 10")
     parser.add_argument("--epoch-seconds", type=float, default=2.0, help="default: 2")
     parser.add_argument("--trials-per-worker", type=int, default=4, help="default: 4")
+    parser.add_argument(
+        "--per-process",
+        type=int,
+        default=1,
+        help="workers that are threads of one process; default: 1",
+    )
+    parser.add_argument(
+        "--systems", type=_systems, default=list(SYSTEMS), help="default: kdecay,optuna"
+    )
     parser.add_argument("--storage", help="a server's URL; default: an embedded one of its own")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     return parser.parse_args(arguments)
@@ -335,13 +381,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after the server's end
     try:
         url = given.storage or embedded_url()
-        rows = [
-            row
-            for workers in given.workers
-            for row in measure(
-                url, workers, given.epochs, given.epoch_seconds, given.trials_per_worker
-            )
-        ]
+        rows = [row for workers in given.workers for row in measure(url, workers, given)]
     except KDecayError as error:
         print(f"benchmarks.coordination: {error}", file=sys.stderr)
         return 2

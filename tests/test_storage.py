@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import optuna
 import pytest
 import sqlalchemy
 from commands import Kdecay, simulated_study
@@ -282,6 +283,22 @@ def test_a_process_waits_for_the_last_of_the_tables_that_another_makes(
             Storage(url)
     Storage(url).close()
     first.close()
+
+
+def test_tables_that_are_there_are_opened_as_optuna_opens_them_but_without_alembic(
+    storage: Storage,
+) -> None:
+    url = storage.secret_url
+    optuna_s = optuna.storages.RDBStorage(url, engine_kwargs=storage.rdb.engine_kwargs)
+    assert vars(optuna_s).keys() - vars(storage.rdb).keys() == {"_version_manager"}
+    assert storage.rdb.get_current_version() == optuna_s.get_head_version()
+    optuna_s.engine.dispose()
+    code = (
+        "import sys; from kdecay_search.storage import Storage, records; "
+        "records.study_names(Storage(sys.argv[1])); print('alembic' in sys.modules)"
+    )
+    said = subprocess.check_output([sys.executable, "-c", code, url], text=True)
+    assert said == "False\n"
 
 
 def test_many_processes_may_make_the_tables_of_a_new_database_at_once(server: Server) -> None:

@@ -7,18 +7,19 @@ import functools
 import os
 import random
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import optuna
 import sqlalchemy
 import tenacity
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb.storage import _VersionManager
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.orm import scoped_session, sessionmaker
 
 from kdecay_search.errors import StorageError, StorageUnavailable
 from kdecay_search.storage.history import History
@@ -189,20 +190,30 @@ _CONNECT = {
 }
 
 
+_ENGINE = {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True, "connect_args": _CONNECT}
+
+
 def _rdb_storage(url: str, is_known: bool) -> RDBStorage:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return RDBStorage(
-            url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
-            engine_kwargs={
-                "pool_size": 2,
-                "max_overflow": 0,
-                "pool_pre_ping": True,
-                "connect_args": _CONNECT,
-            },
-            skip_table_creation=is_known,
-            skip_compatibility_check=is_known,
-        )
+    template = url.replace("{", "{{").replace("}", "}}")  # Optuna formats it
+    return (_StorageAsItIs if is_known else RDBStorage)(template, engine_kwargs=dict(_ENGINE))
+
+
+class _StorageAsItIs(RDBStorage):
+    """Optuna's storage on tables that need no look. Its own constructor looks, and imports alembic
+    for that, a third of what a short command takes."""
+
+    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
+        self.url = self._fill_storage_url_template(url)
+        self.engine_kwargs = engine_kwargs
+        self.skip_compatibility_check = True
+        self.heartbeat_interval = self.grace_period = None
+        self.heartbeat_stale_trial_callback = self.failed_trial_callback = None
+        self.engine = sqlalchemy.create_engine(self.url, **engine_kwargs)
+        self.scoped_session = scoped_session(sessionmaker(bind=self.engine))
+
+    @functools.cached_property
+    def _version_manager(self) -> _VersionManager:  # type: ignore[override]
+        return _VersionManager(self.url, self.engine, self.scoped_session)
 
 
 @contextlib.contextmanager
