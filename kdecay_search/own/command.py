@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shlex
 import shutil
 import signal
 import tempfile
@@ -24,6 +26,8 @@ from kdecay_search.programs import CHECKPOINT_DIR, SCHEDULE_CSV, CommandTask, fi
 from kdecay_search.schedules import KDecaySchedule
 from kdecay_search.task import Epoch, Interruption, Run
 
+logger = logging.getLogger(__name__)
+
 EPOCH, ERROR, AVERAGED = "epoch", "error", "averaged_error"
 """Of a line that reports: the first two make it one. ``loss`` and ``lr`` may stand there, too."""
 MARK = b'"epoch"'
@@ -44,6 +48,7 @@ def train(run: Run) -> None:
     device, environment = of_program(run.device)
     with _folder() as folder:
         command = filled(task.command, _values(run, task, device, folder))
+        logger.info("runs %s", shlex.join(command))
         with Program(command, environment, Wanted(is_report, MARK)) as program:
             _Watch(run, task, program).until_the_end()
 

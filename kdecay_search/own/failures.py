@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from pathlib import Path
 from types import TracebackType
 
 from kdecay_search.errors import KDecayError
 
+_ADDRESSES = re.compile(r"(?<=hread) 0x[0-9a-f]+")
 PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
 
@@ -34,4 +36,5 @@ def shown_traceback(error: BaseException) -> str:
 def without_our_frames(dump: str) -> str:
     """What ``faulthandler`` wrote down of a process that was aborted, of the user's code alone."""
     ours = (f'  File "{PACKAGE}', '  File "<string>"', "Fatal Python error: Aborted")
-    return "\n".join(line for line in dump.split("\n") if not line.startswith(ours)).strip()
+    lines = (line for line in dump.split("\n") if not line.startswith(ours))
+    return _ADDRESSES.sub("", "\n".join(lines)).strip()
