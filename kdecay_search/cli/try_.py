@@ -103,13 +103,14 @@ def _train(tried: Tried, k: float, device: str) -> None:
         tell(f"{task.entry.partition(':')[2]}(run)")
         try_function(tried, function, k, device, tell)
     else:
-        tell(f"the {task.kind} task")
+        if task.kind != "command":
+            tell(f"the {task.kind} task")
         try_task(tried, task_of(tried.spec), k, device, tell)
     tell("the end" if tried.result is None else f"the end: returned {tried.result:g} %")
 
 
 def _teller() -> Callable[[str], None]:
-    """Prints lines with the seconds since now; what our modules log, too: it is the worker's log."""
+    """Prints lines with the seconds since now. So it does what would stand in a worker's log."""
     import logging
 
     begin = time.monotonic()
