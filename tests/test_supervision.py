@@ -421,6 +421,24 @@ def test_a_program_that_keeps_its_state_goes_on_where_it_stood(tmp_path: Path) -
     assert Path("trained").read_text().split() == ["1", "2", "3"]
 
 
+def test_a_state_that_is_ahead_of_what_was_recorded_fails_one_attempt_and_not_the_next(
+    tmp_path: Path,
+) -> None:
+    first = program(STATE, "{checkpoint_dir}", folder=tmp_path, ends={1: Released})
+    with pytest.raises(Released):
+        command.train(first)
+    (state,) = tmp_path.glob("*/state")
+    state.write_text("2")  # kept, and killed before the line was read
+    second = program(STATE, "{checkpoint_dir}", folder=tmp_path)
+    words = (
+        "epoch = 3 is its first, and epoch 2 is next by what was recorded; its state was removed"
+    )
+    assert words in str(failure(command.train, second))
+    third = program(STATE, "{checkpoint_dir}", folder=tmp_path)
+    command.train(third)
+    assert (second.epochs, third.restored, numbers(third)) == ([], [], [1, 2, 3])
+
+
 # ---- what own code gets ------------------------------------------------------------------------
 
 
@@ -435,6 +453,12 @@ def test_a_program_gets_what_stands_in_braces() -> None:
     rows = Path("rates.csv").read_text().split()
     assert rows[:2] == ["step,learning_rate", "0,0.1"]
     assert len(rows) == 1 + 3 + 1, "a head, three epochs, and the end"
+
+
+def test_a_program_trains_for_a_confirmation_as_for_a_search_and_is_told_which() -> None:
+    script = f'printf "%s\\n" "$@" > given\n{ALL_EPOCHS}'
+    command.train(program(script, "{purpose}", control="rex", ks=(2.0,)))
+    assert Path("given").read_text() == "\nconfirmation\n", "a rival has no k"
 
 
 def test_own_code_sees_neither_the_database_nor_a_gpu_that_is_not_its(

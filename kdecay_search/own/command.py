@@ -140,12 +140,24 @@ class _Watch:
             self._run.checkpoint.write(json.dumps([astuple(e) for e in self._curve]).encode())
 
     def _go_on(self, number: int) -> None:
-        """Take over the epochs before ``number`` from an interrupted attempt at this run."""
-        payload = self._run.checkpoint.read() if self._run.checkpoint else None
+        """Take over the epochs before ``number`` from an interrupted attempt at this run.
+
+        A state that is ahead of what was recorded fails this attempt, and not the next.
+        """
+        checkpoint = self._run.checkpoint
+        if checkpoint is None or CHECKPOINT_DIR not in self._task.placeholders:
+            return
+        payload = checkpoint.read()
         known = [Epoch(*values) for values in json.loads(payload)] if payload else []
-        if len(known) >= number - 1:
-            self._curve = known[: number - 1]
-            self._run.restore(self._curve)
+        if len(known) < number - 1:
+            self._program.stop(signal.SIGTERM, 0.0)
+            checkpoint.remove()
+            raise TaskError(
+                f"epoch = {number} is its first, and epoch {len(known) + 1} is next by what was "
+                "recorded; its state was removed, and the next attempt starts over"
+            )
+        self._curve = known[: number - 1]
+        self._run.restore(self._curve)
 
 
 def _values(run: Run, task: CommandTask, device: str, folder: Path) -> Mapping[str, str]:
