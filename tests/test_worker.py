@@ -161,7 +161,7 @@ def test_a_full_memory_is_told_with_a_hint_and_other_errors_as_they_are() -> Non
         torch.empty(1 << 60)
     reason, message = _described(caught.value, "cpu")
     assert reason == "memory"
-    assert "lower task.batch_size" in message
+    assert "lower the batch size" in message
     assert _described(torch.OutOfMemoryError("CUDA out of memory."), "cuda:0")[0] == "memory"
     assert _described(ValueError("no"), "cpu") == ("error", "ValueError: no")
 
