@@ -40,9 +40,11 @@ class Kdecay:
             **options,
         )
 
-    def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: str, code: int = 0, **options: Any
+    ) -> subprocess.CompletedProcess[str]:
         """Run the command to its end and check its exit code."""
-        process = self.start(*arguments)
+        process = self.start(*arguments, **options)
         try:
             out, err = process.communicate(timeout=TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired:

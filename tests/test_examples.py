@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from commands import Kdecay
 from recorded import RecordedRun
 
 from kdecay_search.cli.init import Kind
@@ -75,3 +77,24 @@ def test_an_example_opens_the_test_set_only_to_confirm(tmp_path: Path, kind: Kin
     assert run.epochs[-1].validation_error * 3.6 == pytest.approx(
         round(run.epochs[-1].validation_error * 3.6), abs=1e-3
     ), "a share of 360 images"
+
+
+@pytest.mark.parametrize("kind", Kind)
+def test_an_example_is_searched_to_its_end_by_the_commands_that_init_tells(
+    kdecay: Kdecay, tmp_path: Path, kind: Kind
+) -> None:
+    told = kdecay.run("init", "mine", "--for", kind, cwd=tmp_path).stdout
+    lines = [
+        shlex.split(line.partition("  ")[0]) for line in told.replace("    ", "", 4).split("\n")
+    ]
+    steps = [line for line in lines if line and line[0] in ("cd", "pip", "kdecay")]
+    launch = ["kdecay", "launch", "study.toml"]
+    assert steps == [["cd", "mine"], ["kdecay", "try", "study.toml"], launch]
+    kdecay.run(*launch[1:], cwd=tmp_path / "mine")
+    study = kdecay.json("status", f"example-{kind}")
+    assert (study["state"], study["failures"]) == ("done", [])
+    assert study["trials"]["complete"] == 2
+    assert study["epochs"] == {"trained": 12, "planned": 12}
+    (stage,) = study["stages"]
+    original, other = (candidate["mean"] for candidate in stage["candidates"])
+    assert other < original, "a better schedule than the original is there to be found"

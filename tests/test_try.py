@@ -233,3 +233,44 @@ def test_a_task_that_fails_says_where_and_does_not_work_yet(
     assert words in out
     assert "It does not work yet" in out
     assert "kdecay_search" not in out, "the traceback begins in the user's own code"
+
+
+# ---- programs ----------------------------------------------------------------------------------
+
+PROGRAM = {"kind": "command", "epochs": 4, "command": ["python", "mine.py", "{epochs}", "{k}"]}
+PRINTS = """
+import sys
+print("starting")
+for epoch in range(1, int(sys.argv[1]) + 1):
+    print(f'{{"epoch": {epoch}, "error": {40 / epoch}}}')
+"""
+
+
+def test_a_program_is_tried_as_well(tmp_path: Path) -> None:
+    out = run_try(tmp_path, PROGRAM, PRINTS, "--k", "3")
+    assert "runs python mine.py 2 3.0" in out
+    assert "epoch 2: error 20.00 %" in out
+    assert "no run ends early" in out
+    assert "print averaged_error, too" in out
+    assert "It works, but for what is marked ! (1). Search: kdecay launch study.toml" in out
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("raise KeyError('mine')", "✗ python ended with exit status 1 after epoch 0: KeyError"),
+        ("print('nothing to say')", 'it must print a line such as {"epoch": 1, "error": 12.5}'),
+        ('print(\'{"epoch": 2, "error": 1}\')', "epoch = 2: epoch 1 is next"),
+    ],
+)
+def test_a_program_that_fails_says_what_it_said(tmp_path: Path, source: str, words: str) -> None:
+    out = " ".join(run_try(tmp_path, PROGRAM, source, code=1).split())
+    assert words in out
+    assert "It does not work yet" in out
+    assert "RunFailed" not in out
+    assert "kdecay_search" not in out
+
+
+def test_what_a_worker_would_log_is_seen(tmp_path: Path) -> None:
+    source = "def train(run):\n    run.report(1, 40.0, speed=12.5)\n    return 40.0"
+    assert "epoch 1: speed 12.5" in run_try(tmp_path, TASK, source, code=1)

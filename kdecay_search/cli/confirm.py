@@ -75,17 +75,12 @@ def confirm(
         driver.confirm(store, spec)
         return False
 
+    allowed = allowance(allow, allow_command)
+    count = local_workers(spec, workers, device)
     serve(
         spec,
         start,
-        Crew(
-            local_workers(spec, workers, device),
-            device,
-            allowance(allow, allow_command),
-            detach,
-            checkpoints,
-            storage,
-        ),
-        go_on=["kdecay", "confirm", name],
+        Crew(count, device, allowed, detach, checkpoints, storage),
+        go_on=["kdecay", "confirm", name, *allowed.options],
         json=json,
     )

@@ -37,6 +37,14 @@ def status(
     watch: Annotated[
         bool, typer.Option("--watch", help="Show it live until the study ends.")
     ] = False,
+    errors: Annotated[
+        bool,
+        typer.Option(
+            "--errors",
+            help="Show why attempts failed instead: the traceback of your own code, or the last "
+            "words of a program.",
+        ),
+    ] = False,
     json: AsJson = False,
     storage: StorageUrl = None,
 ) -> None:
@@ -46,6 +54,7 @@ def status(
     the terminal is wide enough, plots of the schedule and of the error against k.
     """
     from kdecay_search.cli.watch import watch_study
+    from kdecay_search.report.failures import as_text, as_values, read_failures
     from kdecay_search.report.summary import summarise
     from kdecay_search.report.view import read_view
 
@@ -54,8 +63,12 @@ def status(
         view = read_view(store, name)
         if watch:
             view = watch_study(lambda: read_view(store, name), stderr())
+        failures = read_failures(store, view) if errors else None
         if json:
-            print_json(summarise(view))
+            found = {"errors": as_values(failures)} if failures else {}
+            print_json({**summarise(view), **found})
+        elif failures:
+            stdout().print(as_text(failures), soft_wrap=True)
         elif not watch or not stderr().is_terminal:
             _print_status(view)
 

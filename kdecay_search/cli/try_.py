@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -72,11 +72,14 @@ def _run(tried: Tried, k: float, device: str) -> bool:
     from kdecay_search.errors import KDecayError, TaskError
     from kdecay_search.own.entry import Unfit
     from kdecay_search.own.failures import described, shown_traceback
+    from kdecay_search.own.supervision import RunFailed
 
     try:
         _train(tried, k, device)
     except Unfit as error:
         return _fails(str(error), "")
+    except RunFailed as error:
+        return _fails(str(error), error.output)
     except TaskError as error:
         return _fails(described(error), "")
     except KDecayError:
@@ -91,11 +94,7 @@ def _train(tried: Tried, k: float, device: str) -> None:
     from kdecay_search.own.tryout import try_function, try_task
     from kdecay_search.worker.attempt import task_of
 
-    begin = time.monotonic()
-
-    def tell(text: str) -> None:
-        typer.echo(f"{time.monotonic() - begin:8.2f} s  {text}")
-
+    tell = _teller()
     task = tried.spec.task
     if task.kind == "python":
         tell(f"import {task.entry.partition(':')[0]}")
@@ -104,9 +103,29 @@ def _train(tried: Tried, k: float, device: str) -> None:
         tell(f"{task.entry.partition(':')[2]}(run)")
         try_function(tried, function, k, device, tell)
     else:
-        tell(shlex.join(task.command) if task.kind == "command" else f"the {task.kind} task")
+        if task.kind != "command":
+            tell(f"the {task.kind} task")
         try_task(tried, task_of(tried.spec), k, device, tell)
     tell("the end" if tried.result is None else f"the end: returned {tried.result:g} %")
+
+
+def _teller() -> Callable[[str], None]:
+    """Prints lines with the seconds since now. So it does what would stand in a worker's log."""
+    import logging
+
+    begin = time.monotonic()
+
+    def tell(text: str) -> None:
+        typer.echo(f"{time.monotonic() - begin:8.2f} s  {text}")
+
+    class Told(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            tell(record.getMessage())
+
+    logger = logging.getLogger("kdecay_search")
+    logger.addHandler(Told())
+    logger.setLevel(logging.INFO)
+    return tell
 
 
 def _fails(line: str, output: str) -> bool:

@@ -35,13 +35,12 @@ class Allowance:
         if isinstance(task, PythonTask) and task.entry not in self.entries:
             raise NotAllowed(
                 f"study {spec.name!r} runs {task.entry}, which is not allowed here; if it is your "
-                f"code, start the worker with --allow {task.entry}"
+                f"code, allow it: --allow {task.entry}"
             )
         if isinstance(task, CommandTask) and not self.commands:
             raise NotAllowed(
                 f"study {spec.name!r} runs a program ({task.command[0]} …), which is not allowed "
-                "here; if you trust whoever can write to the database, start the worker with "
-                "--allow-command"
+                "here; if you trust whoever can write to the database, allow it: --allow-command"
             )
 
     @property

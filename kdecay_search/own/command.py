@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import shlex
 import shutil
 import signal
 import tempfile
@@ -17,14 +19,18 @@ from kdecay_search.errors import TaskError
 from kdecay_search.export import schedule_csv
 from kdecay_search.own.environment import of_program
 from kdecay_search.own.numbers import epoch_of
+from kdecay_search.own.output import Wanted
 from kdecay_search.own.process import Program
 from kdecay_search.own.supervision import Hung, RunFailed, hang_text, last_words, serve
 from kdecay_search.programs import CHECKPOINT_DIR, SCHEDULE_CSV, CommandTask, filled
 from kdecay_search.schedules import KDecaySchedule
 from kdecay_search.task import Epoch, Interruption, Run
 
+logger = logging.getLogger(__name__)
+
 EPOCH, ERROR, AVERAGED = "epoch", "error", "averaged_error"
 """Of a line that reports: the first two make it one. ``loss`` and ``lr`` may stand there, too."""
+MARK = b'"epoch"'
 
 
 class Diverged(Exception):
@@ -32,31 +38,35 @@ class Diverged(Exception):
 
 
 def train(run: Run) -> None:
-    """Let ``task.command`` train ``run``. Raises :class:`RunFailed`."""
+    """Let ``task.command`` train ``run``.
+
+    Raises :class:`RunFailed`; :class:`TaskError` where no run can succeed on this worker.
+    """
     task = run.spec.task
     if not isinstance(task, CommandTask):
         raise TypeError(f"a task of kind 'command' was expected, not {task.kind!r}")
     device, environment = of_program(run.device)
     with _folder() as folder:
         command = filled(task.command, _values(run, task, device, folder))
-        with Program(command, environment, is_report) as program:
+        logger.info("runs %s", shlex.join(command))
+        with Program(command, environment, Wanted(is_report, MARK)) as program:
             _Watch(run, task, program).until_the_end()
 
 
 def is_report(line: bytes) -> bool:
     """Whether a line of the program's output reports an epoch; all others are its log."""
     report = _parsed(line)
-    return report is not None and EPOCH in report and ERROR in report
+    return report is not None and ERROR in report
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    if not line.lstrip().startswith(b"{"):
+    if MARK not in line or not line.lstrip().startswith(b"{"):
         return None
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return found if isinstance(found, dict) and EPOCH in found else None
 
 
 class _Watch:
@@ -92,7 +102,7 @@ class _Watch:
             last = f"epoch {due} is next" if due <= self._task.epochs else f"{due - 1} was the last"
             raise TaskError(f"epoch = {number}: {last}; every epoch once, in order, from 1")
         values = (report[ERROR], report.get(AVERAGED), report.get("loss"), report.get("lr"))
-        epoch = epoch_of(number, *values)
+        epoch = epoch_of(number, *values, name=ERROR)
         self._curve.append(epoch)
         self._keep()
         self._run.report(epoch)
@@ -108,7 +118,10 @@ class _Watch:
         ended, done, total = self._program.ended, len(self._curve), self._task.epochs
         assert ended is not None
         if ended.reason:
-            raise RunFailed(f"{self._name} could not be started: {ended.reason}")
+            raise TaskError(
+                f"{self._name}: {ended.reason}; task.command must begin with a program that can be "
+                "started from the folder in which the worker was"
+            )
         if ended.status != 0:
             last = self._program.stderr.last_line()
             text = f"{self._name} {ended} after epoch {done}" + (f": {last}" if last else "")
@@ -127,12 +140,24 @@ class _Watch:
             self._run.checkpoint.write(json.dumps([astuple(e) for e in self._curve]).encode())
 
     def _go_on(self, number: int) -> None:
-        """Take over the epochs before ``number`` from an interrupted attempt at this run."""
-        payload = self._run.checkpoint.read() if self._run.checkpoint else None
+        """Take over the epochs before ``number`` from an interrupted attempt at this run.
+
+        A state that is ahead of what was recorded fails this attempt, and not the next.
+        """
+        checkpoint = self._run.checkpoint
+        if checkpoint is None or CHECKPOINT_DIR not in self._task.placeholders:
+            return
+        payload = checkpoint.read()
         known = [Epoch(*values) for values in json.loads(payload)] if payload else []
-        if len(known) >= number - 1:
-            self._curve = known[: number - 1]
-            self._run.restore(self._curve)
+        if len(known) < number - 1:
+            self._program.stop(signal.SIGTERM, 0.0)
+            checkpoint.remove()
+            raise TaskError(
+                f"epoch = {number} is its first, and epoch {len(known) + 1} is next by what was "
+                "recorded; its state was removed, and the next attempt starts over"
+            )
+        self._curve = known[: number - 1]
+        self._run.restore(self._curve)
 
 
 def _values(run: Run, task: CommandTask, device: str, folder: Path) -> Mapping[str, str]:

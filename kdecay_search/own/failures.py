@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import re
 import traceback
 from pathlib import Path
 from types import TracebackType
 
 from kdecay_search.errors import KDecayError
 
-PACKAGE = str(Path(__file__).parent.parent)
+_ADDRESSES = re.compile(r"(?<=hread) 0x[0-9a-f]+")
+PACKAGE = str(Path(__file__).parent.parent) + os.sep
 
 
 def described(error: BaseException) -> str:
@@ -29,3 +31,10 @@ def shown_traceback(error: BaseException) -> str:
     while begin is not None and begin.tb_frame.f_code.co_filename.startswith((PACKAGE, "<frozen")):
         begin = begin.tb_next
     return "".join(traceback.format_exception(type(error), error, begin or error.__traceback__))
+
+
+def without_our_frames(dump: str) -> str:
+    """What ``faulthandler`` wrote down of a process that was aborted, of the user's code alone."""
+    ours = (f'  File "{PACKAGE}', '  File "<string>"', "Fatal Python error: Aborted")
+    lines = (line for line in dump.split("\n") if not line.startswith(ours))
+    return _ADDRESSES.sub("", "\n".join(lines)).strip()

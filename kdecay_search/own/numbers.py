@@ -14,12 +14,14 @@ def epoch_of(
     averaged_error: float | None,
     loss: float | None,
     rate: float | None,
+    name: str = "validation_error",
 ) -> Epoch:
-    """The state after ``done`` epochs. NaN or infinity anywhere makes it a diverged one.
+    """The state after ``done`` epochs. NaN or infinity anywhere makes it a diverged one. ``name``:
+    what the task calls its error.
 
     Raises :class:`TaskError`, in one line, for what is no number, or no error in percent.
     """
-    error = number("validation_error", validation_error)
+    error = number(name, validation_error)
     averaged = None if averaged_error is None else number("averaged_error", averaged_error)
     mean_loss = None if loss is None else number("loss", loss)
     last_rate = None if rate is None else number("lr", rate)
@@ -27,7 +29,7 @@ def epoch_of(
     if not all(map(math.isfinite, known)):
         worst = None if averaged is None else DIVERGED_ERROR
         return Epoch(done, math.nan, DIVERGED_ERROR, worst, last_rate)
-    check_percent("validation_error", error)
+    check_percent(name, error)
     if averaged is not None:
         check_percent("averaged_error", averaged)
     return Epoch(done, mean_loss, error, averaged, last_rate)

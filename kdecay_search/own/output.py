@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from kdecay_search.errors import printable
 
 KEPT_BYTES = 16_384
 LONGEST_LINE_BYTES = 1 << 16
 """A longer line reports nothing."""
-BRACE = b"{"
 _CONTROL_SEQUENCES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])")
 
 
@@ -47,29 +47,33 @@ def cleaned(text: str) -> str:
     return "\n".join(printable(line.expandtabs()) for line in lines).strip("\n")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """Which lines report something: all, or those that hold ``mark`` and of which ``is_wanted``
+    says so. A flood without the mark is not looked at line by line."""
+
+    is_wanted: Callable[[bytes], bool] = lambda line: True
+    mark: bytes = b""
+
+
 class Lines:
-    """Cuts a stream into lines: those that are ``wanted`` go to ``take``, the rest to ``tail``.
+    """Cuts a stream into lines: those that are ``wanted`` go to ``take``, the rest to ``tail``."""
 
-    Only lines with a brace can be wanted: a flood without any is not looked at line by line.
-    """
-
-    def __init__(
-        self, wanted: Callable[[bytes], bool], take: Callable[[bytes], None], tail: Tail
-    ) -> None:
+    def __init__(self, wanted: Wanted, take: Callable[[bytes], None], tail: Tail) -> None:
         self._wanted, self._take, self._tail = wanted, take, tail
         self._begun = b""
         self._is_too_long = False
 
     def feed(self, chunk: bytes) -> None:
         whole = self._begun + chunk
-        if BRACE in whole:
+        if self._wanted.mark in whole:
             *lines, rest = whole.split(b"\n")
         else:
             before, newline, rest = whole.rpartition(b"\n")
             lines = [before] if newline else []
         rejected = []
         for line in lines:
-            if not self._is_too_long and self._wanted(line):
+            if not self._is_too_long and self._wanted.is_wanted(line):
                 self._take(line)
             else:
                 rejected.append(line + b"\n")

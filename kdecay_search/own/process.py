@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from kdecay_search.own.output import Lines, Tail
+from kdecay_search.own.output import Lines, Tail, Wanted
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Program:
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
-        wants: Callable[[bytes], bool],
+        wants: Wanted,
         channel: socket.socket | None = None,
         theirs: socket.socket | None = None,
     ) -> None:

@@ -15,6 +15,8 @@ import kdecay_search
 from kdecay_search.errors import TaskError
 from kdecay_search.own.channel import Message, encoded
 from kdecay_search.own.environment import of_program
+from kdecay_search.own.failures import without_our_frames
+from kdecay_search.own.output import Wanted
 from kdecay_search.own.process import Program
 from kdecay_search.own.supervision import Hung, RunFailed, hang_text, last_words, serve
 from kdecay_search.programs import PythonTask
@@ -44,7 +46,7 @@ def train(run: Run) -> float | None:
     device, environment = of_program(run.device)
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-P", "-c", CHILD, ROOT, str(theirs.fileno())]
-    with Program(command, environment, lambda line: True, ours, theirs) as program:
+    with Program(command, environment, Wanted(), ours, theirs) as program:
         return _Conversation(run, task, program, ours).result(device)
 
 
@@ -66,7 +68,8 @@ class _Conversation:
         except Hung:
             if self._outcome is None:
                 text = hang_text(self._task, self._epochs)
-                raise RunFailed(text, last_words(self._program)) from None
+                said = without_our_frames(last_words(self._program))
+                raise RunFailed(text, said) from None
         return self._settled()
 
     def _tell(self, message: Message) -> None:

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from kdecay_search.errors import printable
+from kdecay_search.own.output import cleaned
 from kdecay_search.own.process import Program
 from kdecay_search.programs import OwnTask
 from kdecay_search.task import Interruption, Released, Run
@@ -32,8 +32,8 @@ class RunFailed(Exception):
     """The user's own code did not bring the run to its end: one line; and what it said itself."""
 
     def __init__(self, text: str, output: str = "") -> None:
-        super().__init__(printable(text))
-        self.output = output
+        super().__init__(" ".join(cleaned(text).split()))
+        self.output = cleaned(output)
 
 
 class Hung(Exception):

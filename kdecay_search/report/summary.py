@@ -49,12 +49,16 @@ def summarise(view: StudyView) -> dict[str, Any]:
 
 def _failure(trial: Trial) -> dict[str, Any]:
     """A run that was given up, with its last error."""
+    return {**run_of(trial), "reason": trial.reason, "message": trial.message}
+
+
+def run_of(trial: Trial) -> dict[str, Any]:
+    """Which run it is an attempt at."""
     key = trial.key
     run: dict[str, Any] = {"stage": key.stage, "k": trial.k, "seed": key.seed}
     if trial.token.control:
         run = {"stage": "confirm", "schedule": trial.token.control, "seed": key.seed}
-    run |= _level(trial.lr_max)
-    return {**run, "reason": trial.reason, "message": trial.message}
+    return run | _level(trial.lr_max)
 
 
 def _confirm(confirmation: Confirmation) -> dict[str, Any]:

@@ -228,14 +228,16 @@ def _failures(view: StudyView) -> Text | None:
     failed = [trial for trial in view.attempts if trial.state == State.FAILED]
     if not failed:
         return None
-    lines = [f"{_counted(len(failed), 'failed trial')}; the last: {_ended(failed[-1])}"]
+    lines = [f"{counted(len(failed), 'failed trial')}; the last: {_ended(failed[-1])}"]
     if view.given_up and view.state != "running":
-        runs = _counted(len(view.given_up), "run")
+        runs = counted(len(view.given_up), "run")
         lines.append(f"{runs} given up after so many failures: the result stands on the others")
+    lines.append(f"why each failed: kdecay status {view.spec.name} --errors")
     return Text("\n".join(lines), style="red")
 
 
-def _counted(count: int, noun: str) -> str:
+def counted(count: int, noun: str) -> str:
+    """``1 run`` or ``3 runs``."""
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
@@ -270,14 +272,19 @@ def news(before: StudyView | None, now: StudyView) -> list[str]:
 
 
 def _ended(trial: Trial) -> str:
-    key = trial.key
-    k = "?" if trial.k is None else f"{trial.k:.4g}{names.level(trial.lr_max)}"
     outcome = {
         State.COMPLETE: f"{trial.error} %" if trial.error is None else f"{trial.error:.2f} %",
         State.PRUNED: f"pruned after {trial.epochs} epochs",
         State.FAILED: f"failed, {trial.reason}: {trial.message or 'no word'}",
     }[trial.state]
+    return f"{run_name(trial)}  {outcome}"
+
+
+def run_name(trial: Trial) -> str:
+    """``stage 1  k = 2.5  seed 0``."""
+    key = trial.key
+    k = "?" if trial.k is None else f"{trial.k:.4g}{names.level(trial.lr_max)}"
     run = (
         f"confirm  {trial.token.control}" if trial.token.control else f"stage {key.stage}  k = {k}"
     )
-    return f"{run}  seed {key.seed}  {outcome}"
+    return f"{run}  seed {key.seed}"

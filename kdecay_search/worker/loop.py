@@ -117,10 +117,14 @@ class Worker:
         spec = self._wanted(name)
         if spec is None:
             return False
-        try:
+
+        def prepare() -> None:
+            """Before a trial is taken: it shall be one that can be trained, and not be held up."""
             self._options.allowance.require(spec)
-            # task_of imports torch, which takes seconds
-            claim = queue.claim(self._storage, name, self.name, prepare=lambda: task_of(spec))
+            task_of(spec)  # imports torch, which takes seconds
+
+        try:
+            claim = queue.claim(self._storage, name, self.name, prepare)
             if claim is None:
                 return False
             outcome = attempt(self._storage, spec, claim, self._place)
