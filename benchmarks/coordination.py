@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import atexit
 import json
+import math
 import multiprocessing
 import os
 import platform
@@ -60,6 +61,8 @@ class Load:
     epoch_seconds: float
     per_process: int = 1
     """Workers that are threads of one process: for more of them than the machine has memory for."""
+    candidates: int | None = None
+    """So many, each with as many seeds as it takes, and no pruning; None: every trial is one."""
 
 
 @dataclass(frozen=True)
@@ -104,14 +107,16 @@ Serve = Callable[[str, Load, Callable[[], None]], None]
 
 
 def spec_of(load: Load) -> StudySpec:
-    """Every candidate is one trial, all are asked about pruning, and none is pruned."""
-    step = 4.0 / max(1, load.trials - 1)
+    """A study of so many trials. Where each is a candidate of its own, all are asked about pruning,
+    and none is pruned."""
+    candidates = load.candidates or load.trials
+    step = 4.0 / max(1, candidates - 1)
     table = {
         "name": "coordination",
         "task": {"kind": "simulated", "epochs": load.epochs, "epoch_seconds": load.epoch_seconds},
-        "search": {"ks": [round(1 + i * step, 9) for i in range(load.trials)], "k_cap": 5.0}
-        | {"seeds": 1, "max_terms": 1},
-        "pruning": {"keep_at_least": 1000},
+        "search": {"ks": [round(1 + i * step, 9) for i in range(candidates)], "k_cap": 5.0}
+        | {"seeds": math.ceil(load.trials / candidates), "max_terms": 1},
+        "pruning": {"keep_at_least": 1000, "enabled": load.candidates is None},
     }
     return StudySpec.model_validate_json(json.dumps(table))
 
@@ -270,8 +275,9 @@ def afresh_plain(storage: Storage, load: Load) -> None:
 def measure(url: str, workers: int, given: argparse.Namespace) -> list[Row]:
     """The systems with so many workers."""
     rows, epochs, seconds = [], given.epochs, given.epoch_seconds
-    slow = Load(workers, workers * given.trials_per_worker, epochs, seconds, given.per_process)
-    fast = Load(workers, max(FEWEST_TRIALS, 2 * workers), epochs, 0.0, given.per_process)
+    shape = {"per_process": given.per_process, "candidates": given.candidates}
+    slow = Load(workers, workers * given.trials_per_worker, epochs, seconds, **shape)
+    fast = Load(workers, max(FEWEST_TRIALS, 2 * workers), epochs, 0.0, **shape)
     for system in given.systems:
         timed, empty = (_served(url, *SYSTEMS[system], load) for load in (slow, fast))
         trained = timed.trials * epochs
@@ -354,20 +360,17 @@ def _systems(text: str) -> list[str]:
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coordination", description=__doc__)
-    parser.add_argument("--workers", type=_counts, default=[1, 8, 32], help="default: 1,8,32")
-    parser.add_argument("--epochs", type=int, default=10, help="of a trial; default: 10")
-    parser.add_argument("--epoch-seconds", type=float, default=2.0, help="default: 2")
-    parser.add_argument("--trials-per-worker", type=int, default=4, help="default: 4")
-    parser.add_argument(
-        "--per-process",
-        type=int,
-        default=1,
-        help="workers that are threads of one process; default: 1",
-    )
-    parser.add_argument(
-        "--systems", type=_systems, default=list(SYSTEMS), help="default: kdecay,optuna"
-    )
-    parser.add_argument("--storage", help="a server's URL; default: an embedded one of its own")
+    for name, kind, default, what in (
+        ("workers", _counts, [1, 8, 32], "default: 1,8,32"),
+        ("epochs", int, 10, "of a trial; default: 10"),
+        ("epoch-seconds", float, 2.0, "default: 2"),
+        ("trials-per-worker", int, 4, "default: 4"),
+        ("per-process", int, 1, "workers that are threads of one process; default: 1"),
+        ("candidates", int, None, "with as many seeds as it takes; default: each trial is one"),
+        ("systems", _systems, list(SYSTEMS), "default: kdecay,optuna"),
+        ("storage", str, None, "a server's URL; default: an embedded one of its own"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, help=what)
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     return parser.parse_args(arguments)
 

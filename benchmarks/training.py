@@ -1,23 +1,27 @@
 """Our training loop against the one that a user would write: ``python -m benchmarks.training``.
 
-Same network, batch size and images, in turns in one process; images a second are the median of
-several turns. ``--data FOLDER --epochs N`` also trains both to the end and compares their errors.
+Same network, batch size and images, in turns, each loop in a process with the settings that it has
+for its users; images a second are the median of several turns. ``--data FOLDER --epochs N`` also
+trains both to the end and compares their errors.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
 import json
 import math
+import multiprocessing
 import os
 import platform
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -39,6 +43,9 @@ from kdecay_search.training.images import Training
 from kdecay_search.training.inventory import cpu
 from kdecay_search.training.randomness import isolated
 from kdecay_search.worker.devices import usable_cores
+from kdecay_search.worker.pool import MALLOC_SETTINGS
+
+SPAWN = multiprocessing.get_context("spawn")
 
 NETWORKS = {
     network.title.lower().replace("resnet-", "resnet"): network.spec
@@ -120,22 +127,85 @@ def random_split(device: torch.device, side: int = 32) -> Split:
     return Split(images, labels, images[:512], labels[:512], CLASSES, (127.5,) * 3, (73.6,) * 3)
 
 
-def speeds(setting: Setting, steps: int, turns: int) -> dict[str, float]:
-    """Images a second of each loop: medians of ``turns`` turns of ``steps`` steps."""
-    setting = setting.lasting((turns + 1) * (steps + READY_BATCHES))
-    loops: dict[str, Callable[[], None]] = {
-        "plain": setting.plain().step,
-        "fp32": setting.ours("float32").step,
-    }
-    if has_bfloat16(setting.device):
-        loops["bf16"] = setting.ours("bfloat16").step
-    measured: dict[str, list[float]] = {name: [] for name in loops}
-    for turn in range(turns + 1):
-        for name, step in loops.items():
-            seconds = _time(setting.device, step, steps)
-            if turn:  # the first warms up
-                measured[name].append(steps * setting.task.batch_size / seconds)
+def speeds(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
+    """Images a second of each loop: medians of the turns."""
+    names = ["plain", "fp32", *(["bf16"] if has_bfloat16(device) else [])]
+    measured: dict[str, list[float]] = {name: [] for name in names}
+    with contextlib.ExitStack() as stack:
+        loops = {name: stack.enter_context(Loop(name, options)) for name in names}
+        for turn in range(options.turns + 1):
+            for name, loop in loops.items():
+                seconds = loop.turn()
+                if turn:  # the first warms up
+                    measured[name].append(options.steps * options.batch_size / seconds)
     return {name: statistics.median(values) for name, values in measured.items()}
+
+
+class Loop:
+    """A training loop in a process of its own; a context manager.
+
+    The plain one has Python's and torch's own settings; ours has those of a worker that ``launch``
+    starts. Between its turns it sleeps.
+    """
+
+    def __init__(self, name: str, options: argparse.Namespace) -> None:
+        self._pipe, theirs = SPAWN.Pipe()
+        self._process = SPAWN.Process(target=_serve, args=(theirs, name, options))
+        with _environment({} if name == "plain" else MALLOC_SETTINGS):
+            self._process.start()
+        theirs.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def turn(self) -> float:
+        """Seconds that the options' steps take."""
+        self._pipe.send(True)
+        try:
+            return float(self._pipe.recv())
+        except EOFError:
+            raise KDecayError("a training loop ended: what it says is above") from None
+
+    def __exit__(self, *error: object) -> None:
+        self._pipe.close()
+        self._process.join()
+
+
+@contextlib.contextmanager
+def _environment(more: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.update(more)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _serve(pipe: Connection, name: str, options: argparse.Namespace) -> None:
+    """Take a turn whenever told, until nobody tells any more."""
+    setting = setting_of(options).lasting((options.turns + 1) * (options.steps + READY_BATCHES))
+    if name == "plain":
+        step = setting.plain().step
+    else:
+        make_deterministic(0)
+        step = setting.ours({"fp32": "float32", "bf16": "bfloat16"}[name]).step
+    with contextlib.suppress(EOFError):
+        while pipe.recv():
+            pipe.send(_time(setting.device, step, options.steps))
+
+
+def setting_of(options: argparse.Namespace) -> Setting:
+    device = resolve(options.device)
+    torch.set_num_threads(usable_cores())
+    data = DataSpec(name="digits")
+    if options.data:
+        data = DataSpec(
+            name="image-folder", root=options.data, subset=options.subset, image_size=options.size
+        )
+    spec = study(options.model, options.batch_size, max(1, options.epochs), data)
+    split = load(data, device) if options.data else random_split(device, options.size)
+    return Setting(spec, split, device)
 
 
 def _time(device: torch.device, step: Callable[[], None], steps: int) -> float:
@@ -180,21 +250,12 @@ def _trained_plainly(setting: Setting, seed: int) -> nn.Module:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    device = resolve(options.device)
+    setting = setting_of(options)
+    found = speeds(options, setting.device)
     make_deterministic(0)
-    torch.set_num_threads(usable_cores())
-    data = DataSpec(name="digits")
-    if options.data:
-        data = DataSpec(
-            name="image-folder", root=options.data, subset=options.subset, image_size=options.size
-        )
-    spec = study(options.model, options.batch_size, max(1, options.epochs), data)
-    split = load(data, device) if options.data else random_split(device, options.size)
-    setting = Setting(spec, split, device)
-    found = speeds(setting, options.steps, options.turns)
     best = "bf16" if found.get("bf16", 0.0) > found["fp32"] else "fp32"
     report: dict[str, Any] = {
-        "device": named(device),
+        "device": named(setting.device),
         "model": options.model,
         "plain_images_per_second": found["plain"],
         "ours_images_per_second": found[best],
