@@ -40,6 +40,8 @@ def test_a_study_file_s_confirmation_runs_by_itself_and_is_told_in_json_text_and
     assert said["interval"][0] < said["difference"] < said["interval"][1]
     assert said["seeds"] == [1000, 1001, 1002]
     assert all(len(row["errors"]) == 3 for row in said["rows"])
+    logs = "".join(log.read_text() for log in (kdecay.home / "logs" / "confirmed").iterdir())
+    assert logs.count("confirmation, area-matched, seed 1000: ") == 1
     text = kdecay.run("status", "confirmed").stdout
     assert "confirmation: test set, seeds 1000 to 1002" in text
     assert "on the test set, 3 fresh seeds," in " ".join(text.split())

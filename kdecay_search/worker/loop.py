@@ -180,6 +180,8 @@ class Worker:
 
 def _described(claim: Claim) -> str:
     key, k = claim.token.key, claim.token.k
+    if claim.token.control is not None:
+        return f"confirmation, {claim.token.control}, seed {key.seed}"
     chosen = "k by the sampler" if k is None else f"k = {k:g}"
     chosen += f", lr_max {claim.token.lr_max:g}" if claim.token.lr_max is not None else ""
     return f"stage {key.stage}, {chosen}, seed {key.seed}"
