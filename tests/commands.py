@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from warm import warm
+
 KDECAY = [sys.executable, "-m", "kdecay_search"]
 TIMEOUT_SECONDS = 240
 """Only a hanging command takes so long."""
@@ -42,14 +44,9 @@ class Kdecay:
 
     def run(self, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
         """Run the command to its end and check its exit code."""
-        process = self.start(*arguments)
-        try:
-            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        done = warm().run(arguments, self.environment, TIMEOUT_SECONDS)
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
 
     def json(self, *arguments: str) -> dict[str, Any]:
         """Run the command with ``--json`` and read what it prints."""
