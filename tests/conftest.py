@@ -16,6 +16,7 @@ import sqlalchemy
 from commands import Kdecay
 from hypothesis import settings
 from playwright.sync_api import Browser
+from servers import server_user
 
 from kdecay_search.storage import Storage, embedded_url
 from kdecay_search.storage.connect import parse_url
@@ -28,6 +29,12 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
 settings.register_profile("unhurried", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "unhurried")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the user that database servers run as before several processes want to make it."""
+    if not hasattr(config, "workerinput"):
+        server_user()
 
 
 @pytest.fixture(scope="session")

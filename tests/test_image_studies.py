@@ -36,7 +36,7 @@ def test_the_curves_are_kept_with_the_trial(kdecay: Kdecay, storage: Storage) ->
         curves = {name: trial.user_attrs[name] for name in records.CURVES}
         assert {len(values) for values in curves.values()} == {2}
         assert trial.value == curves["validation_error"][-1]
-        assert list(trial.intermediate_values.values()) == curves["averaged_error"]
+        assert trial.intermediate_values == dict(enumerate(curves["averaged_error"], start=1))
         assert all(0 <= error <= 100 for error in curves["validation_error"])
 
 
