@@ -1,7 +1,8 @@
 """One run's state on disk, kept so that whatever dies, the old state or the new one is whole.
 
 A file is a header (magic, fingerprint, digest) and a payload that this module does not look into.
-It is written beside its place, synced, and renamed into it. The fingerprint says which run the
+It is written beside its place, synced, and renamed into it; what a killed writer left beside it
+goes when the run is taken up again, or ends. The fingerprint says which run the
 state belongs to (:meth:`kdecay_search.spec.StudySpec.fingerprint`), the digest whether every bit
 of it came back. A file that fails either test is set aside, and the run starts over.
 """
@@ -77,7 +78,7 @@ class Checkpoint:
         """Replace the file by ``payload``. What goes wrong is a warning, the first time: training
         goes on, and the file stays as it was."""
         self._written = self._clock()
-        temporary = self.path.with_name(f".{self.path.name}.{socket.gethostname()}-{os.getpid()}")
+        temporary = self.path.with_name(f"{self._beside}{socket.gethostname()}-{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(temporary, self._header(payload), payload)
@@ -90,6 +91,7 @@ class Checkpoint:
 
     def read(self) -> bytes | None:
         """The payload, if a whole one of this very run is there."""
+        self._clear()
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -117,7 +119,20 @@ class Checkpoint:
         """The run has ended."""
         with contextlib.suppress(OSError):
             self.path.unlink()
+        self._clear()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def _beside(self) -> str:
+        """How the names of files begin that are being written."""
+        return f".{self.path.name}."
+
+    def _clear(self) -> None:
+        """Remove what writers left that were killed: the run has one holder, and this is it."""
+        with contextlib.suppress(OSError):
+            for file in self.path.parent.iterdir():
+                if file.name.startswith(self._beside):
+                    file.unlink()
 
     def _header(self, payload: bytes) -> bytes:
         digest = hashlib.blake2b(payload, digest_size=DIGEST_BYTES, key=self._fingerprint)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +19,72 @@ from typing import Any
 KDECAY = [sys.executable, "-m", "kdecay_search"]
 TIMEOUT_SECONDS = 240
 """Only a hanging command takes so long."""
+
+
+class Warm:
+    """A program that becomes the command (warm.py), and what it takes to ask it."""
+
+    def __init__(self) -> None:
+        environment = os.environ | {"PYTHONWARNINGS": "", "OPENBLAS_NUM_THREADS": "1"}
+        self._server = subprocess.Popen(
+            [sys.executable, "-P", str(Path(__file__).with_name("warm.py"))],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._asking = threading.Lock()
+
+    def run(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        timeout_seconds: float,
+        folder: Path | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``kdecay ARGUMENTS`` to its end; as :func:`subprocess.run` does."""
+        with tempfile.TemporaryDirectory(prefix="kdecay-warm-") as kept, self._asking:
+            files = [f"{kept}/stdout", f"{kept}/stderr"]
+            self._ask(list(arguments), dict(environment), str(folder or Path.cwd()), files)
+            code = self._code(timeout_seconds)
+            out, err = (Path(file).read_text(encoding="utf-8") for file in files)
+        if code is None:
+            raise subprocess.TimeoutExpired(list(arguments), timeout_seconds, out, err)
+        return subprocess.CompletedProcess(arguments, code, out, err)
+
+    def close(self) -> None:
+        """End the server; no command runs any more."""
+        self._server.communicate()
+
+    def _ask(self, *request: Any) -> None:
+        assert self._server.stdin is not None
+        print(json.dumps(request), file=self._server.stdin, flush=True)
+
+    def _code(self, timeout_seconds: float) -> int | None:
+        """The command's exit code; None if it had to be killed."""
+        assert self._server.stdout is not None
+        pid = int(self._server.stdout.readline())
+        late = threading.Event()
+
+        def kill() -> None:
+            late.set()
+            os.kill(pid, signal.SIGKILL)
+
+        timer = threading.Timer(timeout_seconds, kill)
+        timer.start()
+        try:
+            code = int(self._server.stdout.readline())
+        finally:
+            timer.cancel()
+        return None if late.is_set() else code
+
+
+@functools.cache
+def warm() -> Warm:
+    """This process's server."""
+    server = Warm()
+    atexit.register(server.close)
+    return server
 
 
 @dataclass(frozen=True)
@@ -41,17 +113,12 @@ class Kdecay:
         )
 
     def run(
-        self, *arguments: str, code: int = 0, **options: Any
+        self, *arguments: str, code: int = 0, cwd: Path | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run the command to its end and check its exit code."""
-        process = self.start(*arguments, **options)
-        try:
-            out, err = process.communicate(timeout=TIMEOUT_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            raise
-        assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
-        return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+        done = warm().run(arguments, self.environment, TIMEOUT_SECONDS, cwd)
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
 
     def json(self, *arguments: str) -> dict[str, Any]:
         """Run the command with ``--json`` and read what it prints."""

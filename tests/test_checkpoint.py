@@ -173,6 +173,18 @@ def test_a_writer_killed_at_any_moment_leaves_one_whole_state(tmp_path: Path) ->
     assert payload is not None
 
 
+def test_what_a_killed_writer_left_goes_when_its_run_is_taken_up_or_ends(tmp_path: Path) -> None:
+    file, neighbour = checkpoint(tmp_path), tmp_path / ".stage2-candidate3-seed11.ckpt.node-12"
+    left = tmp_path / ".stage2-candidate3-seed1.ckpt.node-12"
+    neighbour.touch()
+    for end in (file.read, file.remove):
+        file.write(PAYLOAD)
+        left.write_bytes(PAYLOAD[:10])
+        end()
+        assert not left.exists()
+        assert neighbour.exists()
+
+
 def test_a_checkpoint_is_due_when_the_last_is_old_enough(tmp_path: Path) -> None:
     now = [0.0]
     file = Checkpoint(tmp_path, KEY, MINE, every_seconds=60, clock=lambda: now[0])

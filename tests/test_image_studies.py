@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from commands import Kdecay, errors_by_run
@@ -11,7 +12,7 @@ from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
 
 DIGITS = str(Path(__file__).parent.parent / "studies" / "digits.toml")
-TINY = ["task.epochs=2", "search.k_min=1", "search.k_max=3", "search.k_step=1", "search.k_cap=3",
+TINY = ["task.epochs=2", "search.k_min=1", "search.k_max=2", "search.k_step=1", "search.k_cap=2",
         "search.seeds=2", "search.max_terms=1", "pruning.enabled=false"]  # fmt: skip
 
 
@@ -19,24 +20,30 @@ def settings(*values: str) -> list[str]:
     return [part for value in (*TINY, *values) for part in ("--set", value)]
 
 
+@pytest.fixture(scope="module")
+def by_one(home: Path, storage_url: str) -> dict[str, Any]:
+    """What a study named by-one found, whose networks one worker has trained."""
+    return Kdecay(home).json("launch", DIGITS, "--workers", "1", *settings("name=by-one"))
+
+
 def test_networks_trained_by_one_worker_or_two_have_identical_errors_run_by_run(
-    kdecay: Kdecay,
+    kdecay: Kdecay, by_one: dict[str, Any]
 ) -> None:
-    one = kdecay.json("launch", DIGITS, "--workers", "1", *settings("name=by-one"))
     two = kdecay.json("launch", DIGITS, "--workers", "2", *settings("name=by-two"))
-    assert errors_by_run(one) == errors_by_run(two)
-    assert len(errors_by_run(one)) == 3 * 2
-    assert len(set(errors_by_run(one).values())) > 1
+    assert errors_by_run(by_one) == errors_by_run(two)
+    assert len(errors_by_run(by_one)) == 2 * 2
+    assert len(set(errors_by_run(by_one).values())) > 1
 
 
-def test_the_curves_are_kept_with_the_trial(kdecay: Kdecay, storage: Storage) -> None:
-    kdecay.json("launch", DIGITS, "--workers", "1", *settings("name=curves", "search.seeds=1"))
-    study_id = records.stage_ids(storage, "curves")[1]
-    for trial in storage.optuna.get_all_trials(study_id):
+def test_the_curves_are_kept_with_the_trial(by_one: dict[str, Any], storage: Storage) -> None:
+    study_id = records.stage_ids(storage, by_one["study"])[1]
+    trials = storage.optuna.get_all_trials(study_id)
+    assert len(trials) == 2 * 2
+    for trial in trials:
         curves = {name: trial.user_attrs[name] for name in records.CURVES}
         assert {len(values) for values in curves.values()} == {2}
         assert trial.value == curves["validation_error"][-1]
-        assert list(trial.intermediate_values.values()) == curves["averaged_error"]
+        assert trial.intermediate_values == dict(enumerate(curves["averaged_error"], start=1))
         assert all(0 <= error <= 100 for error in curves["validation_error"])
 
 
@@ -46,12 +53,12 @@ def test_a_shipped_study_runs_on_an_image_folder_by_set_alone(
     root = tmp_path / "pictures"
     _write_pictures(root / "train")
     summary = kdecay.json(
-        "launch", DIGITS, "--workers", "2",
+        "launch", DIGITS, "--workers", "1",
         *settings("name=folder", "task.data.name=image-folder", f"task.data.root={root}",
                   "task.data.subset=60", "task.batch_size=16", "search.seeds=1"),
     )  # fmt: skip
     assert summary["state"] == "done"
-    assert summary["trials"]["complete"] == 3
+    assert summary["trials"]["complete"] == 2
 
 
 def test_a_diverged_run_is_a_result_and_not_a_failure(kdecay: Kdecay, storage: Storage) -> None:

@@ -132,12 +132,9 @@ def test_a_release_that_is_repeated_does_not_take_the_trial_from_its_next_holder
     assert queue.beat(storage, second).running
 
 
-def test_a_holder_of_the_lock_that_falls_silent_loses_it_and_is_told(
-    storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(connect, "LOCK_SECONDS", 0.3)
+def test_a_holder_of_the_lock_that_falls_silent_loses_it_and_is_told(storage: Storage) -> None:
     other = Storage(storage.secret_url)
-    with pytest.raises(StorageUnavailable), storage.lock("silent lock") as held:  # noqa: PT012
+    with pytest.raises(StorageUnavailable), storage.lock("silent lock", 0.3) as held:  # noqa: PT012
         assert held is not None
         held.confirm()
         _wait_until(lambda: _is_free(other, "silent lock"))

@@ -57,10 +57,20 @@ def test_launching_twice_starts_no_trial_and_prints_the_same_result(
     assert summary["epochs"]["trained"] == 4 * summary["trials"]["complete"]
 
 
-def test_the_json_has_every_key_of_the_contract(kdecay: Kdecay, tmp_path: Path) -> None:
-    file = simulated_study(tmp_path, name="contract")
-    summary = kdecay.json("launch", file, "--workers", "1")
-    assert summary == kdecay.json("status", "contract")
+@pytest.fixture(scope="module")
+def done(
+    home: Path, storage_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, dict[str, Any]]:
+    """The file of a study that is done, named so, and what launching it printed."""
+    file = simulated_study(tmp_path_factory.mktemp("done"), name="done")
+    return file, Kdecay(home).json("launch", file, "--workers", "1")
+
+
+def test_the_json_has_every_key_of_the_contract(
+    kdecay: Kdecay, done: tuple[str, dict[str, Any]]
+) -> None:
+    _, summary = done
+    assert summary == kdecay.json("status", "done")
     assert {"study", "state", "schedule", "error", "baseline", "stages", "trials", "epochs"} <= set(
         summary
     )
@@ -218,14 +228,13 @@ def test_a_stopped_study_releases_its_trials_and_launch_goes_on_with_it(
 
 
 def test_launching_a_changed_file_is_refused_and_says_what_differs(
-    kdecay: Kdecay, tmp_path: Path
+    kdecay: Kdecay, done: tuple[str, dict[str, Any]]
 ) -> None:
-    file = simulated_study(tmp_path, name="changed")
-    before = kdecay.json("launch", file, "--workers", "1")
+    file, before = done
     refused = kdecay.run("launch", file, "--set", "task.epochs=5", code=2)
     assert "task.epochs: 4 -> 5" in refused.stderr
     assert refused.stderr.count("\n") == 1
-    assert kdecay.json("status", "changed") == before
+    assert kdecay.json("status", "done") == before
 
 
 def test_raising_max_terms_goes_on_where_the_study_ended(kdecay: Kdecay, tmp_path: Path) -> None:

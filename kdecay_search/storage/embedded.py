@@ -93,12 +93,13 @@ def _one_at_a_time() -> Iterator[None]:
 def _leave(server: Any) -> None:
     """Stop the server unless another process holds the lock too."""
     assert _users is not None
-    try:
-        fcntl.flock(_users, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return
-    with contextlib.suppress(Exception):  # at exit there is nobody left to tell
-        server.stop()
+    with _users:
+        try:
+            fcntl.flock(_users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        with contextlib.suppress(Exception):  # at exit there is nobody left to tell
+            server.stop()
 
 
 def _reason(error: Exception, folder: Path) -> str:
