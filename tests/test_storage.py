@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import optuna
@@ -161,6 +162,24 @@ def test_a_released_trial_is_claimed_again_and_keeps_its_number(storage: Storage
     queue.release(storage, first)
     again = queue.claim(storage, "again", "other")
     assert again == replace(first, worker="other")
+
+
+def test_times_are_the_same_moments_in_every_time_zone(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_id = queued(storage, "zones", [token(0, 2.0)])
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    before = datetime.now().astimezone()
+    claim = queue.claim(storage, "zones", "me")
+    assert claim is not None
+    queue.complete(storage, claim.trial_id, 5.0)
+    [trial] = storage.optuna.get_all_trials(study_id)
+    monkeypatch.undo()
+    time.tzset()
+    for moment in (trial.datetime_start, trial.datetime_complete):
+        assert moment is not None
+        assert abs(moment.replace(tzinfo=before.tzinfo) - before) < timedelta(minutes=10)
 
 
 def test_the_study_s_lock_is_held_by_one_connection_at_a_time(storage: Storage) -> None:

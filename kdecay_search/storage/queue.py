@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
@@ -193,7 +193,7 @@ def _take(storage: Storage, ids: list[int], worker: str) -> sqlalchemy.Row[Any] 
     State, heartbeat and holder change together. When a dropped connection hides that they did, the
     repetition takes another trial: the first is then nobody's, and reaped after the grace period.
     """
-    values = {"ids": ids, "now": datetime.now(), "key": WORKER, "worker": json.dumps(worker)}
+    values = {"ids": ids, "now": _now(), "key": WORKER, "worker": json.dumps(worker)}
     with storage.engine.begin() as connection:
         return connection.execute(sqlalchemy.text(_TAKE), values).one_or_none()
 
@@ -325,6 +325,11 @@ def note(storage: Storage, trial_id: int, said: Said) -> None:
         connection.execute(sqlalchemy.text(_NOTE), values)
 
 
+def _now() -> datetime:
+    """As Optuna's tables have it: UTC, which they do not say."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
 def _texts(said: Said) -> dict[str, list[str]]:
     return {"keys": list(said), "values": [json.dumps(value) for value in said.values()]}
 
@@ -352,7 +357,7 @@ def _finish(
 ) -> None:
     """End a trial, unless it was finished or deleted by others in the meantime: state, value and
     what is kept with it (its curves, say) change together."""
-    values: dict[str, Any] = {"trial_id": trial_id, "state": state.name, "now": datetime.now()}
+    values: dict[str, Any] = {"trial_id": trial_id, "state": state.name, "now": _now()}
     stored, kind = (None, None) if value is None else TrialValueModel.value_to_stored_repr(value)
     values |= {"value": stored, "type": kind and kind.name, **_texts(said)}
     with storage.engine.begin() as connection:
