@@ -280,7 +280,9 @@ def _conclude(view: StudyView, json: bool, detach: bool) -> None:
     else:
         if not stderr().is_terminal:
             stdout().print(study_panel(view))
-        typer.echo(f"\nUse it:  kdecay best {name} --as python    or --as pytorch, huggingface, …")
-        typer.echo(f"See it:  kdecay status {name}")
+        if view.plan.leader.errors:
+            use = f"kdecay best {name} --as python    or --as pytorch, huggingface, …"
+            typer.echo(f"\nUse it:  {use}")
+            typer.echo(f"See it:  kdecay status {name}")
     if view.state == "failed":
         raise typer.Exit(1)

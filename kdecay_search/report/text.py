@@ -231,7 +231,8 @@ def _failures(view: StudyView) -> Text | None:
     lines = [f"{counted(len(failed), 'failed trial')}; the last: {_ended(failed[-1])}"]
     if view.given_up and view.state != "running":
         runs = counted(len(view.given_up), "run")
-        lines.append(f"{runs} given up after so many failures: the result stands on the others")
+        others = ": the result stands on the others" if view.plan.leader.errors else ""
+        lines.append(f"{runs} given up after so many failures{others}")
     lines.append(f"why each failed: kdecay status {view.spec.name} --errors")
     return Text("\n".join(lines), style="red")
 
