@@ -10,7 +10,7 @@ here, is the averaged error (docs/pruning.md has the measurements behind each ru
 - at share u of training, the better 1 - u of the candidates seen so far go on;
 - never before ``first_share``, nor after ``LAST_SHARE``, when there is little left to save;
 - ``keep_at_least`` candidates stay; the baseline k = 1 always does, at every level;
-- only on the first seed: further seeds are given only to survivors, and those runs count;
+- only on the first seed: further seeds are given only to those that may win, and those runs count;
 - a run without averaged error is not judged, nor is another compared with it.
 """
 
@@ -66,7 +66,7 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
     """Whether ``own``, which has just finished an epoch, should end.
 
     ``curves``: the first seed's runs of the stage, ``own`` among them. ``candidates``: how many
-    the stage has that may be pruned, those not started included.
+    run on the first seed and may be pruned, those not started included.
     """
     keep = spec.pruning.keep_at_least
     if candidates - sum(curve.pruned for curve in curves) <= keep:
@@ -112,7 +112,8 @@ class SmoothPruner(BasePruner):
 def _is_judged(trial: FrozenTrial) -> bool:
     attributes = trial.user_attrs
     is_open = not attributes.get("protected", False) and not attributes.get(RAW, False)
-    return attributes.get("seed") == FIRST_SEED and is_open
+    is_skipped = trial.state == TrialState.PRUNED and not trial.intermediate_values
+    return attributes.get("seed") == FIRST_SEED and is_open and not is_skipped
 
 
 def _has_curve(trial: FrozenTrial) -> bool:

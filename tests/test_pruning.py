@@ -124,3 +124,23 @@ def test_a_run_whose_parameter_is_not_read_yet_is_judged_by_what_it_was_queued_w
     assert not last.params
     assert SmoothPruner(spec()).prune(stage, last)
     assert not SmoothPruner(spec()).prune(stage, stage.get_trials()[1])
+
+
+def test_candidates_that_the_first_seed_left_out_do_not_count_as_kept() -> None:
+    """Four stay of those that run: one of five has ended, and two were never begun."""
+    stage = optuna.create_study()
+    errors = {1.0: 30.0, 2.0: 12.0, 3.0: 13.0, 4.0: 14.0, 5.0: 15.0, 6.0: 16.0}
+    left_out: dict[float, float | None] = {7.0: None, 8.0: None}
+    for index, (k, error) in enumerate((errors | left_out).items()):
+        token = Token(RunKey(1, index, 0), (), k, (1.0, 9.0), protected=k == 1.0)
+        has_ended = error is None or k == 3.0
+        stage.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.PRUNED if has_ended else TrialState.RUNNING,
+                user_attrs=token_attributes(token),
+                intermediate_values=dict.fromkeys(range(1, 7), error) if error else {},
+            )
+        )
+    worst = stage.get_trials()[5]
+    assert SmoothPruner(spec(keep_at_least=3)).prune(stage, worst)
+    assert not SmoothPruner(spec(keep_at_least=4)).prune(stage, worst)
