@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 
 from benchmarks.replay import Job, Judge
 from kdecay_search.pruning import FIRST_SEED, Curve, is_worse, may_prune
-from kdecay_search.runs import RunKey, State, Trial
+from kdecay_search.runs import RunKey, Trial
 from kdecay_search.spec import StudySpec
 
 LOOKS = 12
@@ -50,9 +50,7 @@ class Ours:
         judged = {
             trial.key.candidate
             for trial in trials
-            if trial.key.seed == FIRST_SEED
-            and not trial.token.protected
-            and not (trial.state == State.PRUNED and not trial.epochs)
+            if trial.key.seed == FIRST_SEED and not trial.token.protected
         }
         others = [_curve(other) for other in self._first if other is not job and other.epochs]
         own = _curve(job)

@@ -122,25 +122,14 @@ def test_a_run_whose_parameter_is_not_read_yet_is_judged_by_what_it_was_queued_w
         )
     *_, last = stage.get_trials()
     assert not last.params
-    assert SmoothPruner(spec()).prune(stage, last)
-    assert not SmoothPruner(spec()).prune(stage, stage.get_trials()[1])
+    pruner = SmoothPruner(spec(keep_at_least=4))
+    assert pruner.prune(stage, last)
+    assert not pruner.prune(stage, stage.get_trials()[1])
 
 
-def test_candidates_that_the_first_seed_left_out_do_not_count_as_kept() -> None:
-    """Four stay of those that run: one of five has ended, and two were never begun."""
-    stage = optuna.create_study()
-    errors = {1.0: 30.0, 2.0: 12.0, 3.0: 13.0, 4.0: 14.0, 5.0: 15.0, 6.0: 16.0}
-    left_out: dict[float, float | None] = {7.0: None, 8.0: None}
-    for index, (k, error) in enumerate((errors | left_out).items()):
-        token = Token(RunKey(1, index, 0), (), k, (1.0, 9.0), protected=k == 1.0)
-        has_ended = error is None or k == 3.0
-        stage.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.PRUNED if has_ended else TrialState.RUNNING,
-                user_attrs=token_attributes(token),
-                intermediate_values=dict.fromkeys(range(1, 7), error) if error else {},
-            )
-        )
-    worst = stage.get_trials()[5]
-    assert SmoothPruner(spec(keep_at_least=3)).prune(stage, worst)
-    assert not SmoothPruner(spec(keep_at_least=4)).prune(stage, worst)
+def test_who_is_left_out_or_yet_to_come_counts_among_those_that_the_better_share_is_of() -> None:
+    """Half of eight go on after half of the training, half of ten, not of the eight seen so far."""
+    asked, seen = spec(keep_at_least=4), curves({k: 10.0 + k for k in KS})
+    fifth = next(curve for curve in seen if curve.point.k == 3.5)
+    assert is_worse(asked, fifth, seen, candidates=8)
+    assert not is_worse(asked, fifth, seen, candidates=10)
