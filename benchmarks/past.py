@@ -81,12 +81,15 @@ def _spec(name: str, candidates: int, seeds: int, epochs: int, prunes: bool) -> 
 
 
 def _history(spec: StudySpec, trials: int) -> list[Past]:
-    """The first candidates' runs, seed after seed. A seed shifts its candidate's curve: to draw
-    every curve by itself would take longer than all else here."""
+    """The candidates' runs, seed after seed; where the study has more than ``CANDIDATES``, some of
+    those that it begins with are to come. A seed shifts its candidate's curve: to draw every curve
+    by itself would take longer than all else here."""
     assert isinstance(spec.task, SimulatedTask)
     noise = random.Random(0)
-    planned = {t.key.candidate: t for t in make_plan(spec, ()).enqueue if t.key.seed == 0}
-    tokens = [planned[index] for index in range(CANDIDATES)]
+    plan = make_plan(spec, ())
+    planned = {t.key.candidate: t for t in (*plan.enqueue, *plan.skip) if t.key.seed == 0}
+    fresh = len(planned) - CANDIDATES
+    tokens = [planned[index] for index in sorted(planned) if not 1 <= index <= fresh]
     curves = [curve(spec.task, (token.k or 0.0,), seed=0) for token in tokens]
     history = []
     for seed in range(trials // CANDIDATES):

@@ -25,6 +25,7 @@ from itertools import product
 
 import numpy as np
 
+from kdecay_search.belief import Belief
 from kdecay_search.point import Point
 from kdecay_search.regression import Array, Contrasts, Fit, Result, Results, coordinates, fit
 
@@ -57,9 +58,6 @@ class Choice:
     """Of each point to be the best."""
     better: tuple[float, ...]
     """Probability of each point to be better than the first of ``points``."""
-    stakes: tuple[float, ...]
-    """What choosing each point, where it is the best, gains on the lowest of ``means``: percentage
-    points, times its probability to be the best."""
     intervals: tuple[tuple[float, float], ...]
     """95 % credible interval of each point's gain on the first of ``points``, percentage points."""
 
@@ -68,9 +66,6 @@ class Choice:
 
     def probability(self, point: Point) -> float:
         return self.probabilities[self.points.index(point)]
-
-    def stake(self, point: Point) -> float:
-        return self.stakes[self.points.index(point)]
 
     def gain(self, point: Point) -> Gain:
         """What ``point`` gains on the first of ``points``."""
@@ -118,14 +113,12 @@ def _choose(
     results: bytes,
 ) -> Choice:
     """``tried`` and ``results``: of :class:`Results`."""
-    means, drawn = _posterior(points, tried, results)
+    means, drawn, _ = _posterior(points, tried, results)
     if among != points:
         index = {point: number for number, point in enumerate(points)}
         columns = [index[point] for point in among]
         means, drawn = means[columns], drawn[:, columns]
-    winners = drawn.argmin(axis=1)
-    lost = drawn[:, np.argmin(means)] - drawn.min(axis=1)
-    best, stakes = (np.bincount(winners, of, len(among)) / len(drawn) for of in (None, lost))
+    best = np.bincount(drawn.argmin(axis=1), minlength=len(among)) / len(drawn)
     gains = drawn[:, :1] - drawn
     low, high = np.quantile(gains, (0.025, 0.975), axis=0).tolist()
     return Choice(
@@ -133,21 +126,31 @@ def _choose(
         means=tuple(means.tolist()),
         probabilities=tuple(best.tolist()),
         better=tuple((gains > 0).mean(axis=0).tolist()),
-        stakes=tuple(stakes.tolist()),
         intervals=tuple(zip(low, high, strict=True)),
     )
+
+
+def believe(points: Iterable[Point], results: Results, among: Iterable[Point]) -> Belief:
+    """What the results of complete runs say about those points ``among`` the candidates."""
+    every, some = tuple(points), tuple(among)
+    means, drawn, noise = _posterior(every, results.points, results.packed())
+    index = {point: number for number, point in enumerate(every)}
+    columns = [index[point] for point in some]
+    covariance = np.atleast_2d(np.cov(drawn[:, columns], rowvar=False))
+    return Belief(some, means[columns], covariance, noise)
 
 
 @lru_cache(maxsize=2)
 def _posterior(
     points: tuple[Point, ...], tried: tuple[Point, ...], results: bytes
-) -> tuple[Array, Array]:
-    """Smooth means of ``points`` (K,) and joint draws of their errors (N, K), kept for the choices
-    among some of them that follow one another."""
+) -> tuple[Array, Array, float]:
+    """Smooth means of ``points`` (K,), joint draws of their errors (N, K) and the variance of a
+    run's noise: kept for the choices among some of them that follow one another."""
     columns = np.frombuffer(results).reshape(3, -1)
     weights, fits = _mixture(points, Results(tried, *columns))
     means = np.einsum("lg,lgk->k", weights, np.array([part.means for part in fits]))
-    return means, _draw(weights, fits)
+    noise = np.einsum("lg,lg->", weights, np.array([part.noise for part in fits]))
+    return means, _draw(weights, fits), float(noise)
 
 
 def _mixture(points: tuple[Point, ...], results: Results) -> tuple[Array, list[Fit]]:

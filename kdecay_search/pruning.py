@@ -7,10 +7,11 @@ here, is the averaged error (docs/pruning.md has the measurements behind each ru
 - only runs of the same seed are compared, at equal epochs;
 - a candidate ends only if it is behind by a smooth curve over log k (and log lr_max, where that is
   searched) through all of them, so that its neighbours vouch for it, and by its own curve, too;
-- at share u of training, the better 1 - u of the candidates seen so far go on;
+- at share u of training, the better 1 - u of all candidates go on: a run ends once so many are
+  better, whenever they come;
 - never before ``first_share``, nor after ``LAST_SHARE``, when there is little left to save;
 - ``keep_at_least`` candidates stay; the baseline k = 1 always does, at every level;
-- only on the first seed: further seeds are given only to survivors, and those runs count;
+- only on the first seed: further seeds are given only to those that may win, and those runs count;
 - a run without averaged error is not judged, nor is another compared with it.
 """
 
@@ -66,7 +67,8 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
     """Whether ``own``, which has just finished an epoch, should end.
 
     ``curves``: the first seed's runs of the stage, ``own`` among them. ``candidates``: how many
-    the stage has that may be pruned, those not started included.
+    the stage has that may be pruned, those included that have not started, or that the first seed
+    leaves out.
     """
     keep = spec.pruning.keep_at_least
     if candidates - sum(curve.pruned for curve in curves) <= keep:
@@ -75,7 +77,7 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
     there = [curve for curve in curves if len(curve.averaged) >= epochs_done]
     rivals = [curve.point for curve in there if not curve.protected]
     alone = {curve.point: curve.averaged[epochs_done - 1] for curve in there}
-    go_on = math.ceil((1 - epochs_done / spec.task.epochs) * len(rivals) - _SLACK)
+    go_on = math.ceil((1 - epochs_done / spec.task.epochs) * candidates - _SLACK)
 
     def is_behind(errors: Mapping[Point, float]) -> bool:
         return sum(errors[p] < errors[own.point] for p in rivals) >= max(keep, go_on)

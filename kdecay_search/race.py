@@ -5,52 +5,61 @@ The numbers behind the rules are in docs/pruning.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from kdecay_search.belief import Belief
 from kdecay_search.choice import Choice
 from kdecay_search.point import Point
 
-MOST = 3
-"""Candidates that get a further seed, beside what they are to beat, at most …"""
-MASS = 0.8
-"""… and no more than hold this much of the probability to be the best …"""
-WORTH = 0.03
-"""… unless all that the others might gain is less than this, in percentage points."""
+MOST = 4
+"""Candidates that get a further seed, beside the baseline, at most …"""
+WORTH = 0.005
+"""… and each only if it is expected to lower the error of the chosen candidate by so many
+percentage points."""
+LIKELY = 16
+"""So many of the most probable to be the best are considered."""
 SECOND_SEED = 1
 """Nothing is decided by the first seed alone: on this one, one candidate runs at least."""
 
 
-def winners(judged: Choice, points: Iterable[Point], seed: int) -> list[Point]:
-    """Those of ``points`` that run on ``seed``, the most probable to be the best first: until they,
-    and what they are to beat, hold enough of what is left to win in the race.
+def likely(judged: Choice, points: Iterable[Point]) -> list[Point]:
+    """Those of ``points`` that may be the best, the most probable first."""
+    return sorted(points, key=lambda point: (-judged.probability(point), point))[:LIKELY]
 
-    While one of them leads, one runs on every seed: it is what the study reports, and what the
-    next stage is compared with.
+
+def winners(
+    belief: Belief, rival: Point, points: Sequence[Point], certain: Sequence[Point], seed: int
+) -> list[Point]:
+    """Those of ``points`` that run on ``seed``. ``points``: the most probable to be the best first.
+    ``rival``: what they are to beat. ``certain``: whose results on that seed are there, or will be
+    in any case.
+
+    The one that leads runs on every seed: it is what the study reports, and what the next stage is
+    compared with. Others join it where it is worth their run.
     """
-    given = list(points)
-    one_leads = any(judged.mean(point) < judged.means[0] for point in given)
-    return _most_probable(judged, given, least=int(one_leads or seed == SECOND_SEED))
+    if not points:
+        return []
+    leader = belief.lowest([rival, *points])
+    runners = worthwhile(belief, [leader, *certain], points)
+    if leader in points:
+        runners = [leader, *runners][:MOST]
+    return runners or list(points[: int(seed == SECOND_SEED)])
 
 
-def levels(judged: Choice, points: Iterable[Point]) -> list[Point]:
-    """Those of ``points``, the baseline at other levels than the one that ``judged`` has first,
-    that run beside it: by the same rules, among themselves."""
-    return _most_probable(judged, points, least=0)
-
-
-def _most_probable(judged: Choice, points: Iterable[Point], least: int) -> list[Point]:
-    ranked = sorted(points, key=lambda point: (-judged.probability(point), point))
-    left = sum(judged.probability(point) for point in ranked)
-    spare = (1 - MASS) * (judged.probabilities[0] + left)
-    stake = sum(judged.stake(point) for point in ranked)
-    runners: list[Point] = []
-    for point in ranked[:MOST]:
-        if (left <= spare or stake <= WORTH) and len(runners) >= least:
+def worthwhile(belief: Belief, running: Sequence[Point], others: Iterable[Point]) -> list[Point]:
+    """Those of ``others`` that are worth a run beside ``running``, the worthiest first."""
+    left = [point for point in others if point not in running]
+    chosen: list[Point] = []
+    worth = belief.worth(running)
+    while left and len(chosen) < MOST:
+        gains = {point: belief.worth([*running, *chosen, point]) for point in left}
+        best = max(left, key=gains.__getitem__)
+        if gains[best] - worth < WORTH:
             break
-        runners.append(point)
-        left -= judged.probability(point)
-        stake -= judged.stake(point)
-    return runners
+        worth = gains[best]
+        chosen.append(best)
+        left.remove(best)
+    return chosen
 
 
 def needs_baseline(judged: Choice, runners: Iterable[Point], seed: int) -> bool:

@@ -169,7 +169,7 @@ class PruningSpec(Settings):
     enabled: bool = True
     first_share: Annotated[float, Field(gt=0, le=1)] = 0.5
     """No run is pruned before this share of its epochs."""
-    keep_at_least: Annotated[int, Field(ge=1, le=1000)] = 4
+    keep_at_least: Annotated[int, Field(ge=1, le=1000)] = 6
     """So many candidates, beside the baseline, run to the end on the first seed."""
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdecay_search.choice import choose, smooth_curve, smooth_means
+from kdecay_search.belief import Belief
+from kdecay_search.choice import believe, choose, smooth_curve, smooth_means
 from kdecay_search.point import Point
 from kdecay_search.regression import _NOISE_FLOOR, Array, Contrasts, Result, Results, fit
 
@@ -208,12 +210,44 @@ def test_a_gain_has_an_interval_that_holds_its_mean() -> None:
     assert gain.is_sure
 
 
-def test_stakes_are_what_further_seeds_could_still_gain() -> None:
-    """Of equals something, of a clear winner nothing; never for the one that leads already."""
-    flat = choose(POINTS, results(dict.fromkeys(KS, 30.0), 1, 0.5, 0.0, 10))
-    clear = choose(POINTS, results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
-    assert sum(flat.stakes) > 0.03 > sum(clear.stakes)
-    assert flat.stakes[int(np.argmin(flat.means))] == 0
+def test_a_belief_is_the_choice_s_draws_and_its_noise() -> None:
+    known = Results.of(results(bowl(4.0), 4, 0.3, 0.5, 4))
+    some = POINTS[2:6]
+    belief, choice = believe(POINTS, known, some), choose(POINTS, known)
+    assert belief.means.tolist() == pytest.approx([choice.mean(point) for point in some])
+    assert belief.lowest(some) == min(some, key=choice.mean)
+    assert 0.15 < np.sqrt(belief.noise) < 0.6
+    widths = [high - low for low, high in choice.intervals]
+    gain = believe(POINTS, known, (POINTS[0], POINTS[4]))
+    spread = gain.covariance[0, 0] + gain.covariance[1, 1] - 2 * gain.covariance[0, 1]
+    assert 3.92 * np.sqrt(spread) == pytest.approx(widths[4], rel=0.15)
+
+
+def test_further_seeds_are_worth_more_among_equals_than_behind_a_clear_winner() -> None:
+    flat = Results.of(results(dict.fromkeys(KS, 30.0), 1, 0.5, 0.0, 10))
+    clear = Results.of(results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
+    assert believe(POINTS, flat, POINTS).worth(POINTS) > 0.01
+    assert believe(POINTS, clear, POINTS).worth(POINTS) < 0.001
+
+
+def test_the_worth_of_a_pair_is_the_closed_form_s() -> None:
+    """Of two equals, the one that is then ahead is better by half of E|N(0, s²)|, s that of the
+    difference's new mean."""
+    doubt, noise = 0.6, 0.3
+    pair = Belief((Point(1.0), Point(2.0)), np.zeros(2), doubt**2 * np.eye(2), noise**2)
+    s = 2 * doubt**2 / np.sqrt(2 * doubt**2 + 2 * noise**2)
+    assert pair.worth(pair.points) == pytest.approx(s * np.sqrt(2 / np.pi) / 2, rel=0.05)
+    assert pair.worth([Point(2.0)]) == pair.worth([Point(2.0), Point(2.0)]) == 0.0
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds=st.integers(1, 3), draw=st.integers(0, 10_000))
+def test_one_more_runner_is_never_worth_less(seeds: int, draw: int) -> None:
+    """But for the few samples that it is told from."""
+    known = Results.of(results(bowl(3.0), seeds, 0.5, 1.0, draw))
+    belief = believe(POINTS, known, POINTS)
+    worths = [belief.worth(POINTS[:count]) for count in range(1, len(POINTS) + 1)]
+    assert all(b >= a - 0.1 * worths[-1] - 0.001 for a, b in pairwise(worths))
 
 
 @settings(deadline=None, max_examples=30)

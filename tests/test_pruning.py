@@ -122,5 +122,14 @@ def test_a_run_whose_parameter_is_not_read_yet_is_judged_by_what_it_was_queued_w
         )
     *_, last = stage.get_trials()
     assert not last.params
-    assert SmoothPruner(spec()).prune(stage, last)
-    assert not SmoothPruner(spec()).prune(stage, stage.get_trials()[1])
+    pruner = SmoothPruner(spec(keep_at_least=4))
+    assert pruner.prune(stage, last)
+    assert not pruner.prune(stage, stage.get_trials()[1])
+
+
+def test_who_is_left_out_or_yet_to_come_counts_among_those_that_the_better_share_is_of() -> None:
+    """Half of eight go on after half of the training, half of ten, not of the eight seen so far."""
+    asked, seen = spec(keep_at_least=4), curves({k: 10.0 + k for k in KS})
+    fifth = next(curve for curve in seen if curve.point.k == 3.5)
+    assert is_worse(asked, fifth, seen, candidates=8)
+    assert not is_worse(asked, fifth, seen, candidates=10)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 
+import numpy as np
 import pytest
 from builders import MemoryQueue, stated, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search import race
+from kdecay_search.belief import Belief
 from kdecay_search.builtin import SimulatedTask
-from kdecay_search.choice import Choice
 from kdecay_search.point import Point
 from kdecay_search.procedure import Progress, make_plan
 from kdecay_search.runs import State
@@ -81,32 +83,65 @@ def test_nobody_s_further_seed_is_decided_while_the_seed_before_runs() -> None:
     queue = MemoryQueue(raced())
     plan = queue.tick()
     first = [t for t in plan.enqueue if t.key.seed == 0]
-    assert len(first) == 9
+    assert len(first) == 7
     assert {t.k for t in plan.enqueue if t.key.seed > 0} == {1.0}
-    assert plan.skip == ()
+    assert {t.key.seed for t in plan.skip} == {0}
 
 
-def chances(*probabilities: float, stakes: float = 1.0) -> Choice:
-    """Candidates k = 1, 2, 3, …, the likelier the better; the first is the one to beat."""
-    ks = tuple(Point(k) for k in range(1, len(probabilities) + 1))
-    means = tuple(-probability for probability in probabilities)
-    zeros = (0.0,) * len(ks)
-    return Choice(ks, means, probabilities, zeros, (stakes,) * len(ks), ((0.0, 0.0),) * len(ks))
+def belief(
+    means: dict[float, float], doubt: float = 0.5, noise: float = 0.25, **doubts: float
+) -> Belief:
+    """Of candidates whose errors are independent. ``doubt``: their standard deviation, or of
+    single ones by ``k3=``."""
+    points = tuple(map(Point, means))
+    sizes = [doubts.get(f"k{k:g}", doubt) for k in means]
+    return Belief(points, np.array(list(means.values())), np.diag(np.square(sizes)), noise)
 
 
-def test_the_most_probable_run_until_they_hold_enough() -> None:
-    judged = chances(0.0, 0.05, 0.5, 0.05, 0.4)
-    assert race.winners(judged, judged.points[1:], 1) == [Point(3.0), Point(5.0)]
-    judged = chances(0.0, 0.3, 0.3, 0.3, 0.1)
-    assert race.winners(judged, judged.points[1:], 1) == [Point(2.0), Point(3.0), Point(4.0)]
-    judged = chances(0.5, 0.35, 0.15)
-    assert race.winners(judged, judged.points[1:], 2) == [Point(2.0)]
+def winners(believed: Belief, seed: int, certain: Sequence[float] = ()) -> list[float]:
+    rival, *points = believed.points
+    given = [Point(k) for k in certain]
+    return [point.k for point in race.winners(believed, rival, points, given, seed)]
+
+
+def test_the_leader_runs_and_with_it_those_that_may_well_be_better() -> None:
+    believed = belief({1.0: 9.0, 2.0: 5.1, 3.0: 5.0, 4.0: 5.1, 5.0: 8.0})
+    assert winners(believed, 2) == [3.0, 2.0, 4.0]
+
+
+def test_who_is_known_for_certain_needs_no_run() -> None:
+    believed = belief({1.0: 9.0, 2.0: 5.2, 3.0: 5.0, 4.0: 5.2}, k2=0.01, k3=0.4, k4=0.4)
+    assert winners(believed, 2) == [3.0, 4.0]
+
+
+def test_a_leader_that_nobody_may_beat_runs_alone() -> None:
+    believed = belief({1.0: 9.0, 2.0: 8.0, 3.0: 5.0, 4.0: 8.0})
+    assert winners(believed, 1) == winners(believed, 2) == [3.0]
+
+
+def test_nobody_runs_for_less_than_it_is_worth() -> None:
+    even = {1.0: 5.0, 2.0: 5.0, 3.0: 5.0}
+    assert len(winners(belief(even, doubt=0.5), 2)) == 2
+    assert winners(belief(even, doubt=0.005), 2) == []
+    assert winners(belief(even, doubt=0.5, noise=1e6), 2) == []
+
+
+def test_at_most_so_many_run_however_open_the_race_is() -> None:
+    believed = belief({float(k): 5.0 + 0.01 * k for k in range(1, 12)}, doubt=5.0)
+    assert len(winners(believed, 2)) == race.MOST
 
 
 def test_the_second_seed_has_a_runner_even_where_the_baseline_leads() -> None:
-    judged = chances(0.99, 0.01, 0.0)
-    assert race.winners(judged, judged.points[1:], 1) == [Point(2.0)]
-    assert race.winners(judged, judged.points[1:], 2) == []
+    believed = belief({1.0: 3.0, 2.0: 9.0, 3.0: 9.5})
+    assert winners(believed, 1, certain=[1.0]) == [2.0]
+    assert winners(believed, 2) == []
+
+
+def test_a_rival_that_runs_in_any_case_makes_one_runner_worth_it() -> None:
+    """Alone on its seed a run tells nothing, beside another it does."""
+    believed = belief({1.0: 5.1, 2.0: 5.0}, k2=0.02)
+    assert believed.worth([Point(2.0)]) == 0.0
+    assert believed.worth(believed.points) > race.WORTH
 
 
 def test_a_loser_of_one_seed_may_come_back_on_a_later_one() -> None:
@@ -120,10 +155,48 @@ def test_a_loser_of_one_seed_may_come_back_on_a_later_one() -> None:
     assert any(2 in seeds_of(queue, k) or 3 in seeds_of(queue, k) for k in absent)
 
 
-def test_nobody_runs_on_for_less_than_it_is_worth() -> None:
-    judged = chances(0.0, 0.4, 0.3, 0.3, stakes=0.005)
-    assert race.winners(judged, judged.points[1:], 1) == [Point(2.0)]
-    assert race.winners(judged, judged.points[1:], 2) == [Point(2.0)]
+def first_seed(spec: StudySpec) -> set[float]:
+    return {token.k for token in make_plan(spec, []).enqueue if token.key.seed == 0 and token.k}
+
+
+def test_the_first_seed_begins_with_a_part_of_the_grid_and_neighbours_stand_for_the_rest() -> None:
+    plan = make_plan(raced(), [])
+    begun = first_seed(raced())
+    assert {1.0, 3.0, 5.0} < begun
+    left = sorted(token.k for token in plan.skip if token.k)
+    assert len(left) == 2
+    assert {k + step for k in left for step in (-0.5, 0.5)} <= begun
+
+
+def test_small_grids_and_races_of_two_seeds_begin_with_every_candidate() -> None:
+    assert len(first_seed(raced(k_step=1.0))) == 5
+    assert len(first_seed(raced(seeds=2))) == 9
+    assert len(first_seed(raced(seeds=1))) == 9
+
+
+def test_a_candidate_that_the_first_seed_left_out_may_win() -> None:
+    spec = raced()
+    (k, *_) = sorted(token.k for token in make_plan(spec, []).skip if token.k)
+    errors = {c: 10.0 + 2.0 * abs(c - k) for c in np.arange(1.0, 5.5, 0.5).tolist()}
+    queue = MemoryQueue(spec, stated(dict(errors)))
+    queue.play()
+    assert seeds_of(queue, k) == {1, 2, 3}
+    assert queue.plan().incumbent.ks == (k,)
+
+
+def test_nobody_begins_on_a_seed_from_which_it_can_no_longer_be_chosen() -> None:
+    """What is chosen has run twice."""
+    for noise_seed in range(20):
+        surface = {"best_ks": [3.0], "run_noise": 1.0, "noise_seed": noise_seed}
+        spec = study(
+            surface=surface,
+            search={"k_max": 8.0, "k_cap": 8.0, "seeds": 3, "max_terms": 1},
+            pruning={"enabled": True},
+        )
+        queue = played(spec)
+        assert not any(
+            seeds_of(queue, c.k or 0.0) == {2} for c in queue.plan().stages[0].candidates
+        )
 
 
 def test_a_candidate_pruned_on_the_first_seed_gets_no_other() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from kdecay_search import race
 from kdecay_search.accounts import Account, account_of
-from kdecay_search.choice import Choice, Gain, choose
+from kdecay_search.choice import Choice, Gain, believe, choose
 from kdecay_search.controls import BASELINE_KS
 from kdecay_search.point import Point
 from kdecay_search.procedure.space import Space
@@ -18,6 +18,8 @@ from kdecay_search.spec import StudySpec
 from kdecay_search.statistics import paired_gain
 
 FIRST_SEED = 0
+RUNS_TO_WIN = 2
+"""Complete runs without which no candidate is chosen where others have them."""
 
 
 class Book:
@@ -96,7 +98,7 @@ class Book:
         skip: list[Token] = []
         for seed in self._unended():
             lacking = [c for c in self.candidates if self._needs_trial(c, seed)]
-            runners = self._runners(seed) if races and seed and lacking else self.candidates
+            runners = self._runners(seed) if races and lacking else self.candidates
             racing = {candidate.index for candidate in runners}
             for candidate in lacking:
                 queue = enqueue if candidate.index in racing else skip
@@ -124,18 +126,38 @@ class Book:
         return not any(seed in self._account(c.index).unended for c in self.candidates)
 
     def _runners(self, seed: int) -> list[Candidate]:
-        """Who gets a further seed (:mod:`kdecay_search.race`), of those that ran to the end on the
-        first: whoever lost the race on one seed may come back on a later one."""
+        """Who runs on a seed: first a part of the candidates, spread over the grid, and then those
+        that win the race (:mod:`kdecay_search.race`). Who was not among them on one seed may be on
+        the next, but for those that ended early, or failed."""
+        if seed == FIRST_SEED:
+            later = self.space.later if self.spec.search.seeds > RUNS_TO_WIN else frozenset()
+            return [c for c in self.candidates if c.index not in later]
         judged = self._judge(seed)
         if judged is None:
             return [c for c in self.candidates if self._is_baseline(c)]
-        survivors = {
+        eligible = {
             c.point: c
             for c in self.candidates
-            if FIRST_SEED in c.errors and c.point is not None and not self._is_baseline(c)
+            if c.point is not None and not self._is_baseline(c) and self._may_win(c, seed)
         }
-        runners = race.winners(judged, survivors, seed)
-        return [*self._baselines(judged, runners, seed), *(survivors[point] for point in runners)]
+        runners = self._winners(judged, race.likely(judged, eligible), seed)
+        return [*self._baselines(judged, runners, seed), *(eligible[point] for point in runners)]
+
+    def _may_win(self, candidate: Candidate, seed: int) -> bool:
+        """Whether the candidate may still be chosen if it goes on with this seed."""
+        is_lost = FIRST_SEED not in candidate.errors and (
+            candidate.pruned > candidate.skipped or candidate.failed > 0
+        )
+        left = self.spec.search.seeds - seed
+        return not is_lost and len(candidate.errors) + left >= RUNS_TO_WIN
+
+    def _winners(self, judged: Choice, points: Sequence[Point], seed: int) -> list[Point]:
+        """Of ``points``, who wins a run on this seed."""
+        rival = judged.points[0]
+        there = self.incumbent.errors if self.incumbent else {}
+        is_certain = seed in there or (self.number == 1 and seed == race.SECOND_SEED)
+        belief = believe(*self._known(seed), dict.fromkeys((rival, *points)))
+        return race.winners(belief, rival, points, [rival] if is_certain else [], seed)
 
     def _baselines(
         self, judged: Choice, runners: Sequence[Point], seed: int
@@ -145,8 +167,9 @@ class Book:
         tried = {c.point: c for c in self.candidates if c.point and self._is_baseline(c)}
         contenders = judged.points[:1] if tried else ()
         if len(self.space.levels) > 1:
-            group = choose(*self._known(seed), among=_first(judged.points[0], tried))
-            contenders += tuple(race.levels(group, group.points[1:]))
+            group = _first(judged.points[0], tried)
+            belief = believe(*self._known(seed), group)
+            contenders += tuple(race.worthwhile(belief, group[:1], group[1:]))
         for point in contenders:
             against = judged
             if point != judged.points[0]:
@@ -241,10 +264,10 @@ class Book:
 
 
 def _lowest(candidates: Iterable[Candidate], choice: Choice | None) -> Candidate | None:
-    """The lowest point of the smooth curve among candidates with two complete runs or more (one,
-    where none has two)."""
+    """The lowest point of the smooth curve among candidates with ``RUNS_TO_WIN`` complete runs or
+    more (one, where none has so many)."""
     tried = [(c, c.point) for c in candidates if c.errors and c.point is not None]
-    runs = min(2, max((len(c.errors) for c, _ in tried), default=0))
+    runs = min(RUNS_TO_WIN, max((len(c.errors) for c, _ in tried), default=0))
     if choice is None:
         return None
     judged = [(choice.mean(point), point, c) for c, point in tried if len(c.errors) >= runs]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -16,6 +17,10 @@ GROWTH = 0.5
 """A grid whose best candidate is its largest grows by this share of its width …"""
 MIN_GROWTH_STEPS = 2
 """… but by so many steps at least."""
+FIRST_SHARE = 0.5
+"""Share of the ks, spread over the grid, that a race begins with …"""
+FIRST_MORE = 2
+"""… and so many more."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,9 @@ class Space:
     levels: tuple[float | None, ...] = (None,)
     """Each k is tried at each of these lr_max: in stage 1 those of the file, later the one that
     was found; None where the level is not searched."""
+    later: frozenset[int] = frozenset()
+    """Candidates that a race does not begin with: on the first seed, their neighbours stand for
+    them."""
 
     @staticmethod
     def of_stage(
@@ -56,7 +64,8 @@ class Space:
         ks = spread(points)
         if number == 1:
             ks = (BASELINE_KS[0], *(k for k in ks if k != BASELINE_KS[0]))
-        return Space(search, _pairs(ks, levels), (points[0], points[-1]), levels)
+        bounds = (points[0], points[-1])
+        return Space(search, _pairs(ks, levels), bounds, levels, _later(ks, levels))
 
     @staticmethod
     def _of_sampler(
@@ -98,7 +107,8 @@ class Space:
         known = {point.k for point in self.points if point is not None}
         added = spread(k for k in longer if k > upper and k not in known)
         points = (*self.points, *_pairs(added, self.levels))
-        return Space(search, points, (lower, longer[-1]), self.levels)
+        later = self.later | {len(self.points) + index for index in _later(added, self.levels)}
+        return Space(search, points, (lower, longer[-1]), self.levels, later)
 
     def is_upper_edge(self, k: float) -> bool:
         if self.search.sampler == "grid":
@@ -108,6 +118,12 @@ class Space:
 
 def _pairs(ks: Iterable[float], levels: Sequence[float | None]) -> tuple[Point, ...]:
     return tuple(Point(k, level) for k in ks for level in levels)
+
+
+def _later(ks: Sequence[float], levels: Sequence[float | None]) -> frozenset[int]:
+    """Of the candidates that so many ks are, spread, those that a race does not begin with."""
+    first = math.ceil(FIRST_SHARE * len(ks)) + FIRST_MORE
+    return frozenset(range(first * len(levels), len(ks) * len(levels)))
 
 
 def spread(values: Iterable[Ordered]) -> tuple[Ordered, ...]:

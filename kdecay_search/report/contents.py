@@ -247,7 +247,7 @@ def _pruning(view: StudyView) -> str:
         parts.append(f"{_counted(len(early), 'run')} ended early, after {where} of {epochs}")
     if skipped:
         was = "was" if skipped == 1 else "were"
-        parts.append(f"{_counted(skipped, 'run')} on further seeds {was} not needed")
+        parts.append(f"{_counted(skipped, 'run')} {was} not needed")
     share = effort.saved / (effort.saved + effort.trained)
     return (
         f"{', and '.join(parts)}. That saved {effort.saved:,} epochs, "

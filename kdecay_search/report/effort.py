@@ -27,7 +27,7 @@ class Effort:
     saved_by_pruning: int = 0
     """Not trained, since the run was ended early …"""
     saved_by_race: int = 0
-    """… or lost the race for a further seed before it began."""
+    """… or was not needed: it lost the race before it began."""
 
     @property
     def trained(self) -> int:

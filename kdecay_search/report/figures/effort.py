@@ -22,7 +22,7 @@ PARTS = (
     ("failed", "failed attempts", WARNING),
     ("running", "running", RUNNING),
     ("saved_by_pruning", "saved: ended early", translucent(ENDED, 0.22)),
-    ("saved_by_race", "saved: further seed not needed", translucent("#808894", 0.22)),
+    ("saved_by_race", "saved: run not needed", translucent("#808894", 0.22)),
 )
 """Field of :class:`Effort`, name, colour. What was not trained is pale."""
 WIDEST_BAR = 0.12
@@ -75,7 +75,7 @@ def _described(trials: Sequence[Trial], epochs: int) -> str:
         lines.append(f"and {len(trained) - MOST_RUNS} more runs")
     skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in trials)
     if skipped:
-        lines.append(f"{skipped} further seed{'s' if skipped != 1 else ''} not needed")
+        lines.append(f"{skipped} seed{'s' if skipped != 1 else ''} not needed")
     return "<br>".join(lines)
 
 
