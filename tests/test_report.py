@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import tomllib
 from collections.abc import Iterator
@@ -39,8 +40,9 @@ SMALL = ["name=seen", "task.epochs=4", "search.k_max=2.0", "search.k_cap=2.0", "
 @pytest.fixture(scope="module")
 def digits(home: Path, storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of a real study, with ``summary.json`` beside it: trained by the first test
-    process that asks for it, for all of them."""
-    folder = tmp_path_factory.getbasetemp().parent / "digits-report"
+    process of this run that asks for it, for all of them."""
+    run = tmp_path_factory.getbasetemp()
+    folder = (run.parent if "PYTEST_XDIST_WORKER" in os.environ else run) / "digits-report"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
