@@ -316,7 +316,7 @@ def train(run):
 
 def test_hopeless_runs_of_own_code_are_pruned(storage: Storage) -> None:
     spec = python_study(
-        "own-hopeless", HOPELESS, task={"epochs": 10}, pruning={"enabled": True, "keep_at_least": 1},
+        "doomed", HOPELESS, task={"epochs": 10}, pruning={"enabled": True, "keep_at_least": 1},
         search=SEARCH | {"k_max": 6.0, "k_cap": 6.0},
     )  # fmt: skip
     view = trained(storage, spec)

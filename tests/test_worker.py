@@ -26,6 +26,7 @@ from kdecay_search.storage import Storage, queue, records
 from kdecay_search.task import Epoch, Interruption, Lost, Pruned, Released
 from kdecay_search.worker.attempt import _described
 from kdecay_search.worker.heartbeat import Heart, HeartStopped
+from kdecay_search.worker.loop import longest_pause
 from kdecay_search.worker.reporter import Reporter
 
 LEAVER = """
@@ -164,6 +165,13 @@ def test_a_full_memory_is_told_with_a_hint_and_other_errors_as_they_are() -> Non
     assert "lower the batch size" in message
     assert _described(torch.OutOfMemoryError("CUDA out of memory."), "cuda:0")[0] == "memory"
     assert _described(ValueError("no"), "cpu") == ("error", "ValueError: no")
+
+
+@pytest.mark.parametrize(("idle", "pause"), [(0, 2), (40, 2), (100, 5), (300, 15), (1e6, 15)])
+def test_a_worker_looks_for_work_less_often_the_longer_it_has_had_none(
+    idle: float, pause: float
+) -> None:
+    assert longest_pause(idle) == pytest.approx(pause)
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import shlex
-import shutil
 import signal
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import astuple
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from kdecay_search.controls import schedule_of
@@ -46,8 +44,8 @@ def train(run: Run) -> None:
     if not isinstance(task, CommandTask):
         raise TypeError(f"a task of kind 'command' was expected, not {task.kind!r}")
     device, environment = of_program(run.device)
-    with _folder() as folder:
-        command = filled(task.command, _values(run, task, device, folder))
+    with TemporaryDirectory(prefix="kdecay-run-", ignore_cleanup_errors=True) as folder:
+        command = filled(task.command, _values(run, task, device, Path(folder)))
         logger.info("runs %s", shlex.join(command))
         with Program(command, environment, Wanted(is_report, MARK)) as program:
             _Watch(run, task, program).until_the_end()
@@ -183,12 +181,3 @@ def _values(run: Run, task: CommandTask, device: str, folder: Path) -> Mapping[s
         kept.mkdir(parents=True, exist_ok=True)
         values[CHECKPOINT_DIR] = str(kept)
     return values
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="kdecay-run-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from kdecay_search.checkpoint import Checkpoint
 from kdecay_search.own.run import TaskRun, run_function
@@ -19,6 +17,7 @@ from kdecay_search.study_file import changed
 from kdecay_search.task import Epoch, Released, Train
 
 SEED = 0
+PREFIX = "kdecay-try-"
 
 
 @dataclass
@@ -112,8 +111,8 @@ def try_function(
         tried.rates.listen()
         return function(Watched(run, tell, tried.rates, tried.calls))  # type: ignore[arg-type]
 
-    with _folder() as folder:
-        run = TriedRun(tried, k, device, folder, tell)
+    with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+        run = TriedRun(tried, k, device, Path(folder), tell)
         run.interrupts = True
         try:
             tried.result = run_function(watched, run)
@@ -131,17 +130,8 @@ def try_function(
 
 def try_task(tried: Tried, train: Train, k: float, device: str, tell: Tell) -> None:
     """The same of a program, or of a built-in task; raises what it raises."""
-    with _folder() as folder:
-        tried.result = train(TriedRun(tried, k, device, folder, tell))
-
-
-@contextmanager
-def _folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="kdecay-try-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
+        tried.result = train(TriedRun(tried, k, device, Path(folder), tell))
 
 
 def _told(epoch: Epoch, rates: Sequence[float]) -> str:

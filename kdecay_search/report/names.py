@@ -1,10 +1,10 @@
-"""What schedules are called, for people."""
+"""What schedules and outcomes are called, for people."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kdecay_search.procedure import BASELINE_KS, Stage
+from kdecay_search.procedure import BASELINE_KS, Candidate, Stage
 from kdecay_search.report.view import StudyView
 
 
@@ -42,6 +42,17 @@ def _edge(name: str, chosen: float, levels: Sequence[float]) -> str:
         return ""
     side, beyond = ("highest", "above") if chosen == levels[-1] else ("lowest", "below")
     return f" For {name}, {chosen:.4g} is the {side} level of all: its best may lie {beyond} it."
+
+
+def outcomes(candidate: Candidate, early: str = "ended early") -> list[str]:
+    """How many runs of a candidate have no result, by what became of them."""
+    counts = {
+        early: candidate.pruned - candidate.skipped,
+        "not needed": candidate.skipped,
+        "failed": candidate.failed,
+        "to go": candidate.unfinished,
+    }
+    return [f"{count} {what}" for what, count in counts.items() if count]
 
 
 def rival(stage: Stage, view: StudyView) -> str:

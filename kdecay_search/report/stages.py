@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from kdecay_search.procedure import BASELINE_KS, Candidate, Stage
 from kdecay_search.report.curves import RunCurve
-from kdecay_search.report.names import level, terms
+from kdecay_search.report.names import level, outcomes, terms
 from kdecay_search.report.summary import by_point
 from kdecay_search.report.text import rival_errors
 from kdecay_search.report.view import StudyView
@@ -58,7 +58,7 @@ def rows(stage: Stage, view: StudyView) -> list[dict[str, Any]]:
             "sd": "" if c.error.sd is None else f"{c.error.sd:.2f}",
             "gain": _gain(paired_gain(rival, c.errors)),
             "probability": "" if c.probability is None else f"{c.probability:.0%}",
-            "notes": ", ".join(_notes(c)),
+            "notes": ", ".join(outcomes(c)),
             "is_best": stage.best is not None and c.index == stage.best.index,
         }
         for c in sorted(known, key=by_point)
@@ -74,18 +74,6 @@ def _errors(candidate: Candidate) -> str:
 
 def _gain(gain: Sample) -> str:
     return "" if gain.mean is None or gain.mean == 0 else f"{gain.mean:+.2f}".replace("-", "−")
-
-
-def _notes(candidate: Candidate) -> Iterable[str]:
-    early = candidate.pruned - candidate.skipped
-    if early:
-        yield f"{early} ended early"
-    if candidate.skipped:
-        yield f"{candidate.skipped} not needed"
-    if candidate.failed:
-        yield f"{candidate.failed} failed"
-    if candidate.unfinished:
-        yield f"{candidate.unfinished} to go"
 
 
 def shown_runs(curves: Sequence[RunCurve], stage: Stage) -> str:

@@ -179,6 +179,7 @@ def _candidate_row(
     errors = "  ".join(f"{candidate.errors[seed]:.2f}" for seed in sorted(candidate.errors))
     gain = paired_gain(rival_errors, candidate.errors).mean
     mean = candidate.error.mean
+    notes = ["best"] * is_best + names.outcomes(candidate, early="pruned")
     return (
         Text(f"{candidate.k:.4g}", style),
         *([Text(f"{candidate.lr_max:.4g}", style)] if stage.levels else []),
@@ -186,21 +187,8 @@ def _candidate_row(
         Text("" if mean is None else f"{mean:.2f}", style),
         Text("" if gain is None or gain == 0 else f"{gain:+.2f}", style),
         Text("" if candidate.probability is None else f"{candidate.probability:.0%}", style),
-        Text("  ".join(_notes(candidate, is_best)), style or "dim"),
+        Text("  ".join(notes), style or "dim"),
     )
-
-
-def _notes(candidate: Candidate, is_best: bool) -> Iterable[str]:
-    if is_best:
-        yield "best"
-    if candidate.pruned > candidate.skipped:
-        yield f"{candidate.pruned - candidate.skipped} pruned"
-    if candidate.skipped:
-        yield f"{candidate.skipped} not needed"
-    if candidate.failed:
-        yield f"{candidate.failed} failed"
-    if candidate.unfinished:
-        yield f"{candidate.unfinished} to go"
 
 
 def _running_table(view: StudyView, running: list[Trial]) -> Table:

@@ -23,6 +23,11 @@ logger = logging.getLogger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.1
 LONGEST_PAUSE_SECONDS = 2.0
+"""Between two looks for work, of a worker that has just become idle …"""
+IDLE_SHARE = 0.05
+"""… and later this share of the time for which it has been idle …"""
+IDLE_PAUSE_SECONDS = 15.0
+"""… up to this: a thousand workers without work must not keep the database busy."""
 REST_SECONDS = 30.0
 """A worker of all studies looks at one that is done only so often …"""
 UNFIT_SECONDS = 600.0
@@ -82,16 +87,16 @@ class Worker:
         """Work. Raises :class:`KDecayError` when this worker cannot do what the studies need."""
         if self._options.study is not None:
             records.read_study(self._storage, self._options.study)
-        pause = FIRST_PAUSE_SECONDS
+        pause, busy = FIRST_PAUSE_SECONDS, self._clock()
         while not self._place.stop.is_set():
             worked, more = self._round()
             if worked:
-                pause = FIRST_PAUSE_SECONDS
+                pause, busy = FIRST_PAUSE_SECONDS, self._clock()
                 continue
             if not more and self._options.drain:
                 return
             self._place.stop.wait(pause)
-            pause = min(1.5 * pause, LONGEST_PAUSE_SECONDS)
+            pause = min(1.5 * pause, longest_pause(self._clock() - busy))
 
     def _round(self) -> tuple[bool, bool]:
         """Look once for work: whether some was done, and whether more may come."""
@@ -176,6 +181,11 @@ class Worker:
             self._resting_until[name] = self._clock() + REST_SECONDS
             return Progress.OVER
         return Progress.QUEUED if view.plan.enqueue else Progress.UNKNOWN
+
+
+def longest_pause(idle_seconds: float) -> float:
+    """Seconds between two looks for work, after having been idle for so long."""
+    return min(max(LONGEST_PAUSE_SECONDS, IDLE_SHARE * idle_seconds), IDLE_PAUSE_SECONDS)
 
 
 def _described(claim: Claim) -> str:

@@ -109,13 +109,7 @@ def _rank(candidate: Candidate) -> tuple[bool, float]:
 def _row(candidate: Candidate, stage: Stage) -> str:
     mean, chance = candidate.error.mean, candidate.probability
     best = stage.best is not None and stage.best.index == candidate.index
-    counts = {
-        "ended early": candidate.pruned - candidate.skipped,
-        "not needed": candidate.skipped,
-        "failed": candidate.failed,
-        "to go": candidate.unfinished,
-    }
-    notes = ["**best**"] * best + [f"{n} {what}" for what, n in counts.items() if n]
+    notes = ["**best**"] * best + names.outcomes(candidate)
     cells = (
         f"{candidate.k:.4g}",
         *([f"{candidate.lr_max:.4g}"] if stage.levels else []),
