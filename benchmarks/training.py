@@ -53,6 +53,8 @@ NETWORKS = {
     if "cifar10" in network.data_sets
 }
 LR = (0.1, 0.001)
+PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
+"""Of our loop, as tables and as tasks name them."""
 RANDOM_IMAGES = 4096
 CLASSES = 10
 
@@ -189,7 +191,7 @@ def _serve(pipe: Connection, name: str, options: argparse.Namespace) -> None:
         step = setting.plain().step
     else:
         make_deterministic(0)
-        step = setting.ours({"fp32": "float32", "bf16": "bfloat16"}[name]).step
+        step = setting.ours(PRECISIONS[name]).step
     with contextlib.suppress(EOFError):
         while pipe.recv():
             pipe.send(_time(setting.device, step, options.steps))
@@ -270,13 +272,12 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
     }
     if options.data and options.epochs:
-        precision = "bfloat16" if best == "bf16" else "float32"
-        report["errors"] = errors(setting, options.seeds, precision)
+        report["errors"] = errors(setting, options.seeds, PRECISIONS[best])
     return report
 
 
 def _limits(setting: Setting, precision: str) -> dict[str, float]:
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = getattr(torch, PRECISIONS[precision])
     model = models.build(setting.task.model, setting.split.classes, 3).to(setting.device)
     batch = setting.split.training_images[: setting.task.batch_size].float()
     return limits(model, batch, dtype)

@@ -87,3 +87,12 @@ def alone(home: Path, storage: Storage) -> Kdecay:
         connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.execute(sqlalchemy.text(f"CREATE DATABASE {name}"))
     return Kdecay(home, storage.url.set(database=name).render_as_string(hide_password=False))
+
+
+@pytest.fixture
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where own code lies and workers are started: the current folder, until the test ends."""
+    place = tmp_path / "mine"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    return place

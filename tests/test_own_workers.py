@@ -34,14 +34,7 @@ SEARCH = {"k_max": 2.0, "k_cap": 2.0, "k_step": 1.0, "seeds": 1, "max_terms": 1}
 ONE_RUN = SEARCH | {"k_max": 1.0, "k_cap": 1.0}
 MOST_CHARACTERS = 20_000
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the workers are started, and own code lies."""
-    place = tmp_path / "mine"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    return place
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def python_study(name: str, source: str, **tables: Any) -> StudySpec:

@@ -27,14 +27,7 @@ ENOUGH_SECONDS = 3.0
 """For a program to start, of those that hang afterwards."""
 FLOOD_BYTES = 10_000_000
 
-
-@pytest.fixture(autouse=True)
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where own code lies, and runs."""
-    place = tmp_path / "mine"
-    place.mkdir()
-    monkeypatch.chdir(place)
-    return place
+pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 def function(body: str, **run: Any) -> RecordedRun:
@@ -247,7 +240,7 @@ def wait_for(condition: Callable[[], object], what: str) -> None:
 
 
 @pytest.fixture
-def no_orphans() -> Iterator[None]:
+def no_orphans(own_folder: Path) -> Iterator[None]:
     """When the test is over, three were started, and none of them lives."""
     yield
     assert [alive(pid) for pid in started()] == [False, False, False]

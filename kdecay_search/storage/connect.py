@@ -172,10 +172,9 @@ def _made_by_this_optuna(connection: sqlalchemy.Connection) -> bool:
     Optuna makes ``alembic_version`` last, and makes it even where it is told to make no tables:
     who does not wait for that would make it a second time.
     """
-    for table in ("version_info", "alembic_version"):
-        found = connection.scalar(sqlalchemy.text("SELECT to_regclass(:table)"), {"table": table})
-        if found is None:
-            return False
+    tables = "SELECT to_regclass('version_info'), to_regclass('alembic_version')"
+    if None in connection.execute(sqlalchemy.text(tables)).one():
+        return False
     statement = sqlalchemy.text("SELECT library_version FROM version_info")
     return bool(connection.scalar(statement) == optuna.__version__)
 
