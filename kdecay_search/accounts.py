@@ -33,10 +33,14 @@ class Account:
     skipped: int
     """Of the pruned: lost the race before they began."""
     failed: int
+    again: frozenset[int]
+    """Seeds whose attempts have failed so far: that run is to be queued again. Of …"""
     lacking: frozenset[int]
-    """Seeds that need a trial …"""
+    """… seeds that need a trial …"""
     unended: frozenset[int]
     """… and with them, those whose trial is waiting or running."""
+    begun: int
+    """Runs that have a trial, but for those that lost the race."""
     superfluous: tuple[Trial, ...]
     """Waiting and running trials of runs that another trial serves."""
 
@@ -51,16 +55,19 @@ class Account:
         rest = frozenset(seeds) - serving.keys()
         failed = {seed for seed in rest if runs[seed] and _is_exhausted(runs[seed], max_attempts)}
         states = Counter(trial.state for trial in serving.values())
+        skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in serving.values())
         is_open = (t for t in trials if t.open)
         return Account(
             point=next((t.point for seed in seeds for t in runs[seed] if t.point), None),
             errors={seed: t.error for seed, t in serving.items() if t.error is not None},
             complete=states[State.COMPLETE],
             pruned=states[State.PRUNED],
-            skipped=sum(t.state == State.PRUNED and t.epochs == 0 for t in serving.values()),
+            skipped=skipped,
             failed=len(failed),
+            again=frozenset(seed for seed in rest - failed if runs[seed]),
             lacking=rest - failed,
             unended=(rest - failed) | {seed for seed, t in serving.items() if t.open},
+            begun=len(serving) + len(failed) - skipped,
             superfluous=tuple(t for t in is_open if t is not serving.get(t.key.seed)),
         )
 

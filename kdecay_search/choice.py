@@ -137,7 +137,7 @@ def believe(points: Iterable[Point], results: Results, among: Iterable[Point]) -
     index = {point: number for number, point in enumerate(every)}
     columns = [index[point] for point in some]
     covariance = np.atleast_2d(np.cov(drawn[:, columns], rowvar=False))
-    return Belief(some, means[columns], covariance, noise)
+    return Belief(some, means[columns], covariance, noise, results.ran())
 
 
 @lru_cache(maxsize=2)

@@ -107,9 +107,8 @@ def _bring_about(storage: Storage, name: str, plan: Plan, held: Lock) -> None:
         held.confirm()
         stage = (*plan.enqueue, *plan.skip)[0].key.stage
         study_id = records.create_stage(storage, name, stage)
-        for token in plan.enqueue:
-            held.confirm()
-            queue.enqueue(storage, study_id, token)
+        if plan.enqueue:
+            queue.enqueue(storage, study_id, plan.enqueue)
         for token in plan.skip:
             held.confirm()
             queue.skip(storage, study_id, token)

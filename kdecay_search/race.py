@@ -1,25 +1,58 @@
-"""Who gets a further seed: a race of candidates, decided from the seeds before alone.
+"""Seeds as a race: which further runs are trained, decided from the results so far alone.
 
-The numbers behind the rules are in docs/pruning.md.
+A few runs at a time, the worthiest first, whichever candidate's and on whichever seed: a candidate
+that the first seed left out may still run on it. It ends when no run is worth it any more, or when
+half of the grid has been trained. The numbers behind the rules are in docs/pruning.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from kdecay_search.belief import Belief
+from kdecay_search.belief import Belief, Run
 from kdecay_search.choice import Choice
 from kdecay_search.point import Point
 
-MOST = 4
-"""Candidates that get a further seed, beside the baseline, at most …"""
-WORTH = 0.005
-"""… and each only if it is expected to lower the error of the chosen candidate by so many
-percentage points."""
+WORTH = 0.0015
+"""A further run is to lower the error of the chosen candidate by so many percentage points, on
+average over what it may come to."""
+SHARE = 0.5
+"""Of the grid's runs, that a race trains at most …"""
+SPARE = 2
+"""… but it may train so many more than there are candidates."""
 LIKELY = 16
-"""So many of the most probable to be the best are considered."""
-SECOND_SEED = 1
-"""Nothing is decided by the first seed alone: on this one, one candidate runs at least."""
+"""So many of the most probable to be the best are considered …"""
+KINDS_OF_SEED = 8
+"""… on so many seeds that differ in who has run on them."""
+BATCHES = (2, 8)
+"""So many runs at a time, at least and at most …"""
+BATCH_SHARE = 4
+"""… and between them, one for so many candidates."""
+
+
+@dataclass(frozen=True)
+class Track:
+    """What may still be run."""
+
+    lacking: Mapping[Point, Collection[int]]
+    """Seeds on which a candidate has not run."""
+    seeds: int
+    """Of the study."""
+    left: int
+    """Runs that the race may still begin: 0 or more."""
+
+
+def batch_size(candidates: int) -> int:
+    """How many runs are decided together: more at a time keep more workers busy, fewer train
+    less."""
+    least, most = BATCHES
+    return max(least, min(most, candidates // BATCH_SHARE))
+
+
+def runs_at_most(candidates: int, seeds: int) -> int:
+    """Runs that a race trains, all in all."""
+    return max(int(SHARE * candidates * seeds), candidates + SPARE)
 
 
 def likely(judged: Choice, points: Iterable[Point]) -> list[Point]:
@@ -27,42 +60,46 @@ def likely(judged: Choice, points: Iterable[Point]) -> list[Point]:
     return sorted(points, key=lambda point: (-judged.probability(point), point))[:LIKELY]
 
 
-def winners(
-    belief: Belief, rival: Point, points: Sequence[Point], certain: Sequence[Point], seed: int
-) -> list[Point]:
-    """Those of ``points`` that run on ``seed``. ``points``: the most probable to be the best first.
-    ``rival``: what they are to beat. ``certain``: whose results on that seed are there, or will be
-    in any case.
-
-    The one that leads runs on every seed: it is what the study reports, and what the next stage is
-    compared with. Others join it where it is worth their run.
-    """
-    if not points:
-        return []
-    leader = belief.lowest([rival, *points])
-    runners = worthwhile(belief, [leader, *certain], points)
-    if leader in points:
-        runners = [leader, *runners][:MOST]
-    return runners or list(points[: int(seed == SECOND_SEED)])
-
-
-def worthwhile(belief: Belief, running: Sequence[Point], others: Iterable[Point]) -> list[Point]:
-    """Those of ``others`` that are worth a run beside ``running``, the worthiest first."""
-    left = [point for point in others if point not in running]
-    chosen: list[Point] = []
-    worth = belief.worth(running)
-    while left and len(chosen) < MOST:
-        gains = {point: belief.worth([*running, *chosen, point]) for point in left}
-        best = max(left, key=gains.__getitem__)
-        if gains[best] - worth < WORTH:
+def next_runs(belief: Belief, track: Track, size: int, certain: Sequence[Run] = ()) -> list[Run]:
+    """The worthiest runs, ``size`` or one more of them, the worthiest first; none if no further
+    run is worth it. ``certain``: that are begun in any case."""
+    chosen: list[Run] = []
+    worth = belief.worth(certain)
+    while len(chosen) < size:
+        begun = [*certain, *chosen]
+        gains = {
+            runs: (belief.worth([*begun, *runs]) - worth) / len(runs)
+            for runs in _possible(belief, track, begun)
+            if len(begun) + len(runs) <= track.left
+        }
+        best = max(gains, key=gains.__getitem__, default=())
+        if not best or gains[best] < WORTH:
             break
-        worth = gains[best]
-        chosen.append(best)
-        left.remove(best)
+        chosen += best
+        worth = belief.worth([*certain, *chosen])
     return chosen
 
 
-def needs_baseline(judged: Choice, runners: Iterable[Point], seed: int) -> bool:
-    """Whether k = 1 runs on ``seed``: on the second, so that there is a pair, and further while it
-    is open whether a runner is better."""
-    return seed == SECOND_SEED or any(not judged.gain(point).is_sure for point in runners)
+def _possible(belief: Belief, track: Track, begun: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
+    """What may be run next: one candidate where others run, or, alone on its seed a run telling
+    nothing, the leader and another on a seed of their own."""
+    there = {seed: belief.ran.get(seed, frozenset()) for seed in range(track.seeds)}
+    for point, seed in begun:
+        there[seed] = there[seed] | {point}
+    lacking = {
+        point: [s for s in sorted(track.lacking[point]) if point not in there[s]]
+        for point in belief.points
+        if point in track.lacking
+    }
+    for point, seeds in lacking.items():
+        kinds: dict[frozenset[Point], int] = {}
+        for seed in seeds:
+            kinds.setdefault(there[seed], seed)
+        known = sorted((kind for kind in kinds if kind), key=lambda kind: (-len(kind), kinds[kind]))
+        for kind in known[:KINDS_OF_SEED]:
+            yield ((point, kinds[kind]),)
+    fresh = next((seed for seed, points in there.items() if not points), None)
+    able = [point for point, seeds in lacking.items() if fresh in seeds]
+    if fresh is not None and able:
+        leader = belief.lowest(able)
+        yield from (((leader, fresh), (other, fresh)) for other in able if other != leader)

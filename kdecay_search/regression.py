@@ -49,17 +49,14 @@ class Results:
         return Results(points, *(np.array(column, float) for column in columns))
 
     @staticmethod
-    def by_seed(errors: Iterable[tuple[Point, Mapping[int, float]]], seeds: int) -> Results:
-        """Of candidates and their errors by seed (ascending), those on the first ``seeds``
-        seeds."""
+    def by_seed(errors: Iterable[tuple[Point, Mapping[int, float]]]) -> Results:
+        """Of candidates and their errors by seed (ascending)."""
         points, tables = zip(*errors, strict=True)
         blocks = [
             (np.full(len(by), float(i)), np.fromiter(by, float), np.fromiter(by.values(), float))
             for i, by in enumerate(tables)
         ]
-        place, seed, error = (np.concatenate(column) for column in zip(*blocks, strict=True))
-        used = seed < seeds
-        return Results(points, place[used], seed[used], error[used])
+        return Results(points, *(np.concatenate(column) for column in zip(*blocks, strict=True)))
 
     def __len__(self) -> int:
         return len(self.error)
@@ -70,6 +67,16 @@ class Results:
         known = np.array([index.get(point, -1) for point in self.points])
         rows: NDArray[np.intp] = known[self.place.astype(np.intp)]
         return rows
+
+    def ran(self) -> dict[int, frozenset[Point]]:
+        """Whose results there are, by seed."""
+        order = np.argsort(self.seed, kind="stable")
+        seeds, starts = np.unique(self.seed[order], return_index=True)
+        places = np.split(self.place[order].astype(int), starts[1:])
+        return {
+            int(seed): frozenset(self.points[place] for place in part.tolist())
+            for seed, part in zip(seeds, places, strict=True)
+        }
 
     def packed(self) -> bytes:
         """The same for the same results in the same order, but for ``points``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdecay_search.belief import Belief
+from kdecay_search.belief import Belief, Run
 from kdecay_search.choice import believe, choose, smooth_curve, smooth_means
 from kdecay_search.point import Point
 from kdecay_search.regression import _NOISE_FLOOR, Array, Contrasts, Result, Results, fit
@@ -223,11 +224,15 @@ def test_a_belief_is_the_choice_s_draws_and_its_noise() -> None:
     assert 3.92 * np.sqrt(spread) == pytest.approx(widths[4], rel=0.15)
 
 
+def on(seed: int, points: Iterable[Point]) -> list[Run]:
+    return [(point, seed) for point in points]
+
+
 def test_further_seeds_are_worth_more_among_equals_than_behind_a_clear_winner() -> None:
     flat = Results.of(results(dict.fromkeys(KS, 30.0), 1, 0.5, 0.0, 10))
     clear = Results.of(results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
-    assert believe(POINTS, flat, POINTS).worth(POINTS) > 0.01
-    assert believe(POINTS, clear, POINTS).worth(POINTS) < 0.001
+    assert believe(POINTS, flat, POINTS).worth(on(4, POINTS)) > 0.01
+    assert believe(POINTS, clear, POINTS).worth(on(4, POINTS)) < 0.001
 
 
 def test_the_worth_of_a_pair_is_the_closed_form_s() -> None:
@@ -236,17 +241,29 @@ def test_the_worth_of_a_pair_is_the_closed_form_s() -> None:
     doubt, noise = 0.6, 0.3
     pair = Belief((Point(1.0), Point(2.0)), np.zeros(2), doubt**2 * np.eye(2), noise**2)
     s = 2 * doubt**2 / np.sqrt(2 * doubt**2 + 2 * noise**2)
-    assert pair.worth(pair.points) == pytest.approx(s * np.sqrt(2 / np.pi) / 2, rel=0.05)
-    assert pair.worth([Point(2.0)]) == pair.worth([Point(2.0), Point(2.0)]) == 0.0
+    expected = pytest.approx(s * np.sqrt(2 / np.pi) / 2, rel=0.05)
+    assert pair.worth(on(0, pair.points)) == expected
+    assert pair.worth(on(0, [Point(2.0)])) == pair.worth(on(0, [Point(2.0), Point(2.0)])) == 0.0
+    assert pair.worth([(Point(1.0), 0), (Point(2.0), 1)]) == 0.0
+    one_is_there = replace(pair, ran={0: frozenset([Point(1.0)])})
+    assert one_is_there.worth(on(0, [Point(2.0)])) == expected
+
+
+def test_a_run_where_many_ran_tells_more_than_one_where_a_single_one_did() -> None:
+    points = tuple(map(Point, KS))
+    doubt = np.diag(np.where(np.arange(len(KS)) == 0, 0.5, 1e-6))
+    ran = {0: frozenset(points[1:]), 1: frozenset(points[1:2])}
+    believed = Belief(points, np.zeros(len(KS)), doubt, 0.5, ran)
+    assert believed.worth(on(0, points[:1])) > 1.1 * believed.worth(on(1, points[:1]))
 
 
 @settings(deadline=None, max_examples=30)
-@given(seeds=st.integers(1, 3), draw=st.integers(0, 10_000))
-def test_one_more_runner_is_never_worth_less(seeds: int, draw: int) -> None:
+@given(seeds=st.integers(1, 3), draw=st.integers(0, 10_000), seed=st.integers(0, 3))
+def test_one_more_run_is_never_worth_less(seeds: int, draw: int, seed: int) -> None:
     """But for the few samples that it is told from."""
     known = Results.of(results(bowl(3.0), seeds, 0.5, 1.0, draw))
     belief = believe(POINTS, known, POINTS)
-    worths = [belief.worth(POINTS[:count]) for count in range(1, len(POINTS) + 1)]
+    worths = [belief.worth(on(seed, POINTS[:count])) for count in range(1, len(POINTS) + 1)]
     assert all(b >= a - 0.1 * worths[-1] - 0.001 for a, b in pairwise(worths))
 
 

@@ -163,7 +163,7 @@ def test_a_process_that_looked_all_along_plans_as_one_that_has_just_begun(
             _end(storage, claim, dice)
         if step % 7 == 0:
             key = RunKey(1, dice.randrange(5), dice.randrange(3))
-            queue.enqueue(storage, stage, Token(key, (), 2.0, (1.0, 3.0)))
+            queue.enqueue(storage, stage, [Token(key, (), 2.0, (1.0, 3.0))])
         view = driver.tick(storage, name)
         assert view is not None
     newcomer = Storage(storage.secret_url)

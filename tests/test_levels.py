@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from kdecay_search import race
 from kdecay_search.builtin import SimulatedTask
 from kdecay_search.controls import AREA_MATCHED, FOUND, ORIGINAL, schedule_of
 from kdecay_search.errors import InvalidSpec
@@ -195,13 +194,13 @@ def test_levels_of_the_baseline_that_nobody_can_tell_apart_go_on_together() -> N
         )
         ran = tried(played(spec))
         together += sum(1 in ran[Point(1.0, level)] for level in LEVELS) > 1
-    assert together >= 3
+    assert together >= 2
 
 
-def test_no_more_run_a_further_seed_than_without_levels_but_for_the_baseline() -> None:
-    ran = tried(played(joint(noise=0.3, prunes=True, k_step=0.5)))
-    for seed in (1, 2):
-        assert sum(seed in seeds for point, seeds in ran.items() if point.k != 1) <= race.MOST
+def test_half_of_the_grid_of_pairs_is_trained_at_most() -> None:
+    for noise in (0.05, 0.3, 2.0):
+        ran = tried(played(joint(noise=noise, prunes=True, k_step=0.5)))
+        assert sum(map(len, ran.values())) <= 7 * 3 * 3 / 2
 
 
 def test_nothing_of_a_further_seed_is_queued_while_it_is_open_at_which_levels() -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import MemoryQueue, stated, study
+from builders import MemoryQueue, failed, stated, study, trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -26,9 +27,17 @@ def raced(
     best: float = 3.0,
     noise: float = 0.1,
     curvature: float = 30.0,
+    noise_seed: int = 0,
+    best_ks: Sequence[float] = (),
     **search: object,
 ) -> StudySpec:
-    surface = {"best_ks": [best], "run_noise": noise, "seed_noise": 1.0, "curvature": curvature}
+    surface = {
+        "best_ks": best_ks or [best],
+        "run_noise": noise,
+        "seed_noise": 1.0,
+        "curvature": curvature,
+        "noise_seed": noise_seed,
+    }
     return study(
         surface=surface,
         search={"k_max": 5.0, "k_cap": 5.0, "seeds": seeds, "max_terms": 1, **search},
@@ -57,102 +66,155 @@ def test_the_baseline_runs_twice_where_it_is_clearly_beaten() -> None:
     queue = played(raced(curvature=60.0))
     (found,) = queue.plan().incumbent.ks
     assert seeds_of(queue, 1.0) == {0, 1}
-    assert seeds_of(queue, found) == {0, 1, 2, 3}
+    assert seeds_of(queue, found) >= {0, 1}
 
 
-def test_the_baseline_runs_on_while_a_gain_on_it_is_open() -> None:
-    queue = played(raced(best=1.5, noise=0.5, curvature=8.0, min_gain=0.0))
-    assert len(seeds_of(queue, 1.0)) > 2
+def test_the_baseline_runs_on_while_a_likely_gain_on_it_is_open() -> None:
+    runs = [
+        len(seeds_of(played(raced(best=1.5, noise=0.5, curvature=8.0, noise_seed=seed)), 1.0))
+        for seed in range(4)
+    ]
+    assert max(runs) > 2
 
 
 def test_a_baseline_without_a_rival_left_is_not_trained_on() -> None:
     queue = played(raced(best=0.5, curvature=60.0))
     assert queue.plan().incumbent.ks == (1.0,)
     assert seeds_of(queue, 1.0) == {0, 1}
+    assert any(len(seeds_of(queue, c.k)) > 1 for c in queue.plan().stages[0].candidates if c.index)
 
 
-def test_further_seeds_are_given_to_few_and_the_best_is_among_them() -> None:
+@pytest.mark.parametrize("k_max", [3.0, 5.0, 12.0])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_a_race_trains_half_of_the_grid_at_most(k_max: float, seeds: int) -> None:
+    """However noisy the runs are; but for small grids."""
+    for noise in (0.0, 3.0):
+        queue = played(raced(seeds, noise=noise, k_max=k_max, k_cap=k_max))
+        count = len(queue.plan().stages[0].candidates)
+        trained = sum(t.state == State.COMPLETE for t in queue.trials)
+        assert trained <= max(count * seeds / 2, count + 2)
+        assert race.runs_at_most(count, seeds) == max(count * seeds // 2, count + 2)
+    assert queue.plan().progress == Progress.DONE
+
+
+def test_further_runs_find_the_best() -> None:
     queue = played(raced())
-    for seed in range(1, 4):
-        ran = {t.k for t in queue.trials if t.key.seed == seed and t.state == State.COMPLETE}
-        assert len(ran - {1.0}) <= race.MOST
     assert queue.plan().incumbent.ks in {(2.5,), (3.0,), (3.5,)}
 
 
-def test_nobody_s_further_seed_is_decided_while_the_seed_before_runs() -> None:
+def test_no_further_run_is_decided_while_another_is_under_way() -> None:
+    """What is decided does not depend on which of several ends first."""
     queue = MemoryQueue(raced())
     plan = queue.tick()
-    first = [t for t in plan.enqueue if t.key.seed == 0]
-    assert len(first) == 7
+    assert len([t for t in plan.enqueue if t.key.seed == 0]) == 6
     assert {t.k for t in plan.enqueue if t.key.seed > 0} == {1.0}
-    assert {t.key.seed for t in plan.skip} == {0}
+    while queue.waiting:
+        for left in range(len(queue.waiting) - 1, -1, -1):
+            plan = queue.tick()
+            assert plan.enqueue == plan.skip == ()
+            queue.work(1)
+            assert len(queue.waiting) == left
+        plan = queue.tick()
+        assert len(plan.enqueue) <= race.batch_size(9) + 1
+    assert queue.plan().progress == Progress.DONE
+
+
+def test_the_order_in_which_runs_end_makes_no_difference() -> None:
+    found = set()
+    for order in range(5):
+        queue = MemoryQueue(raced(noise=0.5), seed=order)
+        queue.play()
+        ran = frozenset((t.k, t.key.seed) for t in queue.trials if t.state == State.COMPLETE)
+        found.add((queue.plan().incumbent.ks, ran))
+    assert len(found) == 1
+
+
+def test_a_failed_attempt_is_repeated_before_anything_is_decided() -> None:
+    queue = MemoryQueue(raced())
+    queue.tick()
+    first = queue.waiting[0]
+    queue.put(failed(first))
+    queue.work(len(queue.waiting))
+    plan = queue.tick()
+    assert [token.key for token in plan.enqueue] == [first.key]
+    assert plan.skip == ()
 
 
 def belief(
-    means: dict[float, float], doubt: float = 0.5, noise: float = 0.25, **doubts: float
+    means: dict[float, float],
+    doubt: float = 0.5,
+    noise: float = 0.25,
+    ran: Mapping[int, Sequence[float]] | None = None,
+    **doubts: float,
 ) -> Belief:
     """Of candidates whose errors are independent. ``doubt``: their standard deviation, or of
-    single ones by ``k3=``."""
+    single ones by ``k3=``. ``ran``: ks by seed, by default all of them on the first."""
     points = tuple(map(Point, means))
     sizes = [doubts.get(f"k{k:g}", doubt) for k in means]
-    return Belief(points, np.array(list(means.values())), np.diag(np.square(sizes)), noise)
+    there = {seed: frozenset(map(Point, ks)) for seed, ks in (ran or {0: list(means)}).items()}
+    variance = np.diag(np.square(sizes))
+    return Belief(points, np.array(list(means.values())), variance, noise, there)
 
 
-def winners(believed: Belief, seed: int, certain: Sequence[float] = ()) -> list[float]:
-    rival, *points = believed.points
-    given = [Point(k) for k in certain]
-    return [point.k for point in race.winners(believed, rival, points, given, seed)]
+def next_runs(
+    believed: Belief, size: int = 2, seeds: int = 2, left: int = 99, able: Sequence[float] = ()
+) -> list[tuple[float, int]]:
+    """``able``: who may run, by default everybody."""
+    lacking = {
+        point: [s for s in range(seeds) if point not in believed.ran.get(s, ())]
+        for point in believed.points
+        if not able or point.k in able
+    }
+    runs = race.next_runs(believed, race.Track(lacking, seeds, left), size)
+    return [(point.k, seed) for point, seed in runs]
 
 
-def test_the_leader_runs_and_with_it_those_that_may_well_be_better() -> None:
-    believed = belief({1.0: 9.0, 2.0: 5.1, 3.0: 5.0, 4.0: 5.1, 5.0: 8.0})
-    assert winners(believed, 2) == [3.0, 2.0, 4.0]
+def test_the_leader_runs_and_with_it_who_may_well_be_better() -> None:
+    believed = belief({1.0: 9.0, 2.0: 5.1, 3.0: 5.0, 4.0: 8.0})
+    assert sorted(next_runs(believed)) == [(2.0, 1), (3.0, 1)]
 
 
 def test_who_is_known_for_certain_needs_no_run() -> None:
-    believed = belief({1.0: 9.0, 2.0: 5.2, 3.0: 5.0, 4.0: 5.2}, k2=0.01, k3=0.4, k4=0.4)
-    assert winners(believed, 2) == [3.0, 4.0]
+    """Where others are that it may be compared with."""
+    even = {1.0: 9.0, 2.0: 5.2, 3.0: 5.0, 4.0: 5.2}
+    believed = belief(even, k2=0.01, k3=0.4, k4=0.4, ran={0: [1.0, 2.0, 3.0], 1: [2.0]})
+    assert (2.0, 1) not in next_runs(believed)
+    assert next_runs(believed)[0][0] in {3.0, 4.0}
 
 
-def test_a_leader_that_nobody_may_beat_runs_alone() -> None:
-    believed = belief({1.0: 9.0, 2.0: 8.0, 3.0: 5.0, 4.0: 8.0})
-    assert winners(believed, 1) == winners(believed, 2) == [3.0]
+def test_a_candidate_that_the_first_seed_left_out_may_run_on_it() -> None:
+    believed = belief({1.0: 5.3, 2.0: 5.2, 3.0: 5.0}, k3=1.0, ran={0: [1.0, 2.0]})
+    assert next_runs(believed, size=1) == [(3.0, 0)]
 
 
 def test_nobody_runs_for_less_than_it_is_worth() -> None:
     even = {1.0: 5.0, 2.0: 5.0, 3.0: 5.0}
-    assert len(winners(belief(even, doubt=0.5), 2)) == 2
-    assert winners(belief(even, doubt=0.005), 2) == []
-    assert winners(belief(even, doubt=0.5, noise=1e6), 2) == []
+    assert len(next_runs(belief(even, doubt=0.5))) == 2
+    assert next_runs(belief(even, doubt=0.001)) == []
+    assert next_runs(belief(even, doubt=0.5, noise=1e6)) == []
+    assert next_runs(belief({1.0: 9.0, 2.0: 8.0, 3.0: 5.0})) == []
 
 
-def test_at_most_so_many_run_however_open_the_race_is() -> None:
+def test_no_more_run_than_are_left() -> None:
     believed = belief({float(k): 5.0 + 0.01 * k for k in range(1, 12)}, doubt=5.0)
-    assert len(winners(believed, 2)) == race.MOST
+    assert [len(next_runs(believed, 4, left=left)) for left in (0, 1, 2, 3, 4, 9)] == [
+        0, 0, 2, 3, 4, 4,
+    ]  # fmt: skip
 
 
-def test_the_second_seed_has_a_runner_even_where_the_baseline_leads() -> None:
-    believed = belief({1.0: 3.0, 2.0: 9.0, 3.0: 9.5})
-    assert winners(believed, 1, certain=[1.0]) == [2.0]
-    assert winners(believed, 2) == []
+def test_who_may_not_run_is_still_compared_with() -> None:
+    believed = belief({1.0: 5.1, 2.0: 5.0}, ran={0: [1.0, 2.0], 1: [1.0]})
+    assert next_runs(believed, able=[2.0]) == [(2.0, 1)]
+    assert next_runs(replace(believed, ran={0: frozenset(believed.points)}), able=[2.0]) == []
 
 
-def test_a_rival_that_runs_in_any_case_makes_one_runner_worth_it() -> None:
-    """Alone on its seed a run tells nothing, beside another it does."""
-    believed = belief({1.0: 5.1, 2.0: 5.0}, k2=0.02)
-    assert believed.worth([Point(2.0)]) == 0.0
-    assert believed.worth(believed.points) > race.WORTH
-
-
-def test_a_loser_of_one_seed_may_come_back_on_a_later_one() -> None:
-    """On the first seed k = 3 looks best by luck; on the second it falls back."""
-    errors = {1.0: 12.0, 1.5: 11.5, 2.0: 11.0, 2.5: 10.4, 3.5: 9.6, 4.0: 9.2, 4.5: 9.3, 5.0: 9.4}
-    lucky = {k: [e + n for n in (0.0, 0.1, 0.0, 0.1)] for k, e in errors.items()}
-    lucky[3.0] = [7.0, 11.0, 10.9, 11.0]
-    queue = MemoryQueue(raced(), stated(dict(lucky)))
-    queue.play()
-    absent = {k for k in lucky if 1 not in seeds_of(queue, k)}
-    assert any(2 in seeds_of(queue, k) or 3 in seeds_of(queue, k) for k in absent)
+def test_a_thousand_seeds_are_looked_at_by_who_has_run_on_them() -> None:
+    ran = {seed: [1.0, 2.0] if seed % 2 else [1.0] for seed in range(1000)}
+    believed = belief({1.0: 5.0, 2.0: 5.0, 3.0: 5.0}, ran=ran)
+    track = race.Track({Point(3.0): range(1000), Point(2.0): range(0, 1000, 2)}, 1000, 99)
+    assert set(race._possible(believed, track, [])) == {
+        ((Point(3.0), 0),), ((Point(3.0), 1),), ((Point(2.0), 0),),
+    }  # fmt: skip
 
 
 def first_seed(spec: StudySpec) -> set[float]:
@@ -160,43 +222,70 @@ def first_seed(spec: StudySpec) -> set[float]:
 
 
 def test_the_first_seed_begins_with_a_part_of_the_grid_and_neighbours_stand_for_the_rest() -> None:
-    plan = make_plan(raced(), [])
     begun = first_seed(raced())
     assert {1.0, 3.0, 5.0} < begun
-    left = sorted(token.k for token in plan.skip if token.k)
-    assert len(left) == 2
+    left = {float(k) for k in np.arange(1.0, 5.5, 0.5)} - begun
+    assert len(left) == 3
     assert {k + step for k in left for step in (-0.5, 0.5)} <= begun
 
 
-def test_small_grids_and_races_of_two_seeds_begin_with_every_candidate() -> None:
-    assert len(first_seed(raced(k_step=1.0))) == 5
+def test_races_of_two_seeds_begin_with_every_candidate() -> None:
+    assert len(first_seed(raced(k_step=1.0))) == 4
     assert len(first_seed(raced(seeds=2))) == 9
     assert len(first_seed(raced(seeds=1))) == 9
 
 
 def test_a_candidate_that_the_first_seed_left_out_may_win() -> None:
     spec = raced()
-    (k, *_) = sorted(token.k for token in make_plan(spec, []).skip if token.k)
-    errors = {c: 10.0 + 2.0 * abs(c - k) for c in np.arange(1.0, 5.5, 0.5).tolist()}
-    queue = MemoryQueue(spec, stated(dict(errors)))
-    queue.play()
-    assert seeds_of(queue, k) == {1, 2, 3}
-    assert queue.plan().incumbent.ks == (k,)
+    grid = np.arange(1.0, 5.5, 0.5).tolist()
+    for k in sorted(set(grid) - first_seed(spec)):
+        queue = MemoryQueue(spec, stated({c: 10.0 + 2.0 * abs(c - k) for c in grid}))
+        queue.play()
+        assert len(seeds_of(queue, k)) >= 2
+        assert queue.plan().incumbent.ks == (k,)
 
 
-def test_nobody_begins_on_a_seed_from_which_it_can_no_longer_be_chosen() -> None:
-    """What is chosen has run twice."""
+def test_what_is_found_has_met_k_1_on_two_seeds_unless_half_of_the_grid_is_trained() -> None:
+    once = 0
     for noise_seed in range(20):
-        surface = {"best_ks": [3.0], "run_noise": 1.0, "noise_seed": noise_seed}
-        spec = study(
-            surface=surface,
-            search={"k_max": 8.0, "k_cap": 8.0, "seeds": 3, "max_terms": 1},
-            pruning={"enabled": True},
-        )
+        spec = raced(3, noise=1.0, noise_seed=noise_seed, k_max=8.0, k_cap=8.0)
         queue = played(spec)
-        assert not any(
-            seeds_of(queue, c.k or 0.0) == {2} for c in queue.plan().stages[0].candidates
-        )
+        plan = queue.plan()
+        best = plan.stages[0].best
+        assert best is not None
+        if best.k != 1.0 and len(best.errors.keys() & plan.baseline.errors.keys()) < 2:
+            once += 1
+            assert len(best.errors) >= 2
+            assert sum(t.state == State.COMPLETE for t in queue.trials) == 15 * 3 // 2
+    assert once <= 2
+
+
+def test_a_gain_without_a_common_seed_is_told_by_the_smooth_curve() -> None:
+    """A study of another version may hold such results."""
+    spec = raced(4, k_max=3.0, k_cap=3.0, k_step=1.0)
+    errors = {
+        1.0: (12.0, 12.1, None, None),
+        3.0: (None, None, 9.0, 9.1),
+        2.0: (11.0, 11.1, 10.0, 10.1),
+    }
+    trials = [
+        trial(4 * index + seed, k, error, candidate=index, seed=seed,
+              state=None if error else State.PRUNED)
+        for index, (k, each) in enumerate(errors.items())
+        for seed, error in enumerate(each)
+    ]  # fmt: skip
+    stage = make_plan(spec, trials).stages[0]
+    assert stage.best is not None
+    assert (stage.best.k, stage.gain.mean, stage.kept) == (3.0, None, True)
+
+
+def test_what_a_second_stage_finds_has_met_the_first_term_on_two_seeds() -> None:
+    for noise_seed in range(10):
+        spec = raced(3, noise=0.2, noise_seed=noise_seed, max_terms=2, best_ks=[2.0, 4.0])
+        first, second = played(spec).plan().stages
+        assert first.best is not None
+        assert second.best is not None
+        assert len(second.best.errors.keys() & first.best.errors.keys()) >= 2
 
 
 def test_a_candidate_pruned_on_the_first_seed_gets_no_other() -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import cast
 
 import optuna
 import pytest
@@ -45,8 +46,7 @@ def token(candidate: int, k: float | None = None) -> Token:
 
 def queued(storage: Storage, name: str, tokens: list[Token]) -> int:
     study_id = records.create_stage(storage, name, 1)
-    for each in tokens:
-        queue.enqueue(storage, study_id, each)
+    queue.enqueue(storage, study_id, tokens)
     return study_id
 
 
@@ -65,10 +65,20 @@ def test_four_processes_claim_each_of_forty_runs_exactly_once(storage: Storage) 
     assert {t.state for t in records.read_trials(storage, "claims")} == {State.RUNNING}
 
 
+def test_runs_that_belong_together_are_queued_all_or_none(storage: Storage) -> None:
+    """What comes after them is decided once all have ended: half of them would be another race."""
+    broken = token(2, cast(float, {3.0}))
+    with pytest.raises(TypeError, match="not JSON serializable"):
+        queued(storage, "together", [token(1, 2.0), broken])
+    assert records.read_trials(storage, "together") == []
+    queued(storage, "together", [token(1, 2.0), token(2, 3.0)])
+    assert [t.key.candidate for t in records.read_trials(storage, "together")] == [1, 2]
+
+
 def test_a_token_comes_back_from_the_storage_as_it_was_queued(storage: Storage) -> None:
     sent = Token(RunKey(2, 3, 1), (1.5,), 2.25, (2.0, 5.0), protected=True)
     study_id = records.create_stage(storage, "tokens", 2)
-    queue.enqueue(storage, study_id, sent)
+    queue.enqueue(storage, study_id, [sent])
     assert [trial.token for trial in records.read_trials(storage, "tokens")] == [sent]
 
 
@@ -218,7 +228,7 @@ def test_a_run_that_was_queued_twice_loses_its_second_trial(
     driver.launch(storage, spec)
     driver.tick(storage, "double")
     trial = records.read_trials(storage, "double")[0]
-    queue.enqueue(storage, records.stage_ids(storage, "double")[1], trial.token)
+    queue.enqueue(storage, records.stage_ids(storage, "double")[1], [trial.token])
     driver.tick(storage, "double")
     twins = [t for t in records.read_trials(storage, "double") if t.key == trial.key]
     assert [(t.state, t.reason) for t in twins] == [

@@ -92,7 +92,7 @@ class _Pace:
             return None
         rate = passed / (time.monotonic() - self._started)
         per_run = view.spec.task.epochs
-        unfinished = sum(c.unfinished for s in view.plan.stages for c in s.candidates)
+        unfinished = sum(stage.to_go for stage in view.plan.stages)
         if view.plan.confirmation is not None:
             unfinished += sum(row.unfinished for row in view.plan.confirmation.rows)
         begun = sum(trial.epochs for trial in view.trials if trial.open)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from kdecay_search import race
 from kdecay_search.accounts import Account, account_of
-from kdecay_search.choice import Choice, Gain, believe, choose
+from kdecay_search.choice import Choice, Gain, choose
 from kdecay_search.controls import BASELINE_KS
 from kdecay_search.point import Point
+from kdecay_search.procedure.field import RUNS_TO_WIN, Field
 from kdecay_search.procedure.space import Space
 from kdecay_search.procedure.stage import Candidate, Incumbent, Progress, Stage
 from kdecay_search.regression import Results
@@ -18,8 +20,6 @@ from kdecay_search.spec import StudySpec
 from kdecay_search.statistics import paired_gain
 
 FIRST_SEED = 0
-RUNS_TO_WIN = 2
-"""Complete runs without which no candidate is chosen where others have them."""
 
 
 class Book:
@@ -51,9 +51,9 @@ class Book:
         """Repeat the growth that the records call for, from the space that the stage began with."""
         while True:
             self.candidates = tuple(self._candidate(i) for i in range(len(self.space.points)))
-            self.choice = self._judge(self.spec.search.seeds)
+            self.choice = self._judge()
             best = self._best()
-            if best is None or best.k is None or any(c.unfinished for c in self.candidates):
+            if best is None or best.k is None or self._unfinished():
                 return
             larger = self.space.grown() if self.space.is_upper_edge(best.k) else None
             if larger is None:
@@ -70,116 +70,97 @@ class Book:
     def stage(self, incumbent: Incumbent) -> Stage:
         best = self._best()
         gain = paired_gain(incumbent.errors, best.errors if best else {})
-        if any(candidate.unfinished for candidate in self.candidates):
+        if self._unfinished():
             progress = Progress.RUNNING
         else:
             progress = Progress.DONE if best else Progress.FAILED
         is_new = best is not None and (self.number > 1 or best.k != BASELINE_KS[0])
-        has_rival = bool(incumbent.errors)
-        is_better = not has_rival if gain.mean is None else gain.mean > self.spec.search.min_gain
+        smooth = self._smooth_gain(best)
+        gained = gain.mean
+        if gained is None and incumbent.errors and smooth is not None:
+            gained = smooth.mean  # they have not met on a seed
+        is_better = gained is None or gained > self.spec.search.min_gain
         return Stage(
             n=self.number,
             earlier_ks=self.earlier,
             candidates=tuple(self._with_probability(c) for c in self.candidates),
             progress=progress,
+            to_go=self._to_go(),
             best=best,
             gain=gain,
             leads=is_new and is_better,
             kept=progress == Progress.DONE and is_new and is_better,
             at_edge=best is not None and best.k is not None and self.space.is_upper_edge(best.k),
-            smooth_gain=self._smooth_gain(best),
+            smooth_gain=smooth,
             lr_max=self.space.lr_max,
         )
 
     def missing(self) -> tuple[tuple[Token, ...], tuple[Token, ...]]:
         """Runs that no open or finished trial serves: those to queue, and those to skip."""
-        races = self.spec.pruning.enabled
-        enqueue: list[Token] = []
-        skip: list[Token] = []
-        for seed in self._unended():
-            lacking = [c for c in self.candidates if self._needs_trial(c, seed)]
-            runners = self._runners(seed) if races and lacking else self.candidates
-            racing = {candidate.index for candidate in runners}
-            for candidate in lacking:
-                queue = enqueue if candidate.index in racing else skip
-                queue.append(self._token(candidate, seed))
-            if races and not self._is_over(seed):
-                enqueue += self._certain(seed + 1)
-                break
-        return tuple(enqueue), tuple(skip)
+        lacking = [
+            (candidate, seed)
+            for seed in range(self.spec.search.seeds)
+            for candidate in self.candidates
+            if self._needs_trial(candidate, seed)
+        ]
+        if not self.spec.pruning.enabled:
+            return self._tokens(lacking), ()
+        begun = [(c, seed) for c, seed in lacking if self._is_begun(c, seed)]
+        if begun or any(self._is_open(candidate) for candidate in self.candidates):
+            return self._tokens(begun), ()
+        further = self._race(lacking)
+        return (self._tokens(further), ()) if further else ((), self._tokens(lacking))
 
-    def _certain(self, seed: int) -> list[Token]:
-        """Runs of a further seed that will be needed however the one before ends: the baseline's,
-        unless it depends on that at which levels it goes on."""
-        if len(self.space.levels) > 1 or not seed == race.SECOND_SEED < self.spec.search.seeds:
-            return []
-        certain = [c for c in self.candidates if self._is_baseline(c)]
-        return [self._token(c, seed) for c in certain if self._needs_trial(c, seed)]
+    def _is_begun(self, candidate: Candidate, seed: int) -> bool:
+        """Whether this run is due however the others end: the race begins with a part of the
+        candidates on the first seed and, where it has one level, the baseline on the second."""
+        if seed in self._account(candidate.index).again:
+            return True
+        seeds = self.spec.search.seeds
+        later = self.space.later if seeds > RUNS_TO_WIN else frozenset()
+        has_level = len(self.space.levels) == 1
+        pair = seed < RUNS_TO_WIN and has_level and self._is_baseline(candidate)
+        return pair or (seed == FIRST_SEED and candidate.index not in later)
 
-    def _unended(self) -> list[int]:
-        """Seeds on which some run has not ended: the others need nothing."""
-        unended = (self._account(c.index).unended for c in self.candidates)
-        return sorted(frozenset().union(*unended))
+    def _is_open(self, candidate: Candidate) -> bool:
+        """Whether a run of the candidate is waiting or running."""
+        account = self._account(candidate.index)
+        return account.unended > account.lacking
 
-    def _is_over(self, seed: int) -> bool:
-        """Whether every candidate's run on this seed has ended."""
-        return not any(seed in self._account(c.index).unended for c in self.candidates)
-
-    def _runners(self, seed: int) -> list[Candidate]:
-        """Who runs on a seed: first a part of the candidates, spread over the grid, and then those
-        that win the race (:mod:`kdecay_search.race`). Who was not among them on one seed may be on
-        the next, but for those that ended early, or failed."""
-        if seed == FIRST_SEED:
-            later = self.space.later if self.spec.search.seeds > RUNS_TO_WIN else frozenset()
-            return [c for c in self.candidates if c.index not in later]
-        judged = self._judge(seed)
+    def _race(self, lacking: Sequence[tuple[Candidate, int]]) -> list[tuple[Candidate, int]]:
+        """Which of the runs that are ``lacking`` come next (:mod:`kdecay_search.race`); none if the
+        race is over."""
+        judged = self._judge()
         if judged is None:
-            return [c for c in self.candidates if self._is_baseline(c)]
-        eligible = {
+            return []
+        seeds: dict[int, list[int]] = defaultdict(list)
+        for candidate, seed in lacking:
+            seeds[candidate.index].append(seed)
+        able = {
             c.point: c
             for c in self.candidates
-            if c.point is not None and not self._is_baseline(c) and self._may_win(c, seed)
+            if c.point is not None and _may_win(c, len(seeds[c.index]))
         }
-        runners = self._winners(judged, race.likely(judged, eligible), seed)
-        return [*self._baselines(judged, runners, seed), *(eligible[point] for point in runners)]
-
-    def _may_win(self, candidate: Candidate, seed: int) -> bool:
-        """Whether the candidate may still be chosen if it goes on with this seed."""
-        is_lost = FIRST_SEED not in candidate.errors and (
-            candidate.pruned > candidate.skipped or candidate.failed > 0
+        rival = able.get(judged.points[0])
+        met = rival or self.incumbent
+        field = Field(
+            judged=judged,
+            known=self._known(),
+            candidates=able,
+            baselines=frozenset(point for point, c in able.items() if self._is_baseline(c)),
+            rival=met.errors if met else {},
+            track=race.Track(
+                lacking={point: seeds[c.index] for point, c in able.items()},
+                seeds=self.spec.search.seeds,
+                left=self._left(),
+            ),
         )
-        left = self.spec.search.seeds - seed
-        return not is_lost and len(candidate.errors) + left >= RUNS_TO_WIN
+        runs = field.next_runs(race.batch_size(len(self.candidates)))
+        return [(able[point], seed) for point, seed in runs]
 
-    def _winners(self, judged: Choice, points: Sequence[Point], seed: int) -> list[Point]:
-        """Of ``points``, who wins a run on this seed."""
-        rival = judged.points[0]
-        there = self.incumbent.errors if self.incumbent else {}
-        is_certain = seed in there or (self.number == 1 and seed == race.SECOND_SEED)
-        belief = believe(*self._known(seed), dict.fromkeys((rival, *points)))
-        return race.winners(belief, rival, points, [rival] if is_certain else [], seed)
-
-    def _baselines(
-        self, judged: Choice, runners: Sequence[Point], seed: int
-    ) -> Iterator[Candidate]:
-        """At which levels the baseline gets a further seed. They have a race of their own, by the
-        rules of the others'; who may win it goes on while a runner may not be better."""
-        tried = {c.point: c for c in self.candidates if c.point and self._is_baseline(c)}
-        contenders = judged.points[:1] if tried else ()
-        if len(self.space.levels) > 1:
-            group = _first(judged.points[0], tried)
-            belief = believe(*self._known(seed), group)
-            contenders += tuple(race.worthwhile(belief, group[:1], group[1:]))
-        for point in contenders:
-            against = judged
-            if point != judged.points[0]:
-                against = choose(*self._known(seed), among=_first(point, judged.points))
-            if race.needs_baseline(against, runners, seed):
-                yield tried[point]
-
-    def _judge(self, seeds: int) -> Choice | None:
-        """The candidates, and first what they are compared with, by the first ``seeds`` seeds."""
-        points, results = self._known(seeds)
+    def _judge(self) -> Choice | None:
+        """The candidates, and first what they are compared with."""
+        points, results = self._known()
         if not len(results):
             return None
         judged = choose(points, results)
@@ -189,9 +170,9 @@ class Book:
         among = _first(base.point, points) if base and base.point else points
         return choose(points, results, among)
 
-    def _known(self, seeds: int) -> tuple[tuple[Point, ...], Results]:
+    def _known(self) -> tuple[tuple[Point, ...], Results]:
         """What a choice is made from: the candidates, first what they are compared with (or one of
-        the baseline's levels), and the results on the first ``seeds`` seeds.
+        the baseline's levels), and the results.
 
         In stage 2 a further term equal to the first changes nothing: φ = (u^k1 + u^k1)/2. So the
         incumbent's results stand on the curve at k = k1, and at the last term in later stages,
@@ -201,12 +182,29 @@ class Book:
         reference = Point(k, self.space.levels[0])
         earlier = self.incumbent.errors if self.incumbent else {}
         given = {c.point: c.errors for c in self.candidates if c.point is not None}
-        results = Results.by_seed([(reference, earlier), *given.items()], seeds)
+        results = Results.by_seed([(reference, earlier), *given.items()])
         return (reference, *(point for point in given if point != reference)), results
+
+    def _left(self) -> int:
+        """Runs that a race may still begin."""
+        begun = sum(account.begun for account in self.accounts.values())
+        return max(0, race.runs_at_most(len(self.candidates), self.spec.search.seeds) - begun)
+
+    def _unfinished(self) -> int:
+        return sum(candidate.unfinished for candidate in self.candidates)
+
+    def _to_go(self) -> int:
+        if not self.spec.pruning.enabled:
+            return self._unfinished()
+        under_way = sum(len(a.unended - a.lacking) for a in self.accounts.values())
+        return min(self._unfinished(), self._left() + under_way)
 
     def superfluous(self) -> Iterable[Trial]:
         for account in self.accounts.values():
             yield from account.superfluous
+
+    def _tokens(self, runs: Iterable[tuple[Candidate, int]]) -> tuple[Token, ...]:
+        return tuple(self._token(candidate, seed) for candidate, seed in runs)
 
     def _token(self, candidate: Candidate, seed: int) -> Token:
         return Token(
@@ -272,6 +270,13 @@ def _lowest(candidates: Iterable[Candidate], choice: Choice | None) -> Candidate
         return None
     judged = [(choice.mean(point), point, c) for c, point in tried if len(c.errors) >= runs]
     return min(judged, key=lambda each: each[:2])[2] if judged else None
+
+
+def _may_win(candidate: Candidate, left: int) -> bool:
+    """Whether the candidate may be chosen if it runs on the seeds that are ``left``. Who ended
+    early, or failed without a result, may not."""
+    is_lost = candidate.pruned > candidate.skipped or (candidate.failed and not candidate.errors)
+    return not is_lost and len(candidate.errors) + left >= RUNS_TO_WIN
 
 
 def _first(point: Point, points: Iterable[Point]) -> tuple[Point, ...]:

@@ -19,7 +19,7 @@ MIN_GROWTH_STEPS = 2
 """… but by so many steps at least."""
 FIRST_SHARE = 0.5
 """Share of the ks, spread over the grid, that a race begins with …"""
-FIRST_MORE = 2
+FIRST_MORE = 1
 """… and so many more."""
 
 

@@ -66,6 +66,8 @@ class Stage:
     earlier_ks: tuple[float, ...]
     candidates: tuple[Candidate, ...]
     progress: Progress
+    to_go: int
+    """Runs that are still to be trained, or under way; while a race is open, at most."""
     best: Candidate | None
     """The best candidate so far."""
     gain: Sample

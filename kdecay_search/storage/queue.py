@@ -10,7 +10,7 @@ where Optuna's own functions take several round trips.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -83,17 +83,20 @@ _QUEUE = """
 
 
 @retried
-def enqueue(storage: Storage, study_id: int, token: Token) -> None:
-    """Queue one run. Repeating it after a dropped connection may queue the run twice, which the
-    procedure heals by withdrawing one.
+def enqueue(storage: Storage, study_id: int, tokens: Sequence[Token]) -> None:
+    """Queue runs, all or none: what comes after them is decided when all of them have ended.
+    Repeating it after a dropped connection may queue them twice, which the procedure heals by
+    withdrawing one of each.
 
     As Optuna does it, which numbers the trials under a lock of their study.
     """
-    fixed = parameters(token) if token.control is None else {CONTROL: token.control}
-    values = {"study_id": study_id, "fixed": json.dumps(fixed), **_texts(token_attributes(token))}
+    study = {"study_id": study_id}
     with storage.engine.begin() as connection:
-        connection.execute(sqlalchemy.text(_LOCK), values)
-        connection.execute(sqlalchemy.text(_QUEUE), values)
+        connection.execute(sqlalchemy.text(_LOCK), study)
+        for token in tokens:
+            fixed = parameters(token) if token.control is None else {CONTROL: token.control}
+            values = study | {"fixed": json.dumps(fixed)} | _texts(token_attributes(token))
+            connection.execute(sqlalchemy.text(_QUEUE), values)
 
 
 @retried

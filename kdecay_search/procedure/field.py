@@ -1,0 +1,106 @@
+"""The field of a stage's race: who takes part in it, and what they run next."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
+
+from kdecay_search import race
+from kdecay_search.belief import Belief, Run
+from kdecay_search.choice import Choice, believe
+from kdecay_search.point import Point
+from kdecay_search.procedure.stage import Candidate
+from kdecay_search.race import Track
+from kdecay_search.regression import Results
+
+RUNS_TO_WIN = 2
+"""Complete runs without which no candidate is chosen where others have them."""
+
+LIKELY_GAIN = 0.8
+"""Probability from which on a gain on the rival is looked into further."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """Those of a stage's candidates that may still be chosen."""
+
+    judged: Choice
+    """By the results so far; of its points, the first is the rival that all are to beat."""
+    known: tuple[tuple[Point, ...], Results]
+    """What that was judged from."""
+    candidates: Mapping[Point, Candidate]
+    baselines: frozenset[Point]
+    """Of these, those with k = 1: one for each level of the LR, in stage 1."""
+    rival: Mapping[int, float]
+    """Errors (%) of what is to be beaten, by seed."""
+    track: Track
+
+    def next_runs(self, size: int) -> list[Run]:
+        """What is queued next, about ``size`` runs; none if the race is over."""
+        due = self._due()
+        chosen = race.next_runs(self._belief(), self.track, size, due)
+        runs = [*due, *chosen, *self._of_levels(size, due)]
+        return list(dict.fromkeys(runs)) or self._last() or self._pairs(size)
+
+    def _belief(self) -> Belief:
+        """About the rival and those that may well be the best."""
+        points = race.likely(self.judged, self.candidates)
+        return believe(*self.known, dict.fromkeys((self.judged.points[0], *points)))
+
+    def _challenger(self) -> Point | None:
+        """The best but for the baselines."""
+        others = self.candidates.keys() - self.baselines
+        return min(others, key=lambda point: (self.judged.mean(point), point), default=None)
+
+    def _due(self) -> list[Run]:
+        """Of the baseline, at the level that is best for it: it runs twice, however clear it is."""
+        rival = self.judged.points[0]
+        seeds = self.track.lacking.get(rival, ()) if rival in self.baselines else ()
+        return [(rival, seed) for seed in sorted(seeds)[: max(0, RUNS_TO_WIN - len(self.rival))]]
+
+    def _of_levels(self, size: int, due: Sequence[Run]) -> list[Run]:
+        """The baseline's levels have a race of their own, by the same rules, while it is open
+        whether another candidate is better."""
+        challenger = self._challenger()
+        is_open = challenger is not None and not self.judged.gain(challenger).is_sure
+        if len(self.baselines) < 2 or not is_open:  # noqa: PLR2004
+            return []
+        return race.next_runs(believe(*self.known, sorted(self.baselines)), self.track, size, due)
+
+    def _last(self) -> list[Run]:
+        """Before the race is over, if runs are left, the one that leads has met its rival on two
+        seeds; and where the rival leads, some other candidate has run on two."""
+        challenger = self._challenger()
+        if challenger is None:
+            return []
+        leads = self._leads(challenger)
+        errors = self.candidates[challenger].errors
+        met = errors.keys() & self.rival.keys() if leads else errors.keys()
+        wanted = min(RUNS_TO_WIN, len(self.rival)) if leads else RUNS_TO_WIN
+        others = (c for point, c in self.candidates.items() if point not in self.baselines)
+        is_settled = not leads and any(len(c.errors) >= RUNS_TO_WIN for c in others)
+        if is_settled or (len(met) >= wanted and len(errors) >= RUNS_TO_WIN):
+            return []
+        return self._meetings(challenger, self.rival)[: min(1, self.track.left)]
+
+    def _pairs(self, size: int) -> list[Run]:
+        """What is left of the race's runs makes pairs of the one that leads and its rival, while
+        a gain is likely and not sure."""
+        challenger = self._challenger()
+        if challenger is None or not self._leads(challenger):
+            return []
+        gain = self.judged.gain(challenger)
+        if gain.is_sure or gain.probability < LIKELY_GAIN:
+            return []
+        met = self.candidates[challenger].errors
+        runs = self._meetings(self.judged.points[0], met) + self._meetings(challenger, self.rival)
+        pairs = [run for run in runs if run[1] in met.keys() | self.rival.keys()]
+        return pairs[: min(size, self.track.left)]
+
+    def _leads(self, challenger: Point) -> bool:
+        return self.judged.mean(challenger) < self.judged.mean(self.judged.points[0])
+
+    def _meetings(self, point: Point, others: Container[int]) -> list[Run]:
+        """What the candidate may still run, first on the seeds that others have run on."""
+        lacking = self.track.lacking.get(point, ())
+        return [(point, s) for s in sorted(lacking, key=lambda seed: (seed not in others, seed))]
