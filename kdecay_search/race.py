@@ -40,7 +40,7 @@ class Track:
     seeds: int
     """Of the study."""
     left: int
-    """Runs that the race may still begin: 0 or more."""
+    """Runs that the race may still begin; negative where it has begun more."""
 
 
 def batch_size(candidates: int) -> int:

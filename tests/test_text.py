@@ -5,13 +5,14 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import MemoryQueue, completed, failed, pruned, simulated, stated, trial
+from builders import MemoryQueue, completed, failed, pruned, simulated, stated, study, trial
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
 from views import ended, seen, spec
 
-from kdecay_search.procedure import Progress
+from kdecay_search.procedure import Progress, make_plan
+from kdecay_search.report import names
 from kdecay_search.report.blocks import BLOCKS, bar, curve
 from kdecay_search.report.text import (
     duration,
@@ -251,7 +252,7 @@ def test_panel_of_a_finished_study_has_every_candidate_with_its_errors() -> None
     text = rendered(study_panel(ended(BETTER)))
     assert "small  done  trials: 9 complete" in text
     assert "stage 1: term k1  keeps k = 2" in text
-    row = line_with(text, "8.00  10.10  8.90")
+    row = line_with(text, "8.00  10.10   8.90")
     assert row.split() == ["2", "8.00", "10.10", "8.90", "9.00", "+2.00", "100%", "best"]
     assert "█" in line_with(text, "polynomial, LR 0.1 to 0.001")
     assert "Better by 1.96 points" in text
@@ -377,3 +378,20 @@ def test_trials_withdrawn_are_not_called_failures() -> None:
     queue = begun()
     queue.trials.append(replace(trial(99, 1.0), state=State.FAILED, reason="withdrawn"))
     assert "failed trials; the last" not in rendered(study_panel(seen(queue)))
+
+
+def test_errors_stand_in_the_column_of_their_seed() -> None:
+    runs = {1.0: [12.5, 12.6, None], 2.0: [None, 9.25, None], 3.0: [8.0, None, 8.5]}
+    trials = [
+        trial(3 * index + seed, k, error, candidate=index, seed=seed,
+              state=None if error else State.PRUNED)
+        for index, (k, errors) in enumerate(runs.items())
+        for seed, error in enumerate(errors)
+    ]  # fmt: skip
+    given = study(
+        search={"ks": list(runs), "k_max": 3.0, "k_cap": 3.0, "seeds": 3}, pruning={"enabled": True}
+    )
+    stage = make_plan(given, trials).stages[0]
+    told = names.errors_by_seed(stage)
+    rows = {c.k: told[c.index] for c in stage.candidates}
+    assert rows == {1.0: "12.50  12.60", 2.0: "    –   9.25", 3.0: " 8.00      –   8.50"}

@@ -186,9 +186,9 @@ class Book:
         return (reference, *(point for point in given if point != reference)), results
 
     def _left(self) -> int:
-        """Runs that a race may still begin."""
+        """Runs that a race may still begin; negative where it has begun more."""
         begun = sum(account.begun for account in self.accounts.values())
-        return max(0, race.runs_at_most(len(self.candidates), self.spec.search.seeds) - begun)
+        return race.runs_at_most(len(self.candidates), self.spec.search.seeds) - begun
 
     def _unfinished(self) -> int:
         return sum(candidate.unfinished for candidate in self.candidates)
@@ -197,7 +197,7 @@ class Book:
         if not self.spec.pruning.enabled:
             return self._unfinished()
         under_way = sum(len(a.unended - a.lacking) for a in self.accounts.values())
-        return min(self._unfinished(), self._left() + under_way)
+        return min(self._unfinished(), max(0, self._left()) + under_way)
 
     def superfluous(self) -> Iterable[Trial]:
         for account in self.accounts.values():

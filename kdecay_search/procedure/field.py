@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from kdecay_search import race
 from kdecay_search.belief import Belief, Run
@@ -16,6 +16,8 @@ from kdecay_search.regression import Results
 RUNS_TO_WIN = 2
 """Complete runs without which no candidate is chosen where others have them."""
 
+EXTRA = 2
+"""Runs beyond the race's that make sure of the one that leads."""
 LIKELY_GAIN = 0.8
 """Probability from which on a gain on the rival is looked into further."""
 
@@ -39,7 +41,7 @@ class Field:
         """What is queued next, about ``size`` runs; none if the race is over."""
         due = self._due()
         chosen = race.next_runs(self._belief(), self.track, size, due)
-        runs = [*due, *chosen, *self._of_levels(size, due)]
+        runs = [*due, *chosen, *self._of_levels(size, due, len(chosen))]
         return list(dict.fromkeys(runs)) or self._last() or self._pairs(size)
 
     def _belief(self) -> Belief:
@@ -58,20 +60,22 @@ class Field:
         seeds = self.track.lacking.get(rival, ()) if rival in self.baselines else ()
         return [(rival, seed) for seed in sorted(seeds)[: max(0, RUNS_TO_WIN - len(self.rival))]]
 
-    def _of_levels(self, size: int, due: Sequence[Run]) -> list[Run]:
+    def _of_levels(self, size: int, due: Sequence[Run], others: int) -> list[Run]:
         """The baseline's levels have a race of their own, by the same rules, while it is open
-        whether another candidate is better."""
+        whether another candidate is better. ``others``: runs that are begun elsewhere."""
         challenger = self._challenger()
         is_open = challenger is not None and not self.judged.gain(challenger).is_sure
         if len(self.baselines) < 2 or not is_open:  # noqa: PLR2004
             return []
-        return race.next_runs(believe(*self.known, sorted(self.baselines)), self.track, size, due)
+        track = replace(self.track, left=self.track.left - others)
+        return race.next_runs(believe(*self.known, sorted(self.baselines)), track, size, due)
 
     def _last(self) -> list[Run]:
-        """Before the race is over, if runs are left, the one that leads has met its rival on two
-        seeds; and where the rival leads, some other candidate has run on two."""
+        """Before the race is over, the one that leads has met its rival on two seeds; and where
+        the rival leads, some other candidate has run on two. That may take more runs than are left,
+        but ``EXTRA`` at most: a noisy race may have one leader after another."""
         challenger = self._challenger()
-        if challenger is None:
+        if challenger is None or self.track.left <= -EXTRA:
             return []
         leads = self._leads(challenger)
         errors = self.candidates[challenger].errors
@@ -81,7 +85,7 @@ class Field:
         is_settled = not leads and any(len(c.errors) >= RUNS_TO_WIN for c in others)
         if is_settled or (len(met) >= wanted and len(errors) >= RUNS_TO_WIN):
             return []
-        return self._meetings(challenger, self.rival)[: min(1, self.track.left)]
+        return self._meetings(challenger, self.rival)[:1]
 
     def _pairs(self, size: int) -> list[Run]:
         """What is left of the race's runs makes pairs of the one that leads and its rival, while
@@ -95,7 +99,7 @@ class Field:
         met = self.candidates[challenger].errors
         runs = self._meetings(self.judged.points[0], met) + self._meetings(challenger, self.rival)
         pairs = [run for run in runs if run[1] in met.keys() | self.rival.keys()]
-        return pairs[: min(size, self.track.left)]
+        return pairs[: max(0, min(size, self.track.left))]
 
     def _leads(self, challenger: Point) -> bool:
         return self.judged.mean(challenger) < self.judged.mean(self.judged.points[0])

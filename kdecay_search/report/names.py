@@ -44,6 +44,19 @@ def _edge(name: str, chosen: float, levels: Sequence[float]) -> str:
     return f" For {name}, {chosen:.4g} is the {side} level of all: its best may lie {beyond} it."
 
 
+def errors_by_seed(stage: Stage) -> dict[int, str]:
+    """Final errors (%) by candidate, a column for each seed: a dash where the candidate has none,
+    but has on a later one."""
+    told = {c.index: {s: f"{error:.2f}" for s, error in c.errors.items()} for c in stage.candidates}
+    width = max((len(text) for each in told.values() for text in each.values()), default=0)
+    return {
+        index: "  ".join(
+            own.get(seed, "–").rjust(width) for seed in range(max(own, default=-1) + 1)
+        )
+        for index, own in told.items()
+    }
+
+
 def outcomes(candidate: Candidate, early: str = "ended early") -> list[str]:
     """How many runs of a candidate have no result, by what became of them."""
     counts = {

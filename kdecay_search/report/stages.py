@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kdecay_search.procedure import BASELINE_KS, Candidate, Stage
+from kdecay_search.procedure import BASELINE_KS, Stage
 from kdecay_search.report.curves import RunCurve
-from kdecay_search.report.names import level, outcomes, terms
+from kdecay_search.report.names import errors_by_seed, level, outcomes, terms
 from kdecay_search.report.summary import by_point
 from kdecay_search.report.text import rival_errors
 from kdecay_search.report.view import StudyView
@@ -47,13 +47,13 @@ def outcome(stage: Stage, view: StudyView) -> str:
 
 def rows(stage: Stage, view: StudyView) -> list[dict[str, Any]]:
     """One row per candidate whose k is known, ascending; by level of the LR for each k."""
-    rival = rival_errors(stage, view)
+    rival, errors = rival_errors(stage, view), errors_by_seed(stage)
     known = [c for c in stage.candidates if c.k is not None]
     return [
         {
             "k": f"{c.k:.4g}",
             "lr_max": "" if c.lr_max is None else f"{c.lr_max:.4g}",
-            "errors": _errors(c),
+            "errors": errors[c.index] if len(c.errors) <= MOST_ERRORS else f"{len(c.errors)} seeds",
             "mean": "" if c.error.mean is None else f"{c.error.mean:.2f}",
             "sd": "" if c.error.sd is None else f"{c.error.sd:.2f}",
             "gain": _gain(paired_gain(rival, c.errors)),
@@ -63,13 +63,6 @@ def rows(stage: Stage, view: StudyView) -> list[dict[str, Any]]:
         }
         for c in sorted(known, key=by_point)
     ]
-
-
-def _errors(candidate: Candidate) -> str:
-    seeds = sorted(candidate.errors)
-    if len(seeds) > MOST_ERRORS:
-        return f"{len(seeds)} seeds"
-    return "  ".join(f"{candidate.errors[seed]:.2f}" for seed in seeds)
 
 
 def _gain(gain: Sample) -> str:

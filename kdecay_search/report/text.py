@@ -141,10 +141,10 @@ def _stage_table(stage: Stage, view: StudyView) -> Table:
     table.add_column(f"gain on {names.rival(stage, view)}", justify="right")
     table.add_column("P(best)", justify="right")
     table.add_column("")
-    rival_runs = rival_errors(stage, view)
+    rival_runs, errors = rival_errors(stage, view), names.errors_by_seed(stage)
     for candidate in sorted(stage.candidates, key=by_point):
         if candidate.k is not None:
-            table.add_row(*_candidate_row(candidate, stage, rival_runs))
+            table.add_row(*_candidate_row(candidate, stage, rival_runs, errors[candidate.index]))
     unknown = sum(candidate.k is None for candidate in stage.candidates)
     if unknown:
         level = [""] if stage.levels else []
@@ -172,11 +172,10 @@ def _outcome(stage: Stage) -> str:
 
 
 def _candidate_row(
-    candidate: Candidate, stage: Stage, rival_errors: Mapping[int, float]
+    candidate: Candidate, stage: Stage, rival_errors: Mapping[int, float], errors: str
 ) -> tuple[Text, ...]:
     is_best = stage.best is not None and candidate.index == stage.best.index
     style = "bold" if is_best else ""
-    errors = "  ".join(f"{candidate.errors[seed]:.2f}" for seed in sorted(candidate.errors))
     gain = paired_gain(rival_errors, candidate.errors).mean
     mean = candidate.error.mean
     notes = ["best"] * is_best + names.outcomes(candidate, early="pruned")
