@@ -381,7 +381,7 @@ def test_trials_withdrawn_are_not_called_failures() -> None:
 
 
 def test_errors_stand_in_the_column_of_their_seed() -> None:
-    runs = {1.0: [12.5, 12.6, None], 2.0: [None, 9.25, None], 3.0: [8.0, None, 8.5]}
+    runs = {1.0: [12.5, 12.6, None], 3.0: [8.0, None, 8.5], 2.0: [None, 9.25, None]}
     trials = [
         trial(3 * index + seed, k, error, candidate=index, seed=seed,
               state=None if error else State.PRUNED)
@@ -389,7 +389,8 @@ def test_errors_stand_in_the_column_of_their_seed() -> None:
         for seed, error in enumerate(errors)
     ]  # fmt: skip
     given = study(
-        search={"ks": list(runs), "k_max": 3.0, "k_cap": 3.0, "seeds": 3}, pruning={"enabled": True}
+        search={"ks": sorted(runs), "k_max": 3.0, "k_cap": 3.0, "seeds": 3},
+        pruning={"enabled": True},
     )
     stage = make_plan(given, trials).stages[0]
     told = names.errors_by_seed(stage)
