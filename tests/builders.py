@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,6 +68,23 @@ def trial(
     token = Token(RunKey(stage, candidate, seed), earlier, k, (1.0, 5.0))
     state = state or (State.WAITING if error is None else State.COMPLETE)
     return Trial(number, token, state, k, error, trial_id=number, **more)
+
+
+def raced(runs: Mapping[float, Sequence[float | None]]) -> list[Trial]:
+    """What a race left of candidates, in their order: errors by seed, None where a run was not
+    needed."""
+    return [
+        trial(
+            100 * index + seed,
+            k,
+            error,
+            candidate=index,
+            seed=seed,
+            state=State.PRUNED if error is None else None,
+        )
+        for index, (k, errors) in enumerate(runs.items())
+        for seed, error in enumerate(errors)
+    ]
 
 
 def simulated(spec: StudySpec) -> Outcome:

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import MemoryQueue, failed, stated, study, trial
+from builders import MemoryQueue, failed, stated, study
+from builders import raced as left_by_a_race
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -276,13 +277,7 @@ def test_a_gain_without_a_common_seed_is_told_by_the_smooth_curve() -> None:
         3.0: (None, None, 9.0, 9.1),
         2.0: (11.0, 11.1, 10.0, 10.1),
     }
-    trials = [
-        trial(4 * index + seed, k, error, candidate=index, seed=seed,
-              state=None if error else State.PRUNED)
-        for index, (k, each) in enumerate(errors.items())
-        for seed, error in enumerate(each)
-    ]  # fmt: skip
-    stage = make_plan(spec, trials).stages[0]
+    stage = make_plan(spec, left_by_a_race(errors)).stages[0]
     assert stage.best is not None
     assert (stage.best.k, stage.gain.mean, stage.kept) == (3.0, None, True)
 

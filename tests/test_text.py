@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import MemoryQueue, completed, failed, pruned, simulated, stated, study, trial
+from builders import MemoryQueue, completed, failed, pruned, raced, simulated, stated, study, trial
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
@@ -382,17 +382,11 @@ def test_trials_withdrawn_are_not_called_failures() -> None:
 
 def test_errors_stand_in_the_column_of_their_seed() -> None:
     runs = {1.0: [12.5, 12.6, None], 3.0: [8.0, None, 8.5], 2.0: [None, 9.25, None]}
-    trials = [
-        trial(3 * index + seed, k, error, candidate=index, seed=seed,
-              state=None if error else State.PRUNED)
-        for index, (k, errors) in enumerate(runs.items())
-        for seed, error in enumerate(errors)
-    ]  # fmt: skip
     given = study(
         search={"ks": sorted(runs), "k_max": 3.0, "k_cap": 3.0, "seeds": 3},
         pruning={"enabled": True},
     )
-    stage = make_plan(given, trials).stages[0]
+    stage = make_plan(given, raced(runs)).stages[0]
     told = names.errors_by_seed(stage)
     rows = {c.k: told[c.index] for c in stage.candidates}
     assert rows == {1.0: "12.50  12.60", 2.0: "    –   9.25", 3.0: " 8.00      –   8.50"}
