@@ -28,7 +28,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.past import CANDIDATES, Past, first_seed, full_grid, race, write
+from benchmarks.past import CANDIDATES, RUNNERS, Past, first_seed, full_grid, race, write
 from kdecay_search import __version__, driver
 from kdecay_search.builtin import SimulatedTask
 from kdecay_search.errors import KDecayError
@@ -114,8 +114,8 @@ class Bench:
         view = driver.tick(self._storage, self.spec.name)
         took = 1000 * (time.perf_counter() - started)
         assert view is not None
-        begins = view.plan.enqueue or view.plan.skip
-        self.times["tick that begins a seed" if begins else "tick"].append(took)
+        decides = view.plan.enqueue or view.plan.skip
+        self.times["tick that decides" if decides else "tick"].append(took)
 
 
 def first_tick(url: str, name: str) -> tuple[float, float]:
@@ -163,7 +163,8 @@ def measure(
 
 def _waiting(kind: str, repeats: int) -> int:
     """Further seeds, or fresh candidates, for so many repeats to have work."""
-    return repeats // CANDIDATES + 2 if kind == "full grid" else repeats + 2
+    runs = {"full grid": CANDIDATES, "race": RUNNERS, "first seed": 1}
+    return repeats // runs[kind] + 2
 
 
 def _medians(kind: str, times: Sequence[Times]) -> list[Operation]:

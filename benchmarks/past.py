@@ -19,9 +19,9 @@ from optuna.distributions import distribution_to_json
 from kdecay_search import driver
 from kdecay_search.builtin import SimulatedTask
 from kdecay_search.procedure import make_plan
-from kdecay_search.runs import RunKey, Token
+from kdecay_search.runs import Token
 from kdecay_search.simulation import curve
-from kdecay_search.spec import StudySpec
+from kdecay_search.spec import PruningSpec, StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.history import token_attributes
 from kdecay_search.task import Epoch
@@ -34,6 +34,7 @@ K_STEP = 0.5
 NOISE = 0.4
 """Standard deviation between seeds, percentage points."""
 
+WAITING = "WAITING"
 NOW = "now"
 """Postgres reads this as the time of the transaction."""
 
@@ -42,7 +43,7 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Past:
-    """A finished trial to be written. Without epochs it lost the race before it began."""
+    """A trial to be written. Without epochs it lost the race before it began, or waits."""
 
     token: Token
     epochs: Sequence[Epoch]
@@ -56,9 +57,18 @@ def full_grid(trials: int, more_seeds: int, epochs: int) -> tuple[StudySpec, lis
 
 
 def race(trials: int, more_seeds: int, epochs: int) -> tuple[StudySpec, list[Past]]:
-    """With pruning, on further seeds: few runs of each seed were trained, the rest skipped."""
-    spec = _spec(f"race-{trials}", CANDIDATES, trials // CANDIDATES + more_seeds, epochs, True)
-    return spec, _history(spec, trials)
+    """With pruning: few runs of each seed were trained, the rest skipped, and the same few were
+    queued on ``more_seeds``."""
+    seeds = trials // CANDIDATES
+    spec = _spec(f"race-{trials}", CANDIDATES, seeds + more_seeds, epochs, True)
+    history = _history(spec, trials)
+    runners = [past.token for past in history[:RUNNERS]]
+    waiting = [
+        Past(replace(token, key=replace(token.key, seed=seed)), (), WAITING)
+        for seed in range(seeds, seeds + more_seeds)
+        for token in runners
+    ]
+    return spec, history + waiting
 
 
 def first_seed(trials: int, fresh: int, epochs: int) -> tuple[StudySpec, list[Past]]:
@@ -86,15 +96,15 @@ def _history(spec: StudySpec, trials: int) -> list[Past]:
     by itself would take longer than all else here."""
     assert isinstance(spec.task, SimulatedTask)
     noise = random.Random(0)
-    plan = make_plan(spec, ())
-    planned = {t.key.candidate: t for t in (*plan.enqueue, *plan.skip) if t.key.seed == 0}
+    grid = spec.model_copy(update={"pruning": PruningSpec(enabled=False)})
+    planned = {t.key.candidate: t for t in make_plan(grid, ()).enqueue if t.key.seed == 0}
     fresh = len(planned) - CANDIDATES
     tokens = [planned[index] for index in sorted(planned) if not 1 <= index <= fresh]
     curves = [curve(spec.task, (token.k or 0.0,), seed=0) for token in tokens]
     history = []
     for seed in range(trials // CANDIDATES):
         for index, token in enumerate(tokens):
-            run = replace(token, key=RunKey(1, index, seed))
+            run = replace(token, key=replace(token.key, seed=seed))
             if spec.pruning.enabled and seed > 0 and index >= RUNNERS:
                 history.append(Past(run, (), "PRUNED"))
             else:
@@ -119,11 +129,13 @@ def write(storage: Storage, spec: StudySpec, past: Sequence[Past]) -> None:
     """Launch the study with this history, and queue what comes next."""
     driver.launch(storage, spec)
     study_id = records.stage_ids(storage, spec.name)[1]
+    ended = [trial for trial in past if trial.state != WAITING]
     with storage.engine.begin() as connection:
         reserve = "SELECT nextval('trials_trial_id_seq') FROM generate_series(1, :count)"
-        ids = connection.scalars(sqlalchemy.text(reserve), {"count": len(past)}).all()
-        for table, columns, rows in _tables(study_id, ids, past):
+        ids = connection.scalars(sqlalchemy.text(reserve), {"count": len(ended)}).all()
+        for table, columns, rows in _tables(study_id, ids, ended):
             _copy(connection, table, columns, rows)
+    queue.enqueue(storage, study_id, [trial.token for trial in past if trial.state == WAITING])
     with storage.engine.connect() as connection:  # else the server does so within a minute
         connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.execute(sqlalchemy.text("VACUUM ANALYZE"))

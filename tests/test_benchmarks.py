@@ -313,7 +313,7 @@ def test_the_history_benchmark_measures_every_operation_in_both_sizes(storage: S
         f"{name}, {kind}"
         for name in ("claim", "report", "finish", "tick", "first tick of a process")
         for kind in ("full grid", "race", "first seed")
-    } - names <= {"tick, race"}  # there, each tick of so few may begin a seed
+    } <= names
     assert "report, pruner asked, first seed" in names
     told = json.loads(history.as_json([20, 40], operations))
     assert {"sizes", "operations", "machine", "versions"} <= told.keys()
