@@ -7,11 +7,10 @@ grows, up to ``k_cap``. A stage's best candidate is kept if it lowers the mean e
 seeds, paired by seed, by more than ``min_gain``; otherwise the search ends with the incumbent.
 
 The best candidate is not the smallest noisy mean but the minimum of a smooth curve through all
-results (:mod:`kdecay_search.choice`). With pruning, seeds are a race: half of the candidates and
-two more, spread over the grid, run on the first, and each further seed is given to those few of all
-candidates whose run may change the choice; the runs of the others are closed without being trained
-(:attr:`Plan.skip`). The baseline runs on the second seed,
-too, and on further ones while it is open whether the best candidate is better than it.
+results (:mod:`kdecay_search.choice`). With pruning, seeds are a race (:mod:`kdecay_search.race`): it
+begins with half of the candidates and one more on the first seed, and the baseline on the second;
+then come a few runs at a time that may change the choice, half of the grid at most. The others are
+closed without being trained (:attr:`Plan.skip`).
 
 A study that asks for it ends with a confirmation on fresh seeds
 (:mod:`kdecay_search.confirmation`).
