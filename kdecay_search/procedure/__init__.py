@@ -7,10 +7,10 @@ grows, up to ``k_cap``. A stage's best candidate is kept if it lowers the mean e
 seeds, paired by seed, by more than ``min_gain``; otherwise the search ends with the incumbent.
 
 The best candidate is not the smallest noisy mean but the minimum of a smooth curve through all
-results (:mod:`kdecay_search.choice`). With pruning, seeds are a race (:mod:`kdecay_search.race`): it
-begins with half of the candidates and one more on the first seed, and the baseline on the second;
-then come a few runs at a time that may change the choice, half of the grid at most. The others are
-closed without being trained (:attr:`Plan.skip`).
+results (:mod:`kdecay_search.choice`). With pruning, seeds are a race (:mod:`kdecay_search.race`).
+It begins with half of the candidates and one more on the first seed, and the baseline on the
+second; then come a few runs at a time that may change the choice, half of the grid at most. The
+others are closed without being trained (:attr:`Plan.skip`).
 
 A study that asks for it ends with a confirmation on fresh seeds
 (:mod:`kdecay_search.confirmation`).
