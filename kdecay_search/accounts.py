@@ -36,9 +36,9 @@ class Account:
     again: frozenset[int]
     """Seeds whose attempts have failed so far: that run is to be queued again. Of …"""
     lacking: frozenset[int]
-    """… seeds that need a trial …"""
-    unended: frozenset[int]
-    """… and with them, those whose trial is waiting or running."""
+    """… seeds that need a trial."""
+    open: frozenset[int]
+    """Seeds whose trial is waiting or running."""
     begun: int
     """Runs that have a trial, but for those that lost the race."""
     superfluous: tuple[Trial, ...]
@@ -66,7 +66,7 @@ class Account:
             failed=len(failed),
             again=frozenset(seed for seed in rest - failed if runs[seed]),
             lacking=rest - failed,
-            unended=(rest - failed) | {seed for seed, t in serving.items() if t.open},
+            open=frozenset(seed for seed, t in serving.items() if t.open),
             begun=len(serving) + len(failed) - skipped,
             superfluous=tuple(t for t in is_open if t is not serving.get(t.key.seed)),
         )

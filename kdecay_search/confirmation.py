@@ -110,7 +110,7 @@ def confirm(
             _level(spec, ks, control, groups[control].lr_max),
             account.errors,
             account.failed,
-            len(account.unended),
+            len(account.lacking) + len(account.open),
         )
         for control, account in accounts.items()
     ]

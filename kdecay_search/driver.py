@@ -108,6 +108,7 @@ def _bring_about(storage: Storage, name: str, plan: Plan, held: Lock) -> None:
         stage = (*plan.enqueue, *plan.skip)[0].key.stage
         study_id = records.create_stage(storage, name, stage)
         if plan.enqueue:
+            held.confirm()
             queue.enqueue(storage, study_id, plan.enqueue)
         for token in plan.skip:
             held.confirm()

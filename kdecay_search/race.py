@@ -67,16 +67,17 @@ def next_runs(belief: Belief, track: Track, size: int, certain: Sequence[Run] = 
     worth = belief.worth(certain)
     while len(chosen) < size:
         begun = [*certain, *chosen]
-        gains = {
-            runs: (belief.worth([*begun, *runs]) - worth) / len(runs)
+        worths = {
+            runs: belief.worth([*begun, *runs])
             for runs in _possible(belief, track, begun)
             if len(begun) + len(runs) <= track.left
         }
+        gains = {runs: (total - worth) / len(runs) for runs, total in worths.items()}
         best = max(gains, key=gains.__getitem__, default=())
         if not best or gains[best] < WORTH:
             break
         chosen += best
-        worth = belief.worth([*certain, *chosen])
+        worth = worths[best]
     return chosen
 
 

@@ -70,7 +70,7 @@ def trial(
     return Trial(number, token, state, k, error, trial_id=number, **more)
 
 
-def raced(runs: Mapping[float, Sequence[float | None]]) -> list[Trial]:
+def left_by_a_race(runs: Mapping[float, Sequence[float | None]]) -> list[Trial]:
     """What a race left of candidates, in their order: errors by seed, None where a run was not
     needed."""
     return [

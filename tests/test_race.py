@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import MemoryQueue, failed, stated, study
-from builders import raced as left_by_a_race
+from builders import MemoryQueue, failed, left_by_a_race, stated, study
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -5,7 +5,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import MemoryQueue, completed, failed, pruned, raced, simulated, stated, study, trial
+from builders import (
+    MemoryQueue,
+    completed,
+    failed,
+    left_by_a_race,
+    pruned,
+    simulated,
+    stated,
+    study,
+    trial,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
@@ -386,7 +396,7 @@ def test_errors_stand_in_the_column_of_their_seed() -> None:
         search={"ks": sorted(runs), "k_max": 3.0, "k_cap": 3.0, "seeds": 3},
         pruning={"enabled": True},
     )
-    stage = make_plan(given, raced(runs)).stages[0]
+    stage = make_plan(given, left_by_a_race(runs)).stages[0]
     told = names.errors_by_seed(stage)
     rows = {c.k: told[c.index] for c in stage.candidates}
     assert rows == {1.0: "12.50  12.60", 2.0: "    –   9.25", 3.0: " 8.00      –   8.50"}

@@ -99,14 +99,15 @@ class Book:
         """Runs that no open or finished trial serves: those to queue, and those to skip."""
         lacking = [
             (candidate, seed)
-            for seed in range(self.spec.search.seeds)
             for candidate in self.candidates
-            if self._needs_trial(candidate, seed)
+            for seed in self._account(candidate.index).lacking
+            if candidate.k is not None or seed == FIRST_SEED  # where the sampler chooses k
         ]
+        lacking.sort(key=lambda run: run[1])
         if not self.spec.pruning.enabled:
             return self._tokens(lacking), ()
         begun = [(c, seed) for c, seed in lacking if self._is_begun(c, seed)]
-        if begun or any(self._is_open(candidate) for candidate in self.candidates):
+        if begun or any(self._account(c.index).open for c in self.candidates):
             return self._tokens(begun), ()
         further = self._race(lacking)
         return (self._tokens(further), ()) if further else ((), self._tokens(lacking))
@@ -122,15 +123,10 @@ class Book:
         pair = seed < RUNS_TO_WIN and has_level and self._is_baseline(candidate)
         return pair or (seed == FIRST_SEED and candidate.index not in later)
 
-    def _is_open(self, candidate: Candidate) -> bool:
-        """Whether a run of the candidate is waiting or running."""
-        account = self._account(candidate.index)
-        return account.unended > account.lacking
-
     def _race(self, lacking: Sequence[tuple[Candidate, int]]) -> list[tuple[Candidate, int]]:
         """Which of the runs that are ``lacking`` come next (:mod:`kdecay_search.race`); none if the
         race is over."""
-        judged = self._judge()
+        judged = self.choice
         if judged is None:
             return []
         seeds: dict[int, list[int]] = defaultdict(list)
@@ -196,7 +192,7 @@ class Book:
     def _to_go(self) -> int:
         if not self.spec.pruning.enabled:
             return self._unfinished()
-        under_way = sum(len(a.unended - a.lacking) for a in self.accounts.values())
+        under_way = sum(len(account.open) for account in self.accounts.values())
         return min(self._unfinished(), max(0, self._left()) + under_way)
 
     def superfluous(self) -> Iterable[Trial]:
@@ -219,11 +215,6 @@ class Book:
 
     def _is_baseline(self, candidate: Candidate) -> bool:
         return self.number == 1 and candidate.k == BASELINE_KS[0]
-
-    def _needs_trial(self, candidate: Candidate, seed: int) -> bool:
-        if candidate.k is None and seed > 0:
-            return False  # the sampler chooses for the first seed; the others follow it
-        return seed in self._account(candidate.index).lacking
 
     def _account(self, index: int) -> Account:
         return self.accounts.get(index, self.untouched)
