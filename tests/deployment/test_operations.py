@@ -24,7 +24,7 @@ from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
 from kdecay_search.storage.connect import parse_url
 
-GUIDE = (Path(__file__).parent.parent / "docs/operations.md").read_text()
+GUIDE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 ADMIN_SQL, OWNER_SQL = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)
 
 

@@ -15,7 +15,7 @@ from commands import Kdecay, errors_by_run
 from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
 
-DIGITS = str(Path(__file__).parent.parent / "studies" / "digits.toml")
+DIGITS = str(Path(__file__).parents[2] / "studies" / "digits.toml")
 ONE_RUN = ["search.k_max=1.0", "search.k_cap=1.0", "search.seeds=1", "search.max_terms=1",
            "pruning.enabled=false", "task.epochs=12", "workers.heartbeat_seconds=0.2",
            "workers.grace_seconds=1.0"]  # fmt: skip

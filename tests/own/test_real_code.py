@@ -15,7 +15,7 @@ from PIL import Image
 
 from kdecay_search.study_file import load, to_toml
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "torchvision"
 ORIGINALS = {
     "train.py": "d2fd34035ee8ba701550894a39ae5bd2c5b2ef20f87cd5672a2b255f39e030f9",

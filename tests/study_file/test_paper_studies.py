@@ -15,7 +15,7 @@ from kdecay_search.paper import PAPER_NETWORKS
 from kdecay_search.procedure import runs_at_most
 from kdecay_search.study_file import load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "studies" / "paper").glob("*.toml"))
 by_name = pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from commands import Kdecay, errors_by_run, simulated_study
-from test_storage import queued, token
+from queued import queued, token
 
 from kdecay_search.errors import KDecayError, StorageUnavailable
 from kdecay_search.runs import State

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from commands import simulated_study
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 WORKER_ONLY = ("torch", "functorch", "torchgen", "torchvision", "sklearn", "scikit_learn", "timm",
                "nvidia", "triton")  # fmt: skip
 

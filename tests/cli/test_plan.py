@@ -14,7 +14,7 @@ from kdecay_search.statistics import pooled_noise, seeds_needed
 from kdecay_search.storage import Storage, queue
 from kdecay_search.study_file import load
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "studies" / "digits.toml")
 
 

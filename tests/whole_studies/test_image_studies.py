@@ -11,7 +11,7 @@ from commands import Kdecay, errors_by_run
 from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
 
-DIGITS = str(Path(__file__).parent.parent / "studies" / "digits.toml")
+DIGITS = str(Path(__file__).parents[2] / "studies" / "digits.toml")
 TINY = ["task.epochs=2", "search.k_min=1", "search.k_max=2", "search.k_step=1", "search.k_cap=2",
         "search.seeds=2", "search.max_terms=1", "pruning.enabled=false"]  # fmt: skip
 

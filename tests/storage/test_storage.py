@@ -17,6 +17,7 @@ import optuna
 import pytest
 import sqlalchemy
 from commands import Kdecay, simulated_study
+from queued import queued, token
 from servers import PASSWORD, Server, password_server
 
 from kdecay_search import driver
@@ -39,16 +40,6 @@ while (claim := queue.claim(storage, sys.argv[2], "test")) is not None:
 def server() -> Iterator[Server]:
     with password_server() as started:
         yield started
-
-
-def token(candidate: int, k: float | None = None) -> Token:
-    return Token(RunKey(1, candidate, 0), (), k, (1.0, 5.0))
-
-
-def queued(storage: Storage, name: str, tokens: list[Token]) -> int:
-    study_id = records.create_stage(storage, name, 1)
-    queue.enqueue(storage, study_id, tokens)
-    return study_id
 
 
 def test_four_processes_claim_each_of_forty_runs_exactly_once(storage: Storage) -> None:

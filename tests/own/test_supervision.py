@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from kdecay_search.own import command, python
 from kdecay_search.own.output import KEPT_BYTES
 from kdecay_search.own.supervision import RunFailed
 from kdecay_search.task import Epoch, Pruned, Released
+from own.processes import alive, said, wait_for
 
 PYTHON = {"kind": "python", "epochs": 3, "entry": "mine:train"}
 ENOUGH_SECONDS = 3.0
@@ -43,11 +42,6 @@ def program(script: str, *arguments: str, **run: Any) -> RecordedRun:
     plain = script.replace("{", "{{").replace("}", "}}")
     task = {"kind": "command", "epochs": 3, "command": ["sh", "-c", plain, "sh", "{k}", *arguments]}
     return RecordedRun(task=task | run.pop("task", {}), **run)
-
-
-def said(number: int, error: object, **more: object) -> str:
-    """A shell command that reports an epoch."""
-    return f"echo '{json.dumps({'epoch': number, 'error': error, **more})}'"
 
 
 def failure(train: Callable[[Any], Any], run: RecordedRun) -> RunFailed:
@@ -225,20 +219,6 @@ def started() -> list[int]:
     return [int(line) for line in Path("pids").read_text().split()]
 
 
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.02)
-
-
 @pytest.fixture
 def no_orphans(own_folder: Path) -> Iterator[None]:
     """When the test is over, three were started, and none of them lives."""
@@ -297,7 +277,7 @@ def test_a_worker_that_is_killed_leaves_no_program_and_no_children(kind: str) ->
     if kind == "python":
         body = f"import subprocess\nsubprocess.run({CHILDREN!r}, shell=True)"
         own = function(f"{body}\nopen('program', 'w').write(str(os.getpid()))\ntime.sleep(600)")
-    arguments = [str(Path(__file__).parent), own.spec.task.model_dump_json(exclude_none=True)]
+    arguments = [str(Path(__file__).parents[1]), own.spec.task.model_dump_json(exclude_none=True)]
     worker = subprocess.Popen([sys.executable, "-c", WORKER, *arguments])
     wait_for(lambda: Path("program").exists() and Path("program").read_text(), "the program")
     wait_for(lambda: Path("pids").exists() and len(started()) == 3, "the children")

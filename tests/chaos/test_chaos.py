@@ -13,7 +13,7 @@ import pytest
 from tests.chaos.disturbances import Counts, draw, required
 from tests.chaos.judgement import Attempt, Outcome, differences
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 420
 """Only a hanging programme takes so long."""
 

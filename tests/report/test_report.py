@@ -30,7 +30,7 @@ from kdecay_search.storage.durations import read_durations
 from kdecay_search.study_file import load
 from kdecay_search.worker.trial import ClaimedTrial
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 5, 17, 12, 30, tzinfo=UTC)
 SMALL = ["name=seen", "task.epochs=4", "search.k_max=2.0", "search.k_cap=2.0", "search.seeds=2",
          "search.max_terms=1"]  # fmt: skip
