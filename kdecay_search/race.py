@@ -20,7 +20,9 @@ average over what it may come to."""
 SHARE = 0.5
 """Of the grid's runs, that a race trains at most …"""
 SPARE = 2
-"""… but it may train so many more than there are candidates."""
+"""… but it may train so many more than there are candidates …"""
+SPARE_FOR_LEADER = 4
+"""… and so many, where the last of them make sure of the one that leads."""
 LIKELY = 16
 """So many of the most probable to be the best are considered …"""
 KINDS_OF_SEED = 8
@@ -41,6 +43,8 @@ class Track:
     """Of the study."""
     left: int
     """Runs that the race may still begin; negative where it has begun more."""
+    left_for_leader: int
+    """Runs that may still be begun to make sure of the one that leads: no fewer."""
 
 
 def batch_size(candidates: int) -> int:
@@ -50,9 +54,10 @@ def batch_size(candidates: int) -> int:
     return max(least, min(most, candidates // BATCH_SHARE))
 
 
-def runs_at_most(candidates: int, seeds: int) -> int:
-    """Runs that a race trains, all in all."""
-    return max(int(SHARE * candidates * seeds), candidates + SPARE)
+def runs_at_most(candidates: int, seeds: int, spare: int = SPARE) -> int:
+    """Runs that a race trains, all in all: ``spare`` more than there are candidates where the share
+    of the grid is less."""
+    return max(int(SHARE * candidates * seeds), candidates + spare)
 
 
 def likely(judged: Choice, points: Iterable[Point]) -> list[Point]:

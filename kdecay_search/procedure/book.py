@@ -148,7 +148,8 @@ class Book:
             track=race.Track(
                 lacking={point: seeds[c.index] for point, c in able.items()},
                 seeds=self.spec.search.seeds,
-                left=self._left(),
+                left=self._left(race.SPARE),
+                left_for_leader=self._left(race.SPARE_FOR_LEADER),
             ),
         )
         runs = field.next_runs(race.batch_size(len(self.candidates)))
@@ -181,10 +182,11 @@ class Book:
         results = Results.by_seed([(reference, earlier), *given.items()])
         return (reference, *(point for point in given if point != reference)), results
 
-    def _left(self) -> int:
-        """Runs that a race may still begin; negative where it has begun more."""
+    def _left(self, spare: int) -> int:
+        """Runs that a race may still begin; negative where it has begun more. ``spare``: more than
+        there are candidates, where half of the grid is less."""
         begun = sum(account.begun for account in self.accounts.values())
-        return race.runs_at_most(len(self.candidates), self.spec.search.seeds) - begun
+        return race.runs_at_most(len(self.candidates), self.spec.search.seeds, spare) - begun
 
     def _unfinished(self) -> int:
         return sum(candidate.unfinished for candidate in self.candidates)
@@ -193,7 +195,7 @@ class Book:
         if not self.spec.pruning.enabled:
             return self._unfinished()
         under_way = sum(len(account.open) for account in self.accounts.values())
-        return min(self._unfinished(), max(0, self._left()) + under_way)
+        return min(self._unfinished(), max(0, self._left(race.SPARE)) + under_way)
 
     def superfluous(self) -> Iterable[Trial]:
         for account in self.accounts.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdecay_search import race
@@ -16,8 +16,6 @@ from kdecay_search.regression import Results
 RUNS_TO_WIN = 2
 """Complete runs without which no candidate is chosen where others have them."""
 
-EXTRA = 2
-"""Runs beyond the race's that make sure of the one that leads."""
 LIKELY_GAIN = 0.8
 """Probability from which on a gain on the rival is looked into further."""
 
@@ -40,14 +38,18 @@ class Field:
     def next_runs(self, size: int) -> list[Run]:
         """What is queued next, about ``size`` runs; none if the race is over."""
         due = self._due()
-        chosen = race.next_runs(self._belief(), self.track, size, due)
+        are_last = self.track.left - len(due) <= size
+        chosen = [run for run in self._for_leader() if are_last and run not in due]
+        certain = [*due, *chosen]
+        chosen += race.next_runs(self._belief(certain), self.track, size - len(chosen), certain)
         runs = [*due, *chosen, *self._of_levels(size, due, len(chosen))]
-        return list(dict.fromkeys(runs)) or self._last() or self._pairs(size)
+        return list(dict.fromkeys(runs)) or self._for_leader() or self._pairs(size)
 
-    def _belief(self) -> Belief:
-        """About the rival and those that may well be the best."""
+    def _belief(self, certain: Iterable[Run]) -> Belief:
+        """About the rival, those that may well be the best and those that run in any case."""
         points = race.likely(self.judged, self.candidates)
-        return believe(*self.known, dict.fromkeys((self.judged.points[0], *points)))
+        run = (point for point, _ in certain)
+        return believe(*self.known, dict.fromkeys((self.judged.points[0], *points, *run)))
 
     def _challenger(self) -> Point | None:
         """The best but for the baselines."""
@@ -70,12 +72,11 @@ class Field:
         track = replace(self.track, left=self.track.left - others)
         return race.next_runs(believe(*self.known, sorted(self.baselines)), track, size, due)
 
-    def _last(self) -> list[Run]:
-        """Before the race is over, the one that leads has met its rival on two seeds; and where
-        the rival leads, some other candidate has run on two. That may take more runs than are left,
-        but ``EXTRA`` at most: a noisy race may have one leader after another."""
+    def _for_leader(self) -> list[Run]:
+        """Before the race is over, the one that leads is to meet its rival on two seeds; and where
+        the rival leads, some other candidate is to run on two."""
         challenger = self._challenger()
-        if challenger is None or self.track.left <= -EXTRA:
+        if challenger is None or self.track.left_for_leader <= 0:
             return []
         leads = self._leads(challenger)
         errors = self.candidates[challenger].errors
