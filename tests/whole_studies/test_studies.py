@@ -162,14 +162,14 @@ def test_detached_workers_outlive_the_session_that_launched_them(
 def test_a_terminated_worker_puts_its_trial_back_without_using_up_an_attempt(
     kdecay: Kdecay, tmp_path: Path, storage: Storage
 ) -> None:
-    file = simulated_study(tmp_path, name="released", task__epoch_seconds=0.5, task__epochs=100)
+    file = simulated_study(tmp_path, name="put-back", task__epoch_seconds=0.5, task__epochs=100)
     kdecay.run("launch", file, "--detach", "--workers", "0")
-    worker = kdecay.start("worker", "--drain", "--study", "released")
-    wait_for(lambda: running_trials(storage, "released"), "a claim")
+    worker = kdecay.start("worker", "--drain", "--study", "put-back")
+    wait_for(lambda: running_trials(storage, "put-back"), "a claim")
     worker.send_signal(signal.SIGTERM)
     _, log = worker.communicate(timeout=30)
     assert worker.returncode == 0, log
-    states = Counter(trial.state for trial in records.read_trials(storage, "released"))
+    states = Counter(trial.state for trial in records.read_trials(storage, "put-back"))
     assert set(states) == {State.WAITING}
 
 
