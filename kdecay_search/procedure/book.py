@@ -77,8 +77,9 @@ class Book:
         is_new = best is not None and (self.number > 1 or best.k != BASELINE_KS[0])
         smooth = self._smooth_gain(best)
         gained = gain.mean
-        if gained is None and incumbent.errors and smooth is not None:
-            gained = smooth.mean  # they have not met on a seed
+        pairs = min(RUNS_TO_WIN, self.spec.search.seeds)
+        if gain.n < pairs and incumbent.errors and smooth is not None:
+            gained = smooth.mean  # they have met on too few seeds
         is_better = gained is None or gained > self.spec.search.min_gain
         return Stage(
             n=self.number,

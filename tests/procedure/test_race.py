@@ -259,6 +259,18 @@ def test_what_is_found_has_met_k_1_on_two_seeds() -> None:
     assert met >= found - 1
 
 
+@pytest.mark.parametrize(("min_gain", "kept"), [(0.2, True), (2.0, False)])
+def test_a_gain_of_one_pair_is_judged_by_the_smooth_curve(min_gain: float, kept: bool) -> None:
+    """Here the pair tells 4.1 points, and all runs together 0.4."""
+    spec = raced(3, noise=1.0, noise_seed=66, k_max=8.0, k_cap=8.0, min_gain=min_gain)
+    stage = played(spec).plan().stages[0]
+    assert stage.gain.n == 1
+    assert stage.gain.mean is not None
+    assert stage.smooth_gain is not None
+    assert 0.2 < stage.smooth_gain.mean < 2.0 < stage.gain.mean
+    assert stage.kept == kept
+
+
 def test_the_most_probable_of_a_small_grid_is_the_one_that_is_chosen() -> None:
     """Half of so small a grid may be trained before the one that leads then has run twice."""
     found = 0
