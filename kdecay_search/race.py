@@ -44,7 +44,7 @@ class Track:
     left: int
     """Runs that the race may still begin; negative where it has begun more."""
     left_for_leader: int
-    """Runs that may still be begun to make sure of the one that leads: no fewer."""
+    """Runs that may still be begun to make sure of the one that leads; ``left`` or more."""
 
 
 def batch_size(candidates: int) -> int:

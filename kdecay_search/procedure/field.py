@@ -37,13 +37,13 @@ class Field:
 
     def next_runs(self, size: int) -> list[Run]:
         """What is queued next, about ``size`` runs; none if the race is over."""
-        due = self._due()
+        due, leader = self._due(), self._for_leader()
         are_last = self.track.left - len(due) <= size
-        chosen = [run for run in self._for_leader() if are_last and run not in due]
+        chosen = [run for run in leader if run not in due] if are_last else []
         certain = [*due, *chosen]
         chosen += race.next_runs(self._belief(certain), self.track, size - len(chosen), certain)
         runs = [*due, *chosen, *self._of_levels(size, due, len(chosen))]
-        return list(dict.fromkeys(runs)) or self._for_leader() or self._pairs(size)
+        return list(dict.fromkeys(runs)) or leader or self._pairs(size)
 
     def _belief(self, certain: Iterable[Run]) -> Belief:
         """About the rival, those that may well be the best and those that run in any case."""
