@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from kdecay_search.accounts import LOSSES_PER_ATTEMPT
 from kdecay_search.procedure import Plan, Progress, make_plan, runs_at_most
+from kdecay_search.procedure.field import RUNS_TO_WIN
 from kdecay_search.runs import State, Trial
 from kdecay_search.spec import StudySpec
 from procedure.searches import QUARTERS, again, played
@@ -84,7 +85,11 @@ def check_soundness(spec: StudySpec, queue: MemoryQueue, plan: Plan) -> None:
             assert all(k <= max(part.cap, 1.0) + 1e-9 for k in grid_ks)
         assert all(k > earlier for k in grid_ks for earlier in stage.earlier_ks)
         if stage.kept and stage.gain.mean is not None:
-            assert stage.gain.mean > part.min_gain
+            is_paired = stage.gain.n >= min(RUNS_TO_WIN, part.seeds)
+            judged = stage.gain if is_paired else stage.smooth_gain
+            assert judged is not None
+            assert judged.mean is not None
+            assert judged.mean > part.min_gain
     kept = tuple(stage.best.k for stage in plan.stages if stage.kept and stage.best)
     assert plan.incumbent.ks == (kept or (1.0,))
     assert all(stage.kept for stage in plan.stages[:-1])
