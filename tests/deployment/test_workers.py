@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 from commands import KDECAY, TIMEOUT_SECONDS, Kdecay, simulated_study
+from waiting import wait_for
 
 from kdecay_search.runs import State
 from kdecay_search.spec import WorkersSpec
@@ -152,13 +152,6 @@ def changed(name: str, folder: Path, *changes: tuple[str, str]) -> str:
     return str(copy)
 
 
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + TIMEOUT_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 @pytest.fixture
 def database(alone: Kdecay, tmp_path: Path) -> Iterator[Storage]:
     """Of a database with a study of five runs, one second each."""
@@ -186,7 +179,7 @@ def test_slurm_s_array_goes_on_after_its_time_limit_and_no_attempt_is_lost(
     database: Storage, user: dict[str, str], script: str, tmp_path: Path
 ) -> None:
     job = subprocess.Popen(["sbatch", "--array=0-1", script], env=user, cwd=tmp_path)
-    wait_until(lambda: states(database).count(State.RUNNING) == 2)
+    wait_for(lambda: states(database).count(State.RUNNING) == 2, "two claims", TIMEOUT_SECONDS)
     (tmp_path / "bin/limit").touch()
     assert job.wait(TIMEOUT_SECONDS) == 0
     for task in (f"{slurm.JOB}_0", f"{slurm.JOB}_1"):
@@ -200,7 +193,7 @@ def test_a_job_that_is_cancelled_puts_its_trial_back(
 ) -> None:
     """The shell and the worker get the signal at once, and the worker must not get it twice."""
     job = subprocess.Popen(["sbatch", "--array=0-0", script], env=user, cwd=tmp_path)
-    wait_until(lambda: State.RUNNING in states(database))
+    wait_for(lambda: State.RUNNING in states(database), "a claim", TIMEOUT_SECONDS)
     subprocess.run(["scancel", slurm.JOB], env=user, check=True)
     assert job.wait(TIMEOUT_SECONDS) == 0
     assert "released" in (tmp_path / f"kdecay-{slurm.JOB}_0.log").read_text()
@@ -220,7 +213,7 @@ def test_ssh_starts_a_worker_on_every_host_and_shows_nobody_the_url(
     assert len(lines) == 2
     assert str(alone.url) not in "".join(lines)
     log = tmp_path / "kdecay-worker.log"
-    wait_until(lambda: log.read_text().count("ends after") == 2)
+    wait_for(lambda: log.read_text().count("ends after") == 2, "two ends", TIMEOUT_SECONDS)
     assert states(database) == [State.COMPLETE] * 5
 
 
@@ -235,7 +228,7 @@ def test_kubernetes_hook_drains_a_worker_that_is_process_1_and_waits_for_its_end
         env=alone.environment | {"KDECAY_CHECKPOINTS": str(tmp_path)},
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
-    wait_until(lambda: State.RUNNING in states(database))
+    wait_for(lambda: State.RUNNING in states(database), "a claim", TIMEOUT_SECONDS)
     first = Path(f"/proc/{pod.pid}/task/{pod.pid}/children").read_text().split()[0]
     enter = ["nsenter", "--target", first, "--pid", "--mount"]
     ended = subprocess.run([*enter, *hook], check=False)

@@ -14,6 +14,7 @@ import pytest
 from builders import study
 from commands import TIMEOUT_SECONDS, Kdecay
 from rich.console import Console
+from waiting import wait_for
 
 from kdecay_search import driver
 from kdecay_search.checkpoint import CheckpointFolder
@@ -27,7 +28,7 @@ from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.worker.attempt import Place
 from kdecay_search.worker.loop import Options, Worker
-from own.processes import alive, said, wait_for
+from own.processes import alive, said
 
 EPOCHS = 3
 SEARCH = {"k_max": 2.0, "k_cap": 2.0, "k_step": 1.0, "seeds": 1, "max_terms": 1}

@@ -13,13 +13,14 @@ from typing import Any
 
 import pytest
 from recorded import RecordedRun
+from waiting import wait_for
 
 from kdecay_search.errors import TaskError
 from kdecay_search.own import command, python
 from kdecay_search.own.output import KEPT_BYTES
 from kdecay_search.own.supervision import RunFailed
 from kdecay_search.task import Epoch, Pruned, Released
-from own.processes import alive, said, wait_for
+from own.processes import alive, said
 
 PYTHON = {"kind": "python", "epochs": 3, "entry": "mine:train"}
 ENOUGH_SECONDS = 3.0

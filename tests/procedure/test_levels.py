@@ -29,6 +29,7 @@ from kdecay_search.simulation import final_error
 from kdecay_search.spec import StudySpec
 from kdecay_search.storage.history import read_token, token_attributes
 from kdecay_search.study_file import from_json, load
+from procedure.searches import played
 
 LEVELS = (0.05, 0.1, 0.2)
 
@@ -52,12 +53,6 @@ def joint(
         pruning={"enabled": prunes},
         confirm={"seeds": confirm, "rivals": ["cosine"]},
     )
-
-
-def played(spec: StudySpec, outcome: Any = None) -> MemoryQueue:
-    queue = MemoryQueue(spec, outcome)
-    queue.play()
-    return queue
 
 
 def true_error(spec: StudySpec, point: Point) -> float:

@@ -20,6 +20,7 @@ from kdecay_search.procedure import Progress, make_plan
 from kdecay_search.runs import State
 from kdecay_search.simulation import final_error
 from kdecay_search.spec import StudySpec
+from procedure.searches import played
 
 
 def raced(
@@ -43,12 +44,6 @@ def raced(
         search={"k_max": 5.0, "k_cap": 5.0, "seeds": seeds, "max_terms": 1, **search},
         pruning={"enabled": True},
     )
-
-
-def played(spec: StudySpec) -> MemoryQueue:
-    queue = MemoryQueue(spec)
-    queue.play()
-    return queue
 
 
 def test_every_run_is_accounted_for_exactly_once() -> None:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -19,6 +19,7 @@ import sqlalchemy
 from commands import Kdecay, simulated_study
 from queued import queued, token
 from servers import PASSWORD, Server, password_server
+from waiting import wait_for
 
 from kdecay_search import driver
 from kdecay_search.errors import StorageError, StorageUnavailable
@@ -140,7 +141,7 @@ def test_a_holder_of_the_lock_that_falls_silent_loses_it_and_is_told(storage: St
     with pytest.raises(StorageUnavailable), storage.lock("silent lock", 0.3) as held:  # noqa: PT012
         assert held is not None
         held.confirm()
-        _wait_until(lambda: _is_free(other, "silent lock"))
+        wait_for(lambda: _is_free(other, "silent lock"), "the lock's release", seconds=60)
         held.confirm()
     other.close()
 
@@ -356,13 +357,6 @@ def _uptime(storage: Storage) -> float:
 def _is_free(storage: Storage, lock: str) -> bool:
     with storage.lock(lock) as held:
         return held is not None
-
-
-def _wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def _age_heartbeat(storage: Storage, trial_id: int, seconds: float) -> None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 from torchvision.transforms import v2
+from waiting import wait_for
 
 from kdecay_search.builtin import DataSpec
 from kdecay_search.checkpoint import Checkpoint
@@ -347,7 +347,8 @@ def test_decoders_outlast_signals_to_their_worker_but_not_the_worker(
             assert decoders
         finally:
             host.kill()
-    deadline = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in decoders):
-        assert time.monotonic() < deadline, "decoders are left over"
-        time.sleep(0.05)
+    wait_for(
+        lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders),
+        "the end of all decoders",
+        seconds=60,
+    )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import optuna
 import optuna_dashboard
 import pytest
 from commands import Kdecay, simulated_study
+from waiting import wait_for
 
 from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
@@ -99,10 +99,11 @@ def test_a_study_over_levels_that_is_killed_and_resumed_has_the_same_results(
     for number in (signal.SIGKILL, signal.SIGTERM):
         worker = kdecay.start("worker", "--drain", "--study", "torn")
         before = ended(storage, "torn")
-        deadline = time.monotonic() + 60
-        while ended(storage, "torn") < before + 3:
-            assert time.monotonic() < deadline, "no run came to its end"
-            time.sleep(0.05)
+        wait_for(
+            lambda before=before: ended(storage, "torn") >= before + 3,
+            "the end of three runs",
+            seconds=60,
+        )
         worker.send_signal(number)
         worker.communicate(timeout=30)
     kdecay.run("worker", "--drain", "--study", "torn")

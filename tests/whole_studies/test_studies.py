@@ -6,31 +6,24 @@ import json
 import os
 import signal
 import subprocess
-import time
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import waiting
 from commands import Kdecay, errors_by_run, simulated_study
 
 from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
 
+wait_for = partial(waiting.wait_for, seconds=60)
+
 
 def outcomes(storage: Storage, name: str) -> Counter[tuple[int, int, int, State]]:
     trials = records.read_trials(storage, name)
     return Counter((t.key.stage, t.key.candidate, t.key.seed, t.state) for t in trials)
-
-
-def wait_for(condition: Any, what: str, seconds: float = 60) -> Any:
-    """The first true value of ``condition()``."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.05)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
 
 
 def running_trials(storage: Storage, name: str) -> list[Any]:

@@ -6,11 +6,10 @@ import resource
 import signal
 import subprocess
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from commands import Kdecay, errors_by_run
+from waiting import wait_for
 
 from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
@@ -44,13 +43,6 @@ class Log:
 
     def count(self, word: str) -> int:
         return sum(word in line for line in self.lines)
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.01)
 
 
 def launch(kdecay: Kdecay, name: str, folder: Path, workers: int) -> None:

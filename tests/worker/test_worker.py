@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from commands import Kdecay, errors_by_run, simulated_study
 from queued import queued, token
+from waiting import wait_for
 
 from kdecay_search.errors import KDecayError, StorageUnavailable
 from kdecay_search.runs import State
@@ -42,13 +42,6 @@ print("ended", flush=True)
 
 def epoch(number: int) -> Epoch:
     return Epoch(number, 1.0, 20.0, 10.0, 0.1)
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not happen"
-        time.sleep(0.05)
 
 
 class Desk:
