@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from kdecay_search.builtin import ImagesTask
-from kdecay_search.task import DIVERGED_ERROR, Epoch, Run
+from kdecay_search.study.builtin_tasks import ImagesTask
+from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Run
 from kdecay_search.training.averaging import AveragedWeights
 from kdecay_search.training.data import Split, load
 from kdecay_search.training.device import make_deterministic, resolve

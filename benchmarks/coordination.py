@@ -33,13 +33,14 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import make_url
 
-from kdecay_search import __version__, driver
-from kdecay_search.checkpoint import CheckpointFolder
+from kdecay_search import __version__
+from kdecay_search import reconcile as driver
 from kdecay_search.errors import KDecayError
-from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, embedded_url, records
 from kdecay_search.storage.connect import parse_url, probe_engine
 from kdecay_search.storage.queue import Claim
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.tasks.checkpoint import CheckpointFolder
 from kdecay_search.training.inventory import cpu
 from kdecay_search.worker.attempt import Place
 from kdecay_search.worker.loop import Options, Worker

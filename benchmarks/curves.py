@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kdecay_search.errors import DataError
-from kdecay_search.settings import AVERAGING_SHARE
-from kdecay_search.spec import LARGEST_K, SMALLEST_K
+from kdecay_search.study.base import AVERAGING_SHARE
+from kdecay_search.study.spec import LARGEST_K, SMALLEST_K
 
 Array = NDArray[np.float64]
 

@@ -29,13 +29,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.past import CANDIDATES, RUNNERS, Past, first_seed, full_grid, race, write
-from kdecay_search import __version__, driver
-from kdecay_search.builtin import SimulatedTask
+from kdecay_search import __version__
+from kdecay_search import reconcile as driver
 from kdecay_search.errors import KDecayError
-from kdecay_search.simulation import curve
-from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, embedded_url, queue
 from kdecay_search.storage.queue import Claim
+from kdecay_search.study.builtin_tasks import SimulatedTask
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.tasks.simulated import curve
 from kdecay_search.training.inventory import cpu
 from kdecay_search.worker.trial import ClaimedTrial
 

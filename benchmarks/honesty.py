@@ -22,11 +22,11 @@ from rich.console import Console
 from rich.table import Table
 
 from kdecay_search import __version__
-from kdecay_search.choice import Gain
-from kdecay_search.procedure import Plan, Progress, make_plan
-from kdecay_search.runs import State, Trial
-from kdecay_search.spec import StudySpec
+from kdecay_search.search import Plan, Progress, make_plan
+from kdecay_search.search.selection import Gain
 from kdecay_search.statistics import Comparison, Noise, Sample, compare, paired_gain, pooled_noise
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.trials import State, Trial
 from kdecay_search.training.inventory import cpu
 
 TRUTHS = (0.0, 0.2, 0.5)

@@ -1,6 +1,6 @@
 """How well a search over k and the level of the LR together finds the best pair, and at what cost.
 
-Simulated studies whose truth is known (:mod:`kdecay_search.simulation` with ``best_lr_max``): the
+Simulated studies whose truth is known (:mod:`kdecay_search.tasks.simulated` with ``best_lr_max``): the
 real procedure, pruner and choice on their curves, in the simulated asynchronous time of
 :mod:`benchmarks.replay`. The yardstick is the full grid: every pair on every seed, to its end.
 
@@ -29,10 +29,10 @@ from benchmarks.curves import Curves
 from benchmarks.policies import NoPruning, Ours
 from benchmarks.replay import Judge, Replay, Scenario
 from kdecay_search import __version__
-from kdecay_search.builtin import SimulatedTask
-from kdecay_search.point import Point
-from kdecay_search.simulation import curve, final_error
-from kdecay_search.spec import StudySpec
+from kdecay_search.study.builtin_tasks import SimulatedTask
+from kdecay_search.study.candidate import Point
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.tasks.simulated import curve, final_error
 from kdecay_search.training.inventory import cpu
 
 KS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)

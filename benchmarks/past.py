@@ -16,15 +16,15 @@ from typing import Any
 import sqlalchemy
 from optuna.distributions import distribution_to_json
 
-from kdecay_search import driver
-from kdecay_search.builtin import SimulatedTask
-from kdecay_search.procedure import make_plan
-from kdecay_search.runs import Token
-from kdecay_search.simulation import curve
-from kdecay_search.spec import PruningSpec, StudySpec
+from kdecay_search import reconcile as driver
+from kdecay_search.search import make_plan
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.history import token_attributes
-from kdecay_search.task import Epoch
+from kdecay_search.study.builtin_tasks import SimulatedTask
+from kdecay_search.study.spec import PruningSpec, StudySpec
+from kdecay_search.study.trials import Token
+from kdecay_search.tasks.protocol import Epoch
+from kdecay_search.tasks.simulated import curve
 
 CANDIDATES = 20
 """Values of k in a history; more history is more seeds of each."""

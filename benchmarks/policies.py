@@ -12,9 +12,9 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, Successive
 from optuna.trial import TrialState
 
 from benchmarks.replay import Job, Judge
-from kdecay_search.pruning import FIRST_SEED, Curve, is_worse, may_prune
-from kdecay_search.runs import RunKey, Trial
-from kdecay_search.spec import StudySpec
+from kdecay_search.search.early_stopping import FIRST_SEED, Curve, is_worse, may_prune
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.trials import RunKey, Trial
 
 LOOKS = 12
 """How often MedianPruner compares in a training, evenly spaced: as often as the package's own."""
@@ -34,7 +34,7 @@ class NoPruning:
 
 
 class Ours:
-    """:mod:`kdecay_search.pruning`, as the worker asks it."""
+    """:mod:`kdecay_search.search.early_stopping`, as the worker asks it."""
 
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec

@@ -22,12 +22,12 @@ from typing import Any
 from benchmarks.curves import RAW, read_table
 from benchmarks.recording import TRAIN_LOSS, Recorded, averaged_name, make_recorder
 from kdecay_search import __version__
-from kdecay_search.builtin import SimulatedTask
 from kdecay_search.errors import DataError, KDecayError, MissingPackage
-from kdecay_search.procedure import BASELINE_KS
-from kdecay_search.settings import AVERAGING_SHARE
-from kdecay_search.spec import LARGEST_K, SMALLEST_K, StudySpec, grid
-from kdecay_search.study_file import load
+from kdecay_search.search import BASELINE_KS
+from kdecay_search.study.base import AVERAGING_SHARE
+from kdecay_search.study.builtin_tasks import SimulatedTask
+from kdecay_search.study.file import load
+from kdecay_search.study.spec import LARGEST_K, SMALLEST_K, StudySpec, grid
 
 SHARES = (1 / 60, 1 / 30, AVERAGING_SHARE, 1 / 8)
 """Half-lives of the averages as shares of the training, where none are asked for."""

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks.curves import AVERAGED, RAW
-from kdecay_search.builtin import ImagesTask, SimulatedTask
-from kdecay_search.simulation import curve
-from kdecay_search.spec import StudySpec
-from kdecay_search.task import DIVERGED_ERROR, Epoch
+from kdecay_search.study.builtin_tasks import ImagesTask, SimulatedTask
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch
+from kdecay_search.tasks.simulated import curve
 
 TRAIN_LOSS = "train_loss"
 
@@ -47,7 +47,7 @@ def simulated(task: SimulatedTask, window: float, k: float, seed: int) -> Record
 
 @dataclass
 class BareRun:
-    """A run as a task sees it (:class:`kdecay_search.task.Run`), with nobody to interrupt it."""
+    """A run as a task sees it (:class:`kdecay_search.tasks.protocol.Run`), with nobody to interrupt it."""
 
     spec: StudySpec
     ks: tuple[float, ...]

@@ -1,6 +1,6 @@
 """A study on recorded curves, in simulated asynchronous time.
 
-The procedure is the real one: :func:`kdecay_search.procedure.make_plan` says which runs to queue
+The procedure is the real one: :func:`kdecay_search.search.make_plan` says which runs to queue
 and to skip, and which k was found. Workers take runs from the queue and finish an epoch at a time,
 each at its own speed; a policy says after every epoch whether the run ends there.
 """
@@ -17,10 +17,10 @@ from typing import Protocol
 import numpy as np
 
 from benchmarks.curves import Curves
-from kdecay_search.point import Point
-from kdecay_search.procedure import Plan, Progress, Stage, make_plan
-from kdecay_search.runs import State, Token, Trial
-from kdecay_search.spec import StudySpec
+from kdecay_search.search import Plan, Progress, Stage, make_plan
+from kdecay_search.study.candidate import Point
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.trials import State, Token, Trial
 
 SPEED_SPREAD = 0.25
 """Standard deviation, over the workers, of the logarithm of their speed …"""

@@ -30,10 +30,10 @@ from torch import Tensor, nn
 from benchmarks.limits import limits, wait_for
 from benchmarks.plain import READY_BATCHES, Pictures, PlainLoop
 from benchmarks.recording import BareRun
-from kdecay_search.builtin import DataSpec, ImagesTask
 from kdecay_search.errors import KDecayError
-from kdecay_search.paper import PAPER_NETWORKS
-from kdecay_search.spec import StudySpec
+from kdecay_search.study.builtin_tasks import DataSpec, ImagesTask
+from kdecay_search.study.paper_networks import PAPER_NETWORKS
+from kdecay_search.study.spec import StudySpec
 from kdecay_search.training import models
 from kdecay_search.training.augmentation import HeldValidation
 from kdecay_search.training.data import Split, load

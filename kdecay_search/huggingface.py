@@ -16,7 +16,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kdecay_search.errors import TaskError
-from kdecay_search.own.run import TaskRun
+from kdecay_search.user_code.run import TaskRun
 
 __all__ = ["KDecayCallback", "attach"]
 

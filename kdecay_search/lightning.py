@@ -11,9 +11,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 
 from kdecay_search.errors import TaskError
-from kdecay_search.own import state as states
-from kdecay_search.own.run import TaskRun
 from kdecay_search.training.swapping import SwappedAverage
+from kdecay_search.user_code import state as states
+from kdecay_search.user_code.run import TaskRun
 
 __all__ = ["KDecayCallback"]
 

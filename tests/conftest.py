@@ -10,16 +10,16 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-import browser
 import pytest
 import sqlalchemy
-from commands import Kdecay
 from hypothesis import settings
 from playwright.sync_api import Browser
-from servers import server_user
 
 from kdecay_search.storage import Storage, embedded_url
 from kdecay_search.storage.connect import parse_url
+from tests.support import browser
+from tests.support.kdecay_command import Kdecay
+from tests.support.postgres_servers import server_user
 
 # As many test processes, and their children, as there are cores: no library starts more threads.
 for _library in ("OMP", "OPENBLAS", "MKL"):

@@ -12,19 +12,19 @@ from typing import Any
 import numpy as np
 import pytest
 import sqlalchemy
-from builders import study
 
 from benchmarks import curves as curve_files
 from benchmarks import history, honesty, levels, past, pruning, record
 from benchmarks.curves import Curves
 from benchmarks.policies import POLICIES
 from benchmarks.replay import Replay, study_spec
-from kdecay_search.builtin import SimulatedTask
 from kdecay_search.errors import DataError
-from kdecay_search.simulation import curve
 from kdecay_search.storage import Storage, queue, records
-from kdecay_search.study_file import load
+from kdecay_search.study.builtin_tasks import SimulatedTask
+from kdecay_search.study.file import load
+from kdecay_search.tasks.simulated import curve
 from kdecay_search.worker.trial import ClaimedTrial
+from tests.support.memory_studies import study
 
 KS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
 EPOCHS = 12

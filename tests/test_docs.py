@@ -15,8 +15,8 @@ import pytest
 from pydantic import BaseModel
 
 from kdecay_search import __version__
-from kdecay_search.spec import StudySpec
-from kdecay_search.study_file import load
+from kdecay_search.study.file import load
+from kdecay_search.study.spec import StudySpec
 
 ROOT = Path(__file__).parent.parent
 STUDIES = sorted((ROOT / "studies").rglob("*.toml"))

@@ -59,8 +59,9 @@ def confirm(
     the original at a higher rate, whose mean is the found schedule's. A search that still runs
     ends with this comparison.
     """
-    from kdecay_search import driver, study_file
+    from kdecay_search import reconcile as driver
     from kdecay_search.storage.records import read_study
+    from kdecay_search.study import file as study_file
 
     with opened(storage) as store:
         spec, _ = read_study(store, name)

@@ -13,8 +13,8 @@ from kdecay_search.cli.options import AsJson, StorageUrl, opened, print_json, st
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kdecay_search.health.check import Check
-    from kdecay_search.spec import StudySpec
+    from kdecay_search.doctor.check import Check
+    from kdecay_search.study.spec import StudySpec
 
 STORAGE_SECONDS = 30.0
 """For a database that accepts connections and then falls silent; libpq waits 10 s for one."""
@@ -53,7 +53,7 @@ def doctor(
     work here; 2: something is bad.
     """
     from kdecay_search.errors import KDecayError
-    from kdecay_search.study_file import load
+    from kdecay_search.study.file import load
 
     if file is not None and study is not None:
         raise KDecayError("--study: give a study file or the name of a stored study, not both")
@@ -74,9 +74,9 @@ def doctor(
 def _checks(
     url: str | None, study: str | None, spec: StudySpec | None, checkpoints: Path | None
 ) -> Iterator[Check]:
-    from kdecay_search.health.check import within
-    from kdecay_search.health.folders import checkpoint_checks, data_checks, home_checks
-    from kdecay_search.health.machine import machine_checks
+    from kdecay_search.doctor.check import within
+    from kdecay_search.doctor.folders import checkpoint_checks, data_checks, home_checks
+    from kdecay_search.doctor.machine import machine_checks
 
     storage = list(_storage_checks(url))
     yield from storage
@@ -95,8 +95,8 @@ def _checks(
 
 
 def _storage_checks(url: str | None) -> Iterator[Check]:
-    from kdecay_search.health.check import within
-    from kdecay_search.health.database import database_checks
+    from kdecay_search.doctor.check import within
+    from kdecay_search.doctor.database import database_checks
     from kdecay_search.storage import embedded_url
     from kdecay_search.worker.devices import count_gpus, usable_cores
 
@@ -113,9 +113,9 @@ def _stored(
     url: str | None, study: str, storage: list[Check]
 ) -> tuple[StudySpec | None, list[Check]]:
     """The spec of a stored study, or why there is none; looking makes no tables."""
+    from kdecay_search.doctor.check import bad
+    from kdecay_search.doctor.database import NO_TABLES
     from kdecay_search.errors import KDecayError
-    from kdecay_search.health.check import bad
-    from kdecay_search.health.database import NO_TABLES
     from kdecay_search.storage.records import read_study
 
     hint = "kdecay list shows all studies"

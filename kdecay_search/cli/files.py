@@ -9,7 +9,7 @@ import typer
 from kdecay_search.cli.options import Overrides, StudyFile, stdout
 
 if TYPE_CHECKING:
-    from kdecay_search.spec import StudySpec
+    from kdecay_search.study.spec import StudySpec
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def check(file: StudyFile, set_: Overrides = None) -> None:
 
     The plan says how many stages, runs and epochs the study takes at most.
     """
-    from kdecay_search.study_file import load
+    from kdecay_search.study.file import load
 
     spec = load(file, set_ or [])
     require_data(spec)
@@ -45,8 +45,8 @@ def require_data(spec: StudySpec) -> None:
 def _print_plan(spec: StudySpec) -> None:
     from rich.table import Table
 
-    from kdecay_search.controls import controls_of
-    from kdecay_search.procedure import runs_at_most
+    from kdecay_search.search import runs_at_most
+    from kdecay_search.study.comparators import controls_of
 
     search, epochs = spec.search, spec.task.epochs
     table = Table(

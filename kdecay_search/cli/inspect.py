@@ -15,10 +15,10 @@ from kdecay_search.cli.options import (
     stderr,
     stdout,
 )
-from kdecay_search.export import Form
+from kdecay_search.schedules.export import Form
 
 if TYPE_CHECKING:
-    from kdecay_search.report.view import StudyView
+    from kdecay_search.snapshot import StudyView
     from kdecay_search.storage import Storage
 
 
@@ -56,7 +56,7 @@ def status(
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.report.failures import as_text, as_values, read_failures
     from kdecay_search.report.summary import summarise
-    from kdecay_search.report.view import read_view
+    from kdecay_search.snapshot import read_view
 
     with opened(storage) as store:
         name = name or newest(store)
@@ -98,7 +98,7 @@ def list_studies(json: AsJson = False, storage: StorageUrl = None) -> None:
     """List all studies, oldest first."""
     from kdecay_search.errors import InvalidSpec
     from kdecay_search.report.text import studies_table
-    from kdecay_search.report.view import read_view
+    from kdecay_search.snapshot import read_view
     from kdecay_search.storage.records import study_names
 
     with opened(storage) as store:
@@ -136,8 +136,8 @@ def best(
     As JSON, as a Python function of ten lines that needs nothing else, as a table of values, or as
     a scheduler for a training library. Each works as printed.
     """
-    from kdecay_search.report.view import read_view
     from kdecay_search.report.winner import winner_as
+    from kdecay_search.snapshot import read_view
 
     with opened(storage) as store:
         print(winner_as(read_view(store, name), as_, total_steps), end="")
@@ -148,7 +148,7 @@ def stop(name: StudyName, storage: StorageUrl = None) -> None:
 
     Its workers put their trials back into the queue and take no more.
     """
-    from kdecay_search import driver
+    from kdecay_search import reconcile as driver
 
     with opened(storage) as store:
         driver.stop(store, name)

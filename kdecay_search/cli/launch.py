@@ -30,10 +30,10 @@ from kdecay_search.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from kdecay_search.own.allowance import Allowance
-    from kdecay_search.report.view import StudyView
-    from kdecay_search.spec import StudySpec, Task
+    from kdecay_search.snapshot import StudyView
     from kdecay_search.storage import Storage
+    from kdecay_search.study.spec import StudySpec, Task
+    from kdecay_search.user_code.allowance import Allowance
     from kdecay_search.worker.pool import Pool
 
 
@@ -67,9 +67,9 @@ def launch(
     A study that exists is gone on with. Ctrl-C stops the local workers cleanly; the same command
     goes on later, every run from where it stood.
     """
-    from kdecay_search import driver
-    from kdecay_search.own.allowance import Allowance
-    from kdecay_search.study_file import load
+    from kdecay_search import reconcile as driver
+    from kdecay_search.study.file import load
+    from kdecay_search.user_code.allowance import Allowance
 
     spec = load(file, set_ or [])
     overrides = [part for override in set_ or [] for part in ("--set", override)]
@@ -108,9 +108,9 @@ def serve(
 
     ``go_on``: the command that goes on with it after an interruption.
     """
-    from kdecay_search import driver
+    from kdecay_search import reconcile as driver
     from kdecay_search.cli.files import require_data
-    from kdecay_search.report.view import read_view
+    from kdecay_search.snapshot import read_view
 
     if crew.count:
         crew.allowance.require(spec)
@@ -189,7 +189,7 @@ def _run(
     store: Storage, view: StudyView, crew: Crew, go_on: str, asked: threading.Event
 ) -> StudyView:
     """Start the workers and, unless detached, watch them to the end of the study."""
-    from kdecay_search.report.view import read_view
+    from kdecay_search.snapshot import read_view
 
     name = view.spec.name
     pool = _start_workers(view.spec, crew)
@@ -214,7 +214,7 @@ def _run(
 
 
 def _start_workers(spec: StudySpec, crew: Crew) -> Pool:
-    from kdecay_search.home import home
+    from kdecay_search.paths import home
     from kdecay_search.worker.devices import expand, usable_cores
     from kdecay_search.worker.pool import Pool
 
@@ -242,10 +242,10 @@ def _shares_cores(task: Task, workers: int) -> bool:
 
 def _watch(store: Storage, name: str, pool: Pool, asked: threading.Event) -> StudyView:
     """Tick and look until the study no longer runs, or no local worker is left of some."""
-    from kdecay_search import driver
+    from kdecay_search import reconcile as driver
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.errors import KDecayError
-    from kdecay_search.report.view import read_view
+    from kdecay_search.snapshot import read_view
     from kdecay_search.storage import queue
     from kdecay_search.worker.loop import process_name
 

@@ -9,7 +9,7 @@ import typer
 from kdecay_search.cli.options import AsJson, print_json, stdout
 
 if TYPE_CHECKING:
-    from kdecay_search.paper import PaperNetwork
+    from kdecay_search.study.paper_networks import PaperNetwork
 
 
 DATA_SETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100", "imagenet": "ImageNet"}
@@ -24,7 +24,7 @@ def models(json: AsJson = False) -> None:
 
     Other depths and widths work as well; docs/study-file.md has every key.
     """
-    from kdecay_search.paper import PAPER_NETWORKS
+    from kdecay_search.study.paper_networks import PAPER_NETWORKS
 
     if json:
         print_json([row for network in PAPER_NETWORKS for row in _rows(network)])

@@ -11,9 +11,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kdecay_search.checkpoint import CheckpointFolder
-    from kdecay_search.own.allowance import Allowance
     from kdecay_search.storage import Storage
+    from kdecay_search.tasks.checkpoint import CheckpointFolder
+    from kdecay_search.user_code.allowance import Allowance
 
 StorageUrl = Annotated[
     str | None,
@@ -95,8 +95,8 @@ def _connected(url: str | None) -> Storage:
 def allowance(entries: list[str] | None, commands: bool) -> Allowance:
     """What the command line allows. Raises :class:`KDecayError` for what names no function."""
     from kdecay_search.errors import KDecayError
-    from kdecay_search.own.allowance import Allowance
-    from kdecay_search.programs import is_entry
+    from kdecay_search.study.user_tasks import is_entry
+    from kdecay_search.user_code.allowance import Allowance
 
     for entry in entries or []:
         if not is_entry(entry):
@@ -110,9 +110,9 @@ def checkpoint_folder(option: str | None) -> CheckpointFolder:
     """Where checkpoints go. Raises :class:`KDecayError` if that cannot be a folder."""
     from pathlib import Path
 
-    from kdecay_search.checkpoint import CheckpointFolder
     from kdecay_search.errors import KDecayError
-    from kdecay_search.home import home
+    from kdecay_search.paths import home
+    from kdecay_search.tasks.checkpoint import CheckpointFolder
 
     root = Path(option).expanduser().resolve() if option else home() / "checkpoints"
     try:

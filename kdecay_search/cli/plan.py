@@ -11,9 +11,9 @@ import typer
 from kdecay_search.cli.options import AsJson, StorageUrl, opened, print_json, stdout
 
 if TYPE_CHECKING:
-    from kdecay_search.report.view import StudyView
-    from kdecay_search.spec import StudySpec
+    from kdecay_search.snapshot import StudyView
     from kdecay_search.statistics import Noise
+    from kdecay_search.study.spec import StudySpec
 
 DIFFERENCES = (0.05, 0.1, 0.2, 0.5, 1.0)
 """Percentage points; the wanted one is added."""
@@ -85,9 +85,9 @@ def _require_points(option: str, value: float) -> None:
 def _study(study: str, url: str | None, measures: bool) -> tuple[StudySpec, Noise | None]:
     """The study, and its noise if that is to be measured: one that is not stored has none."""
     from kdecay_search.errors import StudyError
-    from kdecay_search.report.view import read_view
+    from kdecay_search.snapshot import read_view
     from kdecay_search.storage.records import study_names
-    from kdecay_search.study_file import load
+    from kdecay_search.study.file import load
 
     file = load(study, []) if study.endswith(".toml") or "/" in study else None
     if file is not None and not measures:

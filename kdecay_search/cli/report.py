@@ -66,7 +66,7 @@ def plot(
 ) -> None:
     """Write one of the report's figures, for every stage, as an HTML file of its own."""
     from kdecay_search.report.page import figure_page, figures_of, write
-    from kdecay_search.report.view import read_view
+    from kdecay_search.snapshot import read_view
 
     with opened(storage) as store:
         view = read_view(store, name or newest(store))

@@ -10,7 +10,7 @@ import typer
 from kdecay_search.cli.options import print_json, stdout
 
 if TYPE_CHECKING:
-    from kdecay_search.schedules import KDecaySchedule
+    from kdecay_search.schedules.kdecay import KDecaySchedule
 
 
 class ScheduleFormat(StrEnum):
@@ -22,7 +22,7 @@ class ScheduleFormat(StrEnum):
 
 
 class FamilyName(StrEnum):
-    """The families of :data:`kdecay_search.schedules.FAMILIES`."""
+    """The families of :data:`kdecay_search.schedules.kdecay.FAMILIES`."""
 
     POLYNOMIAL = "polynomial"
     COSINE = "cosine"
@@ -50,8 +50,8 @@ def schedule(
     ] = ScheduleFormat.TABLE,
 ) -> None:
     """Print or draw a k-decay schedule."""
-    from kdecay_search import export
-    from kdecay_search.schedules import KDecaySchedule
+    from kdecay_search.schedules import export
+    from kdecay_search.schedules.kdecay import KDecaySchedule
 
     chosen = KDecaySchedule(family.value, _numbers(ks), power, lr_max, lr_min, warmup)
     chosen(0, total)  # refuses a warm-up that does not fit

@@ -13,8 +13,8 @@ import typer
 from kdecay_search.cli.options import Overrides, StudyFile, stdout
 
 if TYPE_CHECKING:
-    from kdecay_search.own.tryout import Tried
-    from kdecay_search.spec import StudySpec
+    from kdecay_search.study.spec import StudySpec
+    from kdecay_search.user_code.tryout import Tried
 
 FEW_EPOCHS = 2
 SYMBOLS = {"good": ("✓", "green"), "missing": ("!", "yellow"), "wrong": ("✗", "bold red")}
@@ -42,8 +42,8 @@ def try_(
     interrupted once, as a worker may be, and called again.
     """
     from kdecay_search.cli.files import require_data
-    from kdecay_search.own.tryout import Tried, shortened
-    from kdecay_search.study_file import load
+    from kdecay_search.study.file import load
+    from kdecay_search.user_code.tryout import Tried, shortened
     from kdecay_search.worker.devices import expand
 
     spec = load(file, set_ or [])
@@ -70,9 +70,9 @@ def _announce(spec: StudySpec, epochs: int, k: float, device: str) -> None:
 def _run(tried: Tried, k: float, device: str) -> bool:
     """Whether it came to its end; if not, why is printed."""
     from kdecay_search.errors import KDecayError, TaskError
-    from kdecay_search.own.entry import Unfit
-    from kdecay_search.own.failures import described, shown_traceback
-    from kdecay_search.own.supervision import RunFailed
+    from kdecay_search.user_code.entry import Unfit
+    from kdecay_search.user_code.failures import described, shown_traceback
+    from kdecay_search.user_code.supervision import RunFailed
 
     try:
         _train(tried, k, device)
@@ -90,8 +90,8 @@ def _run(tried: Tried, k: float, device: str) -> bool:
 
 
 def _train(tried: Tried, k: float, device: str) -> None:
-    from kdecay_search.own.entry import imported
-    from kdecay_search.own.tryout import try_function, try_task
+    from kdecay_search.user_code.entry import imported
+    from kdecay_search.user_code.tryout import try_function, try_task
     from kdecay_search.worker.attempt import task_of
 
     tell = _teller()
@@ -137,7 +137,7 @@ def _fails(line: str, output: str) -> bool:
 
 
 def _conclude(tried: Tried, file: str) -> None:
-    from kdecay_search.own.findings import Level, findings
+    from kdecay_search.user_code.findings import Level, findings
 
     found = findings(tried)
     typer.echo()

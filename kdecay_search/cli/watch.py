@@ -16,7 +16,7 @@ from kdecay_search.storage.connect import retried
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kdecay_search.report.view import StudyView
+    from kdecay_search.snapshot import StudyView
 
 PERIOD_SECONDS = 0.5
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdecay_search.schedules import KDecaySchedule
+from kdecay_search.schedules.kdecay import KDecaySchedule
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 CURVE_WIDTH = 32

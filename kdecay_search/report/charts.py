@@ -18,11 +18,11 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kdecay_search.procedure import Stage
 from kdecay_search.report import names
 from kdecay_search.report.names import terms
-from kdecay_search.report.view import StudyView
-from kdecay_search.schedules import KDecaySchedule
+from kdecay_search.schedules.kdecay import KDecaySchedule
+from kdecay_search.search import Stage
+from kdecay_search.snapshot import StudyView
 
 NARROWEST, WIDEST = 40, 64
 """Columns of one plot; in fewer there is none."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
-from kdecay_search.confirmation import Confirmation, Row
-from kdecay_search.controls import AREA_MATCHED, BASELINE_KS, FOUND, ORIGINAL
 from kdecay_search.report import names
+from kdecay_search.search.confirmation import Confirmation, Row
 from kdecay_search.statistics import Comparison
+from kdecay_search.study.comparators import AREA_MATCHED, BASELINE_KS, FOUND, ORIGINAL
 
 HEADINGS = ("schedule", "test error, %", "n", "found is better by", "95 % interval", "p", "")
 SMALLEST_P = 0.001

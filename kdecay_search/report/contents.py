@@ -9,20 +9,21 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
-from kdecay_search import __version__, study_file
-from kdecay_search.confirmation import Confirmation
-from kdecay_search.controls import FOUND
-from kdecay_search.procedure import BASELINE_KS
+from kdecay_search import __version__
 from kdecay_search.report import confirmed
 from kdecay_search.report.cost import Cost, Share, cost_of
 from kdecay_search.report.effort import effort_of
 from kdecay_search.report.names import level, terms, tuning
 from kdecay_search.report.summary import gain_on_baseline
 from kdecay_search.report.text import duration, percent, verdict
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State, Trial
-from kdecay_search.spec import StudySpec
+from kdecay_search.search import BASELINE_KS
+from kdecay_search.search.confirmation import Confirmation
+from kdecay_search.snapshot import StudyView
 from kdecay_search.statistics import describe
+from kdecay_search.study import file as study_file
+from kdecay_search.study.comparators import FOUND
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.trials import State, Trial
 
 NUMERALS = {1: "one", 2: "two", 3: "three", 4: "four"}
 MOST_WORKERS = 40

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import LOST, State, Trial
+from kdecay_search.snapshot import StudyView
+from kdecay_search.study.trials import LOST, State, Trial
 
 
 @dataclass(frozen=True)

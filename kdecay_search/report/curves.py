@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kdecay_search.point import Point
-from kdecay_search.procedure import BASELINE_KS, Stage, spread
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State, Trial
+from kdecay_search.search import BASELINE_KS, Stage, spread
+from kdecay_search.snapshot import StudyView
 from kdecay_search.storage import Storage
 from kdecay_search.storage import curves as stored
+from kdecay_search.study.candidate import Point
+from kdecay_search.study.trials import State, Trial
 
 MOST_CANDIDATES = 12
 """Of a stage; the best and the baseline are always among them."""

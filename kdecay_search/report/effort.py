@@ -6,10 +6,10 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from kdecay_search.point import Point
-from kdecay_search.procedure import Stage
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State, Trial
+from kdecay_search.search import Stage
+from kdecay_search.snapshot import StudyView
+from kdecay_search.study.candidate import Point
+from kdecay_search.study.trials import State, Trial
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kdecay_search.procedure import BASELINE_KS, Candidate, Stage
-from kdecay_search.report.view import StudyView
+from kdecay_search.search import BASELINE_KS, Candidate, Stage
+from kdecay_search.snapshot import StudyView
 
 
 def terms(ks: Iterable[float], lr_max: float | None = None) -> str:

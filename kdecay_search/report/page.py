@@ -20,7 +20,7 @@ from kdecay_search.errors import KDecayError
 from kdecay_search.report import contents, figures, names, stages
 from kdecay_search.report.contents import Facts
 from kdecay_search.report.curves import Curves, read_curves
-from kdecay_search.report.view import StudyView, read_view
+from kdecay_search.snapshot import StudyView, read_view
 from kdecay_search.storage import Storage
 from kdecay_search.storage.durations import read_durations
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kdecay_search.procedure import BASELINE_KS, Stage
 from kdecay_search.report.curves import RunCurve
 from kdecay_search.report.names import errors_by_seed, level, outcomes, terms
 from kdecay_search.report.summary import by_point
 from kdecay_search.report.text import rival_errors
-from kdecay_search.report.view import StudyView
+from kdecay_search.search import BASELINE_KS, Stage
+from kdecay_search.snapshot import StudyView
 from kdecay_search.statistics import Sample, paired_gain
 
 MOST_ERRORS = 8

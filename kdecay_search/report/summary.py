@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdecay_search.choice import Gain
-from kdecay_search.confirmation import Confirmation, Row
-from kdecay_search.point import Point
-from kdecay_search.procedure import Candidate, Incumbent, Stage
 from kdecay_search.report import confirmed
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State, Trial
+from kdecay_search.search import Candidate, Incumbent, Stage
+from kdecay_search.search.confirmation import Confirmation, Row
+from kdecay_search.search.selection import Gain
+from kdecay_search.snapshot import StudyView
 from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
+from kdecay_search.study.candidate import Point
+from kdecay_search.study.trials import State, Trial
 
 
 def summarise(view: StudyView) -> dict[str, Any]:

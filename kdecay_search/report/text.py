@@ -9,14 +9,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kdecay_search.procedure import Candidate, Plan, Stage
 from kdecay_search.report import confirmed, names
 from kdecay_search.report.blocks import curve
 from kdecay_search.report.names import terms
 from kdecay_search.report.summary import by_point, gain_on_baseline
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State, Trial
+from kdecay_search.search import Candidate, Plan, Stage
+from kdecay_search.snapshot import StudyView
 from kdecay_search.statistics import Sample, describe, paired_gain
+from kdecay_search.study.trials import State, Trial
 
 RUNNING_SHOWN = 8
 

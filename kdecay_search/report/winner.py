@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 
-from kdecay_search import export
-from kdecay_search.builtin import ImagesTask, OptimizerSpec
 from kdecay_search.errors import StudyError
-from kdecay_search.export import Form
 from kdecay_search.report.summary import summarise
-from kdecay_search.report.view import StudyView
-from kdecay_search.schedules import KDecaySchedule
+from kdecay_search.schedules import export
+from kdecay_search.schedules.export import Form
+from kdecay_search.schedules.kdecay import KDecaySchedule
+from kdecay_search.snapshot import StudyView
+from kdecay_search.study.builtin_tasks import ImagesTask, OptimizerSpec
 
 _JSON_KEYS = ("study", "state", "schedule", "error", "baseline", "gain")
 _SOURCES = {

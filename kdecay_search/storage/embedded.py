@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from kdecay_search.errors import StorageUnavailable
-from kdecay_search.home import home
+from kdecay_search.paths import home
 
 MAX_CONNECTIONS = 200
 """Two per process: enough for far more workers than one machine runs."""

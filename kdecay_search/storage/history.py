@@ -16,9 +16,10 @@ from typing import Any
 import sqlalchemy
 from optuna.distributions import json_to_distribution
 
-from kdecay_search.controls import CONTROLS
 from kdecay_search.errors import printable
-from kdecay_search.runs import (
+from kdecay_search.study.comparators import CONTROLS
+from kdecay_search.study.spec import LARGEST_K, SMALLEST_K
+from kdecay_search.study.trials import (
     CONFIRMATION,
     LOST,
     RAW,
@@ -29,7 +30,6 @@ from kdecay_search.runs import (
     Token,
     Trial,
 )
-from kdecay_search.spec import LARGEST_K, SMALLEST_K
 
 Row = sqlalchemy.Row[Any]
 

@@ -27,7 +27,6 @@ from optuna.distributions import (
 from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
 from optuna.trial import TrialState
 
-from kdecay_search.runs import ERROR, LOST, Token
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
 from kdecay_search.storage.history import (
     CONTROL,
@@ -38,6 +37,7 @@ from kdecay_search.storage.history import (
     token_attributes,
 )
 from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
+from kdecay_search.study.trials import ERROR, LOST, Token
 
 Said = Mapping[str, Any]
 """What is kept with a trial for reports to show: values by name, of what JSON can hold."""

@@ -18,12 +18,12 @@ from optuna.storages._rdb.models import TrialIntermediateValueModel
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from kdecay_search import study_file
 from kdecay_search.errors import InvalidSpec, StudyError
-from kdecay_search.runs import CONFIRMATION, MEMORY, RAW, Trial, Trials
-from kdecay_search.spec import NAME_PATTERN, StudySpec
 from kdecay_search.storage import history
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
+from kdecay_search.study import file as study_file
+from kdecay_search.study.spec import NAME_PATTERN, StudySpec
+from kdecay_search.study.trials import CONFIRMATION, MEMORY, RAW, Trial, Trials
 
 PARAMETER = history.PARAMETER
 SPEC = "spec"

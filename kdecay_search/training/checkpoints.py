@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from kdecay_search.checkpoint import Checkpoint
+from kdecay_search.tasks.checkpoint import Checkpoint
 
 State = dict[str, Any]
 """Tensors, numbers, strings, lists and dicts of these: what can be loaded without running code."""

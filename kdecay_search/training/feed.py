@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from kdecay_search.builtin import ImagesTask
+from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.training.augmentation import Batches, HeldValidation
 from kdecay_search.training.data import AnySplit, StreamedSplit
 

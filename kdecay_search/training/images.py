@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdecay_search.builtin import ImagesTask
-from kdecay_search.controls import schedule_of
-from kdecay_search.task import DIVERGED_ERROR, Epoch, Released, Run
+from kdecay_search.study.builtin_tasks import ImagesTask
+from kdecay_search.study.comparators import schedule_of
+from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Released, Run
 from kdecay_search.training import checkpoints, models
 from kdecay_search.training.averaging import AveragedWeights
 from kdecay_search.training.data import AnySplit, Purpose, load

@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.augmentation import Normalisation, batch_plan, flips
 from kdecay_search.training.data import StreamedSplit
 from kdecay_search.training.data.decoding import opened

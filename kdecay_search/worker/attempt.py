@@ -11,18 +11,18 @@ from dataclasses import dataclass
 
 from optuna.exceptions import UpdateFinishedTrialError
 
-from kdecay_search.checkpoint import Checkpoint, CheckpointFolder
 from kdecay_search.errors import KDecayError, MissingPackage, StorageUnavailable
-from kdecay_search.own.command import train as train_command
-from kdecay_search.own.output import KEPT_BYTES
-from kdecay_search.own.python import train as train_function
-from kdecay_search.own.supervision import RunFailed
-from kdecay_search.runs import ERROR, MEMORY
-from kdecay_search.simulation import train as train_simulated
-from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue
 from kdecay_search.storage.queue import Claim
-from kdecay_search.task import Epoch, Interruption, Lost, Pruned, Released, Train
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.trials import ERROR, MEMORY
+from kdecay_search.tasks.checkpoint import Checkpoint, CheckpointFolder
+from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released, Train
+from kdecay_search.tasks.simulated import train as train_simulated
+from kdecay_search.user_code.command import train as train_command
+from kdecay_search.user_code.output import KEPT_BYTES
+from kdecay_search.user_code.python import train as train_function
+from kdecay_search.user_code.supervision import RunFailed
 from kdecay_search.worker.deadline import SHARE, Deadline
 from kdecay_search.worker.heartbeat import Heart, HeartStopped
 from kdecay_search.worker.reporter import Reporter
@@ -115,7 +115,7 @@ def _described(error: Exception, device: str) -> tuple[str, str]:
 
 
 class _Attempt:
-    """What the task sees: :class:`kdecay_search.task.Run`."""
+    """What the task sees: :class:`kdecay_search.tasks.protocol.Run`."""
 
     def __init__(
         self,

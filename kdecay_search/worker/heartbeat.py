@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable
 
 from kdecay_search.errors import StorageError
-from kdecay_search.spec import WorkersSpec
 from kdecay_search.storage import Storage
 from kdecay_search.storage.queue import Claim, beat
-from kdecay_search.task import Interruption, Lost, Released
+from kdecay_search.study.spec import WorkersSpec
+from kdecay_search.tasks.protocol import Interruption, Lost, Released
 from kdecay_search.worker.companion import Companion, pauses
 
 logger = logging.getLogger(__name__)

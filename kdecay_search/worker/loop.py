@@ -11,12 +11,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from kdecay_search import driver
+from kdecay_search import reconcile as driver
 from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, StudyError
-from kdecay_search.own.allowance import NO_OWN_CODE, Allowance
-from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.user_code.allowance import NO_OWN_CODE, Allowance
 from kdecay_search.worker.attempt import Place, attempt, task_of
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from kdecay_search.errors import StorageUnavailable
-from kdecay_search.task import Epoch, Interruption, Lost
+from kdecay_search.tasks.protocol import Epoch, Interruption, Lost
 from kdecay_search.worker.companion import Companion, pauses
 
 logger = logging.getLogger(__name__)

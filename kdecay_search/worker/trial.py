@@ -13,15 +13,15 @@ from optuna.samplers import BaseSampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from kdecay_search.controls import CONTROLS
-from kdecay_search.point import Point
-from kdecay_search.pruning import FIRST_SEED, SmoothPruner, may_prune
-from kdecay_search.runs import RAW, RunKey, Token
-from kdecay_search.spec import StudySpec
+from kdecay_search.search.early_stopping import FIRST_SEED, SmoothPruner, may_prune
 from kdecay_search.storage import Storage, history, queue, records
 from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
-from kdecay_search.task import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
+from kdecay_search.study.candidate import Point
+from kdecay_search.study.comparators import CONTROLS
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.trials import RAW, RunKey, Token
+from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
 
 STARTUP_SHARE = 1 / 3
 """Share of a stage's candidates that tpe and gp draw at random before they model."""

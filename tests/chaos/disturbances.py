@@ -16,7 +16,7 @@ import psycopg2
 from tests.chaos.database import Peephole, peephole
 from tests.chaos.fleet import Fleet, Member
 from tests.chaos.hosts import Link
-from tests.servers import Server
+from tests.support.postgres_servers import Server
 
 CATCH_SECONDS = 6.0
 """How long we lie in wait for the right moment, before we take any other."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.commands import KDECAY, Kdecay
+from tests.support.kdecay_command import KDECAY, Kdecay
 
 DRAIN_SECONDS = 30.0
 """A worker that is asked to end and has not by then hangs."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdecay_search.storage import Storage, records
-from tests.commands import errors_by_run
+from tests.support.kdecay_command import errors_by_run
 
 FINISHED = ("COMPLETE", "PRUNED")
 REASONS = ("lost", "withdrawn")

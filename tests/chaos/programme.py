@@ -18,8 +18,8 @@ from tests.chaos.disturbances import Counts, Plan, Scene, draw, required
 from tests.chaos.fleet import Fleet
 from tests.chaos.hosts import Link, second_host
 from tests.chaos.judgement import differences, read_outcome, reasons
-from tests.commands import Kdecay
-from tests.servers import LOOPBACK, PASSWORD, Server, password_server
+from tests.support.kdecay_command import Kdecay
+from tests.support.postgres_servers import LOOPBACK, PASSWORD, Server, password_server
 
 WORKERS = 4
 TEND_SECONDS = 0.05

@@ -17,9 +17,9 @@ import pytest
 
 from kdecay_search import __version__
 from kdecay_search.errors import StorageError
-from kdecay_search.procedure import runs_at_most
+from kdecay_search.search import runs_at_most
 from kdecay_search.storage import Storage
-from kdecay_search.study_file import load
+from kdecay_search.study.file import load
 
 Kdecay = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -14,19 +14,19 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from builders import images_table, study
-from commands import Kdecay, simulated_study
-from servers import PASSWORD, Server, free_port, password_server
 
 from kdecay_search.cli.doctor import _storage_checks, _stored
+from kdecay_search.doctor import machine
+from kdecay_search.doctor.check import Check, Mark, ok, within
+from kdecay_search.doctor.database import database_checks, mend_of
+from kdecay_search.doctor.folders import checkpoint_checks, data_checks, file_system, home_checks
 from kdecay_search.errors import KDecayError
-from kdecay_search.health import machine
-from kdecay_search.health.check import Check, Mark, ok, within
-from kdecay_search.health.database import database_checks, mend_of
-from kdecay_search.health.folders import checkpoint_checks, data_checks, file_system, home_checks
-from kdecay_search.spec import StudySpec
 from kdecay_search.storage import Storage
 from kdecay_search.storage.connect import parse_url
+from kdecay_search.study.spec import StudySpec
+from tests.support.kdecay_command import Kdecay, simulated_study
+from tests.support.memory_studies import images_table, study
+from tests.support.postgres_servers import PASSWORD, Server, free_port, password_server
 
 
 def by_subject(checks: Iterator[Check]) -> dict[str, Check]:

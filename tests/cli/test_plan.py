@@ -7,12 +7,12 @@ import random
 from pathlib import Path
 
 import pytest
-from commands import Kdecay, simulated_study
 
-from kdecay_search import driver
+from kdecay_search import reconcile as driver
 from kdecay_search.statistics import pooled_noise, seeds_needed
 from kdecay_search.storage import Storage, queue
-from kdecay_search.study_file import load
+from kdecay_search.study.file import load
+from tests.support.kdecay_command import Kdecay, simulated_study
 
 ROOT = Path(__file__).parents[2]
 DIGITS = str(ROOT / "studies" / "digits.toml")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from commands import TIMEOUT_SECONDS, Kdecay
+
+from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay
 
 OF_A_STUDY = ["status", "best", "plan", "report", "plot", "stop", "delete", "confirm"]
 

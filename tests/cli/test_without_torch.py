@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import simulated_study
+
+from tests.support.kdecay_command import simulated_study
 
 ROOT = Path(__file__).parents[2]
 WORKER_ONLY = ("torch", "functorch", "torchgen", "torchvision", "sklearn", "scikit_learn", "timm",

@@ -21,9 +21,10 @@ from typing import Any
 
 import psycopg2
 import yaml
-from commands import KDECAY
 from psycopg2.sql import SQL, Identifier, Literal
-from servers import LOOPBACK, PASSWORD, Server, free_port
+
+from tests.support.kdecay_command import KDECAY
+from tests.support.postgres_servers import LOOPBACK, PASSWORD, Server, free_port
 
 HEALTH_SECONDS = 60.0
 """Only a service that never becomes healthy takes so long."""

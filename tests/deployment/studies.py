@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdecay_search import driver
+from kdecay_search import reconcile as driver
 from kdecay_search.report.summary import summarise
-from kdecay_search.report.view import read_view
+from kdecay_search.snapshot import read_view
 from kdecay_search.storage import Storage
-from kdecay_search.study_file import load
+from kdecay_search.study.file import load
 
 
 def launched(url: str, file: str) -> Storage:

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import TIMEOUT_SECONDS, simulated_study
-from servers import password_server
 
-from kdecay_search.spec import WorkersSpec
+from kdecay_search.study.spec import WorkersSpec
 from tests.deployment.compose import Up, read, seconds
+from tests.support.kdecay_command import TIMEOUT_SECONDS, simulated_study
+from tests.support.postgres_servers import password_server
 
 ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"

@@ -15,14 +15,14 @@ import optuna
 import optuna_dashboard
 import pytest
 import sqlalchemy
-from builders import images_table, study_table
-from commands import TIMEOUT_SECONDS, Kdecay, simulated_study
-from servers import PASSWORD, Server, password_server
 
 from kdecay_search.errors import InvalidSpec
-from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
 from kdecay_search.storage.connect import parse_url
+from kdecay_search.study.trials import State
+from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay, simulated_study
+from tests.support.memory_studies import images_table, study_table
+from tests.support.postgres_servers import PASSWORD, Server, password_server
 
 GUIDE = (Path(__file__).parents[2] / "docs/operations.md").read_text()
 ADMIN_SQL, OWNER_SQL = re.findall(r"```sql\n(.*?)```", GUIDE, re.DOTALL)

@@ -10,17 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import KDECAY, TIMEOUT_SECONDS, Kdecay, errors_by_run, simulated_study
 
+from kdecay_search.doctor.check import Check, Mark
+from kdecay_search.doctor.database import database_checks
 from kdecay_search.errors import StorageUnavailable
-from kdecay_search.health.check import Check, Mark
-from kdecay_search.health.database import database_checks
 from kdecay_search.storage import Storage
 from tests.chaos import hosts
 from tests.chaos.hosts import Link, second_host
 from tests.deployment import debian
 from tests.deployment.debian import Service, pgbouncer, postgres
 from tests.deployment.studies import launched, summary_of
+from tests.support.kdecay_command import (
+    KDECAY,
+    TIMEOUT_SECONDS,
+    Kdecay,
+    errors_by_run,
+    simulated_study,
+)
 
 NO_SERVICES = debian.why_not("postgres", "pgbouncer", "openssl")
 NO_HOST = hosts.why_not()

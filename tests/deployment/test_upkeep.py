@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import Kdecay, simulated_study
 
 from kdecay_search.errors import StorageError
 from kdecay_search.storage import Storage
@@ -17,6 +16,7 @@ from kdecay_search.storage.connect import parse_url
 from tests.deployment import debian
 from tests.deployment.debian import Service, postgres
 from tests.deployment.studies import summary_of
+from tests.support.kdecay_command import Kdecay, simulated_study
 
 NO_SERVICES = debian.why_not("postgres", "openssl")
 pytestmark = pytest.mark.skipif(NO_SERVICES is not None, reason=str(NO_SERVICES))

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from commands import KDECAY, TIMEOUT_SECONDS, Kdecay, simulated_study
-from waiting import wait_for
 
-from kdecay_search.runs import State
-from kdecay_search.spec import WorkersSpec
 from kdecay_search.storage import Storage
 from kdecay_search.storage.records import read_trials
+from kdecay_search.study.spec import WorkersSpec
+from kdecay_search.study.trials import State
 from tests.deployment import slurm
 from tests.deployment.studies import launched
+from tests.support.kdecay_command import KDECAY, TIMEOUT_SECONDS, Kdecay, simulated_study
+from tests.support.wait import wait_for
 
 ROOT = Path(__file__).parents[2]
 WORKERS = ROOT / "workers"

@@ -1,7 +1,7 @@
 """Study files, valid and broken: strategies that follow the models' own fields and bounds.
 
 A file is bytes and ``--set`` overrides. It begins as a table whose values lie within the bounds
-that :mod:`kdecay_search.spec` states, most often at them; then it may be broken, as a table (a
+that :mod:`kdecay_search.study.spec` states, most often at them; then it may be broken, as a table (a
 value of another type, an odd key) or as text (cut off, a line twice, other bytes).
 """
 
@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from kdecay_search.spec import StudySpec
+from kdecay_search.study.spec import StudySpec
 
 Table = dict[str, Any]
 OWN_CODE: dict[str, list[Any]] = {

@@ -19,12 +19,12 @@ import pytest
 import sqlalchemy
 from hypothesis import HealthCheck, assume, event, given, settings
 
-from fuzz.study_files import StudyFile, study_files
 from kdecay_search.cli.main import main
 from kdecay_search.errors import KDecayError
-from kdecay_search.procedure import make_plan, runs_at_most
+from kdecay_search.search import make_plan, runs_at_most
 from kdecay_search.storage import Storage, records
-from kdecay_search.study_file import differences, from_json, load
+from kdecay_search.study.file import differences, from_json, load
+from tests.fuzz.study_files import StudyFile, study_files
 
 FILES = int(os.environ.get("KDECAY_FUZZ_FILES", "300"))
 COMMANDS = max(20, FILES // 50)

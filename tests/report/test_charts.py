@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import MemoryQueue, pruned, stated, study
-from commands import Kdecay, simulated_study
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from kdecay_search.report.charts import NARROWEST, ROWS, TICKS, Chart, study_charts, ticks
-from kdecay_search.report.view import StudyView
+from kdecay_search.snapshot import StudyView
+from tests.support.kdecay_command import Kdecay, simulated_study
+from tests.support.memory_studies import MemoryQueue, pruned, stated, study
 
 DOTS = range(0x2801, 0x2900)
 """Braille characters that show something."""

@@ -19,17 +19,17 @@ import optuna
 import optuna_dashboard
 import pytest
 import sqlalchemy
-from builders import study
-from commands import Kdecay, simulated_study
 from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
-from kdecay_search import driver
+from kdecay_search import reconcile as driver
 from kdecay_search.errors import StorageError
 from kdecay_search.report.dashboard import artifacts, publication
-from kdecay_search.report.view import read_view
+from kdecay_search.snapshot import read_view
 from kdecay_search.storage import Storage, pages, queue, records
 from kdecay_search.storage.pages import Page, write_pages
+from tests.support.kdecay_command import Kdecay, simulated_study
+from tests.support.memory_studies import study
 
 FIGURES = {"error-by-k", "schedules", "validation-error", "training-loss"}
 
@@ -434,7 +434,7 @@ def test_what_does_not_work_is_one_line(
 def test_a_browser_shows_stages_note_figures_trials_and_winner(
     chromium: Any, alone: Kdecay, tmp_path: Path
 ) -> None:
-    from browser import opened
+    from tests.support.browser import opened
 
     file = simulated_study(tmp_path, name="waves", search__max_terms=2, search__seeds=1)
     summary = alone.json("launch", file, "--workers", "2")

@@ -9,10 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 import pytest
-from builders import MemoryQueue, failed, pruned, simulated, stated, study, trial
-from views import ended, seen, spec
 
-from kdecay_search.point import Point
 from kdecay_search.report import figures
 from kdecay_search.report.curves import (
     MOST_CANDIDATES,
@@ -28,8 +25,19 @@ from kdecay_search.report.curves import (
 from kdecay_search.report.effort import effort_of
 from kdecay_search.report.figures.error import stage_curve
 from kdecay_search.report.figures.palette import Palette
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State
+from kdecay_search.snapshot import StudyView
+from kdecay_search.study.candidate import Point
+from kdecay_search.study.trials import State
+from tests.support.memory_studies import (
+    MemoryQueue,
+    failed,
+    pruned,
+    simulated,
+    stated,
+    study,
+    trial,
+)
+from tests.support.snapshots import ended, seen, spec
 
 LIGHT, DARK = (255, 255, 255), (16, 19, 24)
 """Pages that the report has."""

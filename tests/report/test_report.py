@@ -14,21 +14,21 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from browser import PHONE, WIDE, Screen, opened
-from commands import Kdecay, simulated_study
 from playwright.sync_api import Browser, Locator, Page
 
 from benchmarks.report import measure
-from kdecay_search import driver
+from kdecay_search import reconcile as driver
 from kdecay_search.cli.report import FigureName
 from kdecay_search.report.cost import cost_of
 from kdecay_search.report.page import figures_of, study_report
-from kdecay_search.report.view import read_view
-from kdecay_search.spec import StudySpec
+from kdecay_search.snapshot import read_view
 from kdecay_search.storage import Storage, queue
 from kdecay_search.storage.durations import read_durations
-from kdecay_search.study_file import load
+from kdecay_search.study.file import load
+from kdecay_search.study.spec import StudySpec
 from kdecay_search.worker.trial import ClaimedTrial
+from tests.support.browser import PHONE, WIDE, Screen, opened
+from tests.support.kdecay_command import Kdecay, simulated_study
 
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 5, 17, 12, 30, tzinfo=UTC)
@@ -72,8 +72,8 @@ def launched(storage: Storage, folder: Path, name: str, **settings: object) -> S
 
 def train(storage: Storage, spec: StudySpec, trials: int, worker: str = "node:1:cpu") -> None:
     """As a worker does, on the simulated surface."""
-    from kdecay_search.builtin import SimulatedTask
-    from kdecay_search.simulation import curve
+    from kdecay_search.study.builtin_tasks import SimulatedTask
+    from kdecay_search.tasks.simulated import curve
 
     assert isinstance(spec.task, SimulatedTask)
     for _ in range(trials):
@@ -329,7 +329,7 @@ def test_a_place_that_cannot_be_written_to_is_one_line(
 
 
 def test_a_study_file_made_from_a_spec_reads_as_that_spec(tmp_path: Path) -> None:
-    from kdecay_search.study_file import to_toml
+    from kdecay_search.study.file import to_toml
 
     odd = 'quotes " and \\ and \x7f and \n lines, ü, 🎓 and [tables]'
     for number, shipped in enumerate(sorted((ROOT / "studies").rglob("*.toml"))):

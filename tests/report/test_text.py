@@ -5,23 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from builders import (
-    MemoryQueue,
-    completed,
-    failed,
-    left_by_a_race,
-    pruned,
-    simulated,
-    stated,
-    study,
-    trial,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console, RenderableType
-from views import ended, seen, spec
 
-from kdecay_search.procedure import Progress, make_plan
 from kdecay_search.report import names
 from kdecay_search.report.blocks import BLOCKS, bar, curve
 from kdecay_search.report.text import (
@@ -33,10 +20,23 @@ from kdecay_search.report.text import (
     terms,
     verdict,
 )
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State, Trial
-from kdecay_search.schedules import FAMILIES, KDecaySchedule
+from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
+from kdecay_search.search import Progress, make_plan
+from kdecay_search.snapshot import StudyView
 from kdecay_search.statistics import describe
+from kdecay_search.study.trials import State, Trial
+from tests.support.memory_studies import (
+    MemoryQueue,
+    completed,
+    failed,
+    left_by_a_race,
+    pruned,
+    simulated,
+    stated,
+    study,
+    trial,
+)
+from tests.support.snapshots import ended, seen, spec
 
 
 def begun(**keys: Any) -> MemoryQueue:

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.errors import InvalidSchedule
-from kdecay_search.export import kdecay_python_source, schedule_csv
-from kdecay_search.rivals import Sgdr
-from kdecay_search.schedules import FAMILIES, KDecaySchedule
+from kdecay_search.schedules.baselines import Sgdr
+from kdecay_search.schedules.export import kdecay_python_source, schedule_csv
+from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
 
 SCHEDULES = st.builds(
     KDecaySchedule,

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from builders import MemoryQueue, stated, study
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdecay_search import export
 from kdecay_search.errors import InvalidSchedule, StudyError
-from kdecay_search.export import Form
-from kdecay_search.report.view import StudyView
 from kdecay_search.report.winner import winner_as
-from kdecay_search.schedules import FAMILIES, KDecaySchedule
+from kdecay_search.schedules import export
+from kdecay_search.schedules.export import Form
+from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
+from kdecay_search.snapshot import StudyView
+from tests.support.memory_studies import MemoryQueue, stated, study
 
 TOTAL = 60
 ONE_TERM = [

@@ -9,15 +9,15 @@ from typing import Any
 
 import pytest
 import sqlalchemy
-from commands import simulated_study
 
-from kdecay_search import driver
-from kdecay_search.procedure import make_plan
-from kdecay_search.report.view import read_view
-from kdecay_search.runs import RunKey, State, Token, Trial
+from kdecay_search import reconcile as driver
+from kdecay_search.search import make_plan
+from kdecay_search.snapshot import read_view
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
-from kdecay_search.study_file import load
+from kdecay_search.study.file import load
+from kdecay_search.study.trials import RunKey, State, Token, Trial
+from tests.support.kdecay_command import simulated_study
 
 
 @pytest.fixture

@@ -16,17 +16,17 @@ from typing import cast
 import optuna
 import pytest
 import sqlalchemy
-from commands import Kdecay, simulated_study
-from queued import queued, token
-from servers import PASSWORD, Server, password_server
-from waiting import wait_for
 
-from kdecay_search import driver
+from kdecay_search import reconcile as driver
 from kdecay_search.errors import StorageError, StorageUnavailable
-from kdecay_search.runs import RunKey, State, Token
 from kdecay_search.storage import Storage, connect, queue, records
 from kdecay_search.storage.connect import parse_url
-from kdecay_search.study_file import load
+from kdecay_search.study.file import load
+from kdecay_search.study.trials import RunKey, State, Token
+from tests.support.kdecay_command import Kdecay, simulated_study
+from tests.support.postgres_servers import PASSWORD, Server, password_server
+from tests.support.queued_runs import queued, token
+from tests.support.wait import wait_for
 
 CLAIMER = """
 import sys

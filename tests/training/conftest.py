@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from kdecay_search.builtin import DataSpec
-from kdecay_search.checkpoint import Checkpoint
-from kdecay_search.spec import StudySpec
-from kdecay_search.task import Epoch
+from kdecay_search.study.builtin_tasks import DataSpec
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.tasks.checkpoint import Checkpoint
+from kdecay_search.tasks.protocol import Epoch
 
 
 class Recorder:

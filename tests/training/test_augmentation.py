@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.augmentation import Batches, Normalisation
 from kdecay_search.training.data import Split
 

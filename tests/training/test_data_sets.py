@@ -21,8 +21,8 @@ from pydantic import ValidationError
 from sklearn.datasets import load_digits
 from torchvision import datasets
 
-from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError, MissingPackage
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data import Split, download, load
 from kdecay_search.training.data.cifar import cifar
 from kdecay_search.training.data.drawing import stratified_split

@@ -12,8 +12,8 @@ import pytest
 import torch
 from PIL import Image
 
-from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data import Split, load
 from kdecay_search.training.data.cache import cache_folder, through_cache
 

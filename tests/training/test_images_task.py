@@ -15,8 +15,8 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from kdecay_search.errors import DataError, KDecayError
-from kdecay_search.spec import StudySpec
-from kdecay_search.task import Pruned, Released
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.tasks.protocol import Pruned, Released
 from kdecay_search.training.averaging import AveragedWeights
 from kdecay_search.training.images import train
 
@@ -95,7 +95,7 @@ import json, sys, torch
 sys.path.insert(0, sys.argv[2])
 from conftest import Recorder
 from dataclasses import asdict
-from kdecay_search.study_file import from_json
+from kdecay_search.study.file import from_json
 from kdecay_search.training.images import train
 spec = from_json(open(sys.argv[1]).read())
 torch.rand(17)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdecay_search.networks import (
+from kdecay_search.study.networks import (
     BlockShape,
     DenseNetSpec,
     ModelSpec,
@@ -15,7 +15,7 @@ from kdecay_search.networks import (
     ResNetSpec,
     WideResNetSpec,
 )
-from kdecay_search.paper import CLASSES, PAPER_NETWORKS, PaperNetwork
+from kdecay_search.study.paper_networks import CLASSES, PAPER_NETWORKS, PaperNetwork
 from kdecay_search.training.images import train
 from kdecay_search.training.models import build
 from kdecay_search.training.models.blocks import BasicBlock, PointwiseConv, PreactBasicBlock

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from kdecay_search.builtin import ImagesTask
-from kdecay_search.study_file import load
+from kdecay_search.study.builtin_tasks import ImagesTask
+from kdecay_search.study.file import load
 from kdecay_search.training.images import train
 
 FILES = sorted((Path(__file__).parents[2] / "studies" / "paper").glob("*.toml"))

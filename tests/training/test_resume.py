@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from kdecay_search.checkpoint import Checkpoint
-from kdecay_search.runs import RunKey
-from kdecay_search.task import Epoch, Released
+from kdecay_search.study.trials import RunKey
+from kdecay_search.tasks.checkpoint import Checkpoint
+from kdecay_search.tasks.protocol import Epoch, Released
 from kdecay_search.training import checkpoints
 from kdecay_search.training.images import train
 

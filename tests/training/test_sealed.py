@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError
-from kdecay_search.task import Run
+from kdecay_search.study.builtin_tasks import DataSpec
+from kdecay_search.tasks.protocol import Run
 from kdecay_search.training import images
 from kdecay_search.training.data import Purpose, Split, StreamedSplit, load
 from kdecay_search.training.data.sealed import Sealed, TestPartIsSealed

@@ -17,17 +17,17 @@ import torch
 from PIL import Image
 from pydantic import ValidationError
 from torchvision.transforms import v2
-from waiting import wait_for
 
-from kdecay_search.builtin import DataSpec
-from kdecay_search.checkpoint import Checkpoint
 from kdecay_search.errors import DataError
-from kdecay_search.runs import RunKey
-from kdecay_search.spec import WorkersSpec
-from kdecay_search.task import Released
+from kdecay_search.study.builtin_tasks import DataSpec
+from kdecay_search.study.spec import WorkersSpec
+from kdecay_search.study.trials import RunKey
+from kdecay_search.tasks.checkpoint import Checkpoint
+from kdecay_search.tasks.protocol import Released
 from kdecay_search.training.data import StreamedSplit, load
 from kdecay_search.training.images import train
 from kdecay_search.training.streaming import StreamedBatches, StreamedValidation
+from tests.support.wait import wait_for
 
 CPU = torch.device("cpu")
 SIDE = 16
@@ -310,7 +310,7 @@ HOST = """
 import multiprocessing, sys
 from pathlib import Path
 import torch
-from kdecay_search.builtin import DataSpec
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data import load
 from kdecay_search.training.streaming import StreamedBatches
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import optuna
 import optuna_dashboard
-from commands import Kdecay, simulated_study
 from optuna.trial import TrialState
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
-from kdecay_search.runs import CONFIRMATION, State
 from kdecay_search.storage import Storage, records
+from kdecay_search.study.trials import CONFIRMATION, State
+from tests.support.kdecay_command import Kdecay, simulated_study
 
 FILE = {"search__k_step": 1.0, "task__epochs": 2}
 CURVED = {"task__surface": {"best_ks": [3.0], "curvature": 60.0, "run_noise": 0.05}}

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import Kdecay, errors_by_run
 
-from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
+from kdecay_search.study.trials import State
+from tests.support.kdecay_command import Kdecay, errors_by_run
 
 DIGITS = str(Path(__file__).parents[2] / "studies" / "digits.toml")
 TINY = ["task.epochs=2", "search.k_min=1", "search.k_max=2", "search.k_step=1", "search.k_cap=2",

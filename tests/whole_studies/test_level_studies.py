@@ -11,11 +11,11 @@ from typing import Any
 import optuna
 import optuna_dashboard
 import pytest
-from commands import Kdecay, simulated_study
-from waiting import wait_for
 
-from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
+from kdecay_search.study.trials import State
+from tests.support.kdecay_command import Kdecay, simulated_study
+from tests.support.wait import wait_for
 
 LEVELS = [0.1, 0.135, 0.2]
 SETTINGS = {

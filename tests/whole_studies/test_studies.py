@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import waiting
-from commands import Kdecay, errors_by_run, simulated_study
 
-from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
+from kdecay_search.study.trials import State
+from tests.support import wait
+from tests.support.kdecay_command import Kdecay, errors_by_run, simulated_study
 
-wait_for = partial(waiting.wait_for, seconds=60)
+wait_for = partial(wait.wait_for, seconds=60)
 
 
 def outcomes(storage: Storage, name: str) -> Counter[tuple[int, int, int, State]]:

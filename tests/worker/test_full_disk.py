@@ -8,11 +8,10 @@ import subprocess
 import threading
 from pathlib import Path
 
-from commands import Kdecay, errors_by_run
-from waiting import wait_for
-
-from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
+from kdecay_search.study.trials import State
+from tests.support.kdecay_command import Kdecay, errors_by_run
+from tests.support.wait import wait_for
 
 DIGITS = str(Path(__file__).parents[2] / "studies" / "digits.toml")
 ONE_RUN = ["search.k_max=1.0", "search.k_cap=1.0", "search.seeds=1", "search.max_terms=1",

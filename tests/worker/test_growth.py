@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from commands import Kdecay, simulated_study
 
-from kdecay_search import driver
+from kdecay_search import reconcile as driver
 from kdecay_search.storage import Storage
-from kdecay_search.study_file import load
+from kdecay_search.study.file import load
 from kdecay_search.worker.growth import Growth, grow
 from kdecay_search.worker.pool import Member, Pool
+from tests.support.kdecay_command import Kdecay, simulated_study
 
 
 def settled(rate_of: Callable[[int], float], most: int = 16) -> int:

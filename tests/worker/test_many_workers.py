@@ -8,10 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from commands import Kdecay
-
-from kdecay_search.runs import State
 from kdecay_search.storage import Storage, records
+from kdecay_search.study.trials import State
+from tests.support.kdecay_command import Kdecay
 
 WORKERS, RUNS, CONNECTIONS = 64, 640, 130
 

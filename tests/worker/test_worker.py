@@ -15,19 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import Kdecay, errors_by_run, simulated_study
-from queued import queued, token
-from waiting import wait_for
 
 from kdecay_search.errors import KDecayError, StorageUnavailable
-from kdecay_search.runs import State
-from kdecay_search.spec import WorkersSpec
 from kdecay_search.storage import Storage, queue, records
-from kdecay_search.task import Epoch, Interruption, Lost, Pruned, Released
+from kdecay_search.study.spec import WorkersSpec
+from kdecay_search.study.trials import State
+from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
 from kdecay_search.worker.attempt import _described
 from kdecay_search.worker.heartbeat import Heart, HeartStopped
 from kdecay_search.worker.loop import longest_pause
 from kdecay_search.worker.reporter import Reporter
+from tests.support.kdecay_command import Kdecay, errors_by_run, simulated_study
+from tests.support.queued_runs import queued, token
+from tests.support.wait import wait_for
 
 LEAVER = """
 import sys, threading, time

@@ -14,9 +14,9 @@ from optuna.artifacts import FileSystemArtifactStore, get_all_artifact_meta, upl
 from optuna.artifacts.exceptions import ArtifactNotFound
 
 from kdecay_search.errors import InvalidSpec, KDecayError, StorageError, StudyError
-from kdecay_search.export import Form
-from kdecay_search.report.view import StudyView, read_view
 from kdecay_search.report.winner import winner_as
+from kdecay_search.schedules.export import Form
+from kdecay_search.snapshot import StudyView, read_view
 from kdecay_search.storage import Storage, records
 
 logger = logging.getLogger(__name__)

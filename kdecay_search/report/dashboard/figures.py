@@ -11,9 +11,9 @@ import plotly.graph_objects as go
 
 from kdecay_search.report import figures
 from kdecay_search.report.curves import Curves, RunCurve, read_curves
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import CONFIRMATION
+from kdecay_search.snapshot import StudyView
 from kdecay_search.storage import Storage
+from kdecay_search.study.trials import CONFIRMATION
 
 SEED = 0
 """Whose curves are shown: every candidate ran on it …"""

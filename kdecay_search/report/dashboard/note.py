@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kdecay_search.confirmation import Confirmation
-from kdecay_search.procedure import Candidate, Stage
 from kdecay_search.report import confirmed, names
 from kdecay_search.report.names import terms
 from kdecay_search.report.summary import by_point
 from kdecay_search.report.text import verdict
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import CONFIRMATION
+from kdecay_search.search import Candidate, Stage
+from kdecay_search.search.confirmation import Confirmation
+from kdecay_search.snapshot import StudyView
+from kdecay_search.study.trials import CONFIRMATION
 
 MOST_ROWS = 20
 WRITTEN = "*Written by kdecay while the study goes on. If you edit this note, it stays as it is.*"

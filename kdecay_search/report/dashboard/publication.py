@@ -16,9 +16,9 @@ from weakref import WeakKeyDictionary
 
 from kdecay_search import __version__
 from kdecay_search.report.dashboard.note import confirmation_note, stage_note
-from kdecay_search.report.view import StudyView, read_view
-from kdecay_search.runs import CONFIRMATION
+from kdecay_search.snapshot import StudyView, read_view
 from kdecay_search.storage import Storage, pages, records
+from kdecay_search.study.trials import CONFIRMATION
 
 logger = logging.getLogger(__name__)
 

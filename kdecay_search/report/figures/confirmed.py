@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from kdecay_search.confirmation import Confirmation, Row
-from kdecay_search.controls import FOUND
 from kdecay_search.report import confirmed
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, WARNING, translucent
+from kdecay_search.search.confirmation import Confirmation, Row
 from kdecay_search.statistics import Comparison
+from kdecay_search.study.comparators import FOUND
 
 BETTER = "#2f7d77"
 COLOURS = {"better": BETTER, "worse": WARNING, "no detectable difference": INK}

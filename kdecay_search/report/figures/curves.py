@@ -8,12 +8,12 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from kdecay_search.procedure import FIRST_SEED, Stage
 from kdecay_search.report.curves import END_SHARE, Curves, RunCurve
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State
+from kdecay_search.search import FIRST_SEED, Stage
+from kdecay_search.snapshot import StudyView
+from kdecay_search.study.trials import State
 
 INSET_X, INSET_Y = (0.42, 1.0), (0.34, 1.0)
 """Where the enlarged end stands, in shares of the figure: errors fall, so that corner is empty."""

@@ -7,13 +7,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from kdecay_search.point import Point
-from kdecay_search.procedure import Stage
 from kdecay_search.report.effort import effort_of, trials_by_point
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import WARNING, translucent
-from kdecay_search.report.view import StudyView
-from kdecay_search.runs import State, Trial
+from kdecay_search.search import Stage
+from kdecay_search.snapshot import StudyView
+from kdecay_search.study.candidate import Point
+from kdecay_search.study.trials import State, Trial
 
 TRAINED, ENDED, RUNNING = "#2f7d77", "#c08a2d", "#6b7fd6"
 PARTS = (

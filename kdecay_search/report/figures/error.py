@@ -8,13 +8,13 @@ from statistics import quantiles
 
 import plotly.graph_objects as go
 
-from kdecay_search.choice import SmoothCurve, smooth_curve
-from kdecay_search.point import Point
-from kdecay_search.procedure import Candidate, Progress, Stage
 from kdecay_search.report import names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import FAINT, INK, Palette, evenly
-from kdecay_search.report.view import StudyView
+from kdecay_search.search import Candidate, Progress, Stage
+from kdecay_search.search.selection import SmoothCurve, smooth_curve
+from kdecay_search.snapshot import StudyView
+from kdecay_search.study.candidate import Point
 
 Colour = Callable[[Candidate], str]
 

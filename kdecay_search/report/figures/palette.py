@@ -10,9 +10,9 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from kdecay_search.point import Point
-from kdecay_search.procedure import BASELINE_KS
-from kdecay_search.report.view import StudyView
+from kdecay_search.search import BASELINE_KS
+from kdecay_search.snapshot import StudyView
+from kdecay_search.study.candidate import Point
 
 STOPS = ((46, 111, 214), (124, 92, 214), (184, 80, 168), (219, 92, 98), (220, 134, 38))
 """Red, green and blue, 0 to 255."""

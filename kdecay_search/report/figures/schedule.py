@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from kdecay_search.procedure import BASELINE_KS
 from kdecay_search.report import names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
-from kdecay_search.report.view import StudyView
-from kdecay_search.rivals import Cosine
-from kdecay_search.schedules import Schedule
+from kdecay_search.schedules.baselines import Cosine
+from kdecay_search.schedules.kdecay import Schedule
+from kdecay_search.search import BASELINE_KS
+from kdecay_search.snapshot import StudyView
 
 POINTS = 240
 """Per schedule; k = 1000 falls within the last of them."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from kdecay_search.home import home
+from kdecay_search.paths import home
 from kdecay_search.training.data.source import Images
 
 _log = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ import numpy as np
 from torchvision import datasets
 from torchvision.datasets.utils import check_integrity
 
-from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data.download import alone, fetch
 from kdecay_search.training.data.source import Images, Labels, Source, in_memory
 

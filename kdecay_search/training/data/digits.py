@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sklearn.datasets import load_digits
 
-from kdecay_search.builtin import DataSpec
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data.drawing import stratified_split
 from kdecay_search.training.data.source import Images, Indices, Labels, Source, in_memory
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 from torchvision.datasets import ImageFolder
 
-from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data.cache import through_cache
 from kdecay_search.training.data.decoding import decoded
 from kdecay_search.training.data.sealed import Sealed

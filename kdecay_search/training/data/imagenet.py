@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data.folder import labels_of, listed, listed_test
 from kdecay_search.training.data.sealed import Sealed
 from kdecay_search.training.data.source import FileSource, Labels, Paths

@@ -8,8 +8,8 @@ from importlib import import_module
 import numpy as np
 import torch
 
-from kdecay_search.builtin import DataSpec
 from kdecay_search.errors import DataError, MissingPackage
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data.drawing import even_subset, stratified_split
 from kdecay_search.training.data.normalisation import PUBLISHED, measured
 from kdecay_search.training.data.sealed import Purpose

@@ -1,10 +1,10 @@
-"""The built-in networks, as :mod:`kdecay_search.networks` describes them."""
+"""The built-in networks, as :mod:`kdecay_search.study.networks` describes them."""
 
 from __future__ import annotations
 
 from torch import nn
 
-from kdecay_search.networks import DenseNetSpec, ModelSpec, ResNetSpec, WideResNetSpec
+from kdecay_search.study.networks import DenseNetSpec, ModelSpec, ResNetSpec, WideResNetSpec
 from kdecay_search.training.models.densenet import DenseNet
 from kdecay_search.training.models.resnet import resnet, wide_resnet
 

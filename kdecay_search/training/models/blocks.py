@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdecay_search.networks import BlockShape, ShortcutOption
+from kdecay_search.study.networks import BlockShape, ShortcutOption
 
 
 class BasicBlock(nn.Module):

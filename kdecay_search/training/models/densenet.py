@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdecay_search.networks import DenseNetSpec
+from kdecay_search.study.networks import DenseNetSpec
 from kdecay_search.training.models.initialisation import he
 
 BLOCKS = 3

@@ -12,7 +12,7 @@ from functools import partial
 from torch import Tensor, nn
 from torch.nn import functional
 
-from kdecay_search.networks import BlockShape, ResNetSpec, WideResNetSpec
+from kdecay_search.study.networks import BlockShape, ResNetSpec, WideResNetSpec
 from kdecay_search.training.models.blocks import (
     BasicBlock,
     PreactBasicBlock,

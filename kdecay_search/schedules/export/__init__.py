@@ -1,0 +1,21 @@
+"""A schedule as something to take away: Python source, a scheduler of a known library, a table."""
+
+from kdecay_search.schedules.export.form import Form
+from kdecay_search.schedules.export.python import kdecay_python_source
+from kdecay_search.schedules.export.schedulers import (
+    huggingface_source,
+    lightning_source,
+    pytorch_source,
+    timm_source,
+)
+from kdecay_search.schedules.export.table import schedule_csv
+
+__all__ = [
+    "Form",
+    "huggingface_source",
+    "kdecay_python_source",
+    "lightning_source",
+    "pytorch_source",
+    "schedule_csv",
+    "timm_source",
+]

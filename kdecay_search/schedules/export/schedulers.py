@@ -1,0 +1,164 @@
+"""A schedule as Python source for a training library: what is printed runs with that alone.
+
+Each has a function ``kdecay_scheduler(optimizer, total_steps)``; the optimizer is made with
+lr = lr_max. ``total_steps`` given here becomes that parameter's default.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+
+from kdecay_search.errors import InvalidSchedule
+from kdecay_search.schedules.export.python import (
+    learning_rate_function,
+    needs_math,
+    title,
+    total_steps_parameter,
+)
+from kdecay_search.schedules.kdecay import KDecaySchedule
+
+MANY_STEPS = 10_000_000
+"""Trainings are not longer, where no number of updates is given."""
+
+_LAMBDA_LR = '''
+def kdecay_scheduler(optimizer, {parameter}):
+    """A scheduler for an optimizer made with lr={lr_max!r}; call its step() after every update."""
+
+    def share(step):
+        return learning_rate(min(step, total_steps), total_steps) / {lr_max!r}
+
+    return LambdaLR(optimizer, share)
+'''
+
+_TRAINER = '''
+class KDecayTrainer(Trainer):
+    """A Trainer with this schedule, from TrainingArguments(learning_rate={lr_max!r}, ...)."""
+
+    def create_scheduler(self, num_training_steps, optimizer=None):
+        self.lr_scheduler = kdecay_scheduler({arguments})
+        return self.lr_scheduler
+'''
+
+_MODULE = '''
+class KDecayModule(lightning.LightningModule):
+    """Derive your module from this one, or copy its method into yours."""
+
+    def configure_optimizers(self):
+        optimizer = {optimizer}
+        scheduler = kdecay_scheduler({arguments})
+        return {{
+            "optimizer": optimizer,
+            "lr_scheduler": {{"scheduler": scheduler, "interval": "step"}},
+        }}
+'''
+
+_TIMM = '''from timm.scheduler import {name}
+
+
+def kdecay_scheduler(optimizer, {parameter}):
+    """{title}.
+
+    k-decay, arXiv:2004.05909. For an optimizer made with lr={lr_max!r}; after every update call
+    scheduler.step_update(updates), with the number of updates done so far.
+    """
+    return {name}(
+        optimizer,
+{settings}
+    )
+'''
+
+
+def pytorch_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
+    """A ``LambdaLR``; needs torch."""
+    return _source(schedule, total_steps, ["from torch.optim.lr_scheduler import LambdaLR"])
+
+
+def huggingface_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
+    """A ``Trainer``, which counts the updates itself where none are given; needs transformers."""
+    imports = ["from torch.optim.lr_scheduler import LambdaLR", "from transformers import Trainer"]
+    given = "" if total_steps else ", num_training_steps"
+    trainer = _TRAINER.format(
+        lr_max=schedule.lr_max, arguments=f"optimizer or self.optimizer{given}"
+    )
+    return _source(schedule, total_steps, imports) + "\n" + trainer
+
+
+def lightning_source(
+    schedule: KDecaySchedule,
+    total_steps: int | None = None,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
+) -> str:
+    """A ``LightningModule`` with the schedule and SGD, which counts the updates itself where none
+    are given; needs lightning."""
+    imports = ["import lightning", "from torch.optim import SGD"]
+    imports.append("from torch.optim.lr_scheduler import LambdaLR")
+    settings = {"lr": schedule.lr_max, "momentum": momentum, "nesterov": nesterov}
+    settings |= {"weight_decay": weight_decay}
+    listed = ", ".join(f"{name}={value!r}" for name, value in settings.items() if value)
+    given = "" if total_steps else ", int(self.trainer.estimated_stepping_batches)"
+    module = _MODULE.format(
+        optimizer=f"SGD(self.parameters(), {listed})", arguments=f"optimizer{given}"
+    )
+    return _source(schedule, total_steps, imports) + "\n" + module
+
+
+def _source(schedule: KDecaySchedule, total_steps: int | None, imports: list[str]) -> str:
+    standard = "import math\n\n" if needs_math(schedule) else ""
+    function = learning_rate_function(schedule, total_steps)
+    parameter = total_steps_parameter(total_steps)
+    scheduler = _LAMBDA_LR.format(parameter=parameter, lr_max=schedule.lr_max)
+    return standard + "\n".join(imports) + "\n\n\n" + function + "\n" + scheduler
+
+
+def timm_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
+    """One of timm's own schedulers, which have k-decay; needs timm.
+
+    Raises :class:`InvalidSchedule` for what timm has not.
+    """
+    _refuse_what_timm_has_not(schedule, total_steps)
+    warmup = schedule.warmup_steps
+    settings = {
+        "t_initial": f"total_steps - {warmup}" if warmup else "total_steps",
+        "lr_min": repr(schedule.lr_min),
+        "k_decay": repr(schedule.ks[0]),
+    }
+    if schedule.family == "polynomial":
+        settings["power"] = repr(schedule.power)
+    if warmup:
+        settings["warmup_t"] = str(warmup)
+        settings["warmup_lr_init"] = repr(schedule.lr_max / (warmup + 1))
+        settings["warmup_prefix"] = "True"
+    settings["t_in_epochs"] = "False"
+    return _TIMM.format(
+        name="PolyLRScheduler" if schedule.family == "polynomial" else "CosineLRScheduler",
+        parameter=total_steps_parameter(total_steps),
+        title=title(schedule),
+        lr_max=schedule.lr_max,
+        settings="\n".join(f"        {name}={value}," for name, value in settings.items()),
+    )
+
+
+def _refuse_what_timm_has_not(schedule: KDecaySchedule, total_steps: int | None) -> None:
+    instead = "take --as pytorch, which works with timm's models too"
+    if schedule.family == "exponential":
+        raise InvalidSchedule(
+            f"timm has k-decay in the polynomial and cosine families only, not in the exponential; "
+            f"{instead}"
+        )
+    if len(schedule.ks) > 1:
+        found = ", ".join(f"{k:g}" for k in schedule.ks)
+        raise InvalidSchedule(
+            f"timm's k-decay has one term, and this schedule has {len(schedule.ks)}, k = {found}; "
+            f"{instead}"
+        )
+    # timm computes t**k / T**k, which overflows where (t/T)**k does not.
+    if schedule.ks[0] * math.log(total_steps or MANY_STEPS) >= math.log(sys.float_info.max):
+        steps = f"{total_steps or MANY_STEPS:,}"
+        mend = instead if total_steps else f"give --total-steps, or {instead}"
+        raise InvalidSchedule(
+            f"timm computes T**k, which is too large a number for k = {schedule.ks[0]:g} and "
+            f"T = {steps} updates; {mend}"
+        )

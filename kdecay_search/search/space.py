@@ -1,0 +1,143 @@
+"""The candidates of a stage, and how they become more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from kdecay_search.study.candidate import Point
+from kdecay_search.study.comparators import BASELINE_KS
+from kdecay_search.study.spec import SearchSpec, grid
+
+Ordered = TypeVar("Ordered", float, Point)
+
+GROWTH = 0.5
+"""A grid whose best candidate is its largest grows by this share of its width …"""
+MIN_GROWTH_STEPS = 2
+"""… but by so many steps at least."""
+FIRST_SHARE = 0.5
+"""Share of the ks, spread over the grid, that a race begins with …"""
+FIRST_MORE = 1
+"""… and so many more."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """The candidates of a stage. A grown space begins with the candidates that it grew from, so
+    that a candidate's number keeps its meaning."""
+
+    search: SearchSpec
+    points: tuple[Point | None, ...]
+    """None where the sampler chooses."""
+    bounds: tuple[float, float]
+    """Smallest and largest k."""
+    levels: tuple[float | None, ...] = (None,)
+    """Each k is tried at each of these lr_max: in stage 1 those of the file, later the one that
+    was found; None where the level is not searched."""
+    later: frozenset[int] = frozenset()
+    """Candidates that a race does not begin with: on the first seed, their neighbours stand for
+    them."""
+
+    @staticmethod
+    def of_stage(
+        search: SearchSpec,
+        number: int,
+        earlier: tuple[float, ...],
+        upper: float,
+        lr_max: float | None = None,
+    ) -> Space | None:
+        """The space that stage ``number`` starts with; None if no larger term is left to try.
+        ``lr_max``: the level that stage 1 found, of a later stage."""
+        lower = search.k_min if number == 1 else round(earlier[-1] + search.k_step, 10)
+        if number > 1 and lower > search.cap:
+            return None
+        levels: tuple[float | None, ...] = (lr_max,)
+        if number == 1 and search.lr_max is not None:
+            levels = spread(search.lr_max)
+        if search.sampler != "grid":
+            return Space._of_sampler(search, number, (lower, upper), levels)
+        points = grid(lower, max(upper, lower), search.k_step)
+        if number == 1 and search.ks is not None:
+            points = search.ks
+        ks = spread(points)
+        if number == 1:
+            ks = (BASELINE_KS[0], *(k for k in ks if k != BASELINE_KS[0]))
+        bounds = (points[0], points[-1])
+        return Space(search, _pairs(ks, levels), bounds, levels, _later(ks, levels))
+
+    @staticmethod
+    def _of_sampler(
+        search: SearchSpec,
+        number: int,
+        bounds: tuple[float, float],
+        levels: tuple[float | None, ...],
+    ) -> Space:
+        """The baseline, at each level, is among stage 1's trials, and so within its bounds."""
+        lower, upper = bounds
+        if number > 1:
+            upper = upper if upper > lower else search.cap
+            return Space(search, (None,) * search.trials, (lower, upper), levels)
+        stated = _pairs(BASELINE_KS, levels)
+        chosen = (None,) * (search.trials - len(stated))
+        bounds = (min(lower, *BASELINE_KS), max(upper, *BASELINE_KS))
+        return Space(search, (*stated, *chosen), bounds, levels)
+
+    @property
+    def searched_levels(self) -> tuple[float, ...]:
+        """Ascending; none where candidates do not differ in their level."""
+        if len(self.levels) == 1:
+            return ()
+        return tuple(sorted(level for level in self.levels if level is not None))
+
+    @property
+    def lr_max(self) -> float | None:
+        """The level of all candidates; None where they have several, or it is not searched."""
+        return self.levels[0] if len(self.levels) == 1 else None
+
+    def grown(self) -> Space | None:
+        """This space with larger candidates added; None at the cap, and for samplers."""
+        search, (lower, upper) = self.search, self.bounds
+        if search.sampler != "grid" or upper + search.k_step > search.cap + 1e-9:
+            return None
+        steps = max(MIN_GROWTH_STEPS, round(GROWTH * (upper - lower) / search.k_step))
+        new_upper = min(round(upper + steps * search.k_step, 10), search.cap)
+        longer = grid(lower, new_upper, search.k_step)
+        known = {point.k for point in self.points if point is not None}
+        added = spread(k for k in longer if k > upper and k not in known)
+        points = (*self.points, *_pairs(added, self.levels))
+        later = self.later | {len(self.points) + index for index in _later(added, self.levels)}
+        return Space(search, points, (lower, longer[-1]), self.levels, later)
+
+    def is_upper_edge(self, k: float) -> bool:
+        if self.search.sampler == "grid":
+            return k == self.bounds[1]
+        return k > self.bounds[1] - self.search.k_step
+
+
+def _pairs(ks: Iterable[float], levels: Sequence[float | None]) -> tuple[Point, ...]:
+    return tuple(Point(k, level) for k in ks for level in levels)
+
+
+def _later(ks: Sequence[float], levels: Sequence[float | None]) -> frozenset[int]:
+    """Of the candidates that so many ks are, spread, those that a race does not begin with."""
+    first = math.ceil(FIRST_SHARE * len(ks)) + FIRST_MORE
+    return frozenset(range(first * len(levels), len(ks) * len(levels)))
+
+
+def spread(values: Iterable[Ordered]) -> tuple[Ordered, ...]:
+    """``values`` reordered so that any beginning of them covers the whole range: both ends, then
+    the middle, then the middles of what is left (breadth first)."""
+    ordered = sorted(values)
+    if len(ordered) <= 2:  # noqa: PLR2004
+        return tuple(ordered)
+    result = [ordered[0], ordered[-1]]
+    gaps = [(0, len(ordered) - 1)]
+    while gaps:
+        low, high = gaps.pop(0)
+        if high - low > 1:
+            middle = (low + high) // 2
+            result.append(ordered[middle])
+            gaps += [(low, middle), (middle, high)]
+    return tuple(result)

@@ -1,0 +1,90 @@
+"""What a stage of the search is, and where it stands."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from kdecay_search.search.selection import Gain
+from kdecay_search.statistics import Sample, describe
+from kdecay_search.study.candidate import Point
+
+
+class Progress(StrEnum):
+    """Where a stage or a study stands."""
+
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One value of k within a stage, or of k and lr_max, and what its runs gave."""
+
+    index: int
+    k: float | None
+    errors: Mapping[int, float]
+    """Final validation error (%) of complete runs, by seed."""
+    pruned: int
+    """Runs that ended early, those included that lost the race before they began …"""
+    skipped: int
+    """… which are these."""
+    failed: int
+    unfinished: int
+    """Runs that are waiting, running or still to be queued."""
+    probability: float | None = None
+    """To be the best of the stage, by the results so far; None before there are any."""
+    lr_max: float | None = None
+    """Where the level of the LR is searched."""
+
+    @property
+    def point(self) -> Point | None:
+        return None if self.k is None else Point(self.k, self.lr_max)
+
+    @property
+    def error(self) -> Sample:
+        return describe(self.errors.values())
+
+
+@dataclass(frozen=True)
+class Incumbent:
+    """The best schedule so far: its terms, its level and its errors (%) by seed."""
+
+    ks: tuple[float, ...]
+    errors: Mapping[int, float]
+    lr_max: float | None = None
+    """Where the level of the LR is searched."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The search for one term."""
+
+    n: int
+    earlier_ks: tuple[float, ...]
+    candidates: tuple[Candidate, ...]
+    progress: Progress
+    to_go: int
+    """Runs that are still to be trained, or under way; while a race is open, at most."""
+    best: Candidate | None
+    """The best candidate so far."""
+    gain: Sample
+    """By how much the best candidate improves on the incumbent, paired by seed."""
+    leads: bool
+    """Whether the best candidate improves on the incumbent by more than ``min_gain`` so far."""
+    kept: bool
+    """Whether it does at the stage's end."""
+    at_edge: bool
+    """Whether the best candidate is the largest that the search space allows."""
+    smooth_gain: Gain | None
+    """The same by the smooth curve through all results, not only those of the pairs."""
+    lr_max: float | None = None
+    """The level that the first stage found, of a later one, where it is searched."""
+
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """Ascending, where the stage tries several."""
+        tried = sorted({c.lr_max for c in self.candidates if c.lr_max is not None})
+        return tuple(tried) if self.lr_max is None else ()

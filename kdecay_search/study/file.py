@@ -1,0 +1,271 @@
+"""The study file that users write: TOML in, a :class:`StudySpec` out.
+
+:func:`load` reads a file and applies ``--set dotted.key=value`` overrides. Whatever is wrong
+becomes one :class:`InvalidSpec` line that names the file, the dotted key, the value and the rule.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from kdecay_search.errors import InvalidSpec
+from kdecay_search.study.spec import StudySpec
+
+SHOWN_VALUE_LENGTH = 60
+"""Characters of a wrong value, key or override that an error quotes."""
+SHOWN_REASON_LENGTH = 200
+"""The same of TOML's own words, which may hold a key."""
+MOST_BYTES = 1 << 16
+"""Of a study file. TOML's reader takes seconds for a dotted key of so many bytes."""
+
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
+"""A key that TOML takes without quotes."""
+TAG_ERRORS = ("union_tag_not_found", "union_tag_invalid")
+Tables = tuple[type[BaseModel], ...]
+
+
+def from_json(text: str) -> StudySpec:
+    """Read a spec back from the study's storage."""
+    try:
+        return StudySpec.model_validate_json(text)
+    except ValidationError as error:
+        line = _first_error(error, source="stored study")
+        raise InvalidSpec(f"{line}; it was launched by another version of kdecay-search") from None
+
+
+def to_toml(spec: StudySpec) -> str:
+    """A study file that :func:`load` reads as the same spec, with every default written out."""
+    lines: list[str] = []
+    _write_table(lines, "", spec.model_dump(mode="json", exclude_none=True))
+    return "\n".join(lines) + "\n"
+
+
+def _write_table(lines: list[str], name: str, table: Mapping[str, Any]) -> None:
+    """Values first, then the tables under it: what follows a table's head belongs to it."""
+    values = {key: value for key, value in table.items() if not _is_table(value)}
+    if values and name:
+        lines += ["", f"[{name}]"]
+    lines += [f"{_key(key)} = {_toml(value)}" for key, value in values.items()]
+    for key, inner in table.items():
+        if _is_table(inner):
+            _write_table(lines, f"{name}.{_key(key)}" if name else _key(key), inner)
+
+
+def _is_table(value: object) -> bool:
+    """Whether it gets a section of its own."""
+    return isinstance(value, dict) and bool(value)
+
+
+def _key(key: str) -> str:
+    return key if _BARE.fullmatch(key) else _toml(key)
+
+
+def _toml(value: object) -> str:
+    """JSON's strings and numbers are TOML's, but for one character."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
+    """Read the study file at ``path`` and apply ``dotted.key=value`` overrides.
+
+    Raises :class:`InvalidSpec` with one line when either cannot be used.
+    """
+    table = _read_toml(Path(path))
+    for override in overrides:
+        _apply(table, override)
+    try:
+        return StudySpec.model_validate_json(json.dumps(table, default=str))
+    except ValidationError as error:
+        raise InvalidSpec(_first_error(error, str(path), overrides)) from None
+    except RecursionError:
+        raise InvalidSpec(f"{path}: is nested too deeply; tables are at most three deep") from None
+    except ValueError:  # an integer of more digits than Python prints
+        raise InvalidSpec(f"{path}: holds a number that is too large; use up to 1e9") from None
+
+
+def changed(spec: StudySpec, table: str, values: Mapping[str, object], source: str) -> StudySpec:
+    """``spec`` with these values in one of its tables. Raises :class:`InvalidSpec`, which names
+    ``source`` as the place of what is wrong."""
+    whole = spec.model_dump(mode="json")
+    whole[table] |= values
+    try:
+        return StudySpec.model_validate_json(json.dumps(whole))
+    except ValidationError as error:
+        raise InvalidSpec(_first_error(error, source)) from None
+
+
+def differences(old: StudySpec, new: StudySpec) -> list[str]:
+    """Dotted keys, with both values, in which two specs differ so that results would mix.
+
+    The description, the workers' settings, the largest number of terms, the confirmation and how
+    long an epoch may take may change between launches; everything else decides what is trained or
+    compared.
+    """
+    free = {"description", "workers", "search.max_terms", "confirm", "task.epoch_timeout"}
+    before, after = (_flatten(spec.model_dump(mode="json")) for spec in (old, new))
+    keys = sorted(before.keys() | after.keys())
+    return [
+        f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
+        for key in keys
+        if before.get(key) != after.get(key)
+        and key not in free
+        and key.partition(".")[0] not in free
+    ]
+
+
+def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in table.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MOST_BYTES + 1)  # /dev/zero has no end
+    except FileNotFoundError:
+        raise InvalidSpec(f"{path}: no such file; give the path of a study file") from None
+    except OSError as error:
+        raise InvalidSpec(f"{path}: cannot be read: {error.strerror}") from None
+    if len(raw) > MOST_BYTES:
+        raise InvalidSpec(f"{path}: is larger than {MOST_BYTES >> 10} KiB; give a study file")
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise InvalidSpec(f"{path}: is not a text file; a study file is TOML in UTF-8") from None
+    if not text.strip():
+        raise InvalidSpec(f"{path}: the file is empty; a study file has at least name and [task]")
+    try:
+        return tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError) as error:
+        reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        shown = _clipped(reason, SHOWN_REASON_LENGTH)
+        raise InvalidSpec(f"{path}: is not valid TOML: {shown}") from None
+
+
+def _clipped(text: str, length: int = SHOWN_VALUE_LENGTH) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."
+
+
+def _apply(table: dict[str, Any], override: str) -> None:
+    """Set one ``dotted.key=value``; the value is TOML, or else a plain string."""
+    raw = override.partition("=")[2]
+    parts = _override_key(override).split(".")
+    shown = _clipped(override)
+    if "=" not in override or not all(parts):
+        raise InvalidSpec(f"--set {shown}: must have the form dotted.key=value")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except (tomllib.TOMLDecodeError, RecursionError, ValueError):
+        value = raw
+    for depth, part in enumerate(parts[:-1], start=1):
+        table = table.setdefault(part, {})
+        if not isinstance(table, dict):
+            through = _clipped(".".join(parts[:depth]))
+            raise InvalidSpec(f"--set {shown}: {through} is not a table")
+    table[parts[-1]] = value
+
+
+def _override_key(override: str) -> str:
+    return ".".join(part.strip() for part in override.partition("=")[0].split("."))
+
+
+def _first_error(error: ValidationError, source: str, overrides: Sequence[str] = ()) -> str:
+    """One line for the first of pydantic's errors: source, dotted key, value, rule."""
+    details = error.errors(include_url=False)
+    first = details[0]
+    keys, tables = _located(first)
+    dotted = ".".join(keys)
+    if any(f"{dotted}.".startswith(f"{_override_key(override)}.") for override in overrides):
+        source = "--set"
+    dotted = _clipped(dotted)
+    more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{source}: {dotted}: unknown key{_nearest(keys, tables)}{more}"
+    if first["type"] == "missing":
+        return f"{source}: {dotted}: is missing{more}"
+    return f"{source}: {dotted}{_shown(first)}: {_rule(first, tables)}{more}"
+
+
+def _located(detail: ErrorDetails) -> tuple[list[str], Tables]:
+    """The error's keys as in the file, and the models of the table that holds the last of them.
+
+    Pydantic puts the tag of a union's member between the keys, and leaves out the key of a tag
+    that is wrong.
+    """
+    keys: list[str] = []
+    holders: Tables = ()
+    tables: Tables = (StudySpec,)
+    for part in detail["loc"]:
+        if len(tables) > 1 and (chosen := tuple(t for t in tables if part in _tags(t))):
+            tables = chosen
+            continue
+        keys.append(str(part))
+        holders, tables = tables, _tables_under(tables, str(part))
+    if detail["type"] in TAG_ERRORS:
+        keys.append(_tag_key(tables))
+        holders = tables
+    return keys or ["the file"], holders
+
+
+def _tables_under(tables: Tables, key: str) -> Tables:
+    """The models that the value of ``key`` may have; none unless it is a table."""
+    fields = [table.model_fields[key] for table in tables if key in table.model_fields]
+    options = [o for f in fields for o in (get_args(f.annotation) or (f.annotation,))]
+    return tuple(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
+
+
+def _tag_key(tables: Tables) -> str:
+    """The key whose value tells these tables apart."""
+    return next(key for key in ("kind", "name") if all(key in t.model_fields for t in tables))
+
+
+def _tags(table: type[BaseModel]) -> tuple[str, ...]:
+    return get_args(table.model_fields[_tag_key((table,))].annotation)
+
+
+def _shown(detail: ErrorDetails) -> str:
+    value = detail["input"]
+    if detail["type"] == "union_tag_invalid":
+        value = value[detail["ctx"]["discriminator"].strip("'")]
+    if isinstance(value, dict):
+        return ""
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return f" = {_clipped(text)}"
+
+
+def _rule(detail: ErrorDetails, tables: Tables) -> str:
+    if detail["type"] in TAG_ERRORS:
+        *others, last = (f"'{tag}'" for table in tables for tag in _tags(table))
+        return f"must be {', '.join(others)} or {last}"
+    if detail["type"] == "string_pattern_mismatch":
+        return "must start with a letter or digit and hold only letters, digits, '.', '_' and '-'"
+    text = detail["msg"].removeprefix("Value error, ")
+    for subject in ("Input", "String", "Tuple"):
+        text = text.replace(f"{subject} should", "must")
+    return text
+
+
+def _nearest(keys: list[str], tables: Tables) -> str:
+    known = sorted({key for table in tables for key in table.model_fields})
+    close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
+    if close:
+        return f"; did you mean {'.'.join([*keys[:-1], close[0]])}?"
+    return f"; known here: {', '.join(known)}" if known else ""

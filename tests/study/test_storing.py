@@ -1,0 +1,123 @@
+"""Stored studies are read back as they were, and compared."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from kdecay_search.errors import InvalidSpec
+from kdecay_search.search import runs_at_most
+from kdecay_search.study.file import differences, from_json, load
+from kdecay_search.study.spec import StudySpec
+from tests.study.files import written
+from tests.study.strategies import tables
+from tests.support.memory_studies import images_table, study
+
+
+def read(table: dict[str, Any]) -> StudySpec:
+    return StudySpec.model_validate_json(json.dumps(table))
+
+
+@settings(deadline=None, max_examples=100)
+@given(table=tables())
+def test_stored_spec_is_read_back_unchanged(table: dict[str, Any]) -> None:
+    spec = read(table)
+    assert from_json(spec.to_json()) == spec
+    assert from_json(spec.to_json()).to_json() == spec.to_json()
+    assert differences(spec, from_json(spec.to_json())) == []
+
+
+@settings(deadline=None, max_examples=40)
+@given(table=tables())
+def test_file_and_json_give_the_same_spec(
+    tmp_path_factory: pytest.TempPathFactory, table: dict[str, Any]
+) -> None:
+    assert load(written(tmp_path_factory.getbasetemp(), table)) == read(table)
+
+
+def check_usable(spec: StudySpec) -> None:
+    """What was accepted must not be refused later, by a worker or a report."""
+    schedule = spec.schedule_for((spec.search.k_min, spec.search.k_min + 1))
+    epochs = spec.task.epochs
+    assert schedule(epochs, epochs) == spec.schedule.lr_min
+    assert schedule(schedule.warmup_steps, epochs) == spec.schedule.lr_max
+    assert all(candidates >= 1 for candidates, _ in runs_at_most(spec))
+
+
+@settings(deadline=None, max_examples=100)
+@given(table=tables())
+def test_accepted_spec_gives_a_schedule_and_a_plan(table: dict[str, Any]) -> None:
+    check_usable(read(table))
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 10])
+def test_warm_up_of_all_but_a_moment_still_leaves_a_schedule(epochs: int) -> None:
+    check_usable(study(epochs=epochs, schedule={"warmup_epochs": epochs - 0.1}))
+
+
+def test_spec_of_another_version_says_so() -> None:
+    stored = json.loads(study().to_json()) | {"colour": "red"}
+    with pytest.raises(InvalidSpec, match=r"stored study: colour: unknown key.*another version"):
+        from_json(json.dumps(stored))
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])
+def test_stored_text_that_is_no_spec_is_refused_in_one_line(text: str) -> None:
+    with pytest.raises(InvalidSpec, match="stored study") as caught:
+        from_json(text)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def test_equal_specs_do_not_differ() -> None:
+    assert differences(study(), study()) == []
+
+
+@pytest.mark.parametrize(
+    "free",
+    [
+        {"description": "another"},
+        {"workers": {"heartbeat_seconds": 1.0, "grace_seconds": 5.0, "max_attempts": 9}},
+        {"search": {"max_terms": 5}},
+    ],
+)
+def test_what_changes_no_result_may_change(free: dict[str, Any]) -> None:
+    changed = study(**free)
+    assert changed != study()
+    assert differences(study(), changed) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"search": {"seeds": 4}}, "search.seeds: 3 -> 4"),
+        ({"search": {"min_gain": 0.5}}, "search.min_gain: 0.1 -> 0.5"),
+        ({"search": {"k_cap": 12.0}}, "search.k_cap: None -> 12.0"),
+        ({"schedule": {"family": "cosine"}}, "schedule.family: 'polynomial' -> 'cosine'"),
+        ({"pruning": {"enabled": True}}, "pruning.enabled: False -> True"),
+        ({"surface": {"best_ks": [2.0]}}, "task.surface.best_ks: [3.0] -> [2.0]"),
+        ({"epochs": 9}, "task.epochs: 3 -> 9"),
+    ],
+)
+def test_what_would_mix_results_is_named_with_both_values(
+    change: dict[str, Any], line: str
+) -> None:
+    assert differences(study(), study(**change)) == [line]
+
+
+def test_another_kind_of_task_is_a_difference() -> None:
+    lines = differences(study(), read(images_table()))
+    assert "task.kind: 'simulated' -> 'images'" in lines
+
+
+@settings(deadline=None, max_examples=40)
+@given(old=tables(), new=tables())
+def test_specs_without_differences_train_the_same(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Differences are the same both ways round, and none at all only where nothing matters."""
+    one, other = read(old), read(new)
+    there, back = differences(one, other), differences(other, one)
+    assert [line.partition(":")[0] for line in there] == [line.partition(":")[0] for line in back]
+    if not there:
+        assert (one.task, one.schedule, one.pruning) == (other.task, other.schedule, other.pruning)

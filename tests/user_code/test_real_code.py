@@ -1,0 +1,97 @@
+"""Code that nobody here wrote, in a search: torchvision's own training script."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import numpy
+import pytest
+from PIL import Image
+
+from kdecay_search.study.file import load, to_toml
+from tests.support.kdecay_command import Kdecay
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "docs" / "examples" / "torchvision"
+ORIGINALS = {
+    "train.py": "d2fd34035ee8ba701550894a39ae5bd2c5b2ef20f87cd5672a2b255f39e030f9",
+    "presets.py": "0efe11825f0223c946391fdf3876ea31a7c3479266baad8f90ac32f62c3350be",
+    "sampler.py": "2f1a5540a2b4c44ae45f1c0cd3a52c101e79d51a5b7b25f37b388f6b8cea4d24",
+    "transforms.py": "d5fd898a7ce9d3e15bf7e810eccb35d6dadb7512bcf3e49c7d3b0c556c17616a",
+    "utils.py": "583d97bc9e59129370465e76ec80a19597d72886e0072e4ebc4620e977228c20",
+}
+"""The files of torchvision 0.14.1 by their SHA-256."""
+MOST_CHANGED_LINES = 10
+SMALL = """
+    --data-path data/{run.purpose} --device {run.device} --epochs {run.epochs}
+    --model squeezenet1_1 --batch-size 16 --workers 0 --output-dir=
+    --model-ema --model-ema-steps 1 --model-ema-decay 0.98
+    --train-crop-size 32 --val-resize-size 32 --val-crop-size 32
+"""
+CLASSES = 5
+"""The script tells whether the right one is among the first five."""
+
+
+def difference() -> list[str]:
+    """Of the script that was brought into a search to the original, with a line around."""
+    names = ("train.py", "train_kdecay.py")
+    before, after = ((EXAMPLE / name).read_text().splitlines() for name in names)
+    return list(difflib.unified_diff(before, after, lineterm="", n=1))[2:]
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_the_script_is_torchvision_s_own(name: str) -> None:
+    assert hashlib.sha256((EXAMPLE / name).read_bytes()).hexdigest() == ORIGINALS[name]
+
+
+def test_ten_lines_bring_it_into_a_search() -> None:
+    added = [line for line in difference() if line.startswith("+")]
+    removed = [line for line in difference() if line.startswith("-")]
+    assert len(removed) <= len(added) <= MOST_CHANGED_LINES
+
+
+def test_the_document_shows_these_lines_and_no_others() -> None:
+    shown = "\n".join(["```diff", *difference(), "```"])
+    assert shown in (ROOT / "docs" / "own-code.md").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The example as it is, its study made small, and images whose class is their brightness."""
+    for file in EXAMPLE.iterdir():
+        shutil.copy(file, tmp_path)
+    random = numpy.random.default_rng(0)
+    for part, count in (("train", 30), ("val", 20)):
+        for index in range(count):
+            kind = index % CLASSES
+            place = tmp_path / "data" / "search" / part / f"class{kind}" / f"{index}.png"
+            place.parent.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 50, (32, 32, 3)) + 50 * kind
+            Image.fromarray(pixels.astype("uint8")).save(place)
+    spec = load(
+        tmp_path / "study.toml",
+        [
+            f"task.args.options={json.dumps(SMALL)}", "task.epochs=2", "schedule.lr_max=0.01",
+            "search.ks=[1,2]", "search.seeds=1", "search.max_terms=1",
+            "workers.heartbeat_seconds=1", "name=real-code",
+        ],
+    )  # fmt: skip
+    (tmp_path / "study.toml").write_text(to_toml(spec))
+    return tmp_path
+
+
+def test_it_is_tried_interrupted_and_goes_on(tmp_path: Path, folder: Path) -> None:
+    process = Kdecay(tmp_path / "home").start("try", "study.toml", cwd=folder)
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, out + err
+    for words in (
+        "2 of 2 epochs were reported",
+        "errors of averaged weights",
+        "the optimizer's 4 updates had the schedule's LRs",
+        "stopped after an epoch, it went on with the next",
+    ):
+        assert words in out
