@@ -33,8 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.engine import make_url
 
-from kdecay_search import __version__
-from kdecay_search import reconcile as driver
+from kdecay_search import __version__, reconcile
 from kdecay_search.errors import KDecayError
 from kdecay_search.storage import Storage, embedded_url, records
 from kdecay_search.storage.connect import parse_url, probe_engine
@@ -263,8 +262,8 @@ def _told(pipes: Sequence[Connection], url: str) -> tuple[list[Report | str], in
 def afresh_ours(storage: Storage, load: Load) -> None:
     if "coordination" in records.study_names(storage):
         records.delete_study(storage, "coordination")
-    driver.launch(storage, spec_of(load))
-    driver.tick(storage, "coordination")
+    reconcile.launch(storage, spec_of(load))
+    reconcile.reconcile(storage, "coordination")
 
 
 def afresh_plain(storage: Storage, load: Load) -> None:

@@ -29,8 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.past import CANDIDATES, RUNNERS, Past, first_seed, full_grid, race, write
-from kdecay_search import __version__
-from kdecay_search import reconcile as driver
+from kdecay_search import __version__, reconcile
 from kdecay_search.errors import KDecayError
 from kdecay_search.storage import Storage, embedded_url, queue
 from kdecay_search.storage.queue import Claim
@@ -99,7 +98,7 @@ class Bench:
         done = []
         finish = trial.complete
         for epoch in curve(
-            self.spec.task, (*claim.token.earlier_ks, trial.k), claim.token.key.seed
+            self.spec.task, (*claim.request.earlier_ks, trial.k), claim.request.key.seed
         ):
             done.append(epoch)
             with self._timed("report, pruner asked" if trial.is_decision(epoch) else "report"):
@@ -112,10 +111,10 @@ class Bench:
 
     def _tick(self) -> None:
         started = time.perf_counter()
-        view = driver.tick(self._storage, self.spec.name)
+        snapshot = reconcile.reconcile(self._storage, self.spec.name)
         took = 1000 * (time.perf_counter() - started)
-        assert view is not None
-        decides = view.plan.enqueue or view.plan.skip
+        assert snapshot is not None
+        decides = snapshot.plan.enqueue or snapshot.plan.skip
         self.times["tick that decides" if decides else "tick"].append(took)
 
 
@@ -124,7 +123,7 @@ def first_tick(url: str, name: str) -> tuple[float, float]:
     before = _peak_mib()
     storage = Storage(url)
     started = time.perf_counter()
-    driver.tick(storage, name)
+    reconcile.reconcile(storage, name)
     took = 1000 * (time.perf_counter() - started)
     storage.close()
     return took, _peak_mib() - before

@@ -175,13 +175,13 @@ def search(spec: StudySpec, error: Callable[[float, int], float]) -> Plan:
     """What driver and workers do between them, on trials in memory."""
     trials: list[Trial] = []
     while (plan := make_plan(spec, trials)).progress == Progress.RUNNING:
-        for token in plan.enqueue:
-            assert token.k is not None
-            done = Trial(len(trials), token, State.COMPLETE, token.k, trial_id=len(trials))
-            trials.append(replace(done, error=error(token.k, token.key.seed), epochs=1))
-        for token in plan.skip:
+        for request in plan.enqueue:
+            assert request.k is not None
+            done = Trial(len(trials), request, State.COMPLETE, request.k, trial_id=len(trials))
+            trials.append(replace(done, error=error(request.k, request.key.seed), epochs=1))
+        for request in plan.skip:
             number = len(trials)
-            trials.append(Trial(number, token, State.PRUNED, token.k, trial_id=number))
+            trials.append(Trial(number, request, State.PRUNED, request.k, trial_id=number))
     return plan
 
 

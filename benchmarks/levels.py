@@ -30,7 +30,7 @@ from benchmarks.policies import NoPruning, Ours
 from benchmarks.replay import Judge, Replay, Scenario
 from kdecay_search import __version__
 from kdecay_search.study.builtin_tasks import SimulatedTask
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.simulated import curve, final_error
 from kdecay_search.training.inventory import cpu
@@ -80,7 +80,7 @@ class Case:
     """One simulated study: its spec, its pairs and their curves."""
 
     spec: StudySpec
-    points: tuple[Point, ...]
+    points: tuple[Candidate, ...]
     curves: Curves
 
     @staticmethod
@@ -95,7 +95,7 @@ class Case:
             "pruning": {"enabled": prunes},
         }
         spec = StudySpec.model_validate_json(json.dumps(table))
-        points = tuple(Point(k, level) for k in KS for level in levels)
+        points = tuple(Candidate(k, level) for k in KS for level in levels)
         return Case(spec, points, _curves(spec, points))
 
     def truths(self) -> np.ndarray[Any, np.dtype[np.float64]]:
@@ -104,7 +104,7 @@ class Case:
         return np.array([final_error(task.surface, (p.k,), p.lr_max) for p in self.points])
 
 
-def _curves(spec: StudySpec, points: Sequence[Point]) -> Curves:
+def _curves(spec: StudySpec, points: Sequence[Candidate]) -> Curves:
     task = spec.task
     assert isinstance(task, SimulatedTask)
     runs = [[curve(task, (p.k,), seed, p.lr_max) for p in points] for seed in range(SEEDS)]

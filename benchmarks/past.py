@@ -1,6 +1,6 @@
 """Studies with a long history, written into Optuna's tables in bulk.
 
-The rows are those that workers leave (a test holds them against a worker's own): token, curves,
+The rows are those that workers leave (a test holds them against a worker's own): request, curves,
 heartbeat, one intermediate value per epoch. The errors are the simulated task's.
 """
 
@@ -16,13 +16,13 @@ from typing import Any
 import sqlalchemy
 from optuna.distributions import distribution_to_json
 
-from kdecay_search import reconcile as driver
+from kdecay_search import reconcile
 from kdecay_search.search import make_plan
 from kdecay_search.storage import Storage, queue, records
-from kdecay_search.storage.history import token_attributes
+from kdecay_search.storage.history import request_attributes
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.spec import PruningSpec, StudySpec
-from kdecay_search.study.trials import Token
+from kdecay_search.study.trials import RunRequest
 from kdecay_search.tasks.protocol import Epoch
 from kdecay_search.tasks.simulated import curve
 
@@ -45,7 +45,7 @@ Row = tuple[Any, ...]
 class Past:
     """A trial to be written. Without epochs it lost the race before it began, or waits."""
 
-    token: Token
+    request: RunRequest
     epochs: Sequence[Epoch]
     state: str
 
@@ -62,11 +62,11 @@ def race(trials: int, more_seeds: int, epochs: int) -> tuple[StudySpec, list[Pas
     seeds = trials // CANDIDATES
     spec = _spec(f"race-{trials}", CANDIDATES, seeds + more_seeds, epochs, True)
     history = _history(spec, trials)
-    runners = [past.token for past in history[:RUNNERS]]
+    runners = [past.request for past in history[:RUNNERS]]
     waiting = [
-        Past(replace(token, key=replace(token.key, seed=seed)), (), WAITING)
+        Past(replace(request, key=replace(request.key, seed=seed)), (), WAITING)
         for seed in range(seeds, seeds + more_seeds)
-        for token in runners
+        for request in runners
     ]
     return spec, history + waiting
 
@@ -99,12 +99,12 @@ def _history(spec: StudySpec, trials: int) -> list[Past]:
     grid = spec.model_copy(update={"pruning": PruningSpec(enabled=False)})
     planned = {t.key.candidate: t for t in make_plan(grid, ()).enqueue if t.key.seed == 0}
     fresh = len(planned) - CANDIDATES
-    tokens = [planned[index] for index in sorted(planned) if not 1 <= index <= fresh]
-    curves = [curve(spec.task, (token.k or 0.0,), seed=0) for token in tokens]
+    requests = [planned[index] for index in sorted(planned) if not 1 <= index <= fresh]
+    curves = [curve(spec.task, (request.k or 0.0,), seed=0) for request in requests]
     history = []
     for seed in range(trials // CANDIDATES):
-        for index, token in enumerate(tokens):
-            run = replace(token, key=replace(token.key, seed=seed))
+        for index, request in enumerate(requests):
+            run = replace(request, key=replace(request.key, seed=seed))
             if spec.pruning.enabled and seed > 0 and index >= RUNNERS:
                 history.append(Past(run, (), "PRUNED"))
             else:
@@ -127,7 +127,7 @@ def _shifted(epochs: Sequence[Epoch], points: float) -> list[Epoch]:
 
 def write(storage: Storage, spec: StudySpec, past: Sequence[Past]) -> None:
     """Launch the study with this history, and queue what comes next."""
-    driver.launch(storage, spec)
+    reconcile.launch(storage, spec)
     study_id = records.stage_ids(storage, spec.name)[1]
     ended = [trial for trial in past if trial.state != WAITING]
     with storage.engine.begin() as connection:
@@ -135,11 +135,11 @@ def write(storage: Storage, spec: StudySpec, past: Sequence[Past]) -> None:
         ids = connection.scalars(sqlalchemy.text(reserve), {"count": len(ended)}).all()
         for table, columns, rows in _tables(study_id, ids, ended):
             _copy(connection, table, columns, rows)
-    queue.enqueue(storage, study_id, [trial.token for trial in past if trial.state == WAITING])
+    queue.enqueue(storage, study_id, [trial.request for trial in past if trial.state == WAITING])
     with storage.engine.connect() as connection:  # else the server does so within a minute
         connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.execute(sqlalchemy.text("VACUUM ANALYZE"))
-    driver.tick(storage, spec.name)
+    reconcile.reconcile(storage, spec.name)
 
 
 def _tables(
@@ -157,7 +157,7 @@ def _tables(
         "trial_params",
         "trial_id, param_name, param_value, distribution_json",
         (
-            (i, records.PARAMETER, t.token.k, distribution_to_json(queue.distribution(t.token)))
+            (i, records.PARAMETER, t.request.k, distribution_to_json(queue.distribution(t.request)))
             for i, t in every
         ),
     )
@@ -169,7 +169,7 @@ def _tables(
     yield (
         "trial_system_attributes",
         "trial_id, key, value_json",
-        ((i, "fixed_params", json.dumps({"k": trial.token.k})) for i, trial in trained),
+        ((i, "fixed_params", json.dumps({"k": trial.request.k})) for i, trial in trained),
     )
     yield (
         "trial_values",
@@ -185,11 +185,11 @@ def _tables(
 
 
 def _attributes(trial: Past) -> dict[str, Any]:
-    token = token_attributes(trial.token)
+    request = request_attributes(trial.request)
     if not trial.epochs:
-        return token
+        return request
     curves = {name: [getattr(e, name) for e in trial.epochs] for name in records.CURVES}
-    return {**token, "worker": "node-1:4242:cuda:0", **curves}
+    return {**request, "worker": "node-1:4242:cuda:0", **curves}
 
 
 def _copy(connection: sqlalchemy.Connection, table: str, columns: str, rows: Iterator[Row]) -> None:

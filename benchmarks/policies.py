@@ -41,16 +41,16 @@ class Ours:
         self._first: list[Job] = []
 
     def start(self, job: Job) -> None:
-        if job.token.key.seed == FIRST_SEED:
+        if job.request.key.seed == FIRST_SEED:
             self._first.append(job)
 
     def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
-        if not may_prune(self._spec, job.token, job.epochs):
+        if not may_prune(self._spec, job.request, job.epochs):
             return False
         judged = {
             trial.key.candidate
             for trial in trials
-            if trial.key.seed == FIRST_SEED and not trial.token.protected
+            if trial.key.seed == FIRST_SEED and not trial.request.protected
         }
         others = [_curve(other) for other in self._first if other is not job and other.epochs]
         own = _curve(job)
@@ -61,7 +61,7 @@ class Ours:
 
 
 def _curve(job: Job) -> Curve:
-    return Curve(job.point, job.averaged[: job.epochs], job.token.protected, job.pruned)
+    return Curve(job.point, job.averaged[: job.epochs], job.request.protected, job.pruned)
 
 
 class OfOptuna:
@@ -87,7 +87,7 @@ class OfOptuna:
         self._ids: dict[RunKey, int] = {}
 
     def start(self, job: Job) -> None:
-        self._ids[job.token.key] = self._storage.create_new_trial(self._study._study_id)
+        self._ids[job.request.key] = self._storage.create_new_trial(self._study._study_id)
 
     def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
         asked = job.epochs in self._steps
@@ -95,7 +95,7 @@ class OfOptuna:
             self._report(job)
         if not asked:
             return False
-        trial = self._storage.get_trial(self._ids[job.token.key])
+        trial = self._storage.get_trial(self._ids[job.request.key])
         return self._pruner.prune(self._study, trial)
 
     def end(self, job: Job) -> None:
@@ -103,11 +103,11 @@ class OfOptuna:
             self._report(job)
         state = TrialState.PRUNED if job.pruned else TrialState.COMPLETE
         value = self._curve(job)[job.epochs - 1]
-        self._storage.set_trial_state_values(self._ids[job.token.key], state, [value])
+        self._storage.set_trial_state_values(self._ids[job.request.key], state, [value])
 
     def _report(self, job: Job) -> None:
         value = self._curve(job)[job.epochs - 1]
-        self._storage.set_trial_intermediate_value(self._ids[job.token.key], job.epochs, value)
+        self._storage.set_trial_intermediate_value(self._ids[job.request.key], job.epochs, value)
 
     def _curve(self, job: Job) -> Sequence[float]:
         return job.averaged if self._averaged else job.raw

@@ -55,7 +55,7 @@ class BareRun:
     device: str
     epochs: list[Epoch] = field(default_factory=list)
     checkpoint: None = None
-    control: None = None
+    comparator: None = None
     lr_max: None = None
 
     def restore(self, epochs: Sequence[Epoch]) -> None:

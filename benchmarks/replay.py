@@ -18,9 +18,9 @@ import numpy as np
 
 from benchmarks.curves import Curves
 from kdecay_search.search import Plan, Progress, Stage, make_plan
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import State, Token, Trial
+from kdecay_search.study.trials import RunRequest, State, Trial
 
 SPEED_SPREAD = 0.25
 """Standard deviation, over the workers, of the logarithm of their speed …"""
@@ -45,7 +45,7 @@ class Scenario:
 class Job:
     """A run that was started."""
 
-    token: Token
+    request: RunRequest
     raw: Sequence[float]
     """Validation error (%) after each epoch, to the end of training."""
     averaged: Sequence[float]
@@ -56,9 +56,9 @@ class Job:
     pruned: bool = False
 
     @property
-    def point(self) -> Point:
-        assert self.token.k is not None
-        return Point(self.token.k, self.token.lr_max)
+    def point(self) -> Candidate:
+        assert self.request.k is not None
+        return Candidate(self.request.k, self.request.lr_max)
 
 
 class Judge(Protocol):
@@ -128,11 +128,11 @@ class Replay:
         scenario: Scenario,
         spec: StudySpec,
         judge: Judge,
-        points: Sequence[Point] | None = None,
+        points: Sequence[Candidate] | None = None,
     ) -> None:
         self._curves, self._scenario, self._spec, self._judge = curves, scenario, spec, judge
-        columns = enumerate(points or map(Point, study_ks(curves)))
-        self._column: dict[Point | None, int] = {point: column for column, point in columns}
+        columns = enumerate(points or map(Candidate, study_ks(curves)))
+        self._column: dict[Candidate | None, int] = {point: column for column, point in columns}
         self._random = np.random.default_rng(scenario.key)
         self._pace = np.exp(SPEED_SPREAD * self._random.standard_normal(scenario.workers)).tolist()
         self._trials: list[Trial] = []
@@ -192,7 +192,7 @@ class Replay:
         column = self._column[waiting.point]
         seed = self._scenario.seeds[waiting.key.seed]
         job = Job(
-            waiting.token,
+            waiting.request,
             self._curves.raw[seed, :, column].tolist(),
             self._curves.averaged[seed, :, column].tolist(),
         )
@@ -205,16 +205,16 @@ class Replay:
         """What the driver does: bring the records to the plan, until that queues a run."""
         while self._changed and not self._waiting:
             self._plan = plan = make_plan(self._spec, self._trials)
-            for token in plan.enqueue:
-                self._waiting.append(self._add(token, State.WAITING))
-            for token in plan.skip:
-                self._add(token, State.PRUNED)
+            for request in plan.enqueue:
+                self._waiting.append(self._add(request, State.WAITING))
+            for request in plan.skip:
+                self._add(request, State.PRUNED)
             self._changed = bool(plan.skip)
 
-    def _add(self, token: Token, state: State) -> int:
+    def _add(self, request: RunRequest, state: State) -> int:
         number = len(self._trials)
         self._trials.append(
-            Trial(number, token, state, token.k, trial_id=number, lr_max=token.lr_max)
+            Trial(number, request, state, request.k, trial_id=number, lr_max=request.lr_max)
         )
         return number
 
@@ -239,7 +239,7 @@ class Replay:
             skipped=frozenset(self._column[t.point] for t in pruned if not t.epochs),
             runs=len(self._trials),
             probability=stage.candidates[stage.best.index].probability or 0.0,
-            baseline=self._column[Point(*base.ks, base.lr_max)],
+            baseline=self._column[Candidate(*base.ks, base.lr_max)],
             baseline_runs=sum(len(c.errors) for c in stage.candidates if c.k == base.ks[0]),
         )
 

@@ -43,7 +43,7 @@ from kdecay_search.training.images import Training
 from kdecay_search.training.inventory import cpu
 from kdecay_search.training.randomness import isolated
 from kdecay_search.worker.devices import usable_cores
-from kdecay_search.worker.pool import MALLOC_SETTINGS
+from kdecay_search.worker.local_workers import MALLOC_SETTINGS
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from kdecay_search.errors import StudyError
 from kdecay_search.report.dashboard import publish
 from kdecay_search.search import Plan
-from kdecay_search.snapshot import StudyView, read_view
+from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.connect import Lock
 from kdecay_search.study import file as study_file
@@ -45,10 +45,10 @@ def confirm(storage: Storage, spec: StudySpec) -> None:
     Raises :class:`StudyError` if one with the same first seed has results and another number of
     seeds: to add seeds until the verdict pleases is no test.
     """
-    view = read_view(storage, spec.name)
-    last = view.plan.confirmation
+    snapshot = read_snapshot(storage, spec.name)
+    last = snapshot.plan.confirmation
     begun = last is not None and any(row.errors for row in last.rows)
-    old, new = view.spec.confirm, spec.confirm
+    old, new = snapshot.spec.confirm, spec.confirm
     if begun and new.first_seed == old.first_seed and new.seeds != old.seeds:
         raise StudyError(
             f"study {spec.name!r} is being confirmed with {old.seeds} seeds, and to add some after "
@@ -74,31 +74,31 @@ def stop(storage: Storage, name: str) -> None:
     records.write_attributes(storage, first, {records.STOPPED: True})
 
 
-def tick(storage: Storage, name: str) -> StudyView | None:
+def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
     """Reap, plan, and bring the storage to the plan; None if another process is at it just now.
 
-    Returns the study as it stood; what was queued by this very call is not yet in the view. What
+    Returns the study as it stood; what was queued by this very call is not yet in the snapshot. What
     the dashboard shows of it is brought up to date afterwards, outside the lock.
     """
-    view = _tick(storage, name)
-    if view is not None:
-        publish(storage, view)
-    return view
+    snapshot = _reconcile(storage, name)
+    if snapshot is not None:
+        publish(storage, snapshot)
+    return snapshot
 
 
-def _tick(storage: Storage, name: str) -> StudyView | None:
+def _reconcile(storage: Storage, name: str) -> StudySnapshot | None:
     with storage.lock(name) as held:
         if held is None:
             return None
         spec, _ = records.read_study(storage, name)
         queue.reap(storage, name, spec.workers.grace_seconds)
-        view = read_view(storage, name)
-        if not view.stopped:
-            _bring_about(storage, name, view.plan, held)
-        return view
+        snapshot = read_snapshot(storage, name)
+        if not snapshot.stopped:
+            _apply(storage, name, snapshot.plan, held)
+        return snapshot
 
 
-def _bring_about(storage: Storage, name: str, plan: Plan, held: Lock) -> None:
+def _apply(storage: Storage, name: str, plan: Plan, held: Lock) -> None:
     """Write what differs, asking before every write that the plan is still the newest one."""
     for trial in plan.withdraw:
         held.confirm()
@@ -110,9 +110,9 @@ def _bring_about(storage: Storage, name: str, plan: Plan, held: Lock) -> None:
         if plan.enqueue:
             held.confirm()
             queue.enqueue(storage, study_id, plan.enqueue)
-        for token in plan.skip:
+        for request in plan.skip:
             held.confirm()
-            queue.skip(storage, study_id, token)
+            queue.skip(storage, study_id, request)
     _describe_stages(storage, name, plan)
 
 

@@ -14,7 +14,7 @@ from kdecay_search.study.trials import WITHDRAWN, State, Trial
 
 
 @dataclass(frozen=True)
-class StudyView:
+class StudySnapshot:
     """The spec, all trials, and what the procedure makes of them."""
 
     spec: StudySpec
@@ -77,7 +77,7 @@ class StudyView:
         return runs * self.spec.task.epochs
 
 
-def read_view(storage: Storage, name: str) -> StudyView:
+def read_snapshot(storage: Storage, name: str) -> StudySnapshot:
     """Read a study from the storage. Raises :class:`StudyError` if there is none."""
     spec, stopped = records.read_study(storage, name)
-    return StudyView(spec, records.read_history(storage, name), stopped)
+    return StudySnapshot(spec, records.read_history(storage, name), stopped)

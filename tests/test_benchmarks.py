@@ -326,12 +326,12 @@ def test_a_history_written_in_bulk_has_the_rows_that_a_worker_leaves(storage: St
     claim = queue.claim(storage, spec.name, "node-1:4242:cuda:0")
     assert claim is not None
     trial = ClaimedTrial(storage, spec, claim)
-    epochs = curve(spec.task, (trial.k,), claim.token.key.seed)
+    epochs = curve(spec.task, (trial.k,), claim.request.key.seed)
     for epoch in epochs:
         trial.tell(epoch)
     trial.complete(epochs)
-    written = records.read_trials(storage, spec.name)[claim.token.key.candidate]
-    assert written.key.candidate == claim.token.key.candidate
+    written = records.read_trials(storage, spec.name)[claim.request.key.candidate]
+    assert written.key.candidate == claim.request.key.candidate
     assert rows_of(storage, written.trial_id) == rows_of(storage, claim.trial_id)
 
 

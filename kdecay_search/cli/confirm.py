@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdecay_search.cli.launch import Crew, Detach, LocalWorkers, local_workers, serve
+from kdecay_search.cli.launch import Detach, LaunchedWorkers, WorkerCount, serve, worker_count
 from kdecay_search.cli.options import (
     Allow,
     AllowCommand,
@@ -44,7 +44,7 @@ def confirm(
     again: Annotated[
         bool, typer.Option("--again", help="Repeat a comparison that is done, with other seeds.")
     ] = False,
-    workers: LocalWorkers = None,
+    workers: WorkerCount = None,
     device: Device = "auto",
     allow: Allow = None,
     allow_command: AllowCommand = False,
@@ -59,7 +59,7 @@ def confirm(
     the original at a higher rate, whose mean is the found schedule's. A search that still runs
     ends with this comparison.
     """
-    from kdecay_search import reconcile as driver
+    from kdecay_search import reconcile
     from kdecay_search.storage.records import read_study
     from kdecay_search.study import file as study_file
 
@@ -73,15 +73,15 @@ def confirm(
     spec = study_file.changed(spec, "confirm", values, f"study {name!r}")
 
     def start(store: Storage) -> bool:
-        driver.confirm(store, spec)
+        reconcile.confirm(store, spec)
         return False
 
     allowed = allowance(allow, allow_command)
-    count = local_workers(spec, workers, device)
+    count = worker_count(spec, workers, device)
     serve(
         spec,
         start,
-        Crew(count, device, allowed, detach, checkpoints, storage),
+        LaunchedWorkers(count, device, allowed, detach, checkpoints, storage),
         go_on=["kdecay", "confirm", name, *allowed.options],
         json=json,
     )

@@ -46,7 +46,7 @@ def _print_plan(spec: StudySpec) -> None:
     from rich.table import Table
 
     from kdecay_search.search import runs_at_most
-    from kdecay_search.study.comparators import controls_of
+    from kdecay_search.study.comparators import comparators_of
 
     search, epochs = spec.search, spec.task.epochs
     table = Table(
@@ -63,8 +63,8 @@ def _print_plan(spec: StudySpec) -> None:
         for stage, (candidates, runs) in enumerate(counts, start=1)
     ]
     if spec.confirm.seeds:
-        controls, seeds = len(controls_of(spec)), spec.confirm.seeds
-        rows.append(("confirm", controls, seeds, controls * seeds))
+        comparators, seeds = len(comparators_of(spec)), spec.confirm.seeds
+        rows.append(("confirm", comparators, seeds, comparators * seeds))
     for stage, *numbers in rows:
         table.add_row(stage, *(f"{number:,}" for number in (*numbers, numbers[-1] * epochs)))
     total = sum(runs for *_, runs in rows)

@@ -18,7 +18,7 @@ from kdecay_search.cli.options import (
 from kdecay_search.schedules.export import Form
 
 if TYPE_CHECKING:
-    from kdecay_search.snapshot import StudyView
+    from kdecay_search.snapshot import StudySnapshot
     from kdecay_search.storage import Storage
 
 
@@ -56,30 +56,30 @@ def status(
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.report.failures import as_text, as_values, read_failures
     from kdecay_search.report.summary import summarise
-    from kdecay_search.snapshot import read_view
+    from kdecay_search.snapshot import read_snapshot
 
     with opened(storage) as store:
         name = name or newest(store)
-        view = read_view(store, name)
+        snapshot = read_snapshot(store, name)
         if watch:
-            view = watch_study(lambda: read_view(store, name), stderr())
-        failures = read_failures(store, view) if errors else None
+            snapshot = watch_study(lambda: read_snapshot(store, name), stderr())
+        failures = read_failures(store, snapshot) if errors else None
         if json:
             found = {"errors": as_values(failures)} if failures else {}
-            print_json({**summarise(view), **found})
+            print_json({**summarise(snapshot), **found})
         elif failures:
             stdout().print(as_text(failures), soft_wrap=True)
         elif not watch or not stderr().is_terminal:
-            _print_status(view)
+            _print_status(snapshot)
 
 
-def _print_status(view: StudyView) -> None:
+def _print_status(snapshot: StudySnapshot) -> None:
     from kdecay_search.report.charts import study_charts
     from kdecay_search.report.text import study_panel
 
     console = stdout()
-    console.print(study_panel(view))
-    charts = study_charts(view, console.width)
+    console.print(study_panel(snapshot))
+    charts = study_charts(snapshot, console.width)
     if charts is not None:
         console.print(charts)
 
@@ -98,22 +98,22 @@ def list_studies(json: AsJson = False, storage: StorageUrl = None) -> None:
     """List all studies, oldest first."""
     from kdecay_search.errors import InvalidSpec
     from kdecay_search.report.text import studies_table
-    from kdecay_search.snapshot import read_view
+    from kdecay_search.snapshot import read_snapshot
     from kdecay_search.storage.records import study_names
 
     with opened(storage) as store:
-        views = []
+        snapshots = []
         for name in study_names(store):
             try:
-                views.append(read_view(store, name))
+                snapshots.append(read_snapshot(store, name))
             except InvalidSpec as error:
                 typer.echo(f"{name}: {error}", err=True)
         if json:
             from kdecay_search.report.summary import summarise
 
-            print_json([summarise(view) for view in views])
-        elif views:
-            stdout().print(studies_table(views))
+            print_json([summarise(snapshot) for snapshot in snapshots])
+        elif snapshots:
+            stdout().print(studies_table(snapshots))
         else:
             typer.echo("no studies yet; start one with kdecay launch FILE")
 
@@ -137,10 +137,10 @@ def best(
     a scheduler for a training library. Each works as printed.
     """
     from kdecay_search.report.winner import winner_as
-    from kdecay_search.snapshot import read_view
+    from kdecay_search.snapshot import read_snapshot
 
     with opened(storage) as store:
-        print(winner_as(read_view(store, name), as_, total_steps), end="")
+        print(winner_as(read_snapshot(store, name), as_, total_steps), end="")
 
 
 def stop(name: StudyName, storage: StorageUrl = None) -> None:
@@ -148,10 +148,10 @@ def stop(name: StudyName, storage: StorageUrl = None) -> None:
 
     Its workers put their trials back into the queue and take no more.
     """
-    from kdecay_search import reconcile as driver
+    from kdecay_search import reconcile
 
     with opened(storage) as store:
-        driver.stop(store, name)
+        reconcile.stop(store, name)
     typer.echo(f"{name} is stopped; kdecay launch with its file goes on with it", err=True)
 
 

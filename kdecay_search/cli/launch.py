@@ -30,18 +30,18 @@ from kdecay_search.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from kdecay_search.snapshot import StudyView
+    from kdecay_search.snapshot import StudySnapshot
     from kdecay_search.storage import Storage
     from kdecay_search.study.spec import StudySpec, Task
     from kdecay_search.user_code.allowance import Allowance
-    from kdecay_search.worker.pool import Pool
+    from kdecay_search.worker.local_workers import LocalWorkers
 
 
 def register(app: typer.Typer) -> None:
     app.command()(launch)
 
 
-LocalWorkers = Annotated[
+WorkerCount = Annotated[
     int | None,
     typer.Option(
         min=0, max=1024, help="Local workers to start. Left out: what this machine can feed."
@@ -54,7 +54,7 @@ Detach = Annotated[
 
 def launch(
     file: StudyFile,
-    workers: LocalWorkers = None,
+    workers: WorkerCount = None,
     device: Device = "auto",
     set_: Overrides = None,
     detach: Detach = False,
@@ -67,7 +67,7 @@ def launch(
     A study that exists is gone on with. Ctrl-C stops the local workers cleanly; the same command
     goes on later, every run from where it stood.
     """
-    from kdecay_search import reconcile as driver
+    from kdecay_search import reconcile
     from kdecay_search.study.file import load
     from kdecay_search.user_code.allowance import Allowance
 
@@ -75,9 +75,9 @@ def launch(
     overrides = [part for override in set_ or [] for part in ("--set", override)]
     serve(
         spec,
-        lambda store: driver.launch(store, spec),
-        Crew(
-            local_workers(spec, workers, device),
+        lambda store: reconcile.launch(store, spec),
+        LaunchedWorkers(
+            worker_count(spec, workers, device),
             device,
             Allowance.of(spec),
             detach,
@@ -90,7 +90,7 @@ def launch(
 
 
 @dataclass(frozen=True)
-class Crew:
+class LaunchedWorkers:
     """The local workers of a launch, and where they work."""
 
     count: int
@@ -102,31 +102,35 @@ class Crew:
 
 
 def serve(
-    spec: StudySpec, start: Callable[[Storage], bool], crew: Crew, go_on: list[str], json: bool
+    spec: StudySpec,
+    start: Callable[[Storage], bool],
+    launched: LaunchedWorkers,
+    go_on: list[str],
+    json: bool,
 ) -> None:
     """``start`` the study, which says whether it is new, and see it to its end.
 
     ``go_on``: the command that goes on with it after an interruption.
     """
-    from kdecay_search import reconcile as driver
+    from kdecay_search import reconcile
     from kdecay_search.cli.files import require_data
-    from kdecay_search.snapshot import read_view
+    from kdecay_search.snapshot import read_snapshot
 
-    if crew.count:
-        crew.allowance.require(spec)
+    if launched.count:
+        launched.allowance.require(spec)
         require_data(spec)
-        checkpoint_folder(crew.checkpoints)
-    with opened(crew.storage) as store, _termination_as_interrupt() as asked:
+        checkpoint_folder(launched.checkpoints)
+    with opened(launched.storage) as store, _termination_as_interrupt() as asked:
         is_new = start(store)
-        driver.tick(store, spec.name)
-        view = read_view(store, spec.name)
-        _announce(view, is_new, crew.count)
-        if view.state == "running":
-            view = _run(store, view, crew, shlex.join(go_on), asked)
-        _conclude(view, json, crew.detach)
+        reconcile.reconcile(store, spec.name)
+        snapshot = read_snapshot(store, spec.name)
+        _announce(snapshot, is_new, launched.count)
+        if snapshot.state == "running":
+            snapshot = _run(store, snapshot, launched, shlex.join(go_on), asked)
+        _conclude(snapshot, json, launched.detach)
 
 
-def local_workers(spec: StudySpec, asked: int | None, device: str) -> int:
+def worker_count(spec: StudySpec, asked: int | None, device: str) -> int:
     """How many workers to start; zero, with a word, where torch is missing. Own code has one on
     each device: nobody knows what it needs."""
     import importlib.util
@@ -178,58 +182,62 @@ def _termination_as_interrupt() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _announce(view: StudyView, is_new: bool, workers: int) -> None:
-    what = "new study" if is_new else f"study ({view.state})"
+def _announce(snapshot: StudySnapshot, is_new: bool, workers: int) -> None:
+    what = "new study" if is_new else f"study ({snapshot.state})"
     noun = "worker" if workers == 1 else "workers"
-    there = f", {workers} local {noun}" if view.state == "running" else ""
-    typer.echo(f"{what} {view.spec.name}{there}", err=True)
+    there = f", {workers} local {noun}" if snapshot.state == "running" else ""
+    typer.echo(f"{what} {snapshot.spec.name}{there}", err=True)
 
 
 def _run(
-    store: Storage, view: StudyView, crew: Crew, go_on: str, asked: threading.Event
-) -> StudyView:
+    store: Storage,
+    snapshot: StudySnapshot,
+    launched: LaunchedWorkers,
+    go_on: str,
+    asked: threading.Event,
+) -> StudySnapshot:
     """Start the workers and, unless detached, watch them to the end of the study."""
-    from kdecay_search.snapshot import read_view
+    from kdecay_search.snapshot import read_snapshot
 
-    name = view.spec.name
-    pool = _start_workers(view.spec, crew)
-    if crew.detach:
-        return view
-    patience = view.spec.workers.grace_seconds
+    name = snapshot.spec.name
+    workers = _start_workers(snapshot.spec, launched)
+    if launched.detach:
+        return snapshot
+    patience = snapshot.spec.workers.grace_seconds
     try:
-        final = _watch(store, name, pool, asked)
+        final = _watch(store, name, workers, asked)
     except KeyboardInterrupt:
         typer.echo(
             f"\nstopping the local workers; their trials go back into the queue. "
             f"Go on with: {go_on}",
             err=True,
         )
-        pool.drain(patience)
+        workers.drain(patience)
         raise
     except BaseException:
-        pool.signal(signal.SIGTERM)
+        workers.signal(signal.SIGTERM)
         raise
-    pool.wait(patience)
-    return read_view(store, name) if final.state == "running" else final
+    workers.wait(patience)
+    return read_snapshot(store, name) if final.state == "running" else final
 
 
-def _start_workers(spec: StudySpec, crew: Crew) -> Pool:
+def _start_workers(spec: StudySpec, launched: LaunchedWorkers) -> LocalWorkers:
     from kdecay_search.paths import home
     from kdecay_search.worker.devices import expand, usable_cores
-    from kdecay_search.worker.pool import Pool
+    from kdecay_search.worker.local_workers import LocalWorkers
 
-    environment = worker_environment(crew.storage, crew.checkpoints)
-    if _shares_cores(spec.task, crew.count):
-        threads = max(1, usable_cores() // max(1, crew.count))
+    environment = worker_environment(launched.storage, launched.checkpoints)
+    if _shares_cores(spec.task, launched.count):
+        threads = max(1, usable_cores() // max(1, launched.count))
         environment = environment | {"OMP_NUM_THREADS": str(threads)}
-    devices = expand(crew.device)
-    pool = Pool()
-    for index in range(crew.count):
+    devices = expand(launched.device)
+    workers = LocalWorkers()
+    for index in range(launched.count):
         arguments = ["--study", spec.name, "--drain", "--device", devices[index % len(devices)]]
-        arguments += crew.allowance.options
+        arguments += launched.allowance.options
         log = home() / "logs" / spec.name / f"worker-{index}.log"
-        pool.start(arguments, environment, log, detached=crew.detach)
-    return pool
+        workers.start(arguments, environment, log, detached=launched.detach)
+    return workers
 
 
 def _shares_cores(task: Task, workers: int) -> bool:
@@ -240,49 +248,53 @@ def _shares_cores(task: Task, workers: int) -> bool:
     return task.kind != "simulated" and workers > 1 and "OMP_NUM_THREADS" not in os.environ
 
 
-def _watch(store: Storage, name: str, pool: Pool, asked: threading.Event) -> StudyView:
+def _watch(
+    store: Storage, name: str, workers: LocalWorkers, asked: threading.Event
+) -> StudySnapshot:
     """Tick and look until the study no longer runs, or no local worker is left of some."""
-    from kdecay_search import reconcile as driver
+    from kdecay_search import reconcile
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.errors import KDecayError
-    from kdecay_search.snapshot import read_view
+    from kdecay_search.snapshot import read_snapshot
     from kdecay_search.storage import queue
     from kdecay_search.worker.loop import process_name
 
-    def look() -> StudyView:
-        return driver.tick(store, name) or read_view(store, name)
+    def look() -> StudySnapshot:
+        return reconcile.reconcile(store, name) or read_snapshot(store, name)
 
     def check() -> None:
         if asked.is_set():
             raise KeyboardInterrupt
-        for pid in pool.restart_killed():
+        for pid in workers.restart_killed():
             queue.reap_process(store, name, process_name(pid))
-        if pool.members and not pool.running and look().state == "running":
-            reason = pool.failure() or "they ended before the study did"
-            raise KDecayError(f"no local worker is left: {reason} (log: {pool.members[0].log})")
+        if workers.processes and not workers.running and look().state == "running":
+            reason = workers.failure() or "they ended before the study did"
+            raise KDecayError(
+                f"no local worker is left: {reason} (log: {workers.processes[0].log})"
+            )
 
     return watch_study(look, stderr(), check)
 
 
-def _conclude(view: StudyView, json: bool, detach: bool) -> None:
+def _conclude(snapshot: StudySnapshot, json: bool, detach: bool) -> None:
     """Print the result, and what to do next; a failed study has exit code 1."""
     from kdecay_search.report.summary import summarise
     from kdecay_search.report.text import study_panel
 
-    name = view.spec.name
+    name = snapshot.spec.name
     if json:
-        print_json(summarise(view))
-    elif detach and view.state == "running":
+        print_json(summarise(snapshot))
+    elif detach and snapshot.state == "running":
         stdout().print(
             f"{name} goes on by itself. See it: kdecay status {name} --watch; "
             f"stop it: kdecay stop {name}"
         )
     else:
         if not stderr().is_terminal:
-            stdout().print(study_panel(view))
-        if view.plan.leader.errors:
+            stdout().print(study_panel(snapshot))
+        if snapshot.plan.leader.errors:
             use = f"kdecay best {name} --as python    or --as pytorch, huggingface, …"
             typer.echo(f"\nUse it:  {use}")
             typer.echo(f"See it:  kdecay status {name}")
-    if view.state == "failed":
+    if snapshot.state == "failed":
         raise typer.Exit(1)

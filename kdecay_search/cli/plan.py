@@ -11,7 +11,7 @@ import typer
 from kdecay_search.cli.options import AsJson, StorageUrl, opened, print_json, stdout
 
 if TYPE_CHECKING:
-    from kdecay_search.snapshot import StudyView
+    from kdecay_search.snapshot import StudySnapshot
     from kdecay_search.statistics import Noise
     from kdecay_search.study.spec import StudySpec
 
@@ -85,7 +85,7 @@ def _require_points(option: str, value: float) -> None:
 def _study(study: str, url: str | None, measures: bool) -> tuple[StudySpec, Noise | None]:
     """The study, and its noise if that is to be measured: one that is not stored has none."""
     from kdecay_search.errors import StudyError
-    from kdecay_search.snapshot import read_view
+    from kdecay_search.snapshot import read_snapshot
     from kdecay_search.storage.records import study_names
     from kdecay_search.study.file import load
 
@@ -98,16 +98,16 @@ def _study(study: str, url: str | None, measures: bool) -> tuple[StudySpec, Nois
                 f"study {file.name!r} has not been launched: its noise is not known; "
                 "give it with --noise SD"
             )
-        view = read_view(store, file.name if file else study)
-        return view.spec, _measured(view) if measures else None
+        snapshot = read_snapshot(store, file.name if file else study)
+        return snapshot.spec, _measured(snapshot) if measures else None
 
 
-def _measured(view: StudyView) -> Noise:
+def _measured(snapshot: StudySnapshot) -> Noise:
     from kdecay_search.errors import StudyError
     from kdecay_search.statistics import pooled_noise
 
     errors: dict[tuple[float | None, ...], dict[int, float]] = {}
-    for stage in view.plan.stages:
+    for stage in snapshot.plan.stages:
         for candidate in stage.candidates:
             if candidate.k is not None:
                 schedule = (candidate.lr_max, *stage.earlier_ks, candidate.k)
@@ -115,7 +115,7 @@ def _measured(view: StudyView) -> Noise:
     noise = pooled_noise(errors.values())
     if noise is None:
         raise StudyError(
-            f"study {view.spec.name!r} has too few complete runs to know its noise: it takes two "
+            f"study {snapshot.spec.name!r} has too few complete runs to know its noise: it takes two "
             "schedules that share two seeds; give it with --noise SD"
         )
     return noise

@@ -66,11 +66,11 @@ def plot(
 ) -> None:
     """Write one of the report's figures, for every stage, as an HTML file of its own."""
     from kdecay_search.report.page import figure_page, figures_of, write
-    from kdecay_search.snapshot import read_view
+    from kdecay_search.snapshot import read_snapshot
 
     with opened(storage) as store:
-        view = read_view(store, name or newest(store))
-        shown = figures_of(figure.value, store, view)
-    path = out or Path(f"{view.spec.name}-{figure.value}.html")
-    write(path, figure_page(f"{view.spec.name}: {figure.value}", shown))
+        snapshot = read_snapshot(store, name or newest(store))
+        shown = figures_of(figure.value, store, snapshot)
+    path = out or Path(f"{snapshot.spec.name}-{figure.value}.html")
+    write(path, figure_page(f"{snapshot.spec.name}: {figure.value}", shown))
     typer.echo(path)

@@ -72,7 +72,7 @@ def _run(tried: Tried, k: float, device: str) -> bool:
     from kdecay_search.errors import KDecayError, TaskError
     from kdecay_search.user_code.entry import Unfit
     from kdecay_search.user_code.failures import described, shown_traceback
-    from kdecay_search.user_code.supervision import RunFailed
+    from kdecay_search.user_code.monitoring import RunFailed
 
     try:
         _train(tried, k, device)

@@ -16,17 +16,17 @@ from kdecay_search.storage.connect import retried
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from kdecay_search.snapshot import StudyView
+    from kdecay_search.snapshot import StudySnapshot
 
 PERIOD_SECONDS = 0.5
 
 
 def watch_study(
-    look: Callable[[], StudyView],
+    look: Callable[[], StudySnapshot],
     console: Console,
     check: Callable[[], None] = lambda: None,
-) -> StudyView:
-    """Look at a study until it no longer runs; return the last view.
+) -> StudySnapshot:
+    """Look at a study until it no longer runs; return the last snapshot.
 
     ``check`` is called at every look and may raise to end the watch.
     """
@@ -36,31 +36,31 @@ def watch_study(
 
 
 def _watch_live(
-    look: Callable[[], StudyView], console: Console, check: Callable[[], None]
-) -> StudyView:
-    view = retried(look)()
-    pace = _Pace(view)
+    look: Callable[[], StudySnapshot], console: Console, check: Callable[[], None]
+) -> StudySnapshot:
+    snapshot = retried(look)()
+    pace = _Pace(snapshot)
     with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
         while True:
-            live.update(study_panel(view, pace.seconds_left(view)), refresh=True)
-            if view.state != "running":
-                return view
+            live.update(study_panel(snapshot, pace.seconds_left(snapshot)), refresh=True)
+            if snapshot.state != "running":
+                return snapshot
             _check(check)
             time.sleep(PERIOD_SECONDS)
-            view = _look_again(look, view)
+            snapshot = _look_again(look, snapshot)
 
 
 def _watch_lines(
-    look: Callable[[], StudyView], console: Console, check: Callable[[], None]
-) -> StudyView:
+    look: Callable[[], StudySnapshot], console: Console, check: Callable[[], None]
+) -> StudySnapshot:
     before = None
     while True:
-        view = retried(look)() if before is None else _look_again(look, before)
-        for line in news(before, view):
+        snapshot = retried(look)() if before is None else _look_again(look, before)
+        for line in news(before, snapshot):
             console.print(line, markup=False, soft_wrap=True)
-        if view.state != "running":
-            return view
-        before = view
+        if snapshot.state != "running":
+            return snapshot
+        before = snapshot
         _check(check)
         time.sleep(PERIOD_SECONDS)
 
@@ -71,7 +71,7 @@ def _check(check: Callable[[], None]) -> None:
         check()
 
 
-def _look_again(look: Callable[[], StudyView], last: StudyView) -> StudyView:
+def _look_again(look: Callable[[], StudySnapshot], last: StudySnapshot) -> StudySnapshot:
     """The study now; while the database is away, as it was."""
     try:
         return look()
@@ -82,18 +82,18 @@ def _look_again(look: Callable[[], StudyView], last: StudyView) -> StudyView:
 class _Pace:
     """How long the stages opened so far may still take, from the epochs seen to pass."""
 
-    def __init__(self, view: StudyView) -> None:
+    def __init__(self, snapshot: StudySnapshot) -> None:
         self._started = time.monotonic()
-        self._epochs = view.epochs_trained
+        self._epochs = snapshot.epochs_trained
 
-    def seconds_left(self, view: StudyView) -> float | None:
-        passed = view.epochs_trained - self._epochs
+    def seconds_left(self, snapshot: StudySnapshot) -> float | None:
+        passed = snapshot.epochs_trained - self._epochs
         if passed <= 0:
             return None
         rate = passed / (time.monotonic() - self._started)
-        per_run = view.spec.task.epochs
-        unfinished = sum(stage.to_go for stage in view.plan.stages)
-        if view.plan.confirmation is not None:
-            unfinished += sum(row.unfinished for row in view.plan.confirmation.rows)
-        begun = sum(trial.epochs for trial in view.trials if trial.open)
+        per_run = snapshot.spec.task.epochs
+        unfinished = sum(stage.to_go for stage in snapshot.plan.stages)
+        if snapshot.plan.confirmation is not None:
+            unfinished += sum(row.unfinished for row in snapshot.plan.confirmation.rows)
+        begun = sum(trial.epochs for trial in snapshot.trials if trial.open)
         return max(0.0, unfinished * per_run - begun) / rate

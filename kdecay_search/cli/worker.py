@@ -20,8 +20,8 @@ from kdecay_search.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from kdecay_search.worker.local_workers import WorkerProcess
     from kdecay_search.worker.loop import Options
-    from kdecay_search.worker.pool import Member
 
 MOST_PER_DEVICE = 256
 START_SECONDS = 20.0
@@ -106,28 +106,28 @@ def _start_many(
 ) -> None:
     """Processes on each of ``devices``; with ``grows``, as many as make it faster."""
     from kdecay_search.worker.growth import grow
-    from kdecay_search.worker.pool import Pool
+    from kdecay_search.worker.local_workers import LocalWorkers
     from kdecay_search.worker.signals import drain_on_signal
 
     stop = threading.Event()
     drain_on_signal(stop)
-    pool = Pool()
+    workers = LocalWorkers()
     environment = worker_environment(url, checkpoints)
 
-    def start(device: str) -> Member:
+    def start(device: str) -> WorkerProcess:
         arguments = ["--device", device, *options.allowance.options]
         arguments += ["--study", options.study] if options.study else []
         arguments += ["--drain"] if options.drain else []
-        return pool.start(arguments, environment, log=None)
+        return workers.start(arguments, environment, log=None)
 
     if grows:
         with opened(url, START_SECONDS) as storage:
-            grow(storage, pool, devices, start, stop, lambda text: typer.echo(text, err=True))
+            grow(storage, workers, devices, start, stop, lambda text: typer.echo(text, err=True))
     else:
         for device in devices:
             start(device)
-    while not pool.wait(0.5):
+    while not workers.wait(0.5):
         if stop.is_set():
-            pool.drain(seconds=None)
-    if pool.failure() is not None:
+            workers.drain(seconds=None)
+    if workers.failure() is not None:
         raise typer.Exit(2)

@@ -22,7 +22,7 @@ from kdecay_search.report import names
 from kdecay_search.report.names import terms
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.search import Stage
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 
 NARROWEST, WIDEST = 40, 64
 """Columns of one plot; in fewer there is none."""
@@ -36,14 +36,14 @@ OUTLYING = 6.0
 BLANK = "\N{BRAILLE PATTERN BLANK}"
 
 
-def study_charts(view: StudyView, width: int) -> RenderableType | None:
+def study_charts(snapshot: StudySnapshot, width: int) -> RenderableType | None:
     """All plots in ``width`` columns, side by side where two fit; None where not even one does."""
     across = 2 if width >= 2 * NARROWEST + GAP else 1
     columns = min(WIDEST, (width - GAP * (across - 1)) // across)
     if columns < NARROWEST:
         return None
-    stages = [stage for stage in view.plan.stages if _measured(stage)]
-    charts = [_schedule_chart(view, columns), *(_error_chart(s, columns) for s in stages)]
+    stages = [stage for stage in snapshot.plan.stages if _measured(stage)]
+    charts = [_schedule_chart(snapshot, columns), *(_error_chart(s, columns) for s in stages)]
     grid = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
     for _ in range(across):
         grid.add_column(width=columns, no_wrap=True)
@@ -127,19 +127,19 @@ def ticks(low: float, high: float) -> tuple[float, ...]:
     return tuple(float(f"{i * step:.10g}") for i in range(first, last + 1))
 
 
-def _schedule_chart(view: StudyView, width: int) -> Chart:
-    found, baseline = view.schedule, view.original
-    epochs = view.spec.task.epochs
+def _schedule_chart(snapshot: StudySnapshot, width: int) -> Chart:
+    found, baseline = snapshot.schedule, snapshot.original
+    epochs = snapshot.spec.task.epochs
     chart = Chart(
         title="learning rate over the training",
         width=width,
         x_range=(0.0, 1.0),
         y_ticks=ticks(0.0, max(found.lr_max, baseline.lr_max)),
         x_labels={0.0: "0", 0.5: f"{epochs / 2:g}", 1.0: f"{epochs:g} epochs"},
-        legend=f"── {terms(found.ks, view.plan.leader.lr_max)}",
+        legend=f"── {terms(found.ks, snapshot.plan.leader.lr_max)}",
     )
     if found.ks != baseline.ks:
-        chart.legend += f"   ··· {terms(baseline.ks, view.plan.baseline.lr_max)}"
+        chart.legend += f"   ··· {terms(baseline.ks, snapshot.plan.baseline.lr_max)}"
         chart.dots(_values(baseline, epochs, chart.canvas.width // 2))
     chart.line(_values(found, epochs, 2 * chart.canvas.width))
     return chart

@@ -25,7 +25,7 @@ def sentence(confirmation: Confirmation) -> str:
     if against.difference is None:
         return "The confirmation failed: no seed has both the found schedule and the original."
     seeds = f"{against.n} fresh seed{'s' if against.n != 1 else ''}"
-    levels = (row.lr_max for row in confirmation.rows if row.control == ORIGINAL)
+    levels = (row.lr_max for row in confirmation.rows if row.comparator == ORIGINAL)
     original = names.terms(BASELINE_KS, next(levels, None))
     said = {
         "better": f"Confirmed: on the test set, {seeds}, better than {original} {size(against)}.",
@@ -85,15 +85,15 @@ def table(confirmation: Confirmation) -> Table:
         shown.add_column(heading, justify="left" if heading in ("schedule", "") else "right")
     for row in confirmation.rows:
         texts = [Text(cell) for cell in cells(row, confirmation)]
-        shown.add_row(*texts, style="bold" if row.control == FOUND else "")
+        shown.add_row(*texts, style="bold" if row.comparator == FOUND else "")
     return shown
 
 
 def against(row: Row, confirmation: Confirmation) -> Comparison | None:
     """The found schedule against this row's."""
-    if row.control == ORIGINAL:
+    if row.comparator == ORIGINAL:
         return confirmation.comparison
-    return confirmation.others.get(row.control)
+    return confirmation.others.get(row.comparator)
 
 
 def cells(row: Row, confirmation: Confirmation) -> tuple[str, ...]:
@@ -138,4 +138,4 @@ def title(row: Row, confirmation: Confirmation) -> str:
         AREA_MATCHED: "k = 1 at the found one's mean rate",
     }
     level = "" if row.lr_max is None else f", lr_max {row.lr_max:.4g}"
-    return known.get(row.control, row.control) + level
+    return known.get(row.comparator, row.comparator) + level

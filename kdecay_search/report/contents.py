@@ -18,7 +18,7 @@ from kdecay_search.report.summary import gain_on_baseline
 from kdecay_search.report.text import duration, percent, verdict
 from kdecay_search.search import BASELINE_KS
 from kdecay_search.search.confirmation import Confirmation
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import describe
 from kdecay_search.study import file as study_file
 from kdecay_search.study.comparators import FOUND
@@ -37,7 +37,7 @@ PACKAGES = ("optuna", "numpy", "scipy", "plotly")
 class Facts:
     """What a report is made from, beside the curves."""
 
-    view: StudyView
+    snapshot: StudySnapshot
     seconds: Mapping[int, float]
     """Device-seconds by trial id."""
     written: datetime
@@ -46,31 +46,33 @@ class Facts:
 
 def of(facts: Facts) -> dict[str, Any]:
     """Everything but the figures and the stages."""
-    view = facts.view
-    cost = cost_of(view, facts.seconds)
+    snapshot = facts.snapshot
+    cost = cost_of(snapshot, facts.seconds)
     return {
-        "name": view.spec.name,
-        "description": view.spec.description,
-        "state": view.state,
-        "network": network(view.spec),
+        "name": snapshot.spec.name,
+        "description": snapshot.spec.description,
+        "state": snapshot.state,
+        "network": network(snapshot.spec),
         "written": f"{facts.written:%Y-%m-%d %H:%M %Z}".strip(),
-        "verdict": _verdict(view),
-        "tuning": tuning(view),
-        "confirmation": _confirmation(view),
-        "cost_sentence": _cost_sentence(view, cost),
-        "highlights": _highlights(view, cost),
-        "rates": _rates(view),
-        "table": _table(view),
-        "pruning": _pruning(view),
-        "cost": _cost_table(view, cost),
-        "outcomes": [(str(state), view.count(state)) for state in State if view.count(state)],
+        "verdict": _verdict(snapshot),
+        "tuning": tuning(snapshot),
+        "confirmation": _confirmation(snapshot),
+        "cost_sentence": _cost_sentence(snapshot, cost),
+        "highlights": _highlights(snapshot, cost),
+        "rates": _rates(snapshot),
+        "table": _table(snapshot),
+        "pruning": _pruning(snapshot),
+        "cost": _cost_table(snapshot, cost),
+        "outcomes": [
+            (str(state), snapshot.count(state)) for state in State if snapshot.count(state)
+        ],
         "workers": _workers(cost),
         "more_workers": max(0, len(cost.by_worker) - MOST_WORKERS),
-        "failures": _failures(view),
-        "failed": view.count(State.FAILED),
-        "given_up": len(view.given_up) if view.state != "running" else 0,
-        "toml": study_file.to_toml(view.spec),
-        "seeds": _seeds(view.spec),
+        "failures": _failures(snapshot),
+        "failed": snapshot.count(State.FAILED),
+        "given_up": len(snapshot.given_up) if snapshot.state != "running" else 0,
+        "toml": study_file.to_toml(snapshot.spec),
+        "seeds": _seeds(snapshot.spec),
         "versions": _versions(),
     }
 
@@ -88,19 +90,19 @@ def network(spec: StudySpec) -> str:
     return f"{model['name']}{f'-{size}' if size else ''} on {spec.task.data.name}"
 
 
-def _verdict(view: StudyView) -> str:
-    sentence = verdict(view)
-    if view.state in ("running", "stopped") and view.plan.leader.errors:
+def _verdict(snapshot: StudySnapshot) -> str:
+    sentence = verdict(snapshot)
+    if snapshot.state in ("running", "stopped") and snapshot.plan.leader.errors:
         return f"So far, {sentence[0].lower()}{sentence[1:]}"
     return sentence
 
 
-def _confirmation(view: StudyView) -> dict[str, Any] | None:
-    found = view.plan.confirmation
+def _confirmation(snapshot: StudySnapshot) -> dict[str, Any] | None:
+    found = snapshot.plan.confirmation
     if found is None:
         return None
     rows = [
-        {"cells": confirmed.cells(row, found), "is_found": row.control == FOUND}
+        {"cells": confirmed.cells(row, found), "is_found": row.comparator == FOUND}
         for row in found.rows
     ]
     return {
@@ -112,10 +114,10 @@ def _confirmation(view: StudyView) -> dict[str, Any] | None:
     }
 
 
-def _cost_sentence(view: StudyView, cost: Cost) -> str:
+def _cost_sentence(snapshot: StudySnapshot, cost: Cost) -> str:
     runs = cost.whole.trials
     text = f"It took {cost.whole.epochs:,} epochs in {_counted(runs, 'trial')}"
-    effort = effort_of(view.attempts, view.spec.task.epochs)
+    effort = effort_of(snapshot.attempts, snapshot.spec.task.epochs)
     if effort.saved:
         text += f"; ending runs early saved {effort.saved:,} more"
     if cost.whole.seconds is not None:
@@ -123,23 +125,23 @@ def _cost_sentence(view: StudyView, cost: Cost) -> str:
     return f"{text}."
 
 
-def _highlights(view: StudyView, cost: Cost) -> list[tuple[str, str]]:
-    leader = view.plan.leader
+def _highlights(snapshot: StudySnapshot, cost: Cost) -> list[tuple[str, str]]:
+    leader = snapshot.plan.leader
     if not leader.errors:
         return []
-    name = "found" if view.state == "done" else "best so far"
+    name = "found" if snapshot.state == "done" else "best so far"
     epochs = ("epochs trained", f"{cost.whole.epochs:,}")
-    last = view.plan.confirmation
+    last = snapshot.plan.confirmation
     measured = _confirmed_numbers(last) if last is not None else []
     found = [(name, terms(leader.ks))]
     if leader.lr_max is not None:
         found.append(("lr_max", f"{leader.lr_max:.4g}"))
-    return [*found, *(measured or _searched_numbers(view)), epochs]
+    return [*found, *(measured or _searched_numbers(snapshot)), epochs]
 
 
-def _searched_numbers(view: StudyView) -> list[tuple[str, str]]:
-    found = [("validation error", percent(describe(view.plan.leader.errors.values())))]
-    gain = _gain_cell(view)
+def _searched_numbers(snapshot: StudySnapshot) -> list[tuple[str, str]]:
+    found = [("validation error", percent(describe(snapshot.plan.leader.errors.values())))]
+    gain = _gain_cell(snapshot)
     if gain["by"]:
         found.append(("gain on k = 1", f"{gain['gain']} points" if gain["clear"] else "not clear"))
     return found
@@ -155,24 +157,24 @@ def _confirmed_numbers(confirmation: Confirmation) -> list[tuple[str, str]]:
     return [("test error", percent(confirmation.rows[0].error)), ("gain on k = 1", gain)]
 
 
-def _rates(view: StudyView) -> dict[str, str]:
-    epochs = view.spec.task.epochs
-    original, baseline = view.original, view.plan.baseline
+def _rates(snapshot: StudySnapshot) -> dict[str, str]:
+    epochs = snapshot.spec.task.epochs
+    original, baseline = snapshot.original, snapshot.plan.baseline
     return {
-        "family": view.schedule.family,
-        "high": f"{view.schedule.lr_max:g}",
-        "low": f"{view.schedule.lr_min:g}",
-        "found": terms(view.plan.leader.ks, view.plan.leader.lr_max),
+        "family": snapshot.schedule.family,
+        "high": f"{snapshot.schedule.lr_max:g}",
+        "low": f"{snapshot.schedule.lr_min:g}",
+        "found": terms(snapshot.plan.leader.ks, snapshot.plan.leader.lr_max),
         "original": terms(BASELINE_KS, baseline.lr_max),
-        "is_new": "yes" if view.plan.leader.ks != BASELINE_KS else "",
-        "mean": f"{view.schedule.area(epochs):.4g}",
+        "is_new": "yes" if snapshot.plan.leader.ks != BASELINE_KS else "",
+        "mean": f"{snapshot.schedule.area(epochs):.4g}",
         "mean_original": f"{original.area(epochs):.4g}",
     }
 
 
-def _table(view: StudyView) -> dict[str, Any]:
+def _table(snapshot: StudySnapshot) -> dict[str, Any]:
     """In the form of the paper's Table 1: the error, its exponents as a subscript."""
-    plan = view.plan
+    plan = snapshot.plan
     title = terms(BASELINE_KS, plan.baseline.lr_max)
     columns = [{"title": title, **_cell((), plan.baseline.errors, False)}]
     for stage in plan.stages:
@@ -183,16 +185,20 @@ def _table(view: StudyView) -> dict[str, Any]:
         if best is not None and stage.levels:
             title += level(best.lr_max)
         columns.append({"title": title, **_cell(ks, errors, ks == plan.leader.ks)})
-    return {"columns": columns, **_gain_cell(view)}
+    return {"columns": columns, **_gain_cell(snapshot)}
 
 
-def _gain_cell(view: StudyView) -> dict[str, Any]:
+def _gain_cell(snapshot: StudySnapshot) -> dict[str, Any]:
     """The gain on k = 1 as the verdict tells it: of one term by the smooth curve, unless there are
     too few runs. ``clear``: whether its interval is above zero."""
-    leader, baseline, paired = view.plan.leader, view.plan.baseline, gain_on_baseline(view)
+    leader, baseline, paired = (
+        snapshot.plan.leader,
+        snapshot.plan.baseline,
+        gain_on_baseline(snapshot),
+    )
     if leader.ks == BASELINE_KS or paired.mean is None:
         return {"gain": "–", "interval": "", "by": "", "clear": False}
-    smooth = view.plan.stages[0].smooth_gain if len(leader.ks) == 1 else None
+    smooth = snapshot.plan.stages[0].smooth_gain if len(leader.ks) == 1 else None
     few = min(len(leader.errors), len(baseline.errors)) < 2  # noqa: PLR2004
     if smooth is not None and not few:
         mean: float = smooth.mean
@@ -229,15 +235,15 @@ def _exponent(k: float) -> str:
     return f"{k:.1f}" if round(k, 1) == k else f"{k:.4g}"
 
 
-def _pruning(view: StudyView) -> str:
+def _pruning(snapshot: StudySnapshot) -> str:
     """What ending runs early did, in a sentence or two."""
-    if not view.spec.pruning.enabled:
+    if not snapshot.spec.pruning.enabled:
         return "Pruning was off: every run was trained to its end."
-    epochs = view.spec.task.epochs
-    trials = [t for t in view.attempts if t.state == State.PRUNED]
+    epochs = snapshot.spec.task.epochs
+    trials = [t for t in snapshot.attempts if t.state == State.PRUNED]
     early = sorted(t.epochs for t in trials if t.epochs)
     skipped = len(trials) - len(early)
-    effort = effort_of(view.attempts, epochs)
+    effort = effort_of(snapshot.attempts, epochs)
     if not trials:
         return "No run has been ended early."
     parts = []
@@ -256,8 +262,8 @@ def _pruning(view: StudyView) -> str:
     )
 
 
-def _cost_table(view: StudyView, cost: Cost) -> list[tuple[str, str]]:
-    effort = effort_of(view.attempts, view.spec.task.epochs)
+def _cost_table(snapshot: StudySnapshot, cost: Cost) -> list[tuple[str, str]]:
+    effort = effort_of(snapshot.attempts, snapshot.spec.task.epochs)
     rows = [
         ("epochs trained", f"{cost.whole.epochs:,}"),
         ("… in runs that were ended early", f"{effort.pruned:,}" if effort.pruned else ""),
@@ -298,9 +304,9 @@ def _workers(cost: Cost) -> list[dict[str, str]]:
     return rows
 
 
-def _failures(view: StudyView) -> list[dict[str, Any]]:
+def _failures(snapshot: StudySnapshot) -> list[dict[str, Any]]:
     """The last failed trials, newest first."""
-    failed = [t for t in view.attempts if t.state == State.FAILED]
+    failed = [t for t in snapshot.attempts if t.state == State.FAILED]
     return [_failure(trial) for trial in reversed(failed[-MOST_FAILURES:])]
 
 
@@ -310,8 +316,8 @@ def _failure(trial: Trial) -> dict[str, Any]:
         message = message[:MOST_MESSAGE] + "…"
     k = "?" if trial.k is None else f"{trial.k:.4g}{level(trial.lr_max)}"
     what = f"stage {trial.key.stage}, k = {k}"
-    if trial.token.control:
-        what = f"confirmation, {trial.token.control}"
+    if trial.request.comparator:
+        what = f"confirmation, {trial.request.comparator}"
     return {
         "run": f"{what}, seed {trial.key.seed}",
         "reason": trial.reason,

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.trials import LOST, State, Trial
 
 
@@ -37,9 +37,9 @@ class Cost:
     """Of the epochs, those whose time is taken from the others."""
 
 
-def cost_of(view: StudyView, seconds: Mapping[int, float]) -> Cost:
+def cost_of(snapshot: StudySnapshot, seconds: Mapping[int, float]) -> Cost:
     """``seconds``: of :func:`kdecay_search.storage.durations.read_durations`."""
-    trials = [t for t in view.attempts if t.epochs or t.state in (State.RUNNING, State.FAILED)]
+    trials = [t for t in snapshot.attempts if t.epochs or t.state in (State.RUNNING, State.FAILED)]
     measured = {t.trial_id for t in trials if t.trial_id in seconds and t.reason != LOST}
     timed = [t for t in trials if t.trial_id in measured and _epochs(t)]
     epochs = sum(map(_epochs, timed))

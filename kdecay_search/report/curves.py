@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdecay_search.search import BASELINE_KS, Stage, spread
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage
 from kdecay_search.storage import curves as stored
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import State, Trial
 
 MOST_CANDIDATES = 12
@@ -56,9 +56,9 @@ class Curves:
         return self.by_stage.get(stage.n, ())
 
 
-def read_curves(storage: Storage, view: StudyView) -> Curves:
+def read_curves(storage: Storage, snapshot: StudySnapshot) -> Curves:
     """The curves of :func:`shown_trials` of every stage, and of no others."""
-    chosen = {stage.n: shown_trials(view, stage) for stage in view.plan.stages}
+    chosen = {stage.n: shown_trials(snapshot, stage) for stage in snapshot.plan.stages}
     trials = [trial for group in chosen.values() for trial in group]
     kept = stored.read_kept(storage, (t.trial_id for t in trials if not t.open), NAMES)
     rest = [trial.trial_id for trial in trials if trial.trial_id not in kept]
@@ -74,14 +74,14 @@ def read_curves(storage: Storage, view: StudyView) -> Curves:
     )
 
 
-def shown_trials(view: StudyView, stage: Stage) -> list[Trial]:
+def shown_trials(snapshot: StudySnapshot, stage: Stage) -> list[Trial]:
     """One trial per run, of a bounded number of candidates and seeds, by candidate and seed."""
-    runs: dict[Point, dict[int, Trial]] = {}
-    for trial in _trials_of(view, stage):
+    runs: dict[Candidate, dict[int, Trial]] = {}
+    for trial in _trials_of(snapshot, stage):
         if trial.point is not None:
             seeds = runs.setdefault(trial.point, {})
             seeds[trial.key.seed] = min(seeds.get(trial.key.seed, trial), trial, key=_preference)
-    baseline = Point(*BASELINE_KS, view.plan.baseline.lr_max)
+    baseline = Candidate(*BASELINE_KS, snapshot.plan.baseline.lr_max)
     return [
         runs[point][seed]
         for point in sorted(_shown(stage, baseline, runs))
@@ -89,12 +89,12 @@ def shown_trials(view: StudyView, stage: Stage) -> list[Trial]:
     ]
 
 
-def _trials_of(view: StudyView, stage: Stage) -> Iterable[Trial]:
+def _trials_of(snapshot: StudySnapshot, stage: Stage) -> Iterable[Trial]:
     return (
         trial
-        for trial in view.trials
+        for trial in snapshot.trials
         if trial.key.stage == stage.n
-        and trial.token.earlier_ks == stage.earlier_ks
+        and trial.request.earlier_ks == stage.earlier_ks
         and trial.epochs
         and trial.state in _PREFERRED
     )
@@ -104,7 +104,7 @@ def _preference(trial: Trial) -> int:
     return _PREFERRED.index(trial.state)
 
 
-def _shown(stage: Stage, baseline: Point, points: Iterable[Point]) -> Sequence[Point]:
+def _shown(stage: Stage, baseline: Candidate, points: Iterable[Candidate]) -> Sequence[Candidate]:
     known = set(points)
     best = [stage.best.point] if stage.best is not None and stage.best.point is not None else []
     always = [point for point in (baseline, *best) if point in known]

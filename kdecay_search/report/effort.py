@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kdecay_search.search import Stage
-from kdecay_search.snapshot import StudyView
-from kdecay_search.study.candidate import Point
+from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import State, Trial
 
 
@@ -70,11 +70,11 @@ def _effort(trial: Trial, epochs: int) -> Effort:
     return Effort(pruned=trained, saved_by_pruning=epochs - trial.epochs)
 
 
-def trials_by_point(view: StudyView, stage: Stage) -> dict[Point, list[Trial]]:
+def trials_by_point(snapshot: StudySnapshot, stage: Stage) -> dict[Candidate, list[Trial]]:
     """The stage's trials whose candidate is known, by that, ascending."""
     found = defaultdict(list)
-    for trial in view.attempts:
-        of_stage = trial.key.stage == stage.n and trial.token.earlier_ks == stage.earlier_ks
+    for trial in snapshot.attempts:
+        of_stage = trial.key.stage == stage.n and trial.request.earlier_ks == stage.earlier_ks
         if of_stage and trial.point is not None:
             found[trial.point].append(trial)
     return dict(sorted(found.items()))

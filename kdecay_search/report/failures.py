@@ -13,7 +13,7 @@ from rich.text import Text
 
 from kdecay_search.report.summary import run_of
 from kdecay_search.report.text import counted, run_name
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage, outputs
 from kdecay_search.study.trials import State, Trial
 from kdecay_search.user_code.output import KEPT_BYTES, cleaned
@@ -36,13 +36,13 @@ class Failures:
     """By trial: lines of printable characters."""
 
 
-def read_failures(storage: Storage, view: StudyView) -> Failures:
+def read_failures(storage: Storage, snapshot: StudySnapshot) -> Failures:
     """Of a study that was read; the outputs are read only here, since they are long."""
-    failed = [trial for trial in view.attempts if trial.state == State.FAILED]
+    failed = [trial for trial in snapshot.attempts if trial.state == State.FAILED]
     newest = sorted(failed, key=lambda trial: trial.trial_id)[-MOST_ATTEMPTS:]
     said = outputs.read_outputs(storage, [trial.trial_id for trial in newest])
     shown = {trial_id: cleaned(text[-KEPT_BYTES:]) for trial_id, text in said.items()}
-    return Failures(view.spec.name, len(failed), newest, shown)
+    return Failures(snapshot.spec.name, len(failed), newest, shown)
 
 
 def as_values(failures: Failures) -> list[dict[str, Any]]:

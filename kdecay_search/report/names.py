@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from kdecay_search.search import BASELINE_KS, Candidate, Stage
-from kdecay_search.snapshot import StudyView
+from kdecay_search.search import BASELINE_KS, CandidateResult, Stage
+from kdecay_search.snapshot import StudySnapshot
 
 
 def terms(ks: Iterable[float], lr_max: float | None = None) -> str:
@@ -18,10 +18,10 @@ def level(lr_max: float | None) -> str:
     return "" if lr_max is None else f" at lr_max {lr_max:.4g}"
 
 
-def tuning(view: StudyView) -> str:
+def tuning(snapshot: StudySnapshot) -> str:
     """That k = 1 was tuned as the others were, and with what result; nothing where the level was
     not searched, or has no result yet."""
-    levels, plan = view.spec.search.lr_max, view.plan
+    levels, plan = snapshot.spec.search.lr_max, snapshot.plan
     base = plan.baseline
     if not levels or base.lr_max is None or not base.errors:
         return ""
@@ -57,7 +57,7 @@ def errors_by_seed(stage: Stage) -> dict[int, str]:
     }
 
 
-def outcomes(candidate: Candidate, early: str = "ended early") -> list[str]:
+def outcomes(candidate: CandidateResult, early: str = "ended early") -> list[str]:
     """How many runs of a candidate have no result, by what became of them."""
     counts = {
         early: candidate.pruned - candidate.skipped,
@@ -68,8 +68,8 @@ def outcomes(candidate: Candidate, early: str = "ended early") -> list[str]:
     return [f"{count} {what}" for what, count in counts.items() if count]
 
 
-def rival(stage: Stage, view: StudyView) -> str:
+def rival(stage: Stage, snapshot: StudySnapshot) -> str:
     """What the stage is compared with."""
     if stage.earlier_ks:
         return terms(stage.earlier_ks, stage.lr_max)
-    return terms(BASELINE_KS, view.plan.baseline.lr_max)
+    return terms(BASELINE_KS, snapshot.plan.baseline.lr_max)

@@ -20,7 +20,7 @@ from kdecay_search.errors import KDecayError
 from kdecay_search.report import contents, figures, names, stages
 from kdecay_search.report.contents import Facts
 from kdecay_search.report.curves import Curves, read_curves
-from kdecay_search.snapshot import StudyView, read_view
+from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage
 from kdecay_search.storage.durations import read_durations
 
@@ -45,52 +45,52 @@ class _Figures:
 
 def study_report(storage: Storage, name: str, written: datetime) -> str:
     """The report of a study as the storage holds it now. Raises :class:`StudyError`."""
-    view = read_view(storage, name)
-    facts = Facts(view, read_durations(storage, name), written)
-    return report_page(facts, read_curves(storage, view))
+    snapshot = read_snapshot(storage, name)
+    facts = Facts(snapshot, read_durations(storage, name), written)
+    return report_page(facts, read_curves(storage, snapshot))
 
 
 def report_page(facts: Facts, curves: Curves) -> str:
     """The whole report. It escapes whatever the database holds."""
-    view, placed = facts.view, _Figures()
+    snapshot, placed = facts.snapshot, _Figures()
     shown = [
         {
             "title": stages.title(stage),
-            "outcome": stages.outcome(stage, view),
+            "outcome": stages.outcome(stage, snapshot),
             "n": stage.n,
-            "error": placed.place(figures.error_by_k(view, stage)),
-            "rows": stages.rows(stage, view),
+            "error": placed.place(figures.error_by_k(snapshot, stage)),
+            "rows": stages.rows(stage, snapshot),
             "unknown": sum(candidate.k is None for candidate in stage.candidates),
-            "rival": names.rival(stage, view),
+            "rival": names.rival(stage, snapshot),
             "has_levels": bool(stage.levels),
-            "validation": placed.place(figures.validation_error(view, curves, stage)),
+            "validation": placed.place(figures.validation_error(snapshot, curves, stage)),
             "shown": stages.shown_runs(curves.of(stage), stage),
-            "loss": placed.place(figures.training_loss(view, curves, stage)),
-            "epochs": placed.place(figures.epochs_by_k(view, stage)),
+            "loss": placed.place(figures.training_loss(snapshot, curves, stage)),
+            "epochs": placed.place(figures.epochs_by_k(snapshot, stage)),
         }
-        for stage in view.plan.stages
+        for stage in snapshot.plan.stages
     ]
-    confirmation = view.plan.confirmation
+    confirmation = snapshot.plan.confirmation
     return _render(
         "report.html",
         placed,
         differences=placed.place(figures.differences(confirmation)) if confirmation else None,
-        schedule=placed.place(figures.schedules(view)),
+        schedule=placed.place(figures.schedules(snapshot)),
         stages=shown,
         **contents.of(facts),
     )
 
 
-def figures_of(name: str, storage: Storage, view: StudyView) -> list[go.Figure]:
+def figures_of(name: str, storage: Storage, snapshot: StudySnapshot) -> list[go.Figure]:
     """By the name that ``kdecay plot`` has for it: one for the study, or one for each stage."""
     if name == "schedule":
-        return [figures.schedules(view)]
+        return [figures.schedules(snapshot)]
     if name in ("error-vs-k", "epochs"):
         draw = figures.error_by_k if name == "error-vs-k" else figures.epochs_by_k
-        return [draw(view, stage) for stage in view.plan.stages]
+        return [draw(snapshot, stage) for stage in snapshot.plan.stages]
     of = figures.validation_error if name == "curves" else figures.training_loss
-    curves = read_curves(storage, view)
-    return [of(view, curves, stage) for stage in view.plan.stages]
+    curves = read_curves(storage, snapshot)
+    return [of(snapshot, curves, stage) for stage in snapshot.plan.stages]
 
 
 def figure_page(title: str, shown: Sequence[go.Figure]) -> str:

@@ -10,7 +10,7 @@ from kdecay_search.report.names import errors_by_seed, level, outcomes, terms
 from kdecay_search.report.summary import by_point
 from kdecay_search.report.text import rival_errors
 from kdecay_search.search import BASELINE_KS, Stage
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Sample, paired_gain
 
 MOST_ERRORS = 8
@@ -22,7 +22,7 @@ def title(stage: Stage) -> str:
     return f"Stage {stage.n}{after}"
 
 
-def outcome(stage: Stage, view: StudyView) -> str:
+def outcome(stage: Stage, snapshot: StudySnapshot) -> str:
     """What came of the stage, in one or two sentences."""
     complete = sum(len(c.errors) for c in stage.candidates)
     tried = sum(bool(c.errors) for c in stage.candidates)
@@ -39,15 +39,15 @@ def outcome(stage: Stage, view: StudyView) -> str:
         text += f"The original, {name}, is the best."
     else:
         text += f"Its best, {name}, does not help by more than the stated gain of "
-        text += f"{view.spec.search.min_gain:g} points: no term is kept."
+        text += f"{snapshot.spec.search.min_gain:g} points: no term is kept."
     if stage.at_edge:
         text += " That is the largest k that was tried: the best may lie beyond it."
     return text
 
 
-def rows(stage: Stage, view: StudyView) -> list[dict[str, Any]]:
+def rows(stage: Stage, snapshot: StudySnapshot) -> list[dict[str, Any]]:
     """One row per candidate whose k is known, ascending; by level of the LR for each k."""
-    rival, errors = rival_errors(stage, view), errors_by_seed(stage)
+    rival, errors = rival_errors(stage, snapshot), errors_by_seed(stage)
     known = [c for c in stage.candidates if c.k is not None]
     return [
         {

@@ -9,26 +9,26 @@ from __future__ import annotations
 from typing import Any
 
 from kdecay_search.report import confirmed
-from kdecay_search.search import Candidate, Incumbent, Stage
+from kdecay_search.search import CandidateResult, Incumbent, Stage
 from kdecay_search.search.confirmation import Confirmation, Row
 from kdecay_search.search.selection import Gain
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import State, Trial
 
 
-def summarise(view: StudyView) -> dict[str, Any]:
+def summarise(snapshot: StudySnapshot) -> dict[str, Any]:
     """The study as plain values that ``json.dumps`` takes."""
-    plan, spec = view.plan, view.spec
+    plan, spec = snapshot.plan, snapshot.spec
     return {
         "study": spec.name,
-        "state": view.state,
+        "state": snapshot.state,
         "schedule": {
             "family": spec.schedule.family,
             "ks": list(plan.leader.ks),
             "power": spec.schedule.power,
-            "lr_max": view.schedule.lr_max,
+            "lr_max": snapshot.schedule.lr_max,
             "lr_min": spec.schedule.lr_min,
             "warmup_epochs": spec.schedule.warmup_epochs,
         },
@@ -38,12 +38,12 @@ def summarise(view: StudyView) -> dict[str, Any]:
             **_level(plan.baseline.lr_max),
             **_sample(_error(plan.baseline)),
         },
-        "gain": _gain(gain_on_baseline(view)),
-        "stages": [_stage(stage, view) for stage in plan.stages],
+        "gain": _gain(gain_on_baseline(snapshot)),
+        "stages": [_stage(stage, snapshot) for stage in plan.stages],
         "confirm": _confirm(plan.confirmation) if plan.confirmation else None,
-        "failures": [_failure(trial) for trial in view.given_up],
-        "trials": {str(state): view.count(state) for state in State},
-        "epochs": {"trained": view.epochs_trained, "planned": view.epochs_planned},
+        "failures": [_failure(trial) for trial in snapshot.given_up],
+        "trials": {str(state): snapshot.count(state) for state in State},
+        "epochs": {"trained": snapshot.epochs_trained, "planned": snapshot.epochs_planned},
     }
 
 
@@ -56,8 +56,8 @@ def run_of(trial: Trial) -> dict[str, Any]:
     """Which run it is an attempt at."""
     key = trial.key
     run: dict[str, Any] = {"stage": key.stage, "k": trial.k, "seed": key.seed}
-    if trial.token.control:
-        run = {"stage": "confirm", "schedule": trial.token.control, "seed": key.seed}
+    if trial.request.comparator:
+        run = {"stage": "confirm", "schedule": trial.request.comparator, "seed": key.seed}
     return run | _level(trial.lr_max)
 
 
@@ -78,7 +78,7 @@ def _confirm(confirmation: Confirmation) -> dict[str, Any]:
 def _row(row: Row, confirmation: Confirmation) -> dict[str, Any]:
     against = confirmed.against(row, confirmation)
     return {
-        "schedule": row.control,
+        "schedule": row.comparator,
         **_level(row.lr_max),
         "errors": [row.errors[seed] for seed in sorted(row.errors)],
         "seeds": sorted(row.errors),
@@ -103,9 +103,9 @@ def _comparison(compared: Comparison) -> dict[str, Any]:
     }
 
 
-def gain_on_baseline(view: StudyView) -> Sample:
+def gain_on_baseline(snapshot: StudySnapshot) -> Sample:
     """By how much the found schedule lowers the error of k = 1, paired by seed."""
-    return paired_gain(view.plan.baseline.errors, view.plan.leader.errors)
+    return paired_gain(snapshot.plan.baseline.errors, snapshot.plan.leader.errors)
 
 
 def _error(incumbent: Incumbent) -> Sample:
@@ -130,11 +130,11 @@ def _smooth(gain: Gain | None) -> dict[str, Any] | None:
     return {"mean": gain.mean, "interval95": list(gain.interval)} if gain else None
 
 
-def _stage(stage: Stage, view: StudyView) -> dict[str, Any]:
-    last = stage is view.plan.stages[-1]
+def _stage(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
+    last = stage is snapshot.plan.stages[-1]
     return {
         "n": stage.n,
-        "state": view.state if last else str(stage.progress),
+        "state": snapshot.state if last else str(stage.progress),
         "earlier_ks": list(stage.earlier_ks),
         "k": stage.best.k if stage.best else None,
         **_level(stage.best.lr_max if stage.best else None),
@@ -149,13 +149,13 @@ def _stage(stage: Stage, view: StudyView) -> dict[str, Any]:
     }
 
 
-def by_point(candidate: Candidate) -> tuple[bool, float, float, int]:
+def by_point(candidate: CandidateResult) -> tuple[bool, float, float, int]:
     """A key to sort candidates by: by k, then by level; last those whose k is not known yet."""
-    known = candidate.point or Point(0.0)
+    known = candidate.point or Candidate(0.0)
     return candidate.point is None, known.k, known.lr_max or 0.0, candidate.index
 
 
-def _candidate(candidate: Candidate) -> dict[str, Any]:
+def _candidate(candidate: CandidateResult) -> dict[str, Any]:
     return {
         "k": candidate.k,
         **_level(candidate.lr_max),

@@ -13,8 +13,8 @@ from kdecay_search.report import confirmed, names
 from kdecay_search.report.blocks import curve
 from kdecay_search.report.names import terms
 from kdecay_search.report.summary import by_point, gain_on_baseline
-from kdecay_search.search import Candidate, Plan, Stage
-from kdecay_search.snapshot import StudyView
+from kdecay_search.search import CandidateResult, Plan, Stage
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Sample, describe, paired_gain
 from kdecay_search.study.trials import State, Trial
 
@@ -29,18 +29,18 @@ def percent(sample: Sample) -> str:
     return f"{sample.mean:.2f}{spread} %"
 
 
-def verdict(view: StudyView) -> str:
+def verdict(snapshot: StudySnapshot) -> str:
     """What was found, against k = 1, in one sentence with numbers."""
-    plan = view.plan
+    plan = snapshot.plan
     if not plan.leader.errors:
         return "No run is complete yet."
     error = percent(describe(plan.leader.errors.values()))
     found = f"{terms(plan.leader.ks, plan.leader.lr_max)}: {error}"
     if plan.leader.ks == plan.baseline.ks:
-        so_far = " so far" if view.state == "running" else ""
+        so_far = " so far" if snapshot.state == "running" else ""
         return f"No detectable difference{so_far}: nothing is better than the original, {found}."
     base = percent(describe(plan.baseline.errors.values()))
-    gain = gain_on_baseline(view)
+    gain = gain_on_baseline(snapshot)
     if gain.mean is None:
         return f"{found}; the original, k = 1, has no result to compare with."
     original = terms(plan.baseline.ks, plan.baseline.lr_max)
@@ -74,21 +74,23 @@ def _span(interval: tuple[float, float]) -> str:
     return f"{interval[0]:.2f} to {interval[1]:.2f}"
 
 
-def study_panel(view: StudyView, seconds_left: float | None = None) -> RenderableType:
+def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> RenderableType:
     """Everything about a study: its state, stages, running trials and best schedule."""
-    parts: list[RenderableType] = [_heading(view, seconds_left)]
-    parts += [Padding(_stage_table(stage, view), (1, 0, 0, 0)) for stage in view.plan.stages]
-    running = [trial for trial in view.trials if trial.state == State.RUNNING]
+    parts: list[RenderableType] = [_heading(snapshot, seconds_left)]
+    parts += [
+        Padding(_stage_table(stage, snapshot), (1, 0, 0, 0)) for stage in snapshot.plan.stages
+    ]
+    running = [trial for trial in snapshot.trials if trial.state == State.RUNNING]
     if running:
-        parts.append(Padding(_running_table(view, running), (1, 0, 0, 0)))
-    failed = _failures(view)
+        parts.append(Padding(_running_table(snapshot, running), (1, 0, 0, 0)))
+    failed = _failures(snapshot)
     if failed is not None:
         parts.append(Padding(failed, (1, 0, 0, 0)))
-    schedule = view.schedule
-    parts.append(Text(f"\n{verdict(view)}", style="bold"))
-    if tuning := names.tuning(view):
+    schedule = snapshot.schedule
+    parts.append(Text(f"\n{verdict(snapshot)}", style="bold"))
+    if tuning := names.tuning(snapshot):
         parts.append(Text(tuning))
-    confirmation = view.plan.confirmation
+    confirmation = snapshot.plan.confirmation
     if confirmation is not None:
         if confirmation.rows:
             parts.append(Padding(confirmed.table(confirmation), (1, 0, 0, 0)))
@@ -102,17 +104,25 @@ def study_panel(view: StudyView, seconds_left: float | None = None) -> Renderabl
     return Group(*parts)
 
 
-def _heading(view: StudyView, seconds_left: float | None) -> Text:
-    counts = ", ".join(f"{view.count(state)} {state}" for state in State if view.count(state))
+def _heading(snapshot: StudySnapshot, seconds_left: float | None) -> Text:
+    counts = ", ".join(
+        f"{snapshot.count(state)} {state}" for state in State if snapshot.count(state)
+    )
     styles = {"running": "bold blue", "done": "bold green", "failed": "bold red"}
     heading = Text.assemble(
-        (view.spec.name, "bold"), "  ", (view.state, styles.get(view.state, "bold yellow"))
+        (snapshot.spec.name, "bold"),
+        "  ",
+        (snapshot.state, styles.get(snapshot.state, "bold yellow")),
     )
     heading.append(f"  trials: {counts or 'none'}  ")
-    heading.append(f"epochs: {view.epochs_trained:,} of {view.epochs_planned:,} planned")
-    if seconds_left is not None and view.state == "running":
+    heading.append(f"epochs: {snapshot.epochs_trained:,} of {snapshot.epochs_planned:,} planned")
+    if seconds_left is not None and snapshot.state == "running":
         heading.append(f"  about {duration(seconds_left)} left in this stage")
-    if view.state == "running" and view.count(State.WAITING) and not view.count(State.RUNNING):
+    if (
+        snapshot.state == "running"
+        and snapshot.count(State.WAITING)
+        and not snapshot.count(State.RUNNING)
+    ):
         heading.append("  no worker is at work on it", style="yellow")
     return heading
 
@@ -124,7 +134,7 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
 
 
-def _stage_table(stage: Stage, view: StudyView) -> Table:
+def _stage_table(stage: Stage, snapshot: StudySnapshot) -> Table:
     earlier = f" after {terms(stage.earlier_ks, stage.lr_max)}" if stage.earlier_ks else ""
     what = f"k{stage.n} and lr_max" if stage.levels else f"term k{stage.n}"
     table = Table(
@@ -138,10 +148,10 @@ def _stage_table(stage: Stage, view: StudyView) -> Table:
         table.add_column("lr_max", justify="right")
     table.add_column("errors by seed, %")
     table.add_column("mean", justify="right")
-    table.add_column(f"gain on {names.rival(stage, view)}", justify="right")
+    table.add_column(f"gain on {names.rival(stage, snapshot)}", justify="right")
     table.add_column("P(best)", justify="right")
     table.add_column("")
-    rival_runs, errors = rival_errors(stage, view), names.errors_by_seed(stage)
+    rival_runs, errors = rival_errors(stage, snapshot), names.errors_by_seed(stage)
     for candidate in sorted(stage.candidates, key=by_point):
         if candidate.k is not None:
             table.add_row(*_candidate_row(candidate, stage, rival_runs, errors[candidate.index]))
@@ -152,11 +162,11 @@ def _stage_table(stage: Stage, view: StudyView) -> Table:
     return table
 
 
-def rival_errors(stage: Stage, view: StudyView) -> Mapping[int, float]:
+def rival_errors(stage: Stage, snapshot: StudySnapshot) -> Mapping[int, float]:
     """Errors of what the stage is compared with: the baseline, or what the last stage kept."""
     if stage.n == 1:
-        return view.plan.baseline.errors
-    before = view.plan.stages[stage.n - 2].best
+        return snapshot.plan.baseline.errors
+    before = snapshot.plan.stages[stage.n - 2].best
     return before.errors if before else {}
 
 
@@ -172,7 +182,7 @@ def _outcome(stage: Stage) -> str:
 
 
 def _candidate_row(
-    candidate: Candidate, stage: Stage, rival_errors: Mapping[int, float], errors: str
+    candidate: CandidateResult, stage: Stage, rival_errors: Mapping[int, float], errors: str
 ) -> tuple[Text, ...]:
     is_best = stage.best is not None and candidate.index == stage.best.index
     style = "bold" if is_best else ""
@@ -190,18 +200,18 @@ def _candidate_row(
     )
 
 
-def _running_table(view: StudyView, running: list[Trial]) -> Table:
+def _running_table(snapshot: StudySnapshot, running: list[Trial]) -> Table:
     table = Table(title="running", title_justify="left", title_style="bold", box=None)
-    level = ["lr_max"] if view.spec.search.lr_max else []
+    level = ["lr_max"] if snapshot.spec.search.lr_max else []
     for heading in ("k", *level, "seed", "epoch", "averaged error, %", "worker"):
         table.add_column(heading, justify="left" if heading == "worker" else "right")
     for trial in running[:RUNNING_SHOWN]:
         chosen = "…" if trial.lr_max is None else f"{trial.lr_max:.4g}"
         table.add_row(
-            trial.token.control or ("…" if trial.k is None else f"{trial.k:.4g}"),
+            trial.request.comparator or ("…" if trial.k is None else f"{trial.k:.4g}"),
             *([chosen] if level else []),
             str(trial.key.seed),
-            f"{trial.epochs}/{view.spec.task.epochs}",
+            f"{trial.epochs}/{snapshot.spec.task.epochs}",
             "" if trial.averaged_error is None else f"{trial.averaged_error:.2f}",
             Text(trial.worker or ""),
         )
@@ -211,16 +221,16 @@ def _running_table(view: StudyView, running: list[Trial]) -> Table:
     return table
 
 
-def _failures(view: StudyView) -> Text | None:
-    failed = [trial for trial in view.attempts if trial.state == State.FAILED]
+def _failures(snapshot: StudySnapshot) -> Text | None:
+    failed = [trial for trial in snapshot.attempts if trial.state == State.FAILED]
     if not failed:
         return None
     lines = [f"{counted(len(failed), 'failed trial')}; the last: {_ended(failed[-1])}"]
-    if view.given_up and view.state != "running":
-        runs = counted(len(view.given_up), "run")
-        others = ": the result stands on the others" if view.plan.leader.errors else ""
+    if snapshot.given_up and snapshot.state != "running":
+        runs = counted(len(snapshot.given_up), "run")
+        others = ": the result stands on the others" if snapshot.plan.leader.errors else ""
         lines.append(f"{runs} given up after so many failures{others}")
-    lines.append(f"why each failed: kdecay status {view.spec.name} --errors")
+    lines.append(f"why each failed: kdecay status {snapshot.spec.name} --errors")
     return Text("\n".join(lines), style="red")
 
 
@@ -229,25 +239,25 @@ def counted(count: int, noun: str) -> str:
     return f"{count} {noun}{'s' if count != 1 else ''}"
 
 
-def studies_table(views: Iterable[StudyView]) -> Table:
+def studies_table(snapshots: Iterable[StudySnapshot]) -> Table:
     """One row a study."""
     table = Table(box=None)
     for heading in ("study", "state", "best schedule", "error, %", "k = 1, %", "trials"):
         table.add_column(heading, justify="left" if heading in ("study", "state") else "right")
-    for view in views:
-        plan = view.plan
+    for snapshot in snapshots:
+        plan = snapshot.plan
         table.add_row(
-            view.spec.name,
-            view.state,
+            snapshot.spec.name,
+            snapshot.state,
             terms(plan.leader.ks, plan.leader.lr_max) if plan.leader.errors else "",
             percent(describe(plan.leader.errors.values())).removesuffix(" %"),
             percent(describe(plan.baseline.errors.values())).removesuffix(" %"),
-            str(len(view.trials)),
+            str(len(snapshot.trials)),
         )
     return table
 
 
-def news(before: StudyView | None, now: StudyView) -> list[str]:
+def news(before: StudySnapshot | None, now: StudySnapshot) -> list[str]:
     """Plain lines for what has happened since ``before``: for logs and pipes."""
     known = {t.trial_id for t in before.trials if not t.open} if before else set()
     ended = [t for t in now.attempts if not t.open and t.trial_id not in known]
@@ -273,6 +283,8 @@ def run_name(trial: Trial) -> str:
     key = trial.key
     k = "?" if trial.k is None else f"{trial.k:.4g}{names.level(trial.lr_max)}"
     run = (
-        f"confirm  {trial.token.control}" if trial.token.control else f"stage {key.stage}  k = {k}"
+        f"confirm  {trial.request.comparator}"
+        if trial.request.comparator
+        else f"stage {key.stage}  k = {k}"
     )
     return f"{run}  seed {key.seed}"

@@ -9,7 +9,7 @@ from kdecay_search.report.summary import summarise
 from kdecay_search.schedules import export
 from kdecay_search.schedules.export import Form
 from kdecay_search.schedules.kdecay import KDecaySchedule
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.builtin_tasks import ImagesTask, OptimizerSpec
 
 _JSON_KEYS = ("study", "state", "schedule", "error", "baseline", "gain")
@@ -21,42 +21,42 @@ _SOURCES = {
 }
 
 
-def winner_as(view: StudyView, form: Form, total_steps: int | None = None) -> str:
+def winner_as(snapshot: StudySnapshot, form: Form, total_steps: int | None = None) -> str:
     """The schedule as text, ``total_steps`` (optimizer updates) filled in.
 
     Raises :class:`StudyError` where there is no result, or a warm-up and no ``total_steps``, and
     :class:`InvalidSchedule` where the library does not have the schedule.
     """
-    if not view.plan.leader.errors:
-        raise StudyError(f"study {view.spec.name!r} has no result yet; see kdecay status")
-    epochs = view.spec.task.epochs
+    if not snapshot.plan.leader.errors:
+        raise StudyError(f"study {snapshot.spec.name!r} has no result yet; see kdecay status")
+    epochs = snapshot.spec.task.epochs
     if form == Form.JSON:
-        return _json(view)
+        return _json(snapshot)
     if form == Form.CSV:
         rows = total_steps or epochs
-        return export.schedule_csv(_schedule(view, rows / epochs), rows)
-    if total_steps is None and view.spec.schedule.warmup_epochs:
+        return export.schedule_csv(_schedule(snapshot, rows / epochs), rows)
+    if total_steps is None and snapshot.spec.schedule.warmup_epochs:
         raise StudyError("the schedule has a warm-up, counted in updates: give --total-steps")
-    schedule = _schedule(view, (total_steps or epochs) / epochs)
+    schedule = _schedule(snapshot, (total_steps or epochs) / epochs)
     if form == Form.LIGHTNING:
-        return _lightning(view, schedule, total_steps)
+        return _lightning(snapshot, schedule, total_steps)
     return _SOURCES[form](schedule, total_steps)
 
 
-def _json(view: StudyView) -> str:
-    chosen = {key: value for key, value in summarise(view).items() if key in _JSON_KEYS}
+def _json(snapshot: StudySnapshot) -> str:
+    chosen = {key: value for key, value in summarise(snapshot).items() if key in _JSON_KEYS}
     return json.dumps(chosen, indent=2, allow_nan=False) + "\n"
 
 
-def _lightning(view: StudyView, schedule: KDecaySchedule, total_steps: int | None) -> str:
+def _lightning(snapshot: StudySnapshot, schedule: KDecaySchedule, total_steps: int | None) -> str:
     """With the study's optimizer."""
-    task = view.spec.task
+    task = snapshot.spec.task
     optimizer = task.optimizer if isinstance(task, ImagesTask) else OptimizerSpec()
     return export.lightning_source(
         schedule, total_steps, optimizer.momentum, optimizer.nesterov, optimizer.weight_decay
     )
 
 
-def _schedule(view: StudyView, steps_per_epoch: float) -> KDecaySchedule:
-    leader = view.plan.leader
-    return view.spec.schedule_for(leader.ks, steps_per_epoch, leader.lr_max)
+def _schedule(snapshot: StudySnapshot, steps_per_epoch: float) -> KDecaySchedule:
+    leader = snapshot.plan.leader
+    return snapshot.spec.schedule_for(leader.ks, steps_per_epoch, leader.lr_max)

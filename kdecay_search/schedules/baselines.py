@@ -1,7 +1,7 @@
 """The schedules that users compare k-decay with, behind the same call.
 
 Times are shares of the updates, so one object serves a training of any length; with a warm-up they
-are shares of the updates after it. ``RIVALS`` names them all.
+are shares of the updates after it. ``BASELINES`` names them all.
 """
 
 from __future__ import annotations
@@ -54,14 +54,14 @@ class Rival(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmedRival(Rival):
+class WarmedBaseline(Rival):
     """One that may start with ``warmup_steps`` updates of linear warm-up to lr_max."""
 
     warmup_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(WarmedRival):
+class Linear(WarmedBaseline):
     """A straight line from lr_max to lr_min: weight 1 − u (k-decay with k = 1, N = 1)."""
 
     def weight(self, u: float) -> float:
@@ -72,7 +72,7 @@ class Linear(WarmedRival):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Polynomial(WarmedRival):
+class Polynomial(WarmedBaseline):
     """weight (1 − u)^N with N = ``power`` (k-decay with k = 1; torch: PolynomialLR)."""
 
     power: float = 2.0
@@ -89,7 +89,7 @@ class Polynomial(WarmedRival):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(WarmedRival):
+class Cosine(WarmedBaseline):
     """weight ½(1 + cos πu) (k-decay with k = 1; torch: CosineAnnealingLR)."""
 
     def weight(self, u: float) -> float:
@@ -100,7 +100,7 @@ class Cosine(WarmedRival):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exponential(WarmedRival):
+class Exponential(WarmedBaseline):
     """weight (e^(−ru) − e^(−r)) / (1 − e^(−r)) with r = ``rate``.
 
     r = 1 is eq. 13 with k = 1; r = ln(lr_max / lr_min) is lr_max (lr_min/lr_max)^u, torch's
@@ -122,7 +122,7 @@ class Exponential(WarmedRival):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiStep(WarmedRival):
+class MultiStep(WarmedBaseline):
     """LR multiplied by ``factor`` at each of ``milestones`` (shares of the updates).
 
     Never below lr_min; torch's MultiStepLR has no such bound.
@@ -151,7 +151,7 @@ class MultiStep(WarmedRival):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sgdr(WarmedRival):
+class Sgdr(WarmedBaseline):
     """Cosine with warm restarts (Loshchilov and Hutter, arXiv:1608.03983, eq. 5).
 
     Cycle i has the length T_i = T_0 · T_mult^i; ``first_cycle_share`` is T_0 / T and
@@ -244,7 +244,7 @@ class ClrTriangular2(ClrTriangular):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Htd(WarmedRival):
+class Htd(WarmedBaseline):
     """Hyperbolic-tangent decay (Hsueh et al., arXiv:1806.01593): ½(1 − tanh(L + (U − L)u)).
 
     ``lower`` and ``upper`` are L and U; the paper uses (−6, 3) and (−4, 4). The ends are near
@@ -301,7 +301,7 @@ class OneCycle(Rival):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmupStableDecay(WarmedRival):
+class WarmupStableDecay(WarmedBaseline):
     """Warm-up, then lr_max, then a decay to lr_min over the last ``decay_share`` of the updates.
 
     ``decay``: with v the share of the decay that is done, "1-sqrt" is 1 − √v (Hägele et al.,
@@ -328,7 +328,7 @@ class WarmupStableDecay(WarmedRival):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rex(WarmedRival):
+class Rex(WarmedBaseline):
     """Reflected exponential (Chen et al., arXiv:2107.04197): weight (1 − u) / (1 − u/2)."""
 
     def weight(self, u: float) -> float:
@@ -348,7 +348,7 @@ def _log_cosh(x: float) -> float:
     return abs(x) + math.log1p(math.exp(-2.0 * abs(x))) - math.log(2.0)
 
 
-RIVALS: Mapping[str, type[Schedule]] = MappingProxyType(
+BASELINES: Mapping[str, type[Schedule]] = MappingProxyType(
     {
         "linear": Linear,
         "polynomial": Polynomial,

@@ -21,14 +21,14 @@ hold, and :mod:`kdecay_search.reconcile` brings it about.
 
 from kdecay_search.search.plan import Plan, make_plan, runs_at_most
 from kdecay_search.search.space import spread
-from kdecay_search.search.stage import Candidate, Incumbent, Progress, Stage
+from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
 from kdecay_search.search.stage_allocation import FIRST_SEED
 from kdecay_search.study.comparators import BASELINE_KS
 
 __all__ = [
     "BASELINE_KS",
     "FIRST_SEED",
-    "Candidate",
+    "CandidateResult",
     "Incumbent",
     "Plan",
     "Progress",

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from kdecay_search.search.knowledge_gradient import Belief, Run
-from kdecay_search.search.selection import Choice
-from kdecay_search.study.candidate import Point
+from kdecay_search.search.knowledge_gradient import Posterior, Run
+from kdecay_search.search.selection import Selection
+from kdecay_search.study.candidate import Candidate
 
 WORTH = 0.0015
 """A further run is to lower the error of the chosen candidate by so many percentage points, on
@@ -37,7 +37,7 @@ BATCH_SHARE = 4
 class Track:
     """What may still be run."""
 
-    lacking: Mapping[Point, Collection[int]]
+    lacking: Mapping[Candidate, Collection[int]]
     """Seeds on which a candidate has not run."""
     seeds: int
     """Of the study."""
@@ -60,12 +60,12 @@ def runs_at_most(candidates: int, seeds: int, spare: int = SPARE) -> int:
     return max(int(SHARE * candidates * seeds), candidates + spare)
 
 
-def likely(judged: Choice, points: Iterable[Point]) -> list[Point]:
+def likely(judged: Selection, points: Iterable[Candidate]) -> list[Candidate]:
     """Those of ``points`` that may be the best, the most probable first."""
     return sorted(points, key=lambda point: (-judged.probability(point), point))[:LIKELY]
 
 
-def next_runs(belief: Belief, track: Track, size: int, certain: Sequence[Run] = ()) -> list[Run]:
+def next_runs(belief: Posterior, track: Track, size: int, certain: Sequence[Run] = ()) -> list[Run]:
     """The worthiest runs, ``size`` or one more of them, the worthiest first; none if no further
     run is worth it. ``certain``: that are begun in any case."""
     chosen: list[Run] = []
@@ -86,7 +86,7 @@ def next_runs(belief: Belief, track: Track, size: int, certain: Sequence[Run] = 
     return chosen
 
 
-def _possible(belief: Belief, track: Track, begun: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
+def _possible(belief: Posterior, track: Track, begun: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
     """What may be run next: one candidate where others run, or, alone on its seed a run telling
     nothing, the leader and another on a seed of their own."""
     there = {seed: belief.ran.get(seed, frozenset()) for seed in range(track.seeds)}
@@ -98,7 +98,7 @@ def _possible(belief: Belief, track: Track, begun: Sequence[Run]) -> Iterable[tu
         if point in track.lacking
     }
     for point, seeds in lacking.items():
-        kinds: dict[frozenset[Point], int] = {}
+        kinds: dict[frozenset[Candidate], int] = {}
         for seed in seeds:
             kinds.setdefault(there[seed], seed)
         known = sorted((kind for kind in kinds if kind), key=lambda kind: (-len(kind), kinds[kind]))

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from kdecay_search.search import allocation as race
 from kdecay_search.search.allocation import Track
-from kdecay_search.search.knowledge_gradient import Belief, Run
-from kdecay_search.search.selection import Choice, believe
-from kdecay_search.search.stage import Candidate
+from kdecay_search.search.knowledge_gradient import Posterior, Run
+from kdecay_search.search.selection import Selection, posterior_of
+from kdecay_search.search.stage import CandidateResult
 from kdecay_search.search.surrogate import Results
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 
 RUNS_TO_WIN = 2
 """Complete runs without which no candidate is chosen where others have them."""
@@ -24,12 +24,12 @@ LIKELY_GAIN = 0.8
 class Field:
     """Those of a stage's candidates that may still be chosen."""
 
-    judged: Choice
+    judged: Selection
     """By the results so far; of its points, the first is the rival that all are to beat."""
-    known: tuple[tuple[Point, ...], Results]
+    known: tuple[tuple[Candidate, ...], Results]
     """What that was judged from."""
-    candidates: Mapping[Point, Candidate]
-    baselines: frozenset[Point]
+    candidates: Mapping[Candidate, CandidateResult]
+    baselines: frozenset[Candidate]
     """Of these, those with k = 1: one for each level of the LR, in stage 1."""
     rival: Mapping[int, float]
     """Errors (%) of what is to be beaten, by seed."""
@@ -45,13 +45,13 @@ class Field:
         runs = [*due, *chosen, *self._of_levels(size, due, len(chosen))]
         return list(dict.fromkeys(runs)) or leader or self._pairs(size)
 
-    def _belief(self, certain: Iterable[Run]) -> Belief:
+    def _belief(self, certain: Iterable[Run]) -> Posterior:
         """About the rival, those that may well be the best and those that run in any case."""
         points = race.likely(self.judged, self.candidates)
         run = (point for point, _ in certain)
-        return believe(*self.known, dict.fromkeys((self.judged.points[0], *points, *run)))
+        return posterior_of(*self.known, dict.fromkeys((self.judged.points[0], *points, *run)))
 
-    def _challenger(self) -> Point | None:
+    def _challenger(self) -> Candidate | None:
         """The best but for the baselines."""
         others = self.candidates.keys() - self.baselines
         return min(others, key=lambda point: (self.judged.mean(point), point), default=None)
@@ -70,7 +70,7 @@ class Field:
         if len(self.baselines) < 2 or not is_open:  # noqa: PLR2004
             return []
         track = replace(self.track, left=self.track.left - others)
-        return race.next_runs(believe(*self.known, sorted(self.baselines)), track, size, due)
+        return race.next_runs(posterior_of(*self.known, sorted(self.baselines)), track, size, due)
 
     def _for_leader(self) -> list[Run]:
         """Before the race is over, the one that leads is to meet its rival on two seeds; and where
@@ -102,10 +102,10 @@ class Field:
         pairs = [run for run in runs if run[1] in met.keys() | self.rival.keys()]
         return pairs[: max(0, min(size, self.track.left))]
 
-    def _leads(self, challenger: Point) -> bool:
+    def _leads(self, challenger: Candidate) -> bool:
         return self.judged.mean(challenger) < self.judged.mean(self.judged.points[0])
 
-    def _meetings(self, point: Point, others: Container[int]) -> list[Run]:
+    def _meetings(self, point: Candidate, others: Container[int]) -> list[Run]:
         """What the candidate may still run, first on the seeds that others have run on."""
         lacking = self.track.lacking.get(point, ())
         return [(point, s) for s in sorted(lacking, key=lambda seed: (seed not in others, seed))]

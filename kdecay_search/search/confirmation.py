@@ -13,19 +13,26 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from kdecay_search.search.tally import account_of
+from kdecay_search.search.tally import summary_of
 from kdecay_search.statistics import Comparison, Sample, compare, describe, holm
 from kdecay_search.study.comparators import (
     BASELINE_KS,
-    CONTROLS,
+    COMPARATORS,
     FOUND,
     ORIGINAL,
-    controls_of,
+    comparators_of,
     level_of,
     schedule_of,
 )
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import CONFIRMATION, CandidateKey, Replicates, RunKey, Token, Trial
+from kdecay_search.study.trials import (
+    CONFIRMATION,
+    CandidateKey,
+    Replicates,
+    RunKey,
+    RunRequest,
+    Trial,
+)
 
 NOTHING = Replicates(())
 STEPS_PER_EPOCH = 100
@@ -35,8 +42,8 @@ STEPS_PER_EPOCH = 100
 class Row:
     """One schedule's trainings."""
 
-    control: str
-    """Its name, of :data:`kdecay_search.study.comparators.CONTROLS`."""
+    comparator: str
+    """Its name, of :data:`kdecay_search.study.comparators.COMPARATORS`."""
     lr_max: float | None
     """Of the schedule, where the level was searched: found for it, or what follows from that."""
     errors: Mapping[int, float]
@@ -59,8 +66,8 @@ class Confirmation:
     seeds: range
     rows: tuple[Row, ...]
     """The found schedule, the original, the others; none if the search found nothing new."""
-    enqueue: tuple[Token, ...]
-    superfluous: tuple[Trial, ...]
+    enqueue: tuple[RunRequest, ...]
+    redundant: tuple[Trial, ...]
 
     @property
     def is_over(self) -> bool:
@@ -74,11 +81,11 @@ class Confirmation:
     @cached_property
     def others(self) -> dict[str, Comparison]:
         """The found schedule against each other one; p values corrected for their number (Holm)."""
-        rest = [row for row in self.rows if row.control not in (FOUND, ORIGINAL)]
-        return holm({row.control: compare(row.errors, self._errors(FOUND)) for row in rest})
+        rest = [row for row in self.rows if row.comparator not in (FOUND, ORIGINAL)]
+        return holm({row.comparator: compare(row.errors, self._errors(FOUND)) for row in rest})
 
-    def _errors(self, control: str) -> Mapping[int, float]:
-        return next((row.errors for row in self.rows if row.control == control), {})
+    def _errors(self, comparator: str) -> Mapping[int, float]:
+        return next((row.errors for row in self.rows if row.comparator == comparator), {})
 
 
 def confirm(
@@ -95,34 +102,37 @@ def confirm(
     if ks == BASELINE_KS:
         return Confirmation(ks, seeds, (), (), ())
     groups = {
-        control: CandidateKey(
-            CONFIRMATION, ks[:-1], CONTROLS.index(control), level_of(control, found, original)
+        comparator: CandidateKey(
+            CONFIRMATION,
+            ks[:-1],
+            COMPARATORS.index(comparator),
+            level_of(comparator, found, original),
         )
-        for control in controls_of(spec)
+        for comparator in comparators_of(spec)
     }
-    accounts = {
-        control: account_of(known.get(group, NOTHING), seeds, spec.workers.max_attempts)
-        for control, group in groups.items()
+    summaries = {
+        comparator: summary_of(known.get(group, NOTHING), seeds, spec.workers.max_attempts)
+        for comparator, group in groups.items()
     }
     rows = [
         Row(
-            control,
-            _level(spec, ks, control, groups[control].lr_max),
-            account.errors,
-            account.failed,
-            len(account.lacking) + len(account.open),
+            comparator,
+            _level(spec, ks, comparator, groups[comparator].lr_max),
+            summary.errors,
+            summary.failed,
+            len(summary.lacking) + len(summary.open),
         )
-        for control, account in accounts.items()
+        for comparator, summary in summaries.items()
     ]
     wanted = [
-        _token(ks, control, groups[control].lr_max, seed)
+        _request(ks, comparator, groups[comparator].lr_max, seed)
         for seed in seeds  # pairs before further schedules' replicates
-        for control, account in accounts.items()
-        if seed in account.lacking
+        for comparator, summary in summaries.items()
+        if seed in summary.lacking
     ]
-    superfluous = [trial for account in accounts.values() for trial in account.superfluous]
-    superfluous += _of_others(known, groups.values())
-    return Confirmation(ks, seeds, tuple(rows), tuple(wanted), tuple(superfluous))
+    redundant = [trial for summary in summaries.values() for trial in summary.redundant]
+    redundant += _of_others(known, groups.values())
+    return Confirmation(ks, seeds, tuple(rows), tuple(wanted), tuple(redundant))
 
 
 def _of_others(
@@ -135,16 +145,18 @@ def _of_others(
 
 
 def _level(
-    spec: StudySpec, ks: tuple[float, ...], control: str, lr_max: float | None
+    spec: StudySpec, ks: tuple[float, ...], comparator: str, lr_max: float | None
 ) -> float | None:
-    """Of a control that is made from ``lr_max``; to be told, not to be trained with, since its last
+    """Of a comparator that is made from ``lr_max``; to be told, not to be trained with, since its last
     digits may depend on the updates of an epoch."""
     if lr_max is None:
         return None
-    return schedule_of(spec, control, ks, STEPS_PER_EPOCH, lr_max).lr_max
+    return schedule_of(spec, comparator, ks, STEPS_PER_EPOCH, lr_max).lr_max
 
 
-def _token(ks: tuple[float, ...], control: str, lr_max: float | None, seed: int) -> Token:
-    key = RunKey(CONFIRMATION, CONTROLS.index(control), seed)
+def _request(ks: tuple[float, ...], comparator: str, lr_max: float | None, seed: int) -> RunRequest:
+    key = RunKey(CONFIRMATION, COMPARATORS.index(comparator), seed)
     bounds = (ks[-1], ks[-1])
-    return Token(key, ks[:-1], ks[-1], bounds, protected=True, control=control, lr_max=lr_max)
+    return RunRequest(
+        key, ks[:-1], ks[-1], bounds, protected=True, comparator=comparator, lr_max=lr_max
+    )

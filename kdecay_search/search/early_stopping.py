@@ -26,9 +26,9 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search.search.selection import smooth_means
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RAW, Token
+from kdecay_search.study.trials import RAW, RunRequest
 
 FIRST_SEED = 0
 LAST_SHARE = 0.75
@@ -41,15 +41,15 @@ _SLACK = 1e-9
 class Curve:
     """What is known of a run on the first seed: averaged error (%) after each finished epoch."""
 
-    point: Point
+    point: Candidate
     averaged: Sequence[float]
     protected: bool = False
     pruned: bool = False
 
 
-def may_prune(spec: StudySpec, token: Token, epochs_done: int) -> bool:
+def may_prune(spec: StudySpec, request: RunRequest, epochs_done: int) -> bool:
     """Whether the pruner is worth asking, judged without a look at other runs."""
-    is_open = spec.pruning.enabled and not token.protected and token.key.seed == FIRST_SEED
+    is_open = spec.pruning.enabled and not request.protected and request.key.seed == FIRST_SEED
     return is_open and is_decision(spec, epochs_done)
 
 
@@ -79,7 +79,7 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
     alone = {curve.point: curve.averaged[epochs_done - 1] for curve in there}
     go_on = math.ceil((1 - epochs_done / spec.task.epochs) * candidates - _SLACK)
 
-    def is_behind(errors: Mapping[Point, float]) -> bool:
+    def is_behind(errors: Mapping[Candidate, float]) -> bool:
         return sum(errors[p] < errors[own.point] for p in rivals) >= max(keep, go_on)
 
     if not is_behind(alone):  # which is known at once, and the curve is not
@@ -123,11 +123,11 @@ def _has_curve(trial: FrozenTrial) -> bool:
     return is_first and bool(trial.intermediate_values) and _point_of(trial) is not None
 
 
-def _point_of(trial: FrozenTrial) -> Point | None:
+def _point_of(trial: FrozenTrial) -> Candidate | None:
     """The candidate. Optuna reads a trial's parameters before its values, not in one moment: of a
     run that has just begun the one may be there without the other."""
     k, lr_max = (trial.params.get(key, trial.user_attrs.get(key)) for key in ("k", "lr_max"))
-    return None if k is None else Point(k, lr_max)
+    return None if k is None else Candidate(k, lr_max)
 
 
 def _curve(trial: FrozenTrial) -> Curve:

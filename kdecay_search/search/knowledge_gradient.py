@@ -16,9 +16,9 @@ from functools import lru_cache
 import numpy as np
 
 from kdecay_search.search.surrogate import Array
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 
-Run = tuple[Point, int]
+Run = tuple[Candidate, int]
 """A candidate on a seed."""
 
 SAMPLES = 2048
@@ -27,20 +27,20 @@ _TINY = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
-class Belief:
+class Posterior:
     """The candidates' errors as the results so far tell them, up to a common level."""
 
-    points: tuple[Point, ...]
+    points: tuple[Candidate, ...]
     means: Array
     """In percentage points: (K,)."""
     covariance: Array
     """Squared points: (K, K)."""
     noise: float
     """Variance of one run's noise, squared points."""
-    ran: Mapping[int, frozenset[Point]] = field(default_factory=dict)
+    ran: Mapping[int, frozenset[Candidate]] = field(default_factory=dict)
     """Seeds with results, and whose they are."""
 
-    def lowest(self, points: Iterable[Point]) -> Point:
+    def lowest(self, points: Iterable[Candidate]) -> Candidate:
         """Of these, the one to choose now."""
         return min(points, key=lambda point: (self.means[self.points.index(point)], point))
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from kdecay_search.search.confirmation import Confirmation, confirm
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import Incumbent, Progress, Stage
-from kdecay_search.search.stage_allocation import Book
+from kdecay_search.search.stage_allocation import StagePlanner
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import CandidateKey, Replicates, Token, Trial, Trials
+from kdecay_search.study.trials import CandidateKey, Replicates, RunRequest, Trial, Trials
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Plan:
     incumbent: Incumbent
     baseline: Incumbent
     progress: Progress
-    enqueue: tuple[Token, ...]
+    enqueue: tuple[RunRequest, ...]
     """Runs to be queued, in the order in which workers should take them."""
-    skip: tuple[Token, ...]
+    skip: tuple[RunRequest, ...]
     """Runs that lost the race before they began: to be recorded as pruned, untrained."""
     withdraw: tuple[Trial, ...]
     """Waiting and running trials of runs that another trial serves."""
@@ -56,7 +56,7 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
     stages: list[Stage] = []
     earlier: tuple[float, ...] = ()
     upper = spec.search.k_max
-    books: list[Book] = []
+    books: list[StagePlanner] = []
     while len(earlier) < spec.search.max_terms:
         number = len(stages) + 1
         lr_max = incumbent.lr_max if earlier else None
@@ -64,7 +64,7 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
         if space is None:
             break
         of_stage = by_stage[CandidateKey(number, earlier, 0, lr_max)]
-        book = Book(spec, incumbent if number > 1 else None, space, of_stage)
+        book = StagePlanner(spec, incumbent if number > 1 else None, space, of_stage)
         if number == 1:
             incumbent = baseline = book.baseline()
         books.append(book)
@@ -84,7 +84,7 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
         progress=stages[-1].progress,
         enqueue=enqueue,
         skip=skip,
-        withdraw=tuple(trial for book in books for trial in book.superfluous()),
+        withdraw=tuple(trial for book in books for trial in book.redundant()),
     )
     is_searching = plan.progress != Progress.DONE or not spec.confirm.seeds
     return plan if is_searching else _with_confirmation(plan, spec, known.groups)
@@ -104,7 +104,7 @@ def _with_confirmation(
         plan,
         progress=progress,
         enqueue=last.enqueue,
-        withdraw=(*plan.withdraw, *last.superfluous),
+        withdraw=(*plan.withdraw, *last.redundant),
         confirmation=last,
     )
 

@@ -25,9 +25,9 @@ from itertools import product
 
 import numpy as np
 
-from kdecay_search.search.knowledge_gradient import Belief
+from kdecay_search.search.knowledge_gradient import Posterior
 from kdecay_search.search.surrogate import Array, Contrasts, Fit, Result, Results, coordinates, fit
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 
 LENGTHS = (0.35, 0.7, 1.4, 2.8)
 """Of the curve, in log k …"""
@@ -48,10 +48,10 @@ DRAWS = 4000
 
 
 @dataclass(frozen=True)
-class Choice:
+class Selection:
     """The candidates' errors as the results so far tell them, up to a common level."""
 
-    points: tuple[Point, ...]
+    points: tuple[Candidate, ...]
     means: tuple[float, ...]
     """Smooth error of each point, relative to the candidates' mean, in percentage points."""
     probabilities: tuple[float, ...]
@@ -61,13 +61,13 @@ class Choice:
     intervals: tuple[tuple[float, float], ...]
     """95 % credible interval of each point's gain on the first of ``points``, percentage points."""
 
-    def mean(self, point: Point) -> float:
+    def mean(self, point: Candidate) -> float:
         return self.means[self.points.index(point)]
 
-    def probability(self, point: Point) -> float:
+    def probability(self, point: Candidate) -> float:
         return self.probabilities[self.points.index(point)]
 
-    def gain(self, point: Point) -> Gain:
+    def gain(self, point: Candidate) -> Gain:
         """What ``point`` gains on the first of ``points``."""
         index = self.points.index(point)
         mean = self.means[0] - self.means[index]
@@ -91,10 +91,10 @@ class Gain:
 
 
 def choose(
-    points: Iterable[Point],
+    points: Iterable[Candidate],
     results: Results | Iterable[Result],
-    among: Iterable[Point] | None = None,
-) -> Choice:
+    among: Iterable[Candidate] | None = None,
+) -> Selection:
     """Judge ``points``, or those ``among`` them, by the results of complete runs. The first is the
     one to beat.
 
@@ -107,11 +107,11 @@ def choose(
 
 @lru_cache(maxsize=256)
 def _choose(
-    points: tuple[Point, ...],
-    among: tuple[Point, ...],
-    tried: tuple[Point, ...],
+    points: tuple[Candidate, ...],
+    among: tuple[Candidate, ...],
+    tried: tuple[Candidate, ...],
     results: bytes,
-) -> Choice:
+) -> Selection:
     """``tried`` and ``results``: of :class:`Results`."""
     means, drawn, _ = _posterior(points, tried, results)
     if among != points:
@@ -121,7 +121,7 @@ def _choose(
     best = np.bincount(drawn.argmin(axis=1), minlength=len(among)) / len(drawn)
     gains = drawn[:, :1] - drawn
     low, high = np.quantile(gains, (0.025, 0.975), axis=0).tolist()
-    return Choice(
+    return Selection(
         among,
         means=tuple(means.tolist()),
         probabilities=tuple(best.tolist()),
@@ -130,19 +130,21 @@ def _choose(
     )
 
 
-def believe(points: Iterable[Point], results: Results, among: Iterable[Point]) -> Belief:
+def posterior_of(
+    points: Iterable[Candidate], results: Results, among: Iterable[Candidate]
+) -> Posterior:
     """What the results of complete runs say about those points ``among`` the candidates."""
     every, some = tuple(points), tuple(among)
     means, drawn, noise = _posterior(every, results.points, results.packed())
     index = {point: number for number, point in enumerate(every)}
     columns = [index[point] for point in some]
     covariance = np.atleast_2d(np.cov(drawn[:, columns], rowvar=False))
-    return Belief(some, means[columns], covariance, noise, results.ran())
+    return Posterior(some, means[columns], covariance, noise, results.ran())
 
 
 @lru_cache(maxsize=2)
 def _posterior(
-    points: tuple[Point, ...], tried: tuple[Point, ...], results: bytes
+    points: tuple[Candidate, ...], tried: tuple[Candidate, ...], results: bytes
 ) -> tuple[Array, Array, float]:
     """Smooth means of ``points`` (K,), joint draws of their errors (N, K) and the variance of a
     run's noise: kept for the choices among some of them that follow one another."""
@@ -153,7 +155,7 @@ def _posterior(
     return means, _draw(weights, fits), float(noise)
 
 
-def _mixture(points: tuple[Point, ...], results: Results) -> tuple[Array, list[Fit]]:
+def _mixture(points: tuple[Candidate, ...], results: Results) -> tuple[Array, list[Fit]]:
     """The curves of each length, and the weight of each curve (lengths, signals)."""
     seen = Contrasts.of(points, results)
     signals = np.array(SIGNALS)
@@ -185,7 +187,7 @@ class SmoothCurve:
     """The curve that :func:`choose` looks for the lowest point of, to be drawn: without what single
     candidates deviate from it."""
 
-    points: tuple[Point, ...]
+    points: tuple[Candidate, ...]
     errors: tuple[float, ...]
     """Percent, for the average of the seeds that have results."""
     low: tuple[float, ...]
@@ -197,7 +199,7 @@ class SmoothCurve:
         return tuple(point.k for point in self.points)
 
 
-def smooth_curve(points: Iterable[Point], results: Iterable[Result]) -> SmoothCurve:
+def smooth_curve(points: Iterable[Candidate], results: Iterable[Result]) -> SmoothCurve:
     """The curve at ``points``, any at all, by the results of complete runs (one at least)."""
     given = Results.of(results)
     shown = sorted(set(points))
@@ -211,7 +213,7 @@ def smooth_curve(points: Iterable[Point], results: Iterable[Result]) -> SmoothCu
     return SmoothCurve(tuple(shown), *columns)
 
 
-def _levels(points: tuple[Point, ...], results: Results, drawn: Array) -> Array:
+def _levels(points: tuple[Candidate, ...], results: Results, drawn: Array) -> Array:
     """What to add to each of N curves (N, K) so that its seeds' mean errors come out, each seed
     counting once: (N,)."""
     _, seed = np.unique(results.seed, return_inverse=True)
@@ -221,7 +223,7 @@ def _levels(points: tuple[Point, ...], results: Results, drawn: Array) -> Array:
     return levels
 
 
-def smooth_means(points: Sequence[Point], results: Sequence[Result]) -> dict[Point, float]:
+def smooth_means(points: Sequence[Candidate], results: Sequence[Result]) -> dict[Candidate, float]:
     """Smooth errors of ``points`` with one fixed curve: for pruning, where levels still move."""
     every = tuple(points)
     seen = Contrasts.of(every, Results.of(results))

@@ -7,11 +7,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.spec import SearchSpec, grid
 
-Ordered = TypeVar("Ordered", float, Point)
+Ordered = TypeVar("Ordered", float, Candidate)
 
 GROWTH = 0.5
 """A grid whose best candidate is its largest grows by this share of its width …"""
@@ -29,7 +29,7 @@ class Space:
     that a candidate's number keeps its meaning."""
 
     search: SearchSpec
-    points: tuple[Point | None, ...]
+    points: tuple[Candidate | None, ...]
     """None where the sampler chooses."""
     bounds: tuple[float, float]
     """Smallest and largest k."""
@@ -116,8 +116,8 @@ class Space:
         return k > self.bounds[1] - self.search.k_step
 
 
-def _pairs(ks: Iterable[float], levels: Sequence[float | None]) -> tuple[Point, ...]:
-    return tuple(Point(k, level) for k in ks for level in levels)
+def _pairs(ks: Iterable[float], levels: Sequence[float | None]) -> tuple[Candidate, ...]:
+    return tuple(Candidate(k, level) for k in ks for level in levels)
 
 
 def _later(ks: Sequence[float], levels: Sequence[float | None]) -> frozenset[int]:

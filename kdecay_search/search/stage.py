@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from kdecay_search.search.selection import Gain
 from kdecay_search.statistics import Sample, describe
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 
 
 class Progress(StrEnum):
@@ -20,7 +20,7 @@ class Progress(StrEnum):
 
 
 @dataclass(frozen=True)
-class Candidate:
+class CandidateResult:
     """One value of k within a stage, or of k and lr_max, and what its runs gave."""
 
     index: int
@@ -40,8 +40,8 @@ class Candidate:
     """Where the level of the LR is searched."""
 
     @property
-    def point(self) -> Point | None:
-        return None if self.k is None else Point(self.k, self.lr_max)
+    def point(self) -> Candidate | None:
+        return None if self.k is None else Candidate(self.k, self.lr_max)
 
     @property
     def error(self) -> Sample:
@@ -64,11 +64,11 @@ class Stage:
 
     n: int
     earlier_ks: tuple[float, ...]
-    candidates: tuple[Candidate, ...]
+    candidates: tuple[CandidateResult, ...]
     progress: Progress
     to_go: int
     """Runs that are still to be trained, or under way; while a race is open, at most."""
-    best: Candidate | None
+    best: CandidateResult | None
     """The best candidate so far."""
     gain: Sample
     """By how much the best candidate improves on the incumbent, paired by seed."""

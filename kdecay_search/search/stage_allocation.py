@@ -8,21 +8,21 @@ from dataclasses import replace
 
 from kdecay_search.search import allocation as race
 from kdecay_search.search.allocators import RUNS_TO_WIN, Field
-from kdecay_search.search.selection import Choice, Gain, choose
+from kdecay_search.search.selection import Gain, Selection, choose
 from kdecay_search.search.space import Space
-from kdecay_search.search.stage import Candidate, Incumbent, Progress, Stage
+from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
 from kdecay_search.search.surrogate import Results
-from kdecay_search.search.tally import Account, account_of
+from kdecay_search.search.tally import CandidateSummary, summary_of
 from kdecay_search.statistics import paired_gain
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import Replicates, RunKey, Token, Trial
+from kdecay_search.study.trials import Replicates, RunKey, RunRequest, Trial
 
 FIRST_SEED = 0
 
 
-class Book:
+class StagePlanner:
     """The trials of one stage, sorted into its candidates and runs."""
 
     def __init__(
@@ -39,11 +39,11 @@ class Book:
         self.number = len(self.earlier) + 1
         self.incumbent = incumbent
         seeds = range(spec.search.seeds)
-        self.accounts = {
-            index: account_of(trials, seeds, spec.workers.max_attempts)
+        self.summaries = {
+            index: summary_of(trials, seeds, spec.workers.max_attempts)
             for index, trials in sorted(replicates.items())
         }
-        self.untouched = Account.of((), seeds, spec.workers.max_attempts)
+        self.untouched = CandidateSummary.of((), seeds, spec.workers.max_attempts)
         self.space = space
         self._grow()
 
@@ -96,27 +96,27 @@ class Book:
             lr_max=self.space.lr_max,
         )
 
-    def missing(self) -> tuple[tuple[Token, ...], tuple[Token, ...]]:
+    def missing(self) -> tuple[tuple[RunRequest, ...], tuple[RunRequest, ...]]:
         """Runs that no open or finished trial serves: those to queue, and those to skip."""
         lacking = [
             (candidate, seed)
             for candidate in self.candidates
-            for seed in self._account(candidate.index).lacking
+            for seed in self._summary(candidate.index).lacking
             if candidate.k is not None or seed == FIRST_SEED  # where the sampler chooses k
         ]
         lacking.sort(key=lambda run: run[1])
         if not self.spec.pruning.enabled:
-            return self._tokens(lacking), ()
+            return self._requests(lacking), ()
         begun = [(c, seed) for c, seed in lacking if self._is_begun(c, seed)]
-        if begun or any(self._account(c.index).open for c in self.candidates):
-            return self._tokens(begun), ()
+        if begun or any(self._summary(c.index).open for c in self.candidates):
+            return self._requests(begun), ()
         further = self._race(lacking)
-        return (self._tokens(further), ()) if further else ((), self._tokens(lacking))
+        return (self._requests(further), ()) if further else ((), self._requests(lacking))
 
-    def _is_begun(self, candidate: Candidate, seed: int) -> bool:
+    def _is_begun(self, candidate: CandidateResult, seed: int) -> bool:
         """Whether this run is due however the others end: the race begins with a part of the
         candidates on the first seed and, where it has one level, the baseline on the second."""
-        if seed in self._account(candidate.index).again:
+        if seed in self._summary(candidate.index).again:
             return True
         seeds = self.spec.search.seeds
         later = self.space.later if seeds > RUNS_TO_WIN else frozenset()
@@ -124,7 +124,9 @@ class Book:
         pair = seed < RUNS_TO_WIN and has_level and self._is_baseline(candidate)
         return pair or (seed == FIRST_SEED and candidate.index not in later)
 
-    def _race(self, lacking: Sequence[tuple[Candidate, int]]) -> list[tuple[Candidate, int]]:
+    def _race(
+        self, lacking: Sequence[tuple[CandidateResult, int]]
+    ) -> list[tuple[CandidateResult, int]]:
         """Which of the runs that are ``lacking`` come next (:mod:`kdecay_search.search.allocation`); none if the
         race is over."""
         judged = self.choice
@@ -156,7 +158,7 @@ class Book:
         runs = field.next_runs(race.batch_size(len(self.candidates)))
         return [(able[point], seed) for point, seed in runs]
 
-    def _judge(self) -> Choice | None:
+    def _judge(self) -> Selection | None:
         """The candidates, and first what they are compared with."""
         points, results = self._known()
         if not len(results):
@@ -168,7 +170,7 @@ class Book:
         among = _first(base.point, points) if base and base.point else points
         return choose(points, results, among)
 
-    def _known(self) -> tuple[tuple[Point, ...], Results]:
+    def _known(self) -> tuple[tuple[Candidate, ...], Results]:
         """What a choice is made from: the candidates, first what they are compared with (or one of
         the baseline's levels), and the results.
 
@@ -177,7 +179,7 @@ class Book:
         where that is nearly so.
         """
         k = self.earlier[-1] if self.earlier else BASELINE_KS[0]
-        reference = Point(k, self.space.levels[0])
+        reference = Candidate(k, self.space.levels[0])
         earlier = self.incumbent.errors if self.incumbent else {}
         given = {c.point: c.errors for c in self.candidates if c.point is not None}
         results = Results.by_seed([(reference, earlier), *given.items()])
@@ -186,7 +188,7 @@ class Book:
     def _left(self, spare: int) -> int:
         """Runs that a race may still begin; negative where it has begun more. ``spare``: more than
         there are candidates, where half of the grid is less."""
-        begun = sum(account.begun for account in self.accounts.values())
+        begun = sum(summary.begun for summary in self.summaries.values())
         return race.runs_at_most(len(self.candidates), self.spec.search.seeds, spare) - begun
 
     def _unfinished(self) -> int:
@@ -195,18 +197,18 @@ class Book:
     def _to_go(self) -> int:
         if not self.spec.pruning.enabled:
             return self._unfinished()
-        under_way = sum(len(account.open) for account in self.accounts.values())
+        under_way = sum(len(summary.open) for summary in self.summaries.values())
         return min(self._unfinished(), max(0, self._left(race.SPARE)) + under_way)
 
-    def superfluous(self) -> Iterable[Trial]:
-        for account in self.accounts.values():
-            yield from account.superfluous
+    def redundant(self) -> Iterable[Trial]:
+        for summary in self.summaries.values():
+            yield from summary.redundant
 
-    def _tokens(self, runs: Iterable[tuple[Candidate, int]]) -> tuple[Token, ...]:
-        return tuple(self._token(candidate, seed) for candidate, seed in runs)
+    def _requests(self, runs: Iterable[tuple[CandidateResult, int]]) -> tuple[RunRequest, ...]:
+        return tuple(self._request(candidate, seed) for candidate, seed in runs)
 
-    def _token(self, candidate: Candidate, seed: int) -> Token:
-        return Token(
+    def _request(self, candidate: CandidateResult, seed: int) -> RunRequest:
+        return RunRequest(
             key=RunKey(self.number, candidate.index, seed),
             earlier_ks=self.earlier,
             k=candidate.k,
@@ -216,46 +218,48 @@ class Book:
             levels=self.space.searched_levels,
         )
 
-    def _is_baseline(self, candidate: Candidate) -> bool:
+    def _is_baseline(self, candidate: CandidateResult) -> bool:
         return self.number == 1 and candidate.k == BASELINE_KS[0]
 
-    def _account(self, index: int) -> Account:
-        return self.accounts.get(index, self.untouched)
+    def _summary(self, index: int) -> CandidateSummary:
+        return self.summaries.get(index, self.untouched)
 
-    def _candidate(self, index: int) -> Candidate:
-        account = self._account(index)
-        point, failed = self.space.points[index], account.failed
+    def _candidate(self, index: int) -> CandidateResult:
+        summary = self._summary(index)
+        point, failed = self.space.points[index], summary.failed
         if point is None:
-            known = account.point
+            known = summary.point
             point = known if known and known.lr_max in self.space.levels else None
             if point is None and failed:
                 failed = self.spec.search.seeds  # its k never came to be: no seed can run
-        return Candidate(
+        return CandidateResult(
             index=index,
             k=point.k if point else None,
-            errors=account.errors,
-            pruned=account.pruned,
-            skipped=account.skipped,
+            errors=summary.errors,
+            pruned=summary.pruned,
+            skipped=summary.skipped,
             failed=failed,
-            unfinished=self.spec.search.seeds - account.complete - account.pruned - failed,
+            unfinished=self.spec.search.seeds - summary.complete - summary.pruned - failed,
             lr_max=point.lr_max if point else self.space.lr_max,
         )
 
-    def _best(self) -> Candidate | None:
+    def _best(self) -> CandidateResult | None:
         return _lowest(self.candidates, self.choice)
 
-    def _with_probability(self, candidate: Candidate) -> Candidate:
+    def _with_probability(self, candidate: CandidateResult) -> CandidateResult:
         if self.choice is None or candidate.point is None:
             return candidate
         return replace(candidate, probability=self.choice.probability(candidate.point))
 
-    def _smooth_gain(self, best: Candidate | None) -> Gain | None:
+    def _smooth_gain(self, best: CandidateResult | None) -> Gain | None:
         if self.choice is None or best is None or best.point is None:
             return None
         return self.choice.gain(best.point)
 
 
-def _lowest(candidates: Iterable[Candidate], choice: Choice | None) -> Candidate | None:
+def _lowest(
+    candidates: Iterable[CandidateResult], choice: Selection | None
+) -> CandidateResult | None:
     """The lowest point of the smooth curve among candidates with ``RUNS_TO_WIN`` complete runs or
     more (one, where none has so many)."""
     tried = [(c, c.point) for c in candidates if c.errors and c.point is not None]
@@ -266,13 +270,13 @@ def _lowest(candidates: Iterable[Candidate], choice: Choice | None) -> Candidate
     return min(judged, key=lambda each: each[:2])[2] if judged else None
 
 
-def _may_win(candidate: Candidate, left: int) -> bool:
+def _may_win(candidate: CandidateResult, left: int) -> bool:
     """Whether the candidate may be chosen if it runs on the seeds that are ``left``. Who ended
     early, or failed without a result, may not."""
     is_lost = candidate.pruned > candidate.skipped or (candidate.failed and not candidate.errors)
     return not is_lost and len(candidate.errors) + left >= RUNS_TO_WIN
 
 
-def _first(point: Point, points: Iterable[Point]) -> tuple[Point, ...]:
+def _first(point: Candidate, points: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """``points``, this one of them before the others."""
     return (point, *(other for other in points if other != point))

@@ -18,11 +18,11 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 
 Array = NDArray[np.float64]
-Result = tuple[Point, int, float]
-"""Candidate, seed, error (%)."""
+Result = tuple[Candidate, int, float]
+"""CandidateResult, seed, error (%)."""
 
 _TINY = 1e-12
 _NOISE_FLOOR = 0.05
@@ -33,7 +33,7 @@ _NOISE_FLOOR = 0.05
 class Results:
     """Complete runs, one entry each: candidate, seed and error (%)."""
 
-    points: tuple[Point, ...]
+    points: tuple[Candidate, ...]
     """The candidates."""
     place: Array
     """Where each run's candidate is among them."""
@@ -49,7 +49,7 @@ class Results:
         return Results(points, *(np.array(column, float) for column in columns))
 
     @staticmethod
-    def by_seed(errors: Iterable[tuple[Point, Mapping[int, float]]]) -> Results:
+    def by_seed(errors: Iterable[tuple[Candidate, Mapping[int, float]]]) -> Results:
         """Of candidates and their errors by seed (ascending)."""
         points, tables = zip(*errors, strict=True)
         blocks = [
@@ -61,14 +61,14 @@ class Results:
     def __len__(self) -> int:
         return len(self.error)
 
-    def rows(self, points: Sequence[Point]) -> NDArray[np.intp]:
+    def rows(self, points: Sequence[Candidate]) -> NDArray[np.intp]:
         """Where each run's candidate is among ``points``, which are different ones."""
         index = {point: number for number, point in enumerate(points)}
         known = np.array([index.get(point, -1) for point in self.points])
         rows: NDArray[np.intp] = known[self.place.astype(np.intp)]
         return rows
 
-    def ran(self) -> dict[int, frozenset[Point]]:
+    def ran(self) -> dict[int, frozenset[Candidate]]:
         """Whose results there are, by seed."""
         order = np.argsort(self.seed, kind="stable")
         seeds, starts = np.unique(self.seed[order], return_index=True)
@@ -84,7 +84,7 @@ class Results:
 
 
 def fit(
-    points: tuple[Point, ...],
+    points: tuple[Candidate, ...],
     seen: Contrasts,
     lengths: tuple[float, ...],
     signals: Array,
@@ -200,7 +200,7 @@ class Contrasts:
     """Results less seeds, 1 at least."""
 
     @staticmethod
-    def of(points: Sequence[Point], results: Results) -> Contrasts:
+    def of(points: Sequence[Candidate], results: Results) -> Contrasts:
         error, row = results.error, results.rows(points)
         seeds, column = np.unique(results.seed, return_inverse=True)
         cells = np.bincount(row * len(seeds) + column, minlength=len(points) * len(seeds))
@@ -216,7 +216,7 @@ class Contrasts:
         return Contrasts(basis, information, score, rest, max(1, len(error) - len(seeds)))
 
 
-def coordinates(points: Sequence[Point]) -> list[Array]:
+def coordinates(points: Sequence[Candidate]) -> list[Array]:
     """Logarithms of k and, where that varies, of lr_max: each (K,)."""
     columns = [[point.k for point in points]]
     levels = [point.lr_max for point in points if point.lr_max is not None]
@@ -226,7 +226,7 @@ def coordinates(points: Sequence[Point]) -> list[Array]:
 
 
 @lru_cache(maxsize=64)
-def _waves(points: tuple[Point, ...], lengths: tuple[float, ...]) -> Array:
+def _waves(points: tuple[Candidate, ...], lengths: tuple[float, ...]) -> Array:
     """W (K, M) with W Wᵀ the covariance of a curve of unit size at ``points``; M is small where the
     curve is long beside the range of its coordinates."""
     pairs = zip(coordinates(points), lengths, strict=False)

@@ -1,6 +1,6 @@
 """What came of one candidate's runs: the part of planning that looks at every single trial.
 
-A plan is made whenever a trial ends, and then one candidate's trials have changed. The accounts
+A plan is made whenever a trial ends, and then one candidate's trials have changed. The summaries
 of the others are kept, so that a plan costs the same however long the study's history is.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import ERROR, LOST, MEMORY, Replicates, State, Trial
 
 MEMORY_ATTEMPTS = 2
@@ -21,10 +21,10 @@ LOSSES_PER_ATTEMPT = 5
 
 
 @dataclass(frozen=True)
-class Account:
+class CandidateSummary:
     """One candidate's runs on the seeds of the study."""
 
-    point: Point | None
+    point: Candidate | None
     """As a trial had it: where a sampler chose, nobody else knows it."""
     errors: Mapping[int, float]
     """Final validation error (%) of complete runs, by seed."""
@@ -41,11 +41,11 @@ class Account:
     """Seeds whose trial is waiting or running."""
     begun: int
     """Runs that have a trial, but for those that lost the race."""
-    superfluous: tuple[Trial, ...]
+    redundant: tuple[Trial, ...]
     """Waiting and running trials of runs that another trial serves."""
 
     @staticmethod
-    def of(trials: Sequence[Trial], seeds: range, max_attempts: int) -> Account:
+    def of(trials: Sequence[Trial], seeds: range, max_attempts: int) -> CandidateSummary:
         """``seeds``: that the candidate is to run on. ``max_attempts``: errors after which a run
         is given up."""
         runs: dict[int, list[Trial]] = defaultdict(list)
@@ -57,7 +57,7 @@ class Account:
         states = Counter(trial.state for trial in serving.values())
         skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in serving.values())
         is_open = (t for t in trials if t.open)
-        return Account(
+        return CandidateSummary(
             point=next((t.point for seed in seeds for t in runs[seed] if t.point), None),
             errors={seed: t.error for seed, t in serving.items() if t.error is not None},
             complete=states[State.COMPLETE],
@@ -68,19 +68,21 @@ class Account:
             lacking=rest - failed,
             open=frozenset(seed for seed, t in serving.items() if t.open),
             begun=len(serving) + len(failed) - skipped,
-            superfluous=tuple(t for t in is_open if t is not serving.get(t.key.seed)),
+            redundant=tuple(t for t in is_open if t is not serving.get(t.key.seed)),
         )
 
 
-_accounts: WeakKeyDictionary[Replicates, dict[tuple[range, int], Account]] = WeakKeyDictionary()
+_accounts: WeakKeyDictionary[Replicates, dict[tuple[range, int], CandidateSummary]] = (
+    WeakKeyDictionary()
+)
 """Kept as long as somebody holds the trials that they are made from."""
 
 
-def account_of(trials: Replicates, seeds: range, max_attempts: int) -> Account:
-    """The account of these trials: made once, and again when they have changed."""
+def summary_of(trials: Replicates, seeds: range, max_attempts: int) -> CandidateSummary:
+    """The summary of these trials: made once, and again when they have changed."""
     kept = _accounts.setdefault(trials, {})
     if (seeds, max_attempts) not in kept:
-        kept[seeds, max_attempts] = Account.of(trials.trials, seeds, max_attempts)
+        kept[seeds, max_attempts] = CandidateSummary.of(trials.trials, seeds, max_attempts)
     return kept[seeds, max_attempts]
 
 

@@ -17,7 +17,7 @@ import sqlalchemy
 from optuna.distributions import json_to_distribution
 
 from kdecay_search.errors import printable
-from kdecay_search.study.comparators import CONTROLS
+from kdecay_search.study.comparators import COMPARATORS
 from kdecay_search.study.spec import LARGEST_K, SMALLEST_K
 from kdecay_search.study.trials import (
     CONFIRMATION,
@@ -26,8 +26,8 @@ from kdecay_search.study.trials import (
     CandidateKey,
     Replicates,
     RunKey,
+    RunRequest,
     State,
-    Token,
     Trial,
 )
 
@@ -52,8 +52,8 @@ _STATES = {
     "PRUNED": State.PRUNED,
     "FAIL": State.FAILED,
 }
-TOKEN = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
-_ATTRIBUTES = (*TOKEN, CONTROL, LEVEL, LEVELS, "reason", "message", WORKER, RESUMED, RAW)
+REQUEST = ("stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected")
+_ATTRIBUTES = (*REQUEST, CONTROL, LEVEL, LEVELS, "reason", "message", WORKER, RESUMED, RAW)
 
 _COUNT = "SELECT count(*) FROM trials WHERE study_id = :study_id AND trial_id <= :latest"
 _ROWS = """
@@ -129,15 +129,15 @@ class History:
 
 def _trial(row: Row) -> Trial | None:
     attributes = {key: json.loads(value) for key, value in (row.attributes or {}).items()}
-    token = read_token(attributes)
-    if token is None:
+    request = read_request(attributes)
+    if request is None:
         return None
     state = _STATES[row.state]
     return Trial(
         number=row.number,
-        token=token,
+        request=request,
         state=state,
-        k=token.k if row.k is None else row.k,
+        k=request.k if row.k is None else row.k,
         error=row.error if state == State.COMPLETE else None,
         epochs=row.epochs,
         averaged_error=None if RAW in attributes else row.last_error,
@@ -147,7 +147,7 @@ def _trial(row: Row) -> Trial | None:
         worker=_text(attributes.get(WORKER)),
         resumed_epochs=resumed if _is_index(resumed := attributes.get(RESUMED, 0)) else 0,
         trial_id=row.trial_id,
-        lr_max=token.lr_max if row.level is None else _level(*row.level),
+        lr_max=request.lr_max if row.level is None else _level(*row.level),
     )
 
 
@@ -157,8 +157,8 @@ def _level(value: float, distribution: str) -> float | None:
     return chosen if _is_level(chosen) else None
 
 
-def read_token(attributes: Mapping[str, Any]) -> Token | None:
-    """The token that a trial was queued with, from its user attributes; None if they make none.
+def read_request(attributes: Mapping[str, Any]) -> RunRequest | None:
+    """The request that a trial was queued with, from its user attributes; None if they make none.
 
     Whoever can write to the database can write these, and they become part of a checkpoint's path.
     """
@@ -172,16 +172,16 @@ def read_token(attributes: Mapping[str, Any]) -> Token | None:
     exponents = (*ks, low, high) if k is None else (*ks, low, high, k)
     if not (all(map(_is_index, key)) and all(map(_is_exponent, exponents))):
         return None
-    control = attributes.get(CONTROL)
-    if (control is None) == (key[0] == CONFIRMATION) or control not in (None, *CONTROLS):
+    comparator = attributes.get(CONTROL)
+    if (comparator is None) == (key[0] == CONFIRMATION) or comparator not in (None, *COMPARATORS):
         return None
     lr_max, levels = attributes.get(LEVEL), attributes.get(LEVELS, [])
     if not isinstance(levels, list):
         return None
     if not all(map(_is_level, levels if lr_max is None else [*levels, lr_max])):
         return None
-    return Token(
-        RunKey(*key), ks, k, (low, high), protected is True, control, lr_max, tuple(levels)
+    return RunRequest(
+        RunKey(*key), ks, k, (low, high), protected is True, comparator, lr_max, tuple(levels)
     )
 
 
@@ -202,15 +202,19 @@ def _is_level(value: object) -> bool:
     return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
 
 
-def token_attributes(token: Token) -> dict[str, Any]:
+def request_attributes(request: RunRequest) -> dict[str, Any]:
     """The user attributes that a trial is queued with."""
-    optional = {CONTROL: token.control, LEVEL: token.lr_max, LEVELS: list(token.levels) or None}
+    optional = {
+        CONTROL: request.comparator,
+        LEVEL: request.lr_max,
+        LEVELS: list(request.levels) or None,
+    }
     return {key: value for key, value in optional.items() if value is not None} | {
-        "stage": token.key.stage,
-        "candidate": token.key.candidate,
-        "seed": token.key.seed,
-        "earlier_ks": list(token.earlier_ks),
-        "k": token.k,
-        "bounds": list(token.bounds),
-        "protected": token.protected,
+        "stage": request.key.stage,
+        "candidate": request.key.candidate,
+        "seed": request.key.seed,
+        "earlier_ks": list(request.earlier_ks),
+        "k": request.k,
+        "bounds": list(request.bounds),
+        "protected": request.protected,
     }

@@ -33,15 +33,15 @@ from kdecay_search.storage.history import (
     LEVEL,
     OUTPUT,
     WORKER,
-    read_token,
-    token_attributes,
+    read_request,
+    request_attributes,
 )
 from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
-from kdecay_search.study.trials import ERROR, LOST, Token
+from kdecay_search.study.trials import ERROR, LOST, RunRequest
 
-Said = Mapping[str, Any]
+UserAttrs = Mapping[str, Any]
 """What is kept with a trial for reports to show: values by name, of what JSON can hold."""
-NOTHING: Said = MappingProxyType({})
+NOTHING: UserAttrs = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Claim:
     study: str
     study_id: int
     trial_id: int
-    token: Token
+    request: RunRequest
     worker: str
     """Who holds it."""
     reported: frozenset[int] = frozenset()
@@ -83,7 +83,7 @@ _QUEUE = """
 
 
 @retried
-def enqueue(storage: Storage, study_id: int, tokens: Sequence[Token]) -> None:
+def enqueue(storage: Storage, study_id: int, requests: Sequence[RunRequest]) -> None:
     """Queue runs, all or none: what comes after them is decided when all of them have ended.
     Repeating it after a dropped connection may queue them twice, which the procedure heals by
     withdrawing one of each.
@@ -93,43 +93,45 @@ def enqueue(storage: Storage, study_id: int, tokens: Sequence[Token]) -> None:
     study = {"study_id": study_id}
     with storage.engine.begin() as connection:
         connection.execute(sqlalchemy.text(_LOCK), study)
-        for token in tokens:
-            fixed = parameters(token) if token.control is None else {CONTROL: token.control}
-            values = study | {"fixed": json.dumps(fixed)} | _texts(token_attributes(token))
+        for request in requests:
+            fixed = (
+                parameters(request) if request.comparator is None else {CONTROL: request.comparator}
+            )
+            values = study | {"fixed": json.dumps(fixed)} | _texts(request_attributes(request))
             connection.execute(sqlalchemy.text(_QUEUE), values)
 
 
 @retried
-def skip(storage: Storage, study_id: int, token: Token) -> None:
+def skip(storage: Storage, study_id: int, request: RunRequest) -> None:
     """Record a run that lost the race as pruned before it began."""
     lost = optuna.trial.create_trial(
         state=TrialState.PRUNED,
-        params=parameters(token),
-        distributions=distributions(token),
-        user_attrs=token_attributes(token),
+        params=parameters(request),
+        distributions=distributions(request),
+        user_attrs=request_attributes(request),
     )
     storage.optuna.create_new_trial(study_id, template_trial=lost)
 
 
-def parameters(token: Token) -> dict[str, Any]:
+def parameters(request: RunRequest) -> dict[str, Any]:
     """What Optuna shows of a run whose candidate is known; nothing of one that the sampler
     chooses."""
-    if token.k is None:
+    if request.k is None:
         return {}
-    return {PARAMETER: token.k} | ({LEVEL: token.lr_max} if token.levels else {})
+    return {PARAMETER: request.k} | ({LEVEL: request.lr_max} if request.levels else {})
 
 
-def distributions(token: Token) -> dict[str, BaseDistribution]:
+def distributions(request: RunRequest) -> dict[str, BaseDistribution]:
     """The stage's search space, by parameter."""
-    spaces: dict[str, BaseDistribution] = {PARAMETER: distribution(token)}
-    return spaces | ({LEVEL: CategoricalDistribution(token.levels)} if token.levels else {})
+    spaces: dict[str, BaseDistribution] = {PARAMETER: distribution(request)}
+    return spaces | ({LEVEL: CategoricalDistribution(request.levels)} if request.levels else {})
 
 
-def distribution(token: Token) -> FloatDistribution:
+def distribution(request: RunRequest) -> FloatDistribution:
     """Of k; logarithmic, since neighbours in log k behave alike."""
-    low, high = token.bounds
-    if token.k is not None:
-        low, high = min(low, token.k), max(high, token.k)
+    low, high = request.bounds
+    if request.k is not None:
+        low, high = min(low, request.k), max(high, request.k)
     return FloatDistribution(low, high, log=True)
 
 
@@ -143,10 +145,10 @@ def claim(
         prepare()
         while (taken := _take(storage, ids, worker)) is not None:
             attributes = {key: json.loads(value) for key, value in taken.attributes.items()}
-            token = read_token(attributes)
-            if token is not None:
+            request = read_request(attributes)
+            if request is not None:
                 reported = frozenset(taken.reported)
-                return Claim(name, taken.study_id, taken.trial_id, token, worker, reported)
+                return Claim(name, taken.study_id, taken.trial_id, request, worker, reported)
             fail(storage, taken.trial_id, ERROR, "no run of this study's: queued by other means")
     return None
 
@@ -274,12 +276,14 @@ def beat(storage: Storage, held: Claim) -> Ownership:
     return Ownership(running=bool(row and row[0]), stopped=bool(row and row[1]))
 
 
-def complete(storage: Storage, trial_id: int, error: float, said: Said = NOTHING) -> None:
+def complete(storage: Storage, trial_id: int, error: float, said: UserAttrs = NOTHING) -> None:
     """Finish a trial with its validation error (%)."""
     _finish(storage, trial_id, TrialState.COMPLETE, error, said)
 
 
-def prune(storage: Storage, trial_id: int, averaged_error: float, said: Said = NOTHING) -> None:
+def prune(
+    storage: Storage, trial_id: int, averaged_error: float, said: UserAttrs = NOTHING
+) -> None:
     """Finish a trial early; Optuna's convention is to give it its last reported value."""
     _finish(storage, trial_id, TrialState.PRUNED, averaged_error, said)
 
@@ -321,7 +325,7 @@ _NOTE = """
 
 
 @retried
-def note(storage: Storage, trial_id: int, said: Said) -> None:
+def note(storage: Storage, trial_id: int, said: UserAttrs) -> None:
     """Keep values with a trial that has not ended, for reports to show."""
     values = {"trial_id": trial_id, **_texts(said)}
     with storage.engine.begin() as connection:
@@ -333,7 +337,7 @@ def _now() -> datetime:
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _texts(said: Said) -> dict[str, list[str]]:
+def _texts(said: UserAttrs) -> dict[str, list[str]]:
     return {"keys": list(said), "values": [json.dumps(value) for value in said.values()]}
 
 
@@ -356,7 +360,7 @@ _FINISH = """
 
 @retried
 def _finish(
-    storage: Storage, trial_id: int, state: TrialState, value: float | None, said: Said
+    storage: Storage, trial_id: int, state: TrialState, value: float | None, said: UserAttrs
 ) -> None:
     """End a trial, unless it was finished or deleted by others in the meantime: state, value and
     what is kept with it (its curves, say) change together."""

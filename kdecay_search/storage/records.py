@@ -1,7 +1,7 @@
 """Studies and their trials as the storage holds them, read into plain values.
 
 A study NAME is a family of Optuna studies, one per stage: ``NAME/k1``, ``NAME/k2``, … The first
-carries the study's spec and whether it was stopped. A trial's user attributes carry its token.
+carries the study's spec and whether it was stopped. A trial's user attributes carry its request.
 """
 
 from __future__ import annotations
@@ -151,12 +151,12 @@ _SEED = """
 
 
 def read_seed(storage: Storage, study_id: int, seed: int) -> list[FrozenTrial]:
-    """One of Optuna's studies' trials on one seed, with their tokens and what they reported.
+    """One of Optuna's studies' trials on one seed, with their requests and what they reported.
 
     As Optuna reads them, but in one statement and in one moment. Raises :class:`StorageError`; it
     may be repeated.
     """
-    kept = [*history.TOKEN, history.LEVEL, RAW]
+    kept = [*history.REQUEST, history.LEVEL, RAW]
     values = {"study_id": study_id, "seed": str(seed), "attributes": kept}
     with mapped_errors(), storage.engine.connect() as connection:
         rows = connection.execute(sqlalchemy.text(_SEED), values).all()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
-class Point(NamedTuple):
+class Candidate(NamedTuple):
     """What is tried: an exponent and, where the level of the LR is searched too, its highest value.
 
     A tuple, so that points sort by k, then by level.

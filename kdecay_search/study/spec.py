@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from kdecay_search.schedules.baselines import RIVALS
+from kdecay_search.schedules.baselines import BASELINES
 from kdecay_search.schedules.kdecay import Family, KDecaySchedule
 from kdecay_search.study.base import (
     LATER,
@@ -197,8 +197,8 @@ class ConfirmSpec(Settings):
     @classmethod
     def _rivals_are_known(cls, rivals: tuple[str, ...]) -> tuple[str, ...]:
         for index, rival in enumerate(rivals):
-            if rival not in RIVALS:
-                raise ValueError(f"must hold names among {', '.join(RIVALS)}; not {rival!r}")
+            if rival not in BASELINES:
+                raise ValueError(f"must hold names among {', '.join(BASELINES)}; not {rival!r}")
             if rival in rivals[:index]:
                 raise ValueError(f"must name each schedule once; {rival!r} is there twice")
         return rivals
@@ -289,17 +289,17 @@ class StudySpec(Settings):
         self,
         ks: Sequence[float] = (),
         seed: int | None = None,
-        control: str | None = None,
+        comparator: str | None = None,
         lr_max: float | None = None,
     ) -> bytes:
         """32 bytes that tell apart trainings that differ in anything but who does them. Without
-        ``ks`` and ``seed``: studies. ``control``: of a confirmation's run. ``lr_max``: where that
+        ``ks`` and ``seed``: studies. ``comparator``: of a confirmation's run. ``lr_max``: where that
         is searched, in place of the file's."""
         schedule = self.schedule.model_dump() | ({} if lr_max is None else {"lr_max": lr_max})
         task = self.task.model_dump(exclude={"epoch_timeout"})
         decisive: list[object] = [task, schedule]
         decisive += [list(ks), seed]
-        decisive += [control] if control else []
+        decisive += [comparator] if comparator else []
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
     def to_json(self) -> str:

@@ -13,7 +13,7 @@ from enum import StrEnum
 from functools import cached_property
 from typing import NamedTuple
 
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 
 ERROR = "error"
 """Reason of a trial that failed in training."""
@@ -53,7 +53,7 @@ class RunKey:
 
 
 @dataclass(frozen=True)
-class Token:
+class RunRequest:
     """A run to be queued: all that a worker needs, beside the study's spec."""
 
     key: RunKey
@@ -65,7 +65,7 @@ class Token:
     """Smallest and largest k of the stage's search space."""
     protected: bool = False
     """Never pruned: the k = 1 baseline."""
-    control: str | None = None
+    comparator: str | None = None
     """In a confirmation, the name of the schedule to train; its terms are then the found ones."""
     lr_max: float | None = None
     """The level of the LR, where it is searched: of a candidate of stage 1, of what later stages
@@ -80,7 +80,7 @@ class Trial:
     """One attempt at a run, as the storage holds it."""
 
     number: int
-    token: Token
+    request: RunRequest
     state: State
     k: float | None
     """The candidate, once it is known."""
@@ -104,18 +104,18 @@ class Trial:
 
     @property
     def key(self) -> RunKey:
-        return self.token.key
+        return self.request.key
 
     @property
-    def point(self) -> Point | None:
+    def point(self) -> Candidate | None:
         """The candidate, once it is known."""
-        return None if self.k is None else Point(self.k, self.lr_max)
+        return None if self.k is None else Candidate(self.k, self.lr_max)
 
     @property
     def candidate_key(self) -> CandidateKey:
-        token, key = self.token, self.token.key
-        lr_max = None if key.stage == FIRST_STAGE else token.lr_max
-        return CandidateKey(key.stage, token.earlier_ks, key.candidate, lr_max)
+        request, key = self.request, self.request.key
+        lr_max = None if key.stage == FIRST_STAGE else request.lr_max
+        return CandidateKey(key.stage, request.earlier_ks, key.candidate, lr_max)
 
     @property
     def open(self) -> bool:
@@ -131,7 +131,7 @@ class CandidateKey(NamedTuple):
     """The terms that earlier stages kept …"""
     candidate: int
     lr_max: float | None = None
-    """… and the level that the first found, where it is searched; of a confirmation, the token's.
+    """… and the level that the first found, where it is searched; of a confirmation, the request's.
     None in stage 1."""
 
 

@@ -79,7 +79,7 @@ class Run(Protocol):
         ...
 
     @property
-    def control(self) -> str | None:
+    def comparator(self) -> str | None:
         """In a confirmation, which schedule to train (:mod:`kdecay_search.study.comparators`), on all
         training images, with the error on the test set. None in a search: the test set is closed.
         """

@@ -61,8 +61,8 @@ def curve(
     return _curve(task, seed, goal, shape, (*ks, *_key(lr_max)))
 
 
-def control_curve(
-    spec: StudySpec, control: str, ks: Sequence[float], seed: int, lr_max: float | None = None
+def comparator_curve(
+    spec: StudySpec, comparator: str, ks: Sequence[float], seed: int, lr_max: float | None = None
 ) -> list[Epoch]:
     """The same of a schedule that a confirmation trains (:mod:`kdecay_search.study.comparators`).
     ``lr_max``: where that is searched.
@@ -72,18 +72,18 @@ def control_curve(
     """
     task = spec.task
     assert isinstance(task, SimulatedTask)
-    if control in (FOUND, ORIGINAL):
+    if comparator in (FOUND, ORIGINAL):
         level = spec.schedule.lr_max if lr_max is None and task.surface.best_lr_max else lr_max
-        return curve(task, ks if control == FOUND else BASELINE_KS, seed, level)
-    shape = control_shape(spec, control, ks, lr_max)
+        return curve(task, ks if comparator == FOUND else BASELINE_KS, seed, level)
+    shape = comparator_shape(spec, comparator, ks, lr_max)
     goal = shape_error(task.surface, shape)
-    return _curve(task, seed, goal, shape, (*ks, *_key(lr_max), zlib.crc32(control.encode())))
+    return _curve(task, seed, goal, shape, (*ks, *_key(lr_max), zlib.crc32(comparator.encode())))
 
 
-def control_shape(
-    spec: StudySpec, control: str, ks: Sequence[float], lr_max: float | None = None
+def comparator_shape(
+    spec: StudySpec, comparator: str, ks: Sequence[float], lr_max: float | None = None
 ) -> Shape:
-    schedule = schedule_of(spec, control, ks, lr_max=lr_max)
+    schedule = schedule_of(spec, comparator, ks, lr_max=lr_max)
     assert isinstance(spec.task, SimulatedTask)
     low, best = spec.schedule.lr_min, spec.task.surface.best_lr_max
     high = best or lr_max or spec.schedule.lr_max
@@ -126,7 +126,7 @@ def train(run: Run, sleep: Callable[[float], None] = time.sleep) -> None:
     """Report the run's curve epoch by epoch, each after ``epoch_seconds``."""
     task = run.spec.task
     assert isinstance(task, SimulatedTask)
-    for epoch in control_curve(run.spec, run.control or FOUND, run.ks, run.seed, run.lr_max):
+    for epoch in comparator_curve(run.spec, run.comparator or FOUND, run.ks, run.seed, run.lr_max):
         _wait(run, task.epoch_seconds, sleep)
         run.report(epoch)
 

@@ -34,7 +34,7 @@ def train(run: Run) -> None:
     device = resolve(run.device)
     make_deterministic(task.threads)
     release_memory(device)
-    split = load(task.data, device, Purpose.CONFIRMATION if run.control else Purpose.SEARCH)
+    split = load(task.data, device, Purpose.CONFIRMATION if run.comparator else Purpose.SEARCH)
     with isolated("model", run.seed, device):
         Training(run, task, split, device).all_epochs()
 
@@ -52,7 +52,7 @@ class Training:
         half_life = task.averaging_share * task.epochs * steps_per_epoch
         self._averaged = AveragedWeights(self._model, half_life)
         self._optimizer = _optimizer(task, self._model)
-        self._schedule = schedule_of(run.spec, run.control, run.ks, steps_per_epoch, run.lr_max)
+        self._schedule = schedule_of(run.spec, run.comparator, run.ks, steps_per_epoch, run.lr_max)
         self._total_steps = task.epochs * steps_per_epoch
         self._curve: list[Epoch] = []
         self._step = 0

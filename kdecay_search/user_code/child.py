@@ -61,7 +61,7 @@ class DistantRun:
         self.spec = study_file.from_json(job["spec"])
         self.ks: tuple[float, ...] = tuple(job["ks"])
         self.lr_max: float | None = job["lr_max"]
-        self.control: str | None = job["control"]
+        self.comparator: str | None = job["comparator"]
         self.seed: int = job["seed"]
         self.device: str = job["device"]
         self.checkpoint: Checkpoint | None = pickle.loads(bytes.fromhex(job["checkpoint"]))

@@ -19,10 +19,10 @@ from kdecay_search.study.comparators import schedule_of
 from kdecay_search.study.user_tasks import CHECKPOINT_DIR, SCHEDULE_CSV, CommandTask, filled
 from kdecay_search.tasks.protocol import Epoch, Interruption, Run
 from kdecay_search.user_code.environment import of_program
+from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_words, serve
 from kdecay_search.user_code.numbers import epoch_of
 from kdecay_search.user_code.output import Wanted
 from kdecay_search.user_code.process import Program
-from kdecay_search.user_code.supervision import Hung, RunFailed, hang_text, last_words, serve
 
 logger = logging.getLogger(__name__)
 
@@ -160,7 +160,7 @@ class _Watch:
 
 def _values(run: Run, task: CommandTask, device: str, folder: Path) -> Mapping[str, str]:
     """What the names in braces become. A rival schedule has no k: it is in the file alone."""
-    schedule = schedule_of(run.spec, run.control, run.ks, task.steps_per_epoch or 1, run.lr_max)
+    schedule = schedule_of(run.spec, run.comparator, run.ks, task.steps_per_epoch or 1, run.lr_max)
     ks = schedule.ks if isinstance(schedule, KDecaySchedule) else ()
     values = {
         "k": repr(ks[-1]) if ks else "",
@@ -170,7 +170,7 @@ def _values(run: Run, task: CommandTask, device: str, folder: Path) -> Mapping[s
         "epochs": str(task.epochs),
         "seed": str(run.seed),
         "device": device,
-        "purpose": "confirmation" if run.control else "search",
+        "purpose": "confirmation" if run.comparator else "search",
     }
     if SCHEDULE_CSV in task.placeholders:
         path = folder / "schedule.csv"

@@ -1,6 +1,6 @@
 """A program that runs beside the worker: its output, its end, and that nothing of it is left.
 
-Between the worker and the program stands a keeper (:mod:`kdecay_search.user_code.keeper`), which
+Between the worker and the program stands a supervisor (:mod:`kdecay_search.user_code.supervisor`), which
 outlives a worker that is killed for just as long as it takes to kill the program and all that this
 has started. A thread of the worker's takes what the program writes, so that it never waits.
 """
@@ -28,7 +28,7 @@ from kdecay_search.user_code.output import Lines, Tail, Wanted
 
 logger = logging.getLogger(__name__)
 
-KEEPER = str(Path(__file__).with_name("keeper.py"))
+SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
 MARK = "KDECAY_FAMILY"
 """In the environment of a program, and so of all that it starts."""
 CHUNK_BYTES = 1 << 16
@@ -80,7 +80,7 @@ class Program:
         self._leash, leash = socket.socketpair()
         passed = [end.fileno() for end in (leash, theirs) if end is not None]
         self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", KEEPER, str(leash.fileno()), "--", *command],
+            [sys.executable, "-I", "-S", SUPERVISOR, str(leash.fileno()), "--", *command],
             env={**environment, MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -95,7 +95,7 @@ class Program:
         self._feeds: dict[IO[bytes] | socket.socket, Callable[[bytes], None]] = {
             _pipe(self._keeper.stdout): self.stdout.feed if channel else lines.feed,
             _pipe(self._keeper.stderr): self.stderr.feed,
-            self._leash: self._hear_keeper,
+            self._leash: self._hear_supervisor,
         }
         if channel is not None:
             self._feeds[channel] = lines.feed
@@ -142,7 +142,7 @@ class Program:
     def __exit__(self, *error: object) -> None:
         if self.ended is None:
             self.stop(signal.SIGKILL, KILL_SECONDS)
-        self._leash.close()  # a keeper that is still there goes on killing
+        self._leash.close()  # a supervisor that is still there goes on killing
         if self.ended is not None:
             for source in self._feeds:
                 source.close()
@@ -169,15 +169,15 @@ class Program:
         if chunk:
             self._feeds[source](chunk)
         elif source is self._leash and not self._last_word:
-            kill_marked(self._mark)  # the keeper was killed
+            kill_marked(self._mark)  # the supervisor was killed
         return bool(chunk)
 
-    def _hear_keeper(self, chunk: bytes) -> None:
+    def _hear_supervisor(self, chunk: bytes) -> None:
         self._last_word += chunk
 
 
 def kill_marked(mark: str) -> None:
-    """Kill all processes that have inherited ``mark``: of a program whose keeper was killed."""
+    """Kill all processes that have inherited ``mark``: of a program whose supervisor was killed."""
     wanted = f"{MARK}={mark}".encode()
     while found := [pid for pid in _processes() if wanted in _environment(pid)]:
         for pid in found:

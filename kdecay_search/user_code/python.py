@@ -18,9 +18,9 @@ from kdecay_search.tasks.protocol import Epoch, Interruption, Run
 from kdecay_search.user_code.channel import Message, encoded
 from kdecay_search.user_code.environment import of_program
 from kdecay_search.user_code.failures import without_our_frames
+from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_words, serve
 from kdecay_search.user_code.output import Wanted
 from kdecay_search.user_code.process import Program
-from kdecay_search.user_code.supervision import Hung, RunFailed, hang_text, last_words, serve
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ class _Conversation:
         return self._settled()
 
     def _tell(self, message: Message) -> None:
-        with contextlib.suppress(ConnectionError):  # its end is told by the keeper
+        with contextlib.suppress(ConnectionError):  # its end is told by the supervisor
             self._channel.sendall(encoded(message))
 
     def _take(self, line: bytes) -> bool:
@@ -124,7 +124,7 @@ def _job(run: Run, device: str) -> Message:
         "spec": run.spec.to_json(),
         "ks": run.ks,
         "lr_max": run.lr_max,
-        "control": run.control,
+        "comparator": run.comparator,
         "seed": run.seed,
         "device": device,
         "checkpoint": pickle.dumps(run.checkpoint).hex(),

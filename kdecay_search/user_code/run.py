@@ -93,7 +93,7 @@ class TaskRun:
     def purpose(self) -> Literal["search", "confirmation"]:
         """``search``: train on a part of the training data and report the error on the rest.
         ``confirmation``: train on all training data and report the error on the test set."""
-        return "confirmation" if self._run.control else "search"
+        return "confirmation" if self._run.comparator else "search"
 
     @property
     def epochs(self) -> int:
@@ -146,7 +146,7 @@ class TaskRun:
         """LR of update ``step``, counted from 0. From ``total_steps`` on it stays at the end."""
         if self._schedule is None:
             run, steps = self._run, self.steps_per_epoch
-            self._schedule = schedule_of(run.spec, run.control, run.ks, steps, run.lr_max)
+            self._schedule = schedule_of(run.spec, run.comparator, run.ks, steps, run.lr_max)
         return self._schedule(min(step, self.total_steps), self.total_steps)
 
     def drive(self, optimizer: Optimizer) -> None:

@@ -54,7 +54,7 @@ class TriedRun:
     """
 
     def __init__(self, tried: Tried, k: float, device: str, folder: Path, tell: Tell) -> None:
-        self.spec, self.ks, self.control = tried.spec, (k,), None
+        self.spec, self.ks, self.comparator = tried.spec, (k,), None
         self.seed, self.device = SEED, device
         levels = self.spec.search.lr_max
         self.lr_max = levels[0] if levels else None

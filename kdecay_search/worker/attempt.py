@@ -20,11 +20,11 @@ from kdecay_search.tasks.checkpoint import Checkpoint, CheckpointFolder
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released, Train
 from kdecay_search.tasks.simulated import train as train_simulated
 from kdecay_search.user_code.command import train as train_command
+from kdecay_search.user_code.monitoring import RunFailed
 from kdecay_search.user_code.output import KEPT_BYTES
 from kdecay_search.user_code.python import train as train_function
-from kdecay_search.user_code.supervision import RunFailed
 from kdecay_search.worker.deadline import SHARE, Deadline
-from kdecay_search.worker.heartbeat import Heart, HeartStopped
+from kdecay_search.worker.heartbeat import Heartbeat, HeartbeatStopped
 from kdecay_search.worker.reporter import Reporter
 from kdecay_search.worker.trial import ClaimedTrial
 
@@ -62,7 +62,7 @@ def attempt(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> st
     except StorageUnavailable as error:
         logger.warning("%s", error)
         return "lost with the connection to the database"
-    except (KDecayError, HeartStopped):
+    except (KDecayError, HeartbeatStopped):
         queue.release(storage, claim)
         raise
     except ImportError as error:
@@ -92,14 +92,14 @@ def _train(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> str
 
 
 @contextmanager
-def _held(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> Iterator[Heart]:
+def _held(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> Iterator[Heartbeat]:
     """Beat for the trial; and give it back in time when this process shall end."""
 
     def leave() -> None:
         queue.release(storage, claim)
 
     seconds = SHARE * spec.workers.grace_seconds
-    with Heart(storage, claim, spec.workers) as heart, Deadline(place.stop, seconds, leave):
+    with Heartbeat(storage, claim, spec.workers) as heart, Deadline(place.stop, seconds, leave):
         yield heart
 
 
@@ -123,15 +123,15 @@ class _Attempt:
         claim: Claim,
         place: Place,
         trial: ClaimedTrial,
-        heart: Heart,
+        heart: Heartbeat,
         reporter: Reporter,
     ) -> None:
         self.spec = spec
-        self.seed = claim.token.key.seed
+        self.seed = claim.request.key.seed
         self.device = place.device
-        self.ks = (*claim.token.earlier_ks, trial.k)
+        self.ks = (*claim.request.earlier_ks, trial.k)
         self.lr_max = trial.lr_max
-        self.control = claim.token.control
+        self.comparator = claim.request.comparator
         self.checkpoint = _checkpoint(spec, claim, place.checkpoints, self.ks, self.lr_max)
         self._stop = place.stop
         self._trial, self._heart, self._reporter = trial, heart, reporter
@@ -212,8 +212,8 @@ def _checkpoint(
     ks: Sequence[float],
     lr_max: float | None,
 ) -> Checkpoint:
-    key = claim.token.key
-    fingerprint = spec.fingerprint(ks, key.seed, claim.token.control, lr_max)
+    key = claim.request.key
+    fingerprint = spec.fingerprint(ks, key.seed, claim.request.comparator, lr_max)
     return Checkpoint(folder.of_study(spec), key, fingerprint, spec.workers.checkpoint_seconds)
 
 

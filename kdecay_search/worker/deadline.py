@@ -7,7 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 
-from kdecay_search.worker.companion import Companion
+from kdecay_search.worker.background_thread import BackgroundThread
 
 logger = logging.getLogger(__name__)
 
@@ -16,7 +16,7 @@ SHARE = 0.8
 LOOK_SECONDS = 1.0
 
 
-class Deadline(Companion):
+class Deadline(BackgroundThread):
     """Ends the process when ``seconds`` have passed since ``stop`` was set; a context manager.
 
     ``leave`` is called before, to put the trial back.

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from kdecay_search.storage import Storage, records
+from kdecay_search.worker.local_workers import LocalWorkers, WorkerProcess
 from kdecay_search.worker.loop import process_name
-from kdecay_search.worker.pool import Member, Pool
 
 WORTH = 1.1
 """A further process stays if it makes the device so many times as fast."""
@@ -63,7 +63,7 @@ class Growth:
         self.settled = True
 
 
-Start = Callable[[str], Member]
+Start = Callable[[str], WorkerProcess]
 """Starts a process on a device."""
 
 
@@ -75,7 +75,7 @@ class GrowingDevice:
     start: Start
     window_seconds: float = WINDOW_SECONDS
     growth: Growth = field(default_factory=Growth)
-    members: list[Member] = field(default_factory=list)
+    processes: list[WorkerProcess] = field(default_factory=list)
     _before: dict[str, int] = field(default_factory=dict)
     """Epochs by name when the last change was made."""
     _window: tuple[float, int] | None = None
@@ -84,7 +84,7 @@ class GrowingDevice:
 
     @property
     def names(self) -> list[str]:
-        return [f"{process_name(member.process.pid)}{self.device}" for member in self.members]
+        return [f"{process_name(process.popen.pid)}{self.device}" for process in self.processes]
 
     def step(self, progress: Mapping[str, Progress], now: float) -> None:
         """Look at what the processes have done, and start or end one. ``now``: seconds."""
@@ -95,7 +95,7 @@ class GrowingDevice:
         elif not self.growth.settled:
             self._measure({name: each.epochs for name, each in done.items()}, now)
         self._failures = failures
-        if self.growth.count != len(self.members):
+        if self.growth.count != len(self.processes):
             self._resize()
             self._before = {name: progress.get(name, Progress()).epochs for name in self.names}
             self._window = None
@@ -112,17 +112,17 @@ class GrowingDevice:
             self.growth.observe((total - before) / seconds)
 
     def _resize(self) -> None:
-        while len(self.members) < self.growth.count:
-            self.members.append(self.start(self.device))
-        while len(self.members) > self.growth.count:
-            last = self.members.pop()
-            if last.process.poll() is None:
-                last.process.send_signal(signal.SIGTERM)  # its trial goes back into the queue
+        while len(self.processes) < self.growth.count:
+            self.processes.append(self.start(self.device))
+        while len(self.processes) > self.growth.count:
+            last = self.processes.pop()
+            if last.popen.poll() is None:
+                last.popen.send_signal(signal.SIGTERM)  # its trial goes back into the queue
 
 
 def grow(
     storage: Storage,
-    pool: Pool,
+    workers: LocalWorkers,
     devices: Sequence[str],
     start: Start,
     stop: threading.Event,
@@ -143,7 +143,7 @@ def grow(
         if text != told:
             tell(f"processes: {text}")
         told = text
-        if not pool.running:
+        if not workers.running:
             break
         stop.wait(min(1.0, window_seconds / 4))
     return growing

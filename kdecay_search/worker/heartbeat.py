@@ -11,16 +11,16 @@ from kdecay_search.storage import Storage
 from kdecay_search.storage.queue import Claim, beat
 from kdecay_search.study.spec import WorkersSpec
 from kdecay_search.tasks.protocol import Interruption, Lost, Released
-from kdecay_search.worker.companion import Companion, pauses
+from kdecay_search.worker.background_thread import BackgroundThread, pauses
 
 logger = logging.getLogger(__name__)
 
 
-class HeartStopped(RuntimeError):
+class HeartbeatStopped(RuntimeError):
     """The thread that beats has died: this process must not go on, for nobody would know of it."""
 
 
-class Heart(Companion):
+class Heartbeat(BackgroundThread):
     """Beats for one claimed trial while it is trained; a context manager.
 
     ``interruption`` becomes :class:`Lost` when the trial is no longer this worker's: it was reaped
@@ -38,7 +38,7 @@ class Heart(Companion):
     ) -> None:
         super().__init__("heartbeat")
         self.interruption: type[Interruption] | None = None
-        self.error: HeartStopped | None = None
+        self.error: HeartbeatStopped | None = None
         self._storage = storage
         self._claim = claim
         self._settings = settings
@@ -56,7 +56,7 @@ class Heart(Companion):
                     pause = min(interval, next(retries))
         except Exception as error:
             logger.exception("the heartbeat of trial %d died", self._claim.trial_id)
-            self.error = HeartStopped(f"the heartbeat died: {type(error).__name__}: {error}")
+            self.error = HeartbeatStopped(f"the heartbeat died: {type(error).__name__}: {error}")
 
     def _beat(self) -> bool:
         """Beat once; return whether that got through."""

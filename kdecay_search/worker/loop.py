@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from kdecay_search import reconcile as driver
+from kdecay_search import reconcile
 from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, StudyError
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
@@ -32,7 +32,7 @@ REST_SECONDS = 30.0
 """A worker of all studies looks at one that is done only so often …"""
 UNFIT_SECONDS = 600.0
 """… and at one that this machine lacks something for only so often."""
-TICK_SECONDS = 10.0
+RECONCILE_SECONDS = 10.0
 """While runs are waiting, a worker ticks only so often: there is nothing to plan for yet."""
 
 
@@ -81,7 +81,7 @@ class Worker:
         self._place = place
         self._clock = clock
         self._resting_until: dict[str, float] = {}
-        self._ticked: dict[str, float] = {}
+        self._reconciled: dict[str, float] = {}
 
     def serve(self) -> None:
         """Work. Raises :class:`KDecayError` when this worker cannot do what the studies need."""
@@ -104,7 +104,7 @@ class Worker:
             names = self._awake()
             if any(self._work_on(name) for name in names):
                 return True, True
-            progress = [self._tick(name) for name in names]
+            progress = [self._reconcile(name) for name in names]
             return Progress.QUEUED in progress, progress != [Progress.OVER] * len(names)
         except StorageUnavailable as error:
             logger.warning("%s", error)
@@ -142,8 +142,8 @@ class Worker:
             self._resting_until[name] = self._clock() + UNFIT_SECONDS
             return False
         self._ended(claim, outcome)
-        if self._clock() - self._ticked.get(name, -math.inf) >= TICK_SECONDS:
-            self._tick(name)
+        if self._clock() - self._reconciled.get(name, -math.inf) >= RECONCILE_SECONDS:
+            self._reconcile(name)
         return True
 
     def _ended(self, claim: Claim, outcome: str) -> None:
@@ -164,23 +164,23 @@ class Worker:
             return None
         return None if stopped else spec
 
-    def _tick(self, name: str) -> Progress:
+    def _reconcile(self, name: str) -> Progress:
         """Tick a study; return how it goes on, as far as this worker can tell."""
-        self._ticked[name] = self._clock()
+        self._reconciled[name] = self._clock()
         try:
-            view = driver.tick(self._storage, name)
+            snapshot = reconcile.reconcile(self._storage, name)
         except (StudyError, InvalidSpec) as error:
             logger.info("%s", error)
             self._resting_until[name] = self._clock() + REST_SECONDS
             return Progress.OVER
-        if view is None:
+        if snapshot is None:
             return Progress.UNKNOWN
-        if view.state in ("done", "failed"):
-            self._place.checkpoints.remove_study(view.spec)
-        if view.state != "running":
+        if snapshot.state in ("done", "failed"):
+            self._place.checkpoints.remove_study(snapshot.spec)
+        if snapshot.state != "running":
             self._resting_until[name] = self._clock() + REST_SECONDS
             return Progress.OVER
-        return Progress.QUEUED if view.plan.enqueue else Progress.UNKNOWN
+        return Progress.QUEUED if snapshot.plan.enqueue else Progress.UNKNOWN
 
 
 def longest_pause(idle_seconds: float) -> float:
@@ -189,9 +189,9 @@ def longest_pause(idle_seconds: float) -> float:
 
 
 def _described(claim: Claim) -> str:
-    key, k = claim.token.key, claim.token.k
-    if claim.token.control is not None:
-        return f"confirmation, {claim.token.control}, seed {key.seed}"
+    key, k = claim.request.key, claim.request.k
+    if claim.request.comparator is not None:
+        return f"confirmation, {claim.request.comparator}, seed {key.seed}"
     chosen = "k by the sampler" if k is None else f"k = {k:g}"
-    chosen += f", lr_max {claim.token.lr_max:g}" if claim.token.lr_max is not None else ""
+    chosen += f", lr_max {claim.request.lr_max:g}" if claim.request.lr_max is not None else ""
     return f"stage {key.stage}, {chosen}, seed {key.seed}"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost
-from kdecay_search.worker.companion import Companion, pauses
+from kdecay_search.worker.background_thread import BackgroundThread, pauses
 
 logger = logging.getLogger(__name__)
 
@@ -19,7 +19,7 @@ Tell = Callable[[Epoch], type[Interruption] | None]
 :class:`StorageUnavailable`, and is called again then."""
 
 
-class Reporter(Companion):
+class Reporter(BackgroundThread):
     """Delivers epochs in their order while training goes on; a context manager.
 
     While the database is away they wait here. ``interruption`` is what a delivery found, ``error``

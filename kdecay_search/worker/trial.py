@@ -17,16 +17,16 @@ from kdecay_search.search.early_stopping import FIRST_SEED, SmoothPruner, may_pr
 from kdecay_search.storage import Storage, history, queue, records
 from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
-from kdecay_search.study.candidate import Point
-from kdecay_search.study.comparators import CONTROLS
+from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.comparators import COMPARATORS
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RAW, RunKey, Token
+from kdecay_search.study.trials import RAW, RunKey, RunRequest
 from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
 
 STARTUP_SHARE = 1 / 3
 """Share of a stage's candidates that tpe and gp draw at random before they model."""
 MAX_STARTUP = 10
-SCHEDULES = CategoricalDistribution(CONTROLS)
+SCHEDULES = CategoricalDistribution(COMPARATORS)
 
 
 class ClaimedTrial:
@@ -78,7 +78,7 @@ class ClaimedTrial:
         """Whether the run may end after this epoch, for what others did."""
         is_new = not epoch.diverged and epoch.number > self._restored
         is_judged = is_new and epoch.averaged_error is not None
-        return is_judged and may_prune(self._spec, self._claim.token, epoch.number)
+        return is_judged and may_prune(self._spec, self._claim.request, epoch.number)
 
     def complete(self, curve: Sequence[Epoch], error: float | None = None) -> None:
         """``error``: the run's result (%), where it is not the last epoch's."""
@@ -117,34 +117,36 @@ def _judged(epoch: Epoch) -> float:
 
 
 @retried
-def _point_of(storage: Storage, spec: StudySpec, claim: Claim) -> Point:
-    """The token's candidate, or the sampler's choice; kept as the trial's parameters either way. A
+def _point_of(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
+    """The request's candidate, or the sampler's choice; kept as the trial's parameters either way. A
     confirmation's parameter is the name of the schedule."""
-    token = claim.token
-    if token.k is None:
-        return _chosen(token, _open_trial(storage, spec, claim))
-    if token.control is None:
-        given, spaces = queue.parameters(token), queue.distributions(token)
+    request = claim.request
+    if request.k is None:
+        return _chosen(request, _open_trial(storage, spec, claim))
+    if request.comparator is None:
+        given, spaces = queue.parameters(request), queue.distributions(request)
     else:
-        given, spaces = {history.CONTROL: token.control}, {history.CONTROL: SCHEDULES}
+        given, spaces = {history.CONTROL: request.comparator}, {history.CONTROL: SCHEDULES}
     queue.give_parameters(storage, claim.trial_id, given, spaces)
-    return Point(token.k, token.lr_max)
+    return Candidate(request.k, request.lr_max)
 
 
-def _chosen(token: Token, trial: optuna.trial.Trial) -> Point:
+def _chosen(request: RunRequest, trial: optuna.trial.Trial) -> Candidate:
     """What the sampler chooses."""
-    lr_max, space = token.lr_max, queue.distribution(token)
-    if token.levels:
-        lr_max = float(trial.suggest_categorical(history.LEVEL, token.levels))
-    return Point(trial.suggest_float(records.PARAMETER, space.low, space.high, log=True), lr_max)
+    lr_max, space = request.lr_max, queue.distribution(request)
+    if request.levels:
+        lr_max = float(trial.suggest_categorical(history.LEVEL, request.levels))
+    return Candidate(
+        trial.suggest_float(records.PARAMETER, space.low, space.high, log=True), lr_max
+    )
 
 
 def _open_trial(storage: Storage, spec: StudySpec, claim: Claim) -> optuna.trial.Trial:
     """As Optuna's samplers know it, with all trials of the stage."""
     study = optuna.load_study(
-        study_name=records.stage_name(spec.name, claim.token.key.stage),
+        study_name=records.stage_name(spec.name, claim.request.key.stage),
         storage=storage.optuna,
-        sampler=_make_sampler(spec, claim.token.key),
+        sampler=_make_sampler(spec, claim.request.key),
     )
     study.get_trials(deepcopy=False)  # the cache must know a trial before it can be written to
     return optuna.trial.Trial(study, claim.trial_id)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from kdecay_search import reconcile as driver
+from kdecay_search import reconcile
 from kdecay_search.statistics import pooled_noise, seeds_needed
 from kdecay_search.storage import Storage, queue
 from kdecay_search.study.file import load
@@ -22,8 +22,8 @@ def launched(storage: Storage, folder: Path, name: str, runs: int) -> str:
     """A study file whose first ``runs`` runs are complete, seed by seed, with errors of chance."""
     dice = random.Random(name)
     file = simulated_study(folder, name=name, search__seeds=4)
-    driver.launch(storage, load(file))
-    driver.tick(storage, name)
+    reconcile.launch(storage, load(file))
+    reconcile.reconcile(storage, name)
     for _ in range(runs):
         claim = queue.claim(storage, name, "me")
         assert claim is not None

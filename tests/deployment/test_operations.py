@@ -116,18 +116,18 @@ HOSTILE: dict[str, Any] = {
 """Specs by the study's name. A text is stored as it is, all else as the JSON of a spec."""
 
 
-TOKEN = {"stage": 1, "candidate": 0, "seed": 0, "earlier_ks": [], "k": 1.0, "bounds": [1.0, 2.0],
+REQUEST = {"stage": 1, "candidate": 0, "seed": 0, "earlier_ks": [], "k": 1.0, "bounds": [1.0, 2.0],
          "protected": True}  # fmt: skip
 HOSTILE_TOKENS: list[dict[str, Any]] = [
     {},
     {"candidate": 0},
-    TOKEN | {"stage": "1/../../../intruder"},
-    TOKEN | {"seed": [0]},
-    TOKEN | {"candidate": -1},
-    TOKEN | {"k": float("nan")},
-    TOKEN | {"k": "2"},
-    TOKEN | {"earlier_ks": {"a": 1}},
-    TOKEN | {"bounds": [1.0, 1e300]},
+    REQUEST | {"stage": "1/../../../intruder"},
+    REQUEST | {"seed": [0]},
+    REQUEST | {"candidate": -1},
+    REQUEST | {"k": float("nan")},
+    REQUEST | {"k": "2"},
+    REQUEST | {"earlier_ks": {"a": 1}},
+    REQUEST | {"bounds": [1.0, 1e300]},
 ]
 
 
@@ -137,14 +137,14 @@ def plant(storage: Storage, name: str, **attributes: Any) -> None:
     for key, value in attributes.items():
         storage.optuna.set_study_user_attr(study_id, key, value)
     storage.optuna.set_study_system_attr(study_id, "sampler", MODULE)
-    plant_trial(storage, study_id, TOKEN)
+    plant_trial(storage, study_id, REQUEST)
 
 
-def plant_trial(storage: Storage, study_id: int, token: dict[str, Any]) -> int:
+def plant_trial(storage: Storage, study_id: int, request: dict[str, Any]) -> int:
     waiting = optuna.trial.create_trial(
         state=optuna.trial.TrialState.WAITING,
         system_attrs={"fixed_params": {"k": 1.0}},
-        user_attrs=token,
+        user_attrs=request,
     )
     return storage.optuna.create_new_trial(study_id, template_trial=waiting)
 
@@ -181,7 +181,7 @@ def test_no_stored_spec_makes_a_worker_import_or_unpickle(
 ) -> None:
     """A worker of all studies leaves them alone and serves the good one beside them."""
     good = records.create_stage(planted, "good", 1)
-    foreign = [plant_trial(planted, good, token) for token in HOSTILE_TOKENS]
+    foreign = [plant_trial(planted, good, request) for request in HOSTILE_TOKENS]
     alone.run("launch", simulated_study(tmp_path, name="good"), "--workers", "0", "--detach")
     worker = run_in(tmp_path, alone, "worker", "--drain")
     assert "Traceback" not in worker.stderr

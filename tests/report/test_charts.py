@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from kdecay_search.report.charts import NARROWEST, ROWS, TICKS, Chart, study_charts, ticks
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from tests.support.kdecay_command import Kdecay, simulated_study
 from tests.support.memory_studies import MemoryQueue, pruned, stated, study
 
@@ -22,16 +22,16 @@ DOTS = range(0x2801, 0x2900)
 """Braille characters that show something."""
 
 
-def ended(*tables: dict[float, Any], **keys: Any) -> StudyView:
+def ended(*tables: dict[float, Any], **keys: Any) -> StudySnapshot:
     part = {"k_max": 4.0, "k_cap": 4.0, "k_step": 1.0, "max_terms": len(tables), "min_gain": 0.0}
     queue = MemoryQueue(study(search=part | keys), stated(*tables))
     queue.play()
-    return StudyView(queue.spec, tuple(queue.trials), stopped=False)
+    return StudySnapshot(queue.spec, tuple(queue.trials), stopped=False)
 
 
-def drawn(view: StudyView, width: int) -> str:
+def drawn(snapshot: StudySnapshot, width: int) -> str:
     console = Console(record=True, width=width, file=io.StringIO())
-    charts = study_charts(view, width)
+    charts = study_charts(snapshot, width)
     assert charts is not None
     console.print(charts)
     return console.export_text(styles=False)
@@ -92,17 +92,17 @@ def test_errors_far_above_the_others_are_told_and_not_drawn() -> None:
 
 def test_a_study_without_results_shows_its_schedule_alone() -> None:
     queue = MemoryQueue(study(), pruned)
-    queue.tick()
-    text = drawn(StudyView(queue.spec, tuple(queue.trials), stopped=False), 100)
+    queue.reconcile()
+    text = drawn(StudySnapshot(queue.spec, tuple(queue.trials), stopped=False), 100)
     assert "learning rate" in text
     assert "validation error" not in text
 
 
 def test_one_candidate_with_one_result_is_drawn() -> None:
     queue = MemoryQueue(study(), stated({1.0: 0.0}))
-    queue.tick()
+    queue.reconcile()
     queue.work(1)
-    text = drawn(StudyView(queue.spec, tuple(queue.trials), stopped=False), 64)
+    text = drawn(StudySnapshot(queue.spec, tuple(queue.trials), stopped=False), 64)
     assert "validation error against k1" in text
 
 

@@ -22,10 +22,10 @@ import sqlalchemy
 from optuna.artifacts import get_all_artifact_meta
 from optuna_dashboard._custom_plot_data import get_plotly_graph_objects
 
-from kdecay_search import reconcile as driver
+from kdecay_search import reconcile
 from kdecay_search.errors import StorageError
 from kdecay_search.report.dashboard import artifacts, publication
-from kdecay_search.snapshot import read_view
+from kdecay_search.snapshot import read_snapshot
 from kdecay_search.storage import Storage, pages, queue, records
 from kdecay_search.storage.pages import Page, write_pages
 from tests.support.kdecay_command import Kdecay, simulated_study
@@ -66,8 +66,8 @@ def figures(storage: Storage, name: str, stage: int = 1) -> dict[str, Any]:
 def launched(storage: Storage, name: str, **search: Any) -> None:
     """Five candidates, one seed, one term: five runs."""
     part = {"k_max": 3.0, "k_cap": 3.0, "max_terms": 1, "seeds": 1, "min_gain": 0.0} | search
-    driver.launch(storage, study(name, search=part))
-    driver.tick(storage, name)
+    reconcile.launch(storage, study(name, search=part))
+    reconcile.reconcile(storage, name)
 
 
 def work(storage: Storage, name: str, runs: int) -> None:
@@ -75,8 +75,8 @@ def work(storage: Storage, name: str, runs: int) -> None:
     for _ in range(runs):
         claim = queue.claim(storage, name, "tests")
         assert claim is not None
-        assert claim.token.k is not None
-        queue.complete(storage, claim.trial_id, 5.0 + abs(claim.token.k - 2.0))
+        assert claim.request.k is not None
+        queue.complete(storage, claim.trial_id, 5.0 + abs(claim.request.k - 2.0))
 
 
 # ---- pages, as rows ---------------------------------------------------------------------------
@@ -158,7 +158,7 @@ def published(storage: Storage, name: str) -> pages.Published:
 
 
 def let_pass(storage: Storage, name: str, seconds: float) -> Storage:
-    """As if so much time had gone by since the pages were written; another process's view."""
+    """As if so much time had gone by since the pages were written; another process's snapshot."""
     statement = """
         UPDATE study_system_attributes SET value_json = jsonb_set(value_json::jsonb, '{at}',
             to_jsonb((value_json::jsonb ->> 'at')::float - :seconds))::text
@@ -188,15 +188,15 @@ def test_results_are_shown_after_the_period_and_not_before(storage: Storage, nam
     launched(storage, name)
     first = published(storage, name)
     work(storage, name, 2)
-    driver.tick(storage, name)
+    reconcile.reconcile(storage, name)
     assert published(storage, name).content == first.content
     later = let_pass(storage, name, 10.0)
-    driver.tick(later, name)
+    reconcile.reconcile(later, name)
     later.close()
     assert published(storage, name).content == first.content
     later = let_pass(storage, name, 20.0)
-    driver.tick(later, name)
-    driver.tick(later, name)
+    reconcile.reconcile(later, name)
+    reconcile.reconcile(later, name)
     later.close()
     assert published(storage, name).content != first.content
     assert published(storage, name).milestone == first.milestone
@@ -208,7 +208,7 @@ def test_results_are_shown_after_the_period_and_not_before(storage: Storage, nam
 def test_nothing_is_written_while_nothing_happens(storage: Storage, name: str) -> None:
     launched(storage, name)
     later = let_pass(storage, name, 3600.0)
-    driver.tick(later, name)
+    reconcile.reconcile(later, name)
     later.close()
     assert published(storage, name).seconds_ago > 3000
 
@@ -216,28 +216,28 @@ def test_nothing_is_written_while_nothing_happens(storage: Storage, name: str) -
 def test_the_end_of_a_stage_and_of_the_study_is_shown_at_once(storage: Storage, name: str) -> None:
     launched(storage, name, max_terms=2, k_max=2.5, k_cap=2.5)
     work(storage, name, 4)
-    driver.tick(storage, name)
+    reconcile.reconcile(storage, name)
     assert "**Done: k1 = 2 is kept.**" in note(storage, name)
     assert "**Running.**" in note(storage, name, 2)
     second = records.stage_ids(storage, name)[2]
     assert f"[k2](/dashboard/studies/{second})" in note(storage, name)
     work(storage, name, 1)
-    view = driver.tick(storage, name)
-    assert view is not None
-    assert view.state == "done"
+    snapshot = reconcile.reconcile(storage, name)
+    assert snapshot is not None
+    assert snapshot.state == "done"
     assert "**Done: no term is kept.**" in note(storage, name, 2)
     for stage in (1, 2):
         assert "**The study is done:** k = 2: 5.00 %" in note(storage, name, stage)
         assert set(figures(storage, name, stage)) == FIGURES
     before = published(storage, name)
-    driver.tick(storage, name)
+    reconcile.reconcile(storage, name)
     assert published(storage, name).content == before.content
 
 
 def test_stopping_and_going_on_is_shown_at_once(storage: Storage, name: str) -> None:
     launched(storage, name)
-    driver.stop(storage, name)
-    driver.tick(storage, name)
+    reconcile.stop(storage, name)
+    reconcile.reconcile(storage, name)
     assert "**Stopped.**" in note(storage, name)
     launched(storage, name)
     assert "**Running.**" in note(storage, name)
@@ -249,11 +249,11 @@ def test_who_finds_another_at_it_goes_on_with_his_work(storage: Storage, name: s
     other = Storage(storage.secret_url)
     with other.lock(f"dashboard/{name}") as held:
         assert held is not None
-        view = driver.tick(storage, name)
-    assert view is not None
-    assert view.state == "done"
+        snapshot = reconcile.reconcile(storage, name)
+    assert snapshot is not None
+    assert snapshot.state == "done"
     assert "**Running.**" in note(storage, name)
-    driver.tick(other, name)
+    reconcile.reconcile(other, name)
     assert "The study is done" in note(storage, name), "a later tick heals it"
     other.close()
 
@@ -270,14 +270,14 @@ def test_who_writes_has_the_last_news_that_another_brought_in_vain(
         made = make_pages(*arguments)
         monkeypatch.setattr(publication, "make_pages", make_pages)
         work(other, name, 1)
-        view = driver.tick(other, name)  # finds the pages locked
-        assert view is not None
-        assert view.state == "done"
+        snapshot = reconcile.reconcile(other, name)  # finds the pages locked
+        assert snapshot is not None
+        assert snapshot.state == "done"
         return made
 
     monkeypatch.setattr(publication, "make_pages", make_while_the_study_ends)
     writer = let_pass(storage, name, 31.0)
-    driver.tick(writer, name)
+    reconcile.reconcile(writer, name)
     assert "The study is done" in note(storage, name)
     writer.close()
     other.close()
@@ -297,15 +297,15 @@ def test_a_failure_there_harms_no_study_and_is_told_once(
     with caplog.at_level(logging.WARNING):
         launched(storage, name)
         work(storage, name, 5)
-        view = driver.tick(storage, name)
-    assert view is not None
-    assert view.state == "done"
+        snapshot = reconcile.reconcile(storage, name)
+    assert snapshot is not None
+    assert snapshot.state == "done"
     assert [r.message for r in caplog.records if "pages of" in r.message] == [
         f"the dashboard's pages of {name}: permission denied for table study_system_attributes"
     ]
     monkeypatch.undo()
     later = Storage(storage.secret_url)
-    driver.tick(later, name)
+    reconcile.reconcile(later, name)
     later.close()
     assert "The study is done" in note(storage, name)
 
@@ -320,7 +320,7 @@ def test_figures_of_long_runs_are_small(storage: Storage, name: str) -> None:
         queue.note(storage, claim.trial_id, curves)
         storage.rdb.set_trial_intermediate_value(claim.trial_id, 200, curve[-1])
         queue.complete(storage, claim.trial_id, curve[-1])
-    driver.tick(storage, name)
+    reconcile.reconcile(storage, name)
     drawn = figures(storage, name)
     assert {
         len(trace["x"]) for trace in drawn["training-loss"]["data"] if trace["x"] != [None]
@@ -338,7 +338,7 @@ def test_the_winner_of_a_study_that_is_done_is_kept_once_as_source_and_json(
     store = artifacts.artifact_store(str(tmp_path / "new" / "folder"))
     assert not artifacts.keep_winner(storage, store, name)
     work(storage, name, 5)
-    driver.tick(storage, name)
+    reconcile.reconcile(storage, name)
     for _ in range(2):
         assert artifacts.keep_winner(storage, store, name)
     kept = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(seen(storage, name))}
@@ -346,7 +346,7 @@ def test_the_winner_of_a_study_that_is_done_is_kept_once_as_source_and_json(
     names: dict[str, Any] = {}
     with store.open_reader(kept[f"{name}-k-2.py"]) as source:
         exec(source.read(), names)
-    assert names["learning_rate"](5, 10) == read_view(storage, name).spec.schedule_for((2.0,))(
+    assert names["learning_rate"](5, 10) == read_snapshot(storage, name).spec.schedule_for((2.0,))(
         5, 10
     )
     store.remove(kept[f"{name}-k-2.json"])  # as if somebody had been killed over it

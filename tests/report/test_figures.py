@@ -1,4 +1,4 @@
-"""Figures hold the numbers of the view, and stand for any study, however little it has."""
+"""Figures hold the numbers of the snapshot, and stand for any study, however little it has."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from kdecay_search.report.curves import (
 from kdecay_search.report.effort import effort_of
 from kdecay_search.report.figures.error import stage_curve
 from kdecay_search.report.figures.palette import Palette
-from kdecay_search.snapshot import StudyView
-from kdecay_search.study.candidate import Point
+from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import State
 from tests.support.memory_studies import (
     MemoryQueue,
@@ -54,7 +54,7 @@ TWO_TERMS = ended(
 )
 
 
-def curves_of(view: StudyView, epochs: int = 3) -> Curves:
+def curves_of(snapshot: StudySnapshot, epochs: int = 3) -> Curves:
     """Straight lines down to each trial's error, as a worker would have left them."""
 
     def run(each: Any) -> RunCurve:
@@ -64,18 +64,18 @@ def curves_of(view: StudyView, epochs: int = 3) -> Curves:
                 "training_loss": [e / 30 for e in line]}  # fmt: skip
         return thinned(each, {} if each.open else kept, dict(enumerate(line, start=1)))
 
-    return Curves({s.n: [run(t) for t in shown_trials(view, s)] for s in view.plan.stages})
+    return Curves({s.n: [run(t) for t in shown_trials(snapshot, s)] for s in snapshot.plan.stages})
 
 
-def every_figure(view: StudyView) -> list[go.Figure]:
-    curves = curves_of(view)
-    stages = view.plan.stages
+def every_figure(snapshot: StudySnapshot) -> list[go.Figure]:
+    curves = curves_of(snapshot)
+    stages = snapshot.plan.stages
     return [
-        figures.schedules(view),
-        *(figures.error_by_k(view, stage) for stage in stages),
-        *(figures.epochs_by_k(view, stage) for stage in stages),
-        *(figures.validation_error(view, curves, stage) for stage in stages),
-        *(figures.training_loss(view, curves, stage) for stage in stages),
+        figures.schedules(snapshot),
+        *(figures.error_by_k(snapshot, stage) for stage in stages),
+        *(figures.epochs_by_k(snapshot, stage) for stage in stages),
+        *(figures.validation_error(snapshot, curves, stage) for stage in stages),
+        *(figures.training_loss(snapshot, curves, stage) for stage in stages),
     ]
 
 
@@ -138,8 +138,8 @@ def test_the_curve_of_a_later_stage_begins_at_the_term_that_it_follows() -> None
 
 
 def test_a_run_that_diverged_stands_at_the_edge_and_tells_its_own_error() -> None:
-    view = ended(stated({**ERRORS, 3.0: [9.0, 100.0, 10.0]}))
-    seeds = named(figures.error_by_k(view, view.plan.stages[0]), "each seed")
+    snapshot = ended(stated({**ERRORS, 3.0: [9.0, 100.0, 10.0]}))
+    seeds = named(figures.error_by_k(snapshot, snapshot.plan.stages[0]), "each seed")
     at = [tuple(each) for each in seeds.customdata].index((1, 100.0))
     assert seeds.y[at] == 12.0
     assert seeds.marker.symbol[at] == "triangle-up"
@@ -147,22 +147,22 @@ def test_a_run_that_diverged_stands_at_the_edge_and_tells_its_own_error() -> Non
 
 def test_while_a_stage_runs_its_best_is_called_best_so_far() -> None:
     queue = MemoryQueue(spec(), stated(ERRORS))
-    queue.tick()
+    queue.reconcile()
     queue.work(4)
-    view = seen(queue)
-    assert "best so far" in words(figures.error_by_k(view, view.plan.stages[0]))
+    snapshot = seen(queue)
+    assert "best so far" in words(figures.error_by_k(snapshot, snapshot.plan.stages[0]))
 
 
 # ---- curves ---------------------------------------------------------------------------------
 
 
 def test_curves_hold_the_values_and_the_inset_their_end() -> None:
-    view = ended(stated(ERRORS))
+    snapshot = ended(stated(ERRORS))
     run = RunCurve(2.0, 0, State.COMPLETE, tuple(range(1, 101)), tuple(range(100, 0, -1)),
                    tuple(range(101, 1, -1)), (0.5,) * 100)  # fmt: skip
-    view = replace(view, spec=study(epochs=100))
-    stage = view.plan.stages[0]
-    figure = figures.validation_error(view, Curves({1: [run]}), stage)
+    snapshot = replace(snapshot, spec=study(epochs=100))
+    stage = snapshot.plan.stages[0]
+    figure = figures.validation_error(snapshot, Curves({1: [run]}), stage)
     main = [t for t in figure.data if t.xaxis is None and t.x != (None,)]
     assert sorted(t.y for t in main) == sorted([run.averaged_error, run.validation_error])
     inset = [t for t in figure.data if t.xaxis == "x2"]
@@ -200,14 +200,14 @@ def test_of_many_candidates_and_seeds_a_bounded_choice_is_shown_the_best_among_t
     truth: dict[float, float | list[float]] = {
         1 + i / 4: [20 - i % 60 + seed / 9 for seed in range(7)] for i in range(120)
     }
-    view = ended(stated(truth), k_max=30.75, k_cap=30.75, k_step=0.25, seeds=7)
-    stage = view.plan.stages[0]
+    snapshot = ended(stated(truth), k_max=30.75, k_cap=30.75, k_step=0.25, seeds=7)
+    stage = snapshot.plan.stages[0]
     assert len(stage.candidates) == 120
-    shown = shown_trials(view, stage)
+    shown = shown_trials(snapshot, stage)
     assert len(shown) == MOST_CANDIDATES * MOST_SEEDS
     assert stage.best is not None
     assert {1.0, stage.best.k} <= {t.k for t in shown}
-    assert all(len(figure.data) for figure in every_figure(view))
+    assert all(len(figure.data) for figure in every_figure(snapshot))
 
 
 # ---- epochs ---------------------------------------------------------------------------------
@@ -217,13 +217,13 @@ def test_epochs_by_k_adds_up_to_what_the_study_trained_and_saved() -> None:
     queue = MemoryQueue(spec(seeds=2), lambda t: pruned(t) if t.k == 3.0 else simulated(spec())(t))
     queue.play()
     queue.trials.append(trial(99, 2.0, candidate=1, state=State.FAILED, epochs=1, reason="error"))
-    view = seen(queue)
-    figure = figures.epochs_by_k(view, view.plan.stages[0])
+    snapshot = seen(queue)
+    figure = figures.epochs_by_k(snapshot, snapshot.plan.stages[0])
     sums = {trace.name: sum(trace.y) for trace in figure.data}
     assert sums == {"complete runs": 12, "runs ended early": 4, "failed attempts": 1,
                     "saved: ended early": 2}  # fmt: skip
-    effort = effort_of(view.trials, 3)
-    assert effort.trained == view.epochs_trained == 17
+    effort = effort_of(snapshot.trials, 3)
+    assert effort.trained == snapshot.epochs_trained == 17
     assert effort.saved == 2
     assert "seed 0: ended early after epoch 2 of 3" in figure.data[0].customdata[2]
 
@@ -231,21 +231,21 @@ def test_epochs_by_k_adds_up_to_what_the_study_trained_and_saved() -> None:
 # ---- any study ------------------------------------------------------------------------------
 
 
-def begun() -> StudyView:
+def begun() -> StudySnapshot:
     queue = MemoryQueue(spec())
-    queue.tick()
+    queue.reconcile()
     return seen(queue)
 
 
-def running() -> StudyView:
+def running() -> StudySnapshot:
     queue = MemoryQueue(spec(), stated(ERRORS))
-    queue.tick()
+    queue.reconcile()
     queue.put(replace(queue.trials[0], state=State.RUNNING, epochs=1, averaged_error=50.0))
     return seen(queue)
 
 
-VIEWS: dict[str, Callable[[], StudyView]] = {
-    "not begun": lambda: StudyView(spec(), (), False),
+VIEWS: dict[str, Callable[[], StudySnapshot]] = {
+    "not begun": lambda: StudySnapshot(spec(), (), False),
     "queued": begun,
     "running": running,
     "one candidate": lambda: ended(stated({1.0: [9.0, 8.0]}), k_max=1.0, k_cap=1.0, seeds=2),
@@ -259,11 +259,11 @@ VIEWS: dict[str, Callable[[], StudyView]] = {
 }
 
 
-@pytest.mark.parametrize("view", VIEWS.values(), ids=VIEWS)
+@pytest.mark.parametrize("snapshot", VIEWS.values(), ids=VIEWS)
 def test_every_figure_of_any_study_shows_something_or_says_why_not(
-    view: Callable[[], StudyView],
+    snapshot: Callable[[], StudySnapshot],
 ) -> None:
-    for figure in every_figure(view()):
+    for figure in every_figure(snapshot()):
         if any(trace.x and trace.x != (None,) for trace in figure.data):
             assert figure.layout.xaxis.title.text
             assert figure.layout.yaxis.title.text
@@ -285,7 +285,7 @@ def luminance(red: int, green: int, blue: int) -> float:
 
 
 def test_colours_differ_by_k_and_stand_out_from_light_and_dark_pages() -> None:
-    palette = Palette([Point(1 + i / 2) for i in range(12)])
+    palette = Palette([Candidate(1 + i / 2) for i in range(12)])
     colours = [palette(1 + i / 2) for i in range(12)]
     assert len(set(colours)) == 12
     for colour in colours:

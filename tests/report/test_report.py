@@ -17,11 +17,11 @@ import sqlalchemy
 from playwright.sync_api import Browser, Locator, Page
 
 from benchmarks.report import measure
-from kdecay_search import reconcile as driver
+from kdecay_search import reconcile
 from kdecay_search.cli.report import FigureName
 from kdecay_search.report.cost import cost_of
 from kdecay_search.report.page import figures_of, study_report
-from kdecay_search.snapshot import read_view
+from kdecay_search.snapshot import read_snapshot
 from kdecay_search.storage import Storage, queue
 from kdecay_search.storage.durations import read_durations
 from kdecay_search.study.file import load
@@ -65,8 +65,8 @@ def screen(chromium: Browser, digits: Path) -> Iterator[Screen]:
 
 def launched(storage: Storage, folder: Path, name: str, **settings: object) -> StudySpec:
     spec = load(simulated_study(folder, name=name, **settings))
-    driver.launch(storage, spec)
-    driver.tick(storage, name)
+    reconcile.launch(storage, spec)
+    reconcile.reconcile(storage, name)
     return spec
 
 
@@ -80,7 +80,7 @@ def train(storage: Storage, spec: StudySpec, trials: int, worker: str = "node:1:
         claim = queue.claim(storage, spec.name, worker)
         assert claim is not None
         trial = ClaimedTrial(storage, spec, claim)
-        epochs = curve(spec.task, (*claim.token.earlier_ks, trial.k), claim.token.key.seed)
+        epochs = curve(spec.task, (*claim.request.earlier_ks, trial.k), claim.request.key.seed)
         for epoch in epochs:
             trial.tell(epoch)
         trial.complete(epochs)
@@ -270,7 +270,7 @@ def test_device_seconds_are_those_from_claim_to_end_and_of_lost_trials_by_their_
             WHERE state IN ('COMPLETE', 'FAIL') AND study_id IN
             (SELECT study_id FROM studies WHERE study_name = 'timed/k1')"""
         connection.execute(sqlalchemy.text(statement))
-    cost = cost_of(read_view(storage, "timed"), read_durations(storage, "timed"))
+    cost = cost_of(read_snapshot(storage, "timed"), read_durations(storage, "timed"))
     assert cost.whole.seconds == pytest.approx(3 * 8 + 8 / 4)  # four epochs a trial
     assert cost.estimated_epochs == 1
     assert {name: share.seconds for name, share in cost.by_worker.items()} == {
@@ -309,11 +309,11 @@ def test_plot_draws_one_figure_for_every_stage(
 ) -> None:
     spec = launched(storage, tmp_path, f"drawn-{figure}", search__max_terms=2)
     train(storage, spec, 10)
-    driver.tick(storage, spec.name)
+    reconcile.reconcile(storage, spec.name)
     train(storage, spec, 2)
-    view = read_view(storage, spec.name)
-    shown = figures_of(figure.value, storage, view)
-    assert len(view.plan.stages) == len(shown) == 2
+    snapshot = read_snapshot(storage, spec.name)
+    shown = figures_of(figure.value, storage, snapshot)
+    assert len(snapshot.plan.stages) == len(shown) == 2
     assert all(any(trace.x and trace.x != (None,) for trace in each.data) for each in shown)
 
 

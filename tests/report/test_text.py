@@ -22,7 +22,7 @@ from kdecay_search.report.text import (
 )
 from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
 from kdecay_search.search import Progress, make_plan
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import describe
 from kdecay_search.study.trials import State, Trial
 from tests.support.memory_studies import (
@@ -41,7 +41,7 @@ from tests.support.snapshots import ended, seen, spec
 
 def begun(**keys: Any) -> MemoryQueue:
     queue = MemoryQueue(spec(**keys))
-    queue.tick()
+    queue.reconcile()
     return queue
 
 
@@ -77,11 +77,11 @@ def test_original_that_is_best_is_called_so_with_its_error() -> None:
 
 def test_clear_gain_is_told_with_interval_and_number_of_seeds() -> None:
     """By the smooth curve, which k = 3 has a say in; of the pairs alone the gain is 2.00."""
-    view = ended(BETTER)
-    gain = view.plan.stages[0].smooth_gain
+    snapshot = ended(BETTER)
+    gain = snapshot.plan.stages[0].smooth_gain
     assert gain is not None
     assert 1.5 < gain.interval[0] < gain.mean < gain.interval[1] < 2.5
-    assert verdict(view) == (
+    assert verdict(snapshot) == (
         "k = 2: 9.00 ± 1.05 %; k = 1: 11.00 ± 1.00 %. "
         f"Better by {gain.mean:.2f} points (95 % interval {gain.interval[0]:.2f} to "
         f"{gain.interval[1]:.2f}, by a smooth curve through all runs; paired over 3 seeds: 2.00)."
@@ -114,8 +114,8 @@ def test_gain_of_one_seed_is_too_few_to_tell() -> None:
 
 
 def test_result_without_the_original_to_compare_with_says_so() -> None:
-    view = ended(lambda waiting: failed(waiting) if waiting.k == 1.0 else BETTER(waiting))
-    assert verdict(view) == (
+    snapshot = ended(lambda waiting: failed(waiting) if waiting.k == 1.0 else BETTER(waiting))
+    assert verdict(snapshot) == (
         "k = 2: 9.00 ± 1.05 %; the original, k = 1, has no result to compare with."
     )
 
@@ -219,8 +219,8 @@ def test_news_of_a_failure_before_the_sampler_chose_have_no_k() -> None:
 
 
 def test_news_from_the_beginning_are_everything() -> None:
-    view = ended(BETTER)
-    lines = news(None, view)
+    snapshot = ended(BETTER)
+    lines = news(None, snapshot)
     assert len(lines) == 9 + 1
     assert lines[-1] == "stage 1 is over: keeps k = 2"
 
@@ -229,7 +229,7 @@ def test_news_of_a_stage_come_once_and_in_order() -> None:
     better = stated({1.0: 10.0, 2.0: 5.0, 3.0: 9.0}, {3.0: 5.0})
     queue = MemoryQueue(spec(max_terms=2), better)
     before, lines = seen(queue), []
-    while queue.tick().progress == Progress.RUNNING:
+    while queue.reconcile().progress == Progress.RUNNING:
         queue.work(1)
         now = seen(queue)
         lines += news(before, now)
@@ -240,8 +240,8 @@ def test_news_of_a_stage_come_once_and_in_order() -> None:
 
 
 def test_news_of_a_term_at_the_edge_say_so() -> None:
-    view = ended(stated({1.0: 10.0, 2.0: 5.0, 3.0: 4.0}))
-    assert news(None, view)[-1] == "stage 1 is over: keeps k = 3, the largest that was tried"
+    snapshot = ended(stated({1.0: 10.0, 2.0: 5.0, 3.0: 4.0}))
+    assert news(None, snapshot)[-1] == "stage 1 is over: keeps k = 3, the largest that was tried"
 
 
 def test_news_of_a_stage_in_which_all_failed() -> None:
@@ -252,7 +252,7 @@ def test_news_of_a_stage_in_which_all_failed() -> None:
 
 
 def test_panel_of_a_study_that_has_not_begun_renders() -> None:
-    text = rendered(study_panel(StudyView(spec(), (), False)))
+    text = rendered(study_panel(StudySnapshot(spec(), (), False)))
     assert "small  running  trials: none" in text
     assert "epochs: 0 of 27 planned" in text
     assert "No run is complete yet." in text

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kdecay_search.errors import InvalidSchedule
 from kdecay_search.schedules.baselines import (
-    RIVALS,
+    BASELINES,
     ClrTriangular,
     ClrTriangular2,
     Cosine,
@@ -23,13 +23,13 @@ from kdecay_search.schedules.baselines import (
     Rex,
     Rival,
     Sgdr,
-    WarmedRival,
+    WarmedBaseline,
     WarmupStableDecay,
 )
 from kdecay_search.schedules.kdecay import Schedule
 
 NOT_LOW_AT_THE_END = {"htd", "multi-step", "clr-triangular", "clr-triangular2"}
-EVERY = pytest.mark.parametrize("name", RIVALS)
+EVERY = pytest.mark.parametrize("name", BASELINES)
 
 
 def torch_lrs(make: Callable[[Any, Any], Any], steps: int, lr: float = 0.1) -> list[float]:
@@ -162,7 +162,7 @@ def test_rivals_without_a_torch_scheduler_follow_their_formula(
 def test_every_rival_stays_between_its_rates(
     name: str, total: int, lr_max: float, bottom: float, data: st.DataObject
 ) -> None:
-    schedule = RIVALS[name](lr_max=lr_max, lr_min=bottom * lr_max)  # type: ignore[call-arg]
+    schedule = BASELINES[name](lr_max=lr_max, lr_min=bottom * lr_max)  # type: ignore[call-arg]
     for step in (0, data.draw(st.integers(0, total)), total):
         assert schedule.lr_min <= schedule(step, total) <= schedule.lr_max
 
@@ -170,7 +170,7 @@ def test_every_rival_stays_between_its_rates(
 @pytest.mark.parametrize(
     "schedule",
     [
-        *(rival() for rival in RIVALS.values()),
+        *(rival() for rival in BASELINES.values()),
         Polynomial(power=0.3, warmup_steps=20),
         Exponential(rate=50.0, warmup_steps=99),
         MultiStep(milestones=(0.1, 0.2, 0.9), factor=0.5, lr_min=0.02, warmup_steps=7),
@@ -197,7 +197,7 @@ def test_the_area_of_a_rival_equals_a_fine_riemann_sum(schedule: Schedule) -> No
 @pytest.mark.parametrize(
     "schedule",
     [
-        *(RIVALS[name]() for name in sorted(RIVALS.keys() - NOT_LOW_AT_THE_END)),
+        *(BASELINES[name]() for name in sorted(BASELINES.keys() - NOT_LOW_AT_THE_END)),
         WarmupStableDecay(decay="linear"),
         WarmupStableDecay(decay_share=1.0),
         OneCycle(peak_share=0.2),
@@ -219,9 +219,9 @@ def test_a_one_cycle_may_peak_at_the_end() -> None:
 
 @EVERY
 def test_every_rival_warms_up_or_has_no_such_field(name: str) -> None:
-    rival = RIVALS[name]
+    rival = BASELINES[name]
     assert issubclass(rival, Rival)
-    if not issubclass(rival, WarmedRival):
+    if not issubclass(rival, WarmedBaseline):
         assert name in {"clr-triangular", "clr-triangular2", "one-cycle"}
         return
     schedule, plain = rival(warmup_steps=4), rival()
@@ -232,9 +232,9 @@ def test_every_rival_warms_up_or_has_no_such_field(name: str) -> None:
 @EVERY
 def test_every_rival_checks_rates_and_times(name: str) -> None:
     with pytest.raises(InvalidSchedule, match=r"lr_min=1\.5"):
-        RIVALS[name](lr_min=1.5)  # type: ignore[call-arg]
+        BASELINES[name](lr_min=1.5)  # type: ignore[call-arg]
     with pytest.raises(InvalidSchedule, match="step=11"):
-        RIVALS[name]()(11, 10)
+        BASELINES[name]()(11, 10)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +262,7 @@ def test_a_rivals_field_outside_its_domain_is_refused_in_one_line(
     name: str, fields: dict[str, Any], shown: str
 ) -> None:
     with pytest.raises(InvalidSchedule) as refusal:
-        RIVALS[name](**fields)
+        BASELINES[name](**fields)
     assert shown in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert ";" in str(refusal.value)

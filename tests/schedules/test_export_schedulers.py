@@ -15,7 +15,7 @@ from kdecay_search.report.winner import winner_as
 from kdecay_search.schedules import export
 from kdecay_search.schedules.export import Form
 from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from tests.support.memory_studies import MemoryQueue, stated, study
 
 TOTAL = 60
@@ -219,36 +219,36 @@ def test_lightning_trains_by_the_closed_form_at_every_step(
 # ---- of a study ------------------------------------------------------------------------------
 
 
-def ended(*tables: dict[float, Any], **keys: Any) -> StudyView:
+def ended(*tables: dict[float, Any], **keys: Any) -> StudySnapshot:
     search = {"k_max": 3.0, "k_cap": 3.0, "k_step": 1.0, "max_terms": len(tables), "min_gain": 0.0}
     queue = MemoryQueue(study(search=search | {"seeds": 2}, **keys), stated(*tables))
     queue.play()
-    return StudyView(queue.spec, tuple(queue.trials), stopped=False)
+    return StudySnapshot(queue.spec, tuple(queue.trials), stopped=False)
 
 
 @pytest.mark.parametrize("form", [Form.PYTORCH, Form.TIMM, Form.HUGGINGFACE, Form.LIGHTNING])
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != "exponential"])
 def test_a_study_s_winner_has_its_rates_and_its_warm_up_in_updates(form: Form, family: str) -> None:
     table = {"family": family, "lr_max": 0.4, "lr_min": 0.01, "warmup_epochs": 1.0}
-    view = ended({1.0: 9.0, 2.0: 5.0, 3.0: 9.0}, schedule=table)
+    snapshot = ended({1.0: 9.0, 2.0: 5.0, 3.0: 9.0}, schedule=table)
     with pytest.raises(StudyError, match="warm-up, counted in updates: give --total-steps"):
-        winner_as(view, form)
+        winner_as(snapshot, form)
     optimizer = sgd(0.4)
-    executed(winner_as(view, form, TOTAL))["kdecay_scheduler"](optimizer)
+    executed(winner_as(snapshot, form, TOTAL))["kdecay_scheduler"](optimizer)
     assert lr_of(optimizer) == pytest.approx(0.4 / (TOTAL / 3 + 1))
 
 
 def test_a_study_without_a_result_has_no_winner_in_any_form() -> None:
-    view = StudyView(study(), (), stopped=False)
+    snapshot = StudySnapshot(study(), (), stopped=False)
     for form in Form:
         with pytest.raises(StudyError, match="has no result yet"):
-            winner_as(view, form)
+            winner_as(snapshot, form)
 
 
 def test_python_has_the_number_of_updates_as_its_default() -> None:
-    view = ended({1.0: 9.0, 2.0: 5.0, 3.0: 9.0})
-    learning_rate = executed(winner_as(view, Form.PYTHON, TOTAL))["learning_rate"]
-    schedule = view.spec.schedule_for((2.0,), 20)
+    snapshot = ended({1.0: 9.0, 2.0: 5.0, 3.0: 9.0})
+    learning_rate = executed(winner_as(snapshot, Form.PYTHON, TOTAL))["learning_rate"]
+    schedule = snapshot.spec.schedule_for((2.0,), 20)
     assert [learning_rate(t) for t in range(TOTAL + 1)] == [
         schedule(t, TOTAL) for t in range(TOTAL + 1)
     ]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from kdecay_search.search import Progress, make_plan
 from kdecay_search.search import allocation as race
-from kdecay_search.search.knowledge_gradient import Belief
+from kdecay_search.search.knowledge_gradient import Posterior
 from kdecay_search.study.builtin_tasks import SimulatedTask
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State
 from kdecay_search.tasks.simulated import final_error
@@ -99,16 +99,16 @@ def test_further_runs_find_the_best() -> None:
 def test_no_further_run_is_decided_while_another_is_under_way() -> None:
     """What is decided does not depend on which of several ends first."""
     queue = MemoryQueue(raced())
-    plan = queue.tick()
+    plan = queue.reconcile()
     assert len([t for t in plan.enqueue if t.key.seed == 0]) == 6
     assert {t.k for t in plan.enqueue if t.key.seed > 0} == {1.0}
     while queue.waiting:
         for left in range(len(queue.waiting) - 1, -1, -1):
-            plan = queue.tick()
+            plan = queue.reconcile()
             assert plan.enqueue == plan.skip == ()
             queue.work(1)
             assert len(queue.waiting) == left
-        plan = queue.tick()
+        plan = queue.reconcile()
         assert len(plan.enqueue) <= race.batch_size(9) + 1
     assert queue.plan().progress == Progress.DONE
 
@@ -125,12 +125,12 @@ def test_the_order_in_which_runs_end_makes_no_difference() -> None:
 
 def test_a_failed_attempt_is_repeated_before_anything_is_decided() -> None:
     queue = MemoryQueue(raced())
-    queue.tick()
+    queue.reconcile()
     first = queue.waiting[0]
     queue.put(failed(first))
     queue.work(len(queue.waiting))
-    plan = queue.tick()
-    assert [token.key for token in plan.enqueue] == [first.key]
+    plan = queue.reconcile()
+    assert [request.key for request in plan.enqueue] == [first.key]
     assert plan.skip == ()
 
 
@@ -140,18 +140,18 @@ def belief(
     noise: float = 0.25,
     ran: Mapping[int, Sequence[float]] | None = None,
     **doubts: float,
-) -> Belief:
+) -> Posterior:
     """Of candidates whose errors are independent. ``doubt``: their standard deviation, or of
     single ones by ``k3=``. ``ran``: ks by seed, by default all of them on the first."""
-    points = tuple(map(Point, means))
+    points = tuple(map(Candidate, means))
     sizes = [doubts.get(f"k{k:g}", doubt) for k in means]
-    there = {seed: frozenset(map(Point, ks)) for seed, ks in (ran or {0: list(means)}).items()}
+    there = {seed: frozenset(map(Candidate, ks)) for seed, ks in (ran or {0: list(means)}).items()}
     variance = np.diag(np.square(sizes))
-    return Belief(points, np.array(list(means.values())), variance, noise, there)
+    return Posterior(points, np.array(list(means.values())), variance, noise, there)
 
 
 def next_runs(
-    believed: Belief, size: int = 2, seeds: int = 2, left: int = 99, able: Sequence[float] = ()
+    believed: Posterior, size: int = 2, seeds: int = 2, left: int = 99, able: Sequence[float] = ()
 ) -> list[tuple[float, int]]:
     """``able``: who may run, by default everybody."""
     lacking = {
@@ -205,14 +205,18 @@ def test_who_may_not_run_is_still_compared_with() -> None:
 def test_a_thousand_seeds_are_looked_at_by_who_has_run_on_them() -> None:
     ran = {seed: [1.0, 2.0] if seed % 2 else [1.0] for seed in range(1000)}
     believed = belief({1.0: 5.0, 2.0: 5.0, 3.0: 5.0}, ran=ran)
-    track = race.Track({Point(3.0): range(1000), Point(2.0): range(0, 1000, 2)}, 1000, 99, 99)
+    track = race.Track(
+        {Candidate(3.0): range(1000), Candidate(2.0): range(0, 1000, 2)}, 1000, 99, 99
+    )
     assert set(race._possible(believed, track, [])) == {
-        ((Point(3.0), 0),), ((Point(3.0), 1),), ((Point(2.0), 0),),
+        ((Candidate(3.0), 0),), ((Candidate(3.0), 1),), ((Candidate(2.0), 0),),
     }  # fmt: skip
 
 
 def first_seed(spec: StudySpec) -> set[float]:
-    return {token.k for token in make_plan(spec, []).enqueue if token.key.seed == 0 and token.k}
+    return {
+        request.k for request in make_plan(spec, []).enqueue if request.key.seed == 0 and request.k
+    }
 
 
 def test_the_first_seed_begins_with_a_part_of_the_grid_and_neighbours_stand_for_the_rest() -> None:
@@ -303,7 +307,7 @@ def test_what_a_second_stage_finds_has_met_the_first_term_on_two_seeds() -> None
 def test_a_candidate_pruned_on_the_first_seed_gets_no_other() -> None:
     spec = raced()
     queue = MemoryQueue(spec)
-    queue.tick()
+    queue.reconcile()
     for waiting in [t for t in queue.waiting if t.k == 5.0]:
         queue.put(type(waiting)(**{**waiting.__dict__, "state": State.PRUNED, "epochs": 2}))
     queue.play()

@@ -43,11 +43,11 @@ class Weather:
         self.seed, self.trouble = seed, trouble
 
     def __call__(self, waiting: Trial) -> Trial:
-        key = (self.seed, waiting.key, waiting.token.earlier_ks, waiting.number)
+        key = (self.seed, waiting.key, waiting.request.earlier_ks, waiting.number)
         dice = random.Random(repr(key))
         if dice.random() < self.trouble:
             return failed(waiting, dice.choice(["error", "lost"]))
-        if dice.random() < self.trouble and not waiting.token.protected:
+        if dice.random() < self.trouble and not waiting.request.protected:
             return pruned(waiting)
         return completed(waiting, dice.uniform(0, 100) - 10 * waiting.key.stage + 10)
 
@@ -111,7 +111,7 @@ def test_every_study_ends_soundly_in_any_weather(
 def part_way(spec: StudySpec, weather: Weather, ticks: int) -> MemoryQueue:
     queue = MemoryQueue(spec, weather)
     for _ in range(ticks):
-        queue.tick()
+        queue.reconcile()
         queue.work(3)
     return queue
 
@@ -134,11 +134,11 @@ def test_order_of_the_records_does_not_matter(
 def test_planning_twice_changes_nothing(spec: StudySpec, weather: Weather, ticks: int) -> None:
     queue = part_way(spec, weather, ticks)
     assert queue.plan() == queue.plan()
-    queue.tick()
+    queue.reconcile()
     after = queue.plan()
     assert after.enqueue == after.withdraw == ()
     trials = list(queue.trials)
-    queue.tick()
+    queue.reconcile()
     assert queue.trials == trials
 
 
@@ -147,8 +147,10 @@ def test_planning_twice_changes_nothing(spec: StudySpec, weather: Weather, ticks
 def test_killed_driver_is_healed_by_the_next_tick(spec: StudySpec, weather: Weather) -> None:
     """A tick that dies after each single enqueue leaves the same runs as one that does not."""
     whole, broken = MemoryQueue(spec, weather), MemoryQueue(spec, weather)
-    whole.tick()
-    while tokens := broken.plan().enqueue:
+    whole.reconcile()
+    while requests := broken.plan().enqueue:
         number = len(broken.trials)
-        broken.trials.append(Trial(number, tokens[0], State.WAITING, tokens[0].k, trial_id=number))
+        broken.trials.append(
+            Trial(number, requests[0], State.WAITING, requests[0].k, trial_id=number)
+        )
     assert broken.trials == whole.trials

@@ -11,23 +11,23 @@ from hypothesis import strategies as st
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.report import confirmed
 from kdecay_search.report.summary import summarise
-from kdecay_search.schedules.baselines import RIVALS
+from kdecay_search.schedules.baselines import BASELINES
 from kdecay_search.schedules.kdecay import FAMILIES
 from kdecay_search.search import Plan, Progress
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.comparators import (
     AREA_MATCHED,
-    CONTROLS,
+    COMPARATORS,
     FOUND,
     ORIGINAL,
-    controls_of,
+    comparators_of,
     schedule_of,
 )
 from kdecay_search.study.file import changed, differences, from_json
 from kdecay_search.study.spec import MOST_SEEDS, StudySpec
 from kdecay_search.study.trials import CONFIRMATION, State, Trial, Trials
-from kdecay_search.tasks.simulated import control_shape, final_error, shape_error
+from kdecay_search.tasks.simulated import comparator_shape, final_error, shape_error
 from tests.support.memory_studies import MemoryQueue, completed, failed, simulated, stated, study
 
 NOISE = {"seed_noise": 0.5, "run_noise": 0.1, "epoch_noise": 0.3}
@@ -52,7 +52,7 @@ def begun(spec: StudySpec) -> MemoryQueue:
     queue = MemoryQueue(spec)
     while not of_confirmation(queue):
         queue.work()
-        queue.tick()
+        queue.reconcile()
     return queue
 
 
@@ -60,8 +60,8 @@ def of_confirmation(queue: MemoryQueue) -> list[Trial]:
     return [trial for trial in queue.trials if trial.key.stage == CONFIRMATION]
 
 
-def view_of(queue: MemoryQueue) -> StudyView:
-    return StudyView(queue.spec, Trials.of(queue.trials), stopped=False)
+def view_of(queue: MemoryQueue) -> StudySnapshot:
+    return StudySnapshot(queue.spec, Trials.of(queue.trials), stopped=False)
 
 
 # ---- which runs -----------------------------------------------------------------------------
@@ -75,7 +75,7 @@ def test_a_study_without_confirm_ends_with_its_search() -> None:
 
 def test_every_schedule_runs_once_on_every_fresh_seed() -> None:
     queue, plan = played(confirmed_study(rivals=["cosine", "htd"]))
-    runs = [(t.token.control, t.key.seed) for t in of_confirmation(queue)]
+    runs = [(t.request.comparator, t.key.seed) for t in of_confirmation(queue)]
     names = [FOUND, ORIGINAL, AREA_MATCHED, "cosine", "htd"]
     assert sorted(runs) == sorted((name, MOST_SEEDS + i) for name in names for i in range(4))
     searched = {t.key.seed for t in queue.trials if t.key.stage != CONFIRMATION}
@@ -93,7 +93,7 @@ def test_pairs_come_before_further_seeds() -> None:
 def test_the_confirmation_begins_when_the_search_is_over() -> None:
     queue = MemoryQueue(confirmed_study())
     while not of_confirmation(queue):
-        queue.tick()
+        queue.reconcile()
         open_before = [t for t in queue.trials if t.open and t.key.stage != CONFIRMATION]
         assert not (of_confirmation(queue) and open_before)
         queue.work(1)
@@ -102,7 +102,7 @@ def test_the_confirmation_begins_when_the_search_is_over() -> None:
 
 def test_runs_of_a_confirmation_are_never_pruned() -> None:
     queue, _ = played(confirmed_study())
-    assert all(trial.token.protected for trial in of_confirmation(queue))
+    assert all(trial.request.protected for trial in of_confirmation(queue))
 
 
 def test_where_nothing_was_found_nothing_is_confirmed() -> None:
@@ -120,7 +120,7 @@ def test_a_run_that_fails_is_tried_again_and_then_left_out_of_the_pairs() -> Non
     works = simulated(spec)
 
     def outcome(waiting: Trial) -> Trial:
-        bad = waiting.token.control == FOUND and waiting.key.seed == MOST_SEEDS
+        bad = waiting.request.comparator == FOUND and waiting.key.seed == MOST_SEEDS
         return failed(waiting) if bad else works(waiting)
 
     queue, plan = played(spec, outcome)
@@ -160,10 +160,10 @@ def test_waiting_runs_of_a_confirmation_that_was_changed_are_withdrawn() -> None
     queue.spec = changed(queue.spec, "confirm", {"rivals": [], "seeds": 2}, "test")
     withdrawn = queue.plan().withdraw
     waiting = [t for t in queue.waiting if t.key.stage == CONFIRMATION]
-    assert {(t.token.control, t.key.seed) for t in withdrawn} == {
-        (t.token.control, t.key.seed)
+    assert {(t.request.comparator, t.key.seed) for t in withdrawn} == {
+        (t.request.comparator, t.key.seed)
         for t in waiting
-        if t.token.control == "linear" or t.key.seed >= MOST_SEEDS + 2
+        if t.request.comparator == "linear" or t.key.seed >= MOST_SEEDS + 2
     }
 
 
@@ -176,9 +176,9 @@ def errors_by_control(**errors: list[float]) -> Any:
     table = {name.replace("_", "-"): values for name, values in errors.items()}
 
     def outcome(waiting: Trial) -> Trial:
-        if waiting.token.control is None:
+        if waiting.request.comparator is None:
             return search(waiting)
-        value = table[waiting.token.control][waiting.key.seed - MOST_SEEDS]
+        value = table[waiting.request.comparator][waiting.key.seed - MOST_SEEDS]
         return completed(waiting, value)
 
     return outcome
@@ -269,16 +269,16 @@ def test_the_area_matched_control_has_the_found_schedule_s_mean_rate(
     assert matched.warmup_steps == found.warmup_steps
 
 
-@pytest.mark.parametrize("control", CONTROLS)
-def test_every_control_goes_between_the_study_s_rates(control: str) -> None:
+@pytest.mark.parametrize("comparator", COMPARATORS)
+def test_every_control_goes_between_the_study_s_rates(comparator: str) -> None:
     part = {"lr_max": 0.2, "lr_min": 0.002, "warmup_epochs": 1.0}
-    spec = study(epochs=10, schedule=part, confirm={"seeds": 2, "rivals": list(RIVALS)})
-    assert control in controls_of(spec)
-    schedule = schedule_of(spec, control, (3.0,), 20)
+    spec = study(epochs=10, schedule=part, confirm={"seeds": 2, "rivals": list(BASELINES)})
+    assert comparator in comparators_of(spec)
+    schedule = schedule_of(spec, comparator, (3.0,), 20)
     assert schedule.lr_min == 0.002
     rates = [schedule(step, 200) for step in range(201)]
     assert all(0 < rate <= schedule.lr_max for rate in rates)
-    if control != AREA_MATCHED:
+    if comparator != AREA_MATCHED:
         assert schedule.lr_max == 0.2
 
 
@@ -286,10 +286,10 @@ def test_simulated_controls_lie_on_the_study_s_surface() -> None:
     spec = confirmed_study(rivals=["linear", "cosine"])
     assert isinstance(spec.task, SimulatedTask)
     surface = spec.task.surface
-    for control, ks in ((FOUND, (3.0,)), (ORIGINAL, (1.0,)), ("linear", (1.0,))):
-        shape = control_shape(spec, control, (3.0,))
+    for comparator, ks in ((FOUND, (3.0,)), (ORIGINAL, (1.0,)), ("linear", (1.0,))):
+        shape = comparator_shape(spec, comparator, (3.0,))
         assert shape_error(surface, shape) == pytest.approx(final_error(surface, ks), abs=1e-9)
-    cosine = shape_error(surface, control_shape(spec, "cosine", (3.0,)))
+    cosine = shape_error(surface, comparator_shape(spec, "cosine", (3.0,)))
     assert cosine > surface.best_error
 
 

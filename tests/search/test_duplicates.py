@@ -15,7 +15,7 @@ from tests.support.memory_studies import MemoryQueue, completed, pruned, simulat
 
 def filled(**keys: Any) -> MemoryQueue:
     queue = MemoryQueue(study(search=search(**keys)))
-    queue.tick()
+    queue.reconcile()
     return queue
 
 
@@ -23,7 +23,7 @@ def test_waiting_trials_of_one_run_are_withdrawn_but_for_the_first() -> None:
     queue = filled()
     extra = [again(queue, queue.trials[3]) for _ in range(3)]
     assert queue.plan().withdraw == tuple(extra)
-    queue.tick()
+    queue.reconcile()
     assert queue.plan().withdraw == ()
     assert queue.plan().enqueue == ()
 
@@ -54,7 +54,7 @@ def test_pruned_runs_are_finished_but_have_no_error() -> None:
     spec = study(surface={"best_ks": [2.5]}, search=search(max_terms=1))
 
     def outcome(waiting: Trial) -> Trial:
-        lost = waiting.k in {3.5, 4.0} and not waiting.token.protected
+        lost = waiting.k in {3.5, 4.0} and not waiting.request.protected
         return pruned(waiting) if lost else simulated(spec)(waiting)
 
     queue = played(spec, outcome)

@@ -14,10 +14,10 @@ from kdecay_search.search.early_stopping import (
     is_worse,
     may_prune,
 )
-from kdecay_search.storage.history import token_attributes
-from kdecay_search.study.candidate import Point
+from kdecay_search.storage.history import request_attributes
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RunKey, Token
+from kdecay_search.study.trials import RunKey, RunRequest
 from tests.support.memory_studies import study, trial
 
 KS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
@@ -28,7 +28,9 @@ def spec(epochs: int = 12, **pruning: object) -> StudySpec:
 
 
 def curves(errors: dict[float, float], epochs: int = 6) -> list[Curve]:
-    return [Curve(Point(k), [error] * epochs, protected=k == 1.0) for k, error in errors.items()]
+    return [
+        Curve(Candidate(k), [error] * epochs, protected=k == 1.0) for k, error in errors.items()
+    ]
 
 
 def worse(errors: dict[float, float], keep: int = 4, epochs: int = 6) -> set[float]:
@@ -60,7 +62,7 @@ def test_fewer_go_on_the_later_it_is() -> None:
 def test_nobody_ends_once_only_so_many_are_left() -> None:
     asked = spec(keep_at_least=4)
     seen = curves({k: 10.0 + k for k in KS})
-    lost = {Point(k) for k in (1.5, 2.0, 2.5, 3.0)}
+    lost = {Candidate(k) for k in (1.5, 2.0, 2.5, 3.0)}
     gone = [Curve(c.point, c.averaged[:4], pruned=True) for c in seen if c.point in lost]
     left = [c for c in seen if c.point not in lost]
     assert not any(is_worse(asked, curve, [*gone, *left], 8) for curve in left)
@@ -82,7 +84,7 @@ def test_a_good_candidate_among_bad_neighbours_goes_on() -> None:
 
 
 def test_the_first_runs_have_nobody_to_be_compared_with() -> None:
-    assert not is_worse(spec(), Curve(Point(5.0), [50.0] * 6), curves({1.0: 9.0, 5.0: 50.0}), 8)
+    assert not is_worse(spec(), Curve(Candidate(5.0), [50.0] * 6), curves({1.0: 9.0, 5.0: 50.0}), 8)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 12, 30, 200])
@@ -97,13 +99,13 @@ def test_decisions_lie_between_the_first_share_and_the_last(epochs: int) -> None
 
 def test_only_unprotected_runs_of_the_first_seed_are_ever_asked_about() -> None:
     asked = spec()
-    first = trial(0, 2.0).token
+    first = trial(0, 2.0).request
     assert may_prune(asked, first, 6)
     assert not may_prune(asked, first, 1)
     assert not may_prune(asked, first, 12)
     assert not may_prune(spec(enabled=False), first, 6)
-    assert not may_prune(asked, Token(first.key, (), 1.0, (1.0, 5.0), protected=True), 6)
-    assert not may_prune(asked, Token(RunKey(1, 0, 1), (), 2.0, (1.0, 5.0)), 6)
+    assert not may_prune(asked, RunRequest(first.key, (), 1.0, (1.0, 5.0), protected=True), 6)
+    assert not may_prune(asked, RunRequest(RunKey(1, 0, 1), (), 2.0, (1.0, 5.0)), 6)
 
 
 def test_a_run_whose_parameter_is_not_read_yet_is_judged_by_what_it_was_queued_with() -> None:
@@ -112,11 +114,11 @@ def test_a_run_whose_parameter_is_not_read_yet_is_judged_by_what_it_was_queued_w
     bad, others = 40.0, {k: 10.0 + k for k in (2.0, 3.0, 4.0, 5.0, 6.0)}
     stage = optuna.create_study()
     for index, (k, error) in enumerate({1.0: 30.0, **others, 9.0: bad}.items()):
-        token = Token(RunKey(1, index, 0), (), k, (1.0, 9.0), protected=k == 1.0)
+        request = RunRequest(RunKey(1, index, 0), (), k, (1.0, 9.0), protected=k == 1.0)
         stage.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.RUNNING,
-                user_attrs=token_attributes(token),
+                user_attrs=request_attributes(request),
                 intermediate_values=dict.fromkeys(range(1, 7), error),
             )
         )

@@ -19,14 +19,14 @@ from kdecay_search.report.summary import summarise
 from kdecay_search.report.text import study_panel
 from kdecay_search.search import Progress, make_plan, runs_at_most
 from kdecay_search.search.early_stopping import Curve, is_worse
-from kdecay_search.snapshot import StudyView
-from kdecay_search.storage.history import read_token, token_attributes
+from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.storage.history import read_request, request_attributes
 from kdecay_search.study.builtin_tasks import SimulatedTask
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import AREA_MATCHED, FOUND, ORIGINAL, schedule_of
 from kdecay_search.study.file import from_json, load
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import CONFIRMATION, RunKey, State, Token, Trial
+from kdecay_search.study.trials import CONFIRMATION, RunKey, RunRequest, State, Trial
 from kdecay_search.tasks.simulated import final_error
 from tests.search.searches import played
 from tests.support.memory_studies import MemoryQueue, completed, failed, simulated, study
@@ -55,14 +55,14 @@ def joint(
     )
 
 
-def true_error(spec: StudySpec, point: Point) -> float:
+def true_error(spec: StudySpec, point: Candidate) -> float:
     assert isinstance(spec.task, SimulatedTask)
     return final_error(spec.task.surface, (point.k,), point.lr_max)
 
 
-def tried(queue: MemoryQueue) -> dict[Point, set[int]]:
+def tried(queue: MemoryQueue) -> dict[Candidate, set[int]]:
     """The seeds on which each candidate of stage 1 ran to its end."""
-    found: dict[Point, set[int]] = {}
+    found: dict[Candidate, set[int]] = {}
     for trial in queue.trials:
         if trial.state == State.COMPLETE and trial.key.stage == 1:
             assert trial.point is not None
@@ -76,7 +76,9 @@ def tried(queue: MemoryQueue) -> dict[Point, set[int]]:
 def test_candidates_are_pairs_and_k_1_is_among_them_at_every_level() -> None:
     plan = make_plan(joint(k_min=2.0, k_max=3.0, k_cap=3.0), [])
     points = [candidate.point for candidate in plan.stages[0].candidates]
-    assert sorted(p for p in points if p) == [Point(k, v) for k in (1.0, 2.0, 3.0) for v in LEVELS]
+    assert sorted(p for p in points if p) == [
+        Candidate(k, v) for k in (1.0, 2.0, 3.0) for v in LEVELS
+    ]
     assert {p.k for p in points[:3] if p} == {1.0}
     assert plan.stages[0].levels == LEVELS
 
@@ -88,7 +90,7 @@ def test_the_best_pair_and_the_baseline_s_own_best_level_are_found(prunes: bool)
     plan = played(spec).plan()
     assert (plan.incumbent.ks, plan.incumbent.lr_max) == ((3.0,), 0.1)
     assert (plan.baseline.ks, plan.baseline.lr_max) == ((1.0,), 0.135)
-    truth = true_error(spec, Point(1.0, 0.135)) - true_error(spec, Point(3.0, 0.1))
+    truth = true_error(spec, Candidate(1.0, 0.135)) - true_error(spec, Candidate(3.0, 0.1))
     assert plan.stages[0].gain.mean == pytest.approx(truth)
     assert plan.stages[0].smooth_gain is not None
     assert plan.stages[0].smooth_gain.mean == pytest.approx(truth, abs=0.2)
@@ -97,7 +99,7 @@ def test_the_best_pair_and_the_baseline_s_own_best_level_are_found(prunes: bool)
 def test_a_gain_that_a_higher_level_alone_would_give_is_none() -> None:
     """At lr_max 0.1 k = 2 is better than k = 1; but that is better still at 0.2."""
     spec = joint((0.1, 0.2), best=1.0, best_lr_max=0.2)
-    assert true_error(spec, Point(2.0, 0.1)) < true_error(spec, Point(1.0, 0.1))
+    assert true_error(spec, Candidate(2.0, 0.1)) < true_error(spec, Candidate(1.0, 0.1))
     plan = played(spec).plan()
     assert (plan.incumbent.ks, plan.incumbent.lr_max) == ((1.0,), 0.2)
     assert not plan.stages[0].kept
@@ -110,7 +112,7 @@ def test_later_stages_keep_the_level_that_was_found() -> None:
     assert later
     found = queue.plan().stages[0].best
     assert found is not None
-    assert {(t.lr_max, t.token.levels) for t in later} == {(found.lr_max, ())}
+    assert {(t.lr_max, t.request.levels) for t in later} == {(found.lr_max, ())}
     stage = queue.plan().stages[1]
     assert (stage.lr_max, stage.levels) == (found.lr_max, ())
     assert Counter(t.key for t in later) == {t.key: 1 for t in later}
@@ -118,12 +120,12 @@ def test_later_stages_keep_the_level_that_was_found() -> None:
 
 def test_a_grown_grid_tries_the_new_ks_at_every_level_and_keeps_its_numbers() -> None:
     queue = MemoryQueue(joint(best=6.0, k_max=3.0, k_cap=6.0))
-    before = [c.point for c in queue.tick().stages[0].candidates]
+    before = [c.point for c in queue.reconcile().stages[0].candidates]
     queue.play()
     after = [c.point for c in queue.plan().stages[0].candidates]
     assert after[: len(before)] == before
     assert sorted(p for p in after if p) == [
-        Point(float(k), level) for k in range(1, 7) for level in LEVELS
+        Candidate(float(k), level) for k in range(1, 7) for level in LEVELS
     ]
     assert queue.plan().incumbent.ks == (6.0,)
 
@@ -139,7 +141,9 @@ def test_samplers_try_k_1_at_every_level_and_choose_the_rest(prunes: bool) -> No
     queue = played(joint(sampler="random", trials=8, prunes=prunes))
     assert len(queue.trials) == 8 * 3
     candidates = queue.plan().stages[0].candidates
-    assert [c.point for c in candidates if c.k == 1.0] == [Point(1.0, v) for v in (0.05, 0.2, 0.1)]
+    assert [c.point for c in candidates if c.k == 1.0] == [
+        Candidate(1.0, v) for v in (0.05, 0.2, 0.1)
+    ]
     assert all(c.lr_max in LEVELS for c in candidates)
     for candidate in candidates:
         of = {t.point for t in queue.trials if t.key.candidate == candidate.index}
@@ -151,7 +155,7 @@ def test_a_baseline_level_that_always_fails_leaves_the_others() -> None:
     works = simulated(spec)
 
     def run(waiting: Trial) -> Trial:
-        return failed(waiting) if waiting.point == Point(1.0, 0.1) else works(waiting)
+        return failed(waiting) if waiting.point == Candidate(1.0, 0.1) else works(waiting)
 
     plan = played(spec, run).plan()
     assert plan.progress == Progress.DONE
@@ -171,10 +175,10 @@ def test_the_number_of_runs_is_told_beforehand() -> None:
 def test_k_1_runs_the_first_seed_at_every_level_and_no_further_one_at_levels_that_lost() -> None:
     queue = played(joint(noise=0.05, prunes=True))
     ran = tried(queue)
-    assert all(0 in ran[Point(1.0, level)] for level in LEVELS)
-    assert ran[Point(1.0, 0.1)] == {0, 1}
-    assert ran[Point(1.0, 0.05)] == ran[Point(1.0, 0.2)] == {0}
-    assert all(t.token.protected == (t.k == 1.0) for t in queue.trials)
+    assert all(0 in ran[Candidate(1.0, level)] for level in LEVELS)
+    assert ran[Candidate(1.0, 0.1)] == {0, 1}
+    assert ran[Candidate(1.0, 0.05)] == ran[Candidate(1.0, 0.2)] == {0}
+    assert all(t.request.protected == (t.k == 1.0) for t in queue.trials)
 
 
 def test_levels_of_the_baseline_that_nobody_can_tell_apart_go_on_together() -> None:
@@ -188,7 +192,7 @@ def test_levels_of_the_baseline_that_nobody_can_tell_apart_go_on_together() -> N
             pruning={"enabled": True},
         )
         ran = tried(played(spec))
-        together += sum(1 in ran[Point(1.0, level)] for level in LEVELS) > 1
+        together += sum(1 in ran[Candidate(1.0, level)] for level in LEVELS) > 1
     assert together >= 2
 
 
@@ -200,9 +204,9 @@ def test_half_of_the_grid_of_pairs_is_trained_at_most() -> None:
 
 def test_nothing_of_a_further_seed_is_queued_while_it_is_open_at_which_levels() -> None:
     queue = MemoryQueue(joint(prunes=True))
-    assert {token.key.seed for token in queue.tick().enqueue} == {0}
+    assert {request.key.seed for request in queue.reconcile().enqueue} == {0}
     queue.work(3)
-    assert {token.key.seed for token in queue.tick().enqueue} <= {0}
+    assert {request.key.seed for request in queue.reconcile().enqueue} <= {0}
 
 
 def test_the_baseline_is_the_best_of_its_levels_by_the_model_that_judges_all() -> None:
@@ -246,8 +250,8 @@ def test_any_search_over_levels_accounts_for_every_run_and_compares_with_the_tun
     of_baseline = {c.lr_max: c for c in plan.stages[0].candidates if c.k == 1.0}
     assert plan.baseline.errors == of_baseline[plan.baseline.lr_max].errors
     if not prunes and not noise and sampler == "grid":
-        lowest = min(true_error(spec, Point(1.0, level)) for level in levels)
-        assert true_error(spec, Point(1.0, plan.baseline.lr_max)) == pytest.approx(lowest)
+        lowest = min(true_error(spec, Candidate(1.0, level)) for level in levels)
+        assert true_error(spec, Candidate(1.0, plan.baseline.lr_max)) == pytest.approx(lowest)
     if plan.incumbent.ks == (1.0,):
         assert plan.incumbent == plan.baseline
 
@@ -259,13 +263,13 @@ def test_a_level_that_is_behind_ends_with_all_its_ks_and_the_baseline_goes_on() 
     spec = study(epochs=12, pruning={"enabled": True})
     ks = (1.0, 2.0, 3.0, 4.0)
     curves = [
-        Curve(Point(k, level), [10.0 + k + 20 * (level > 0.1)] * 6, protected=k == 1.0)
+        Curve(Candidate(k, level), [10.0 + k + 20 * (level > 0.1)] * 6, protected=k == 1.0)
         for k in ks
         for level in LEVELS
     ]
     ended = {c.point for c in curves if not c.protected and is_worse(spec, c, curves, 9)}
-    assert {Point(k, 0.2) for k in ks[1:]} <= ended
-    assert Point(2.0, 0.05) not in ended
+    assert {Candidate(k, 0.2) for k in ks[1:]} <= ended
+    assert Candidate(2.0, 0.05) not in ended
 
 
 # ---- the confirmation -------------------------------------------------------------------------
@@ -276,11 +280,13 @@ def test_a_confirmation_trains_every_schedule_at_its_level() -> None:
     queue = played(spec)
     last = queue.plan().confirmation
     assert last is not None
-    tokens = {t.token.control: t.token for t in queue.trials if t.key.stage == CONFIRMATION}
-    assert {control: token.lr_max for control, token in tokens.items()} == {
+    requests = {
+        t.request.comparator: t.request for t in queue.trials if t.key.stage == CONFIRMATION
+    }
+    assert {comparator: request.lr_max for comparator, request in requests.items()} == {
         FOUND: 0.1, ORIGINAL: 0.135, AREA_MATCHED: 0.1, "cosine": 0.135
     }  # fmt: skip
-    told = {row.control: row.lr_max for row in last.rows}
+    told = {row.comparator: row.lr_max for row in last.rows}
     matched = schedule_of(spec, AREA_MATCHED, (3.0,), lr_max=0.1)
     assert told == {
         FOUND: 0.1,
@@ -301,13 +307,13 @@ def test_a_level_alone_needs_no_confirmation() -> None:
 # ---- what is told -----------------------------------------------------------------------------
 
 
-def told(spec: StudySpec) -> tuple[StudyView, str]:
+def told(spec: StudySpec) -> tuple[StudySnapshot, str]:
     """The study when it is over, and what ``kdecay status`` prints of it."""
     queue = played(spec)
-    view = StudyView(spec, tuple(queue.trials), stopped=False)
+    snapshot = StudySnapshot(spec, tuple(queue.trials), stopped=False)
     console = Console(width=140, file=io.StringIO())
-    console.print(study_panel(view))
-    return view, " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    console.print(study_panel(snapshot))
+    return snapshot, " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
 
 
 def test_status_names_the_levels_of_both_and_says_that_k_1_was_tuned() -> None:
@@ -322,8 +328,8 @@ def test_status_names_the_levels_of_both_and_says_that_k_1_was_tuned() -> None:
 
 
 def test_the_json_has_the_level_of_everything() -> None:
-    view, _ = told(joint((0.05, 0.1, 0.135), confirm=2))
-    summary = summarise(view)
+    snapshot, _ = told(joint((0.05, 0.1, 0.135), confirm=2))
+    summary = summarise(snapshot)
     assert summary["schedule"]["lr_max"] == 0.1
     assert summary["baseline"]["lr_max"] == 0.135
     assert summary["stages"][0]["lr_max"] == 0.1
@@ -335,29 +341,31 @@ def test_the_json_has_the_level_of_everything() -> None:
 
 
 def test_figures_have_one_curve_and_one_colour_for_each_level() -> None:
-    view, _ = told(joint())
-    stage = view.plan.stages[0]
-    drawn = {trace.name: trace for trace in figures.error_by_k(view, stage).data}
+    snapshot, _ = told(joint())
+    stage = snapshot.plan.stages[0]
+    drawn = {trace.name: trace for trace in figures.error_by_k(snapshot, stage).data}
     colours = {drawn[f"lr_max {level:g}"].line.color for level in LEVELS}
     assert len(colours) == len(LEVELS)
     assert len(drawn["mean"].x) == 4 * len(LEVELS)
     assert set(drawn["mean"].marker.color) == colours
-    bars = figures.epochs_by_k(view, stage).data[0]
+    bars = figures.epochs_by_k(snapshot, stage).data[0]
     assert list(zip(*bars.x, strict=True)) == [
         (f"{k}", f"{level:g}") for k in range(1, 5) for level in LEVELS
     ]
-    names = {trace.name for trace in figures.schedules(view).data}
+    names = {trace.name for trace in figures.schedules(snapshot).data}
     assert names == {"cosine", "k = 1 at lr_max 0.1, the original", "found: k = 3 at lr_max 0.1"}
 
 
 def test_curves_of_one_k_at_several_levels_are_told_apart() -> None:
-    view, _ = told(joint())
-    stage = view.plan.stages[0]
-    shown = shown_trials(view, stage)
-    assert {t.point for t in shown} >= {Point(1.0, 0.1), Point(3.0, 0.1)}
+    snapshot, _ = told(joint())
+    stage = snapshot.plan.stages[0]
+    shown = shown_trials(snapshot, stage)
+    assert {t.point for t in shown} >= {Candidate(1.0, 0.1), Candidate(3.0, 0.1)}
     curves = Curves({1: [thinned(t, {"training_loss": [3.0], "averaged_error": [9.0]}, {})
                          for t in shown]})  # fmt: skip
-    legend = [t for t in figures.training_loss(view, curves, stage).data if t.showlegend is None]
+    legend = [
+        t for t in figures.training_loss(snapshot, curves, stage).data if t.showlegend is None
+    ]
     assert len({t.legendgroup for t in legend}) == len({t.point for t in shown}) == 12
     assert len({t.line.color for t in legend}) == 12
 
@@ -382,8 +390,8 @@ def test_studies_without_levels_are_told_apart_and_stored_as_before_there_were_a
     stored = json.loads(spec.to_json())
     assert "lr_max" not in stored["search"]
     assert "best_lr_max" not in stored["task"]["surface"]
-    token = Token(RunKey(1, 0, 0), (), 2.0, (1.0, 5.0))
-    assert set(token_attributes(token)) == {
+    request = RunRequest(RunKey(1, 0, 0), (), 2.0, (1.0, 5.0))
+    assert set(request_attributes(request)) == {
         "stage", "candidate", "seed", "earlier_ks", "k", "bounds", "protected"
     }  # fmt: skip
 
@@ -394,30 +402,30 @@ def test_a_spec_with_levels_is_read_back_from_its_storage() -> None:
 
 
 @pytest.mark.parametrize(
-    "token",
+    "run_request",
     [
-        Token(RunKey(1, 4, 0), (), 2.0, (1.0, 5.0), lr_max=0.1, levels=LEVELS),
-        Token(RunKey(1, 4, 0), (), None, (1.0, 5.0), levels=LEVELS),
-        Token(RunKey(2, 4, 0), (2.0,), 3.0, (1.0, 5.0), lr_max=0.1),
-        Token(RunKey(0, 1, 1000), (), 3.0, (3.0, 3.0), True, ORIGINAL, 0.2),
+        RunRequest(RunKey(1, 4, 0), (), 2.0, (1.0, 5.0), lr_max=0.1, levels=LEVELS),
+        RunRequest(RunKey(1, 4, 0), (), None, (1.0, 5.0), levels=LEVELS),
+        RunRequest(RunKey(2, 4, 0), (2.0,), 3.0, (1.0, 5.0), lr_max=0.1),
+        RunRequest(RunKey(0, 1, 1000), (), 3.0, (3.0, 3.0), True, ORIGINAL, 0.2),
     ],
 )
-def test_a_token_with_a_level_is_read_back_from_its_attributes(token: Token) -> None:
-    attributes = json.loads(json.dumps(token_attributes(token)))
-    assert read_token(attributes) == token
+def test_a_token_with_a_level_is_read_back_from_its_attributes(run_request: RunRequest) -> None:
+    attributes = json.loads(json.dumps(request_attributes(run_request)))
+    assert read_request(attributes) == run_request
     for wrong in (0, -0.1, "0.1", True, [0.1], float("inf"), float("nan")):
-        assert read_token(attributes | {"lr_max": wrong}) is None
-        assert read_token(attributes | {"levels": [wrong]}) is None
-        assert read_token(attributes | {"levels": wrong if wrong != [0.1] else 0.1}) is None
+        assert read_request(attributes | {"lr_max": wrong}) is None
+        assert read_request(attributes | {"levels": [wrong]}) is None
+        assert read_request(attributes | {"levels": wrong if wrong != [0.1] else 0.1}) is None
 
 
 def test_a_foreign_trial_without_a_level_does_not_disturb_a_sampler_s_study() -> None:
     queue = MemoryQueue(joint(sampler="random", trials=5))
-    queue.tick()
-    token = next(trial.token for trial in queue.waiting if trial.k is None)
-    stray = Trial(len(queue.trials), token, State.COMPLETE, 1.0, trial_id=99, lr_max=None)
+    queue.reconcile()
+    request = next(trial.request for trial in queue.waiting if trial.k is None)
+    stray = Trial(len(queue.trials), request, State.COMPLETE, 1.0, trial_id=99, lr_max=None)
     queue.trials.append(completed(stray, 1.0))
-    assert queue.plan().stages[0].candidates[token.key.candidate].point is None
+    assert queue.plan().stages[0].candidates[request.key.candidate].point is None
 
 
 # ---- the study file ---------------------------------------------------------------------------

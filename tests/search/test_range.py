@@ -49,7 +49,7 @@ def test_range_waits_for_all_runs_before_it_grows() -> None:
     """An early lead of the largest k is not yet a reason to grow."""
     spec = study(search=search(k_cap=20.0, max_terms=1, seeds=1))
     queue = MemoryQueue(spec, stated({k: 20 - k for k in grid(1.0, 20.0, 0.5)}))
-    queue.tick()
+    queue.reconcile()
     largest = next(t for t in queue.waiting if t.k == 4.0)
     queue.put(completed(largest, 1.0))
     assert queue.plan().enqueue == ()
@@ -70,7 +70,7 @@ def test_candidates_keep_their_numbers_when_the_range_grows() -> None:
     spec = study(surface={"best_ks": [9.0]}, search=search(k_cap=12.0, max_terms=1))
     queue = MemoryQueue(spec)
     seen: dict[int, float | None] = {}
-    while (plan := queue.tick()).progress == Progress.RUNNING:
+    while (plan := queue.reconcile()).progress == Progress.RUNNING:
         for candidate in plan.stages[0].candidates:
             assert seen.setdefault(candidate.index, candidate.k) == candidate.k
         queue.work()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from kdecay_search.search import Progress, make_plan
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import RunKey, State, Trial
 from tests.search.searches import played, sampler_spec, search
 from tests.support.memory_studies import MemoryQueue, failed, simulated, study
@@ -25,9 +25,9 @@ def test_sampler_runs_exactly_trials_times_seeds(sampler: str, at_once: int | No
 
 
 def test_original_schedule_is_one_of_the_samplers_trials() -> None:
-    tokens = make_plan(sampler_spec(), []).enqueue
-    known = [token for token in tokens if token.k is not None]
-    assert [(token.k, token.key.seed, token.protected) for token in known] == [
+    requests = make_plan(sampler_spec(), []).enqueue
+    known = [request for request in requests if request.k is not None]
+    assert [(request.k, request.key.seed, request.protected) for request in known] == [
         (1.0, 0, True),
         (1.0, 1, True),
         (1.0, 2, True),
@@ -36,13 +36,13 @@ def test_original_schedule_is_one_of_the_samplers_trials() -> None:
 
 def test_other_seeds_wait_until_the_sampler_has_chosen() -> None:
     queue = MemoryQueue(sampler_spec(max_terms=1))
-    plan = queue.tick()
-    assert {token.key.seed for token in plan.enqueue if token.k is None} == {0}
+    plan = queue.reconcile()
+    assert {request.key.seed for request in plan.enqueue if request.k is None} == {0}
     chosen = next(t for t in queue.waiting if t.k is None)
     queue.put(replace(chosen, state=State.RUNNING, k=3.25))
     more = queue.plan().enqueue
-    assert [token.key.seed for token in more] == [1, 2]
-    assert {token.k for token in more} == {3.25}
+    assert [request.key.seed for request in more] == [1, 2]
+    assert {request.k for request in more} == {3.25}
 
 
 def test_all_seeds_of_a_candidate_have_the_samplers_k() -> None:
@@ -55,12 +55,12 @@ def test_all_seeds_of_a_candidate_have_the_samplers_k() -> None:
 
 def test_sampler_tries_its_k_again_after_a_failure() -> None:
     queue = MemoryQueue(sampler_spec(max_terms=1))
-    queue.tick()
+    queue.reconcile()
     chosen = next(t for t in queue.waiting if t.k is None)
     queue.put(failed(replace(chosen, k=3.25)))
-    retries = [token for token in queue.plan().enqueue if token.key.candidate == 1]
-    assert {token.k for token in retries} == {3.25}
-    assert [token.key.seed for token in retries] == [0, 1, 2]
+    retries = [request for request in queue.plan().enqueue if request.key.candidate == 1]
+    assert {request.k for request in retries} == {3.25}
+    assert [request.key.seed for request in retries] == [0, 1, 2]
 
 
 def test_candidate_whose_k_never_came_to_be_counts_as_failed() -> None:
@@ -80,12 +80,12 @@ def test_samplers_bounds_hold_the_original_and_then_exceed_the_first_term() -> N
     spec = sampler_spec(max_terms=2, k_min=2.0, min_gain=0.0)
     queue = played(spec)
     plan = queue.plan()
-    assert {t.token.bounds for t in queue.trials if t.key.stage == 1} == {(1.0, 4.0)}
+    assert {t.request.bounds for t in queue.trials if t.key.stage == 1} == {(1.0, 4.0)}
     assert len(plan.stages) == 2
     first = plan.stages[0].best
     assert first is not None
     assert first.k is not None
-    bounds = {t.token.bounds for t in queue.trials if t.key.stage == 2}
+    bounds = {t.request.bounds for t in queue.trials if t.key.stage == 2}
     assert all(low > first.k for low, _ in bounds)
 
 
@@ -93,11 +93,11 @@ def test_samplers_second_stage_has_room_to_choose_in() -> None:
     """The first term lies at the upper end; a single k is nothing to sample from."""
     part = search(sampler="tpe", trials=4, k_cap=8.0, max_terms=2, min_gain=0.0)
     queue = MemoryQueue(study(surface={"best_ks": [20.0]}, search=part))
-    queue.tick()
+    queue.reconcile()
     queue.work()
     for waiting in queue.waiting:
         queue.put(replace(waiting, k=3.9))
-    queue.choose = lambda token: Point(token.bounds[1])  # type: ignore[method-assign]
+    queue.choose = lambda request: Candidate(request.bounds[1])  # type: ignore[method-assign]
     queue.play()
-    bounds = {t.token.bounds for t in queue.trials if t.key.stage == 2}
+    bounds = {t.request.bounds for t in queue.trials if t.key.stage == 2}
     assert all(low < high for low, high in bounds)

@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kdecay_search.search.knowledge_gradient import Belief, Run
-from kdecay_search.search.selection import believe, choose, smooth_curve, smooth_means
+from kdecay_search.search.knowledge_gradient import Posterior, Run
+from kdecay_search.search.selection import choose, posterior_of, smooth_curve, smooth_means
 from kdecay_search.search.surrogate import _NOISE_FLOOR, Array, Contrasts, Result, Results, fit
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 
 KS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
-POINTS = tuple(map(Point, KS))
+POINTS = tuple(map(Candidate, KS))
 
 
 def results(
@@ -26,7 +26,7 @@ def results(
     random = np.random.default_rng(draw)
     offsets = random.normal(0, seed_noise, seeds)
     return [
-        (Point(k), seed, truth[k] + offsets[seed] + random.normal(0, noise))
+        (Candidate(k), seed, truth[k] + offsets[seed] + random.normal(0, noise))
         for seed in range(seeds)
         for k in truth
     ]
@@ -53,10 +53,10 @@ def test_one_curve_equals_scikit_learn_s_regressor() -> None:
     assert means[0] == pytest.approx(theirs - theirs.mean(), abs=1e-5)
 
 
-PAIRS = tuple(Point(k, level) for k in (1.0, 1.5, 2.5, 4.0) for level in (0.05, 0.1, 0.2))
+PAIRS = tuple(Candidate(k, level) for k in (1.0, 1.5, 2.5, 4.0) for level in (0.05, 0.1, 0.2))
 
 
-def valley(point: Point) -> float:
+def valley(point: Candidate) -> float:
     """Lowest at k = 2.5 and lr_max = 0.1; the best level falls with k."""
     assert point.lr_max is not None
     k, level = np.log(point.k / 2.5), np.log(point.lr_max / 0.1)
@@ -79,11 +79,11 @@ def test_a_surface_over_k_and_level_equals_scikit_learn_s_with_two_lengths(seeds
     kernels = pytest.importorskip("sklearn.gaussian_process.kernels")
     from sklearn.gaussian_process import GaussianProcessRegressor
 
-    found = [r for r in pair_results(seeds, 0.3, 0) if r[:2] != (Point(2.5, 0.2), 2)]
+    found = [r for r in pair_results(seeds, 0.3, 0) if r[:2] != (Candidate(2.5, 0.2), 2)]
     seen = Contrasts.of(PAIRS, Results.of(found))
     means = fit(PAIRS, seen, (0.8, 0.5), np.array([2.0]), np.array([0.0])).means[0]
 
-    def places(points: list[Point], of_seeds: list[int]) -> Array:
+    def places(points: list[Candidate], of_seeds: list[int]) -> Array:
         """Log k, log lr_max, and a place of each seed far away from the others'."""
         logs = np.log(np.array(points, float))
         return np.column_stack([logs, 1e3 * np.array(of_seeds, float)])
@@ -102,8 +102,8 @@ def test_a_surface_over_k_and_level_equals_scikit_learn_s_with_two_lengths(seeds
 def test_a_level_that_all_share_changes_nothing() -> None:
     """Of the later stages of a search over levels."""
     plain = results(bowl(3.0), 3, 0.3, 0.5, 4)
-    shared = [(Point(point.k, 0.1), seed, error) for point, seed, error in plain]
-    one, other = choose(POINTS, plain), choose([Point(k, 0.1) for k in KS], shared)
+    shared = [(Candidate(point.k, 0.1), seed, error) for point, seed, error in plain]
+    one, other = choose(POINTS, plain), choose([Candidate(k, 0.1) for k in KS], shared)
     assert one.means == other.means
     assert one.probabilities == other.probabilities
 
@@ -115,10 +115,10 @@ def test_the_lowest_pair_is_chosen_without_noise() -> None:
 
 def test_levels_vouch_for_each_other() -> None:
     """k = 2.5 at lr_max 0.1 did not run; its neighbours at other levels and ks did."""
-    found = [r for r in pair_results(2, 0.05, 2) if r[0] != Point(2.5, 0.1)]
+    found = [r for r in pair_results(2, 0.05, 2) if r[0] != Candidate(2.5, 0.1)]
     choice = choose(PAIRS, found)
-    assert choice.mean(Point(2.5, 0.1)) < choice.mean(Point(1.0, 0.1))
-    assert choice.mean(Point(2.5, 0.1)) < choice.mean(Point(2.5, 0.05))
+    assert choice.mean(Candidate(2.5, 0.1)) < choice.mean(Candidate(1.0, 0.1))
+    assert choice.mean(Candidate(2.5, 0.1)) < choice.mean(Candidate(2.5, 0.05))
 
 
 def test_a_single_result_of_a_search_over_levels_is_enough_to_begin_with() -> None:
@@ -189,22 +189,22 @@ def test_the_work_grows_with_the_candidates_and_not_with_the_results() -> None:
 
 
 def test_a_thousand_candidates_are_judged() -> None:
-    points = [Point(k) for k in np.linspace(1.0, 100.0, 1000).tolist()]
+    points = [Candidate(k) for k in np.linspace(1.0, 100.0, 1000).tolist()]
     choice = choose(points, [(point, 0, 30 + np.log(point.k / 10) ** 2) for point in points])
     assert points[int(np.argmin(choice.means))].k == pytest.approx(10.0, abs=0.5)
     assert sum(choice.probabilities) == pytest.approx(1.0)
 
 
 def test_a_candidate_without_results_is_guessed_from_its_neighbours() -> None:
-    found = [r for r in results(bowl(3.0), 2, 0.05, 1.0, 8) if r[0] != Point(3.0)]
+    found = [r for r in results(bowl(3.0), 2, 0.05, 1.0, 8) if r[0] != Candidate(3.0)]
     choice = choose(POINTS, found)
-    assert choice.mean(Point(3.0)) < choice.mean(Point(1.5))
+    assert choice.mean(Candidate(3.0)) < choice.mean(Candidate(1.5))
     wide = [high - low for low, high in choice.intervals]
     assert wide[KS.index(3.0)] > wide[KS.index(2.0)]
 
 
 def test_a_gain_has_an_interval_that_holds_its_mean() -> None:
-    gain = choose(POINTS, results(bowl(3.0), 4, 0.2, 0.5, 9)).gain(Point(3.0))
+    gain = choose(POINTS, results(bowl(3.0), 4, 0.2, 0.5, 9)).gain(Candidate(3.0))
     low, high = gain.interval
     assert low < gain.mean < high
     assert gain.mean == pytest.approx(2 * np.log(3) ** 2, abs=0.5)
@@ -214,46 +214,50 @@ def test_a_gain_has_an_interval_that_holds_its_mean() -> None:
 def test_a_belief_is_the_choice_s_draws_and_its_noise() -> None:
     known = Results.of(results(bowl(4.0), 4, 0.3, 0.5, 4))
     some = POINTS[2:6]
-    belief, choice = believe(POINTS, known, some), choose(POINTS, known)
+    belief, choice = posterior_of(POINTS, known, some), choose(POINTS, known)
     assert belief.means.tolist() == pytest.approx([choice.mean(point) for point in some])
     assert belief.lowest(some) == min(some, key=choice.mean)
     assert 0.15 < np.sqrt(belief.noise) < 0.6
     widths = [high - low for low, high in choice.intervals]
-    gain = believe(POINTS, known, (POINTS[0], POINTS[4]))
+    gain = posterior_of(POINTS, known, (POINTS[0], POINTS[4]))
     spread = gain.covariance[0, 0] + gain.covariance[1, 1] - 2 * gain.covariance[0, 1]
     assert 3.92 * np.sqrt(spread) == pytest.approx(widths[4], rel=0.15)
 
 
-def on(seed: int, points: Iterable[Point]) -> list[Run]:
+def on(seed: int, points: Iterable[Candidate]) -> list[Run]:
     return [(point, seed) for point in points]
 
 
 def test_further_seeds_are_worth_more_among_equals_than_behind_a_clear_winner() -> None:
     flat = Results.of(results(dict.fromkeys(KS, 30.0), 1, 0.5, 0.0, 10))
     clear = Results.of(results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
-    assert believe(POINTS, flat, POINTS).worth(on(4, POINTS)) > 0.01
-    assert believe(POINTS, clear, POINTS).worth(on(4, POINTS)) < 0.001
+    assert posterior_of(POINTS, flat, POINTS).worth(on(4, POINTS)) > 0.01
+    assert posterior_of(POINTS, clear, POINTS).worth(on(4, POINTS)) < 0.001
 
 
 def test_the_worth_of_a_pair_is_the_closed_form_s() -> None:
     """Of two equals, the one that is then ahead is better by half of E|N(0, s²)|, s that of the
     difference's new mean."""
     doubt, noise = 0.6, 0.3
-    pair = Belief((Point(1.0), Point(2.0)), np.zeros(2), doubt**2 * np.eye(2), noise**2)
+    pair = Posterior((Candidate(1.0), Candidate(2.0)), np.zeros(2), doubt**2 * np.eye(2), noise**2)
     s = 2 * doubt**2 / np.sqrt(2 * doubt**2 + 2 * noise**2)
     expected = pytest.approx(s * np.sqrt(2 / np.pi) / 2, rel=0.05)
     assert pair.worth(on(0, pair.points)) == expected
-    assert pair.worth(on(0, [Point(2.0)])) == pair.worth(on(0, [Point(2.0), Point(2.0)])) == 0.0
-    assert pair.worth([(Point(1.0), 0), (Point(2.0), 1)]) == 0.0
-    one_is_there = replace(pair, ran={0: frozenset([Point(1.0)])})
-    assert one_is_there.worth(on(0, [Point(2.0)])) == expected
+    assert (
+        pair.worth(on(0, [Candidate(2.0)]))
+        == pair.worth(on(0, [Candidate(2.0), Candidate(2.0)]))
+        == 0.0
+    )
+    assert pair.worth([(Candidate(1.0), 0), (Candidate(2.0), 1)]) == 0.0
+    one_is_there = replace(pair, ran={0: frozenset([Candidate(1.0)])})
+    assert one_is_there.worth(on(0, [Candidate(2.0)])) == expected
 
 
 def test_a_run_where_many_ran_tells_more_than_one_where_a_single_one_did() -> None:
-    points = tuple(map(Point, KS))
+    points = tuple(map(Candidate, KS))
     doubt = np.diag(np.where(np.arange(len(KS)) == 0, 0.5, 1e-6))
     ran = {0: frozenset(points[1:]), 1: frozenset(points[1:2])}
-    believed = Belief(points, np.zeros(len(KS)), doubt, 0.5, ran)
+    believed = Posterior(points, np.zeros(len(KS)), doubt, 0.5, ran)
     assert believed.worth(on(0, points[:1])) > 1.1 * believed.worth(on(1, points[:1]))
 
 
@@ -264,7 +268,7 @@ def test_one_more_run_is_never_worth_less(seeds: int, draw: int, there: int) -> 
     every = results(bowl(3.0), seeds + 1, 0.5, 1.0, draw)
     ran, rest = POINTS[:there], POINTS[there:]
     known = [each for each in every if each[1] < seeds or each[0] in ran]
-    belief = believe(POINTS, Results.of(known), POINTS)
+    belief = posterior_of(POINTS, Results.of(known), POINTS)
     worths = [belief.worth(on(seeds, rest[:count])) for count in range(1, len(rest) + 1)]
     assert all(b >= a - 0.1 * worths[-1] - 0.001 for a, b in pairwise(worths))
 
@@ -285,7 +289,7 @@ def test_a_seed_s_own_level_changes_nothing() -> None:
 def test_a_candidate_with_one_hard_seed_is_not_taken_for_a_bad_one() -> None:
     """k = 3 ran on the hard seed alone, the others on the easy one as well."""
     every = results(bowl(3.0), 2, 0.05, 0.0, 2)
-    kept = [each for each in every if each[:2] != (Point(3.0), 0)]
+    kept = [each for each in every if each[:2] != (Candidate(3.0), 0)]
     seen = [(point, seed, error + 4.0 * seed) for point, seed, error in kept]
     choice = choose(POINTS, seen)
     assert KS[int(np.argmin(choice.means))] == 3.0
@@ -299,7 +303,7 @@ def test_order_of_the_results_does_not_matter() -> None:
 def test_probabilities_sum_to_one_and_find_a_clear_winner() -> None:
     choice = choose(POINTS, results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
     assert sum(choice.probabilities) == pytest.approx(1.0)
-    assert choice.probability(Point(4.0)) > 0.99
+    assert choice.probability(Candidate(4.0)) > 0.99
     assert choice.better[KS.index(4.0)] > 0.99
 
 
@@ -316,19 +320,19 @@ def test_where_k_makes_no_difference_the_probability_stays_spread() -> None:
 
 def test_smooth_means_pull_an_outlier_towards_its_neighbours() -> None:
     truth = {**bowl(3.0), 2.0: 33.0}
-    smooth = smooth_means(POINTS, [(Point(k), 0, error) for k, error in truth.items()])
-    assert smooth[Point(2.0)] - smooth[Point(3.0)] < truth[2.0] - truth[3.0]
+    smooth = smooth_means(POINTS, [(Candidate(k), 0, error) for k, error in truth.items()])
+    assert smooth[Candidate(2.0)] - smooth[Candidate(3.0)] < truth[2.0] - truth[3.0]
 
 
 def test_a_single_result_is_enough_to_begin_with() -> None:
-    choice = choose((Point(1.0), Point(2.0)), [(Point(1.0), 0, 5.0)])
+    choice = choose((Candidate(1.0), Candidate(2.0)), [(Candidate(1.0), 0, 5.0)])
     assert sum(choice.probabilities) == pytest.approx(1.0)
 
 
 def test_the_curve_to_be_drawn_runs_through_clear_results_at_their_own_level() -> None:
     truth = bowl(3.0)
     found = results(truth, 3, 0.02, 0.0, 5)
-    curve = smooth_curve(map(Point, (1.0, 2.0, 2.5, 3.0, 10.0)), found)
+    curve = smooth_curve(map(Candidate, (1.0, 2.0, 2.5, 3.0, 10.0)), found)
     assert curve.ks == (1.0, 2.0, 2.5, 3.0, 10.0)
     assert curve.errors[3] == pytest.approx(truth[3.0], abs=0.15)
     assert curve.errors[2] == pytest.approx(30.0 + 2.0 * np.log(2.5 / 3.0) ** 2, abs=0.15)
@@ -341,15 +345,15 @@ def test_the_curve_to_be_drawn_does_not_sink_where_only_easy_seeds_ran() -> None
     """Seed 1 is four points harder, and k = 10 did not run on it."""
     flat = dict.fromkeys(KS, 30.0)
     every = results(flat, 2, 0.02, 0.0, 6)
-    kept = [each for each in every if each[:2] != (Point(10.0), 1)]
+    kept = [each for each in every if each[:2] != (Candidate(10.0), 1)]
     curve = smooth_curve(POINTS, [(point, seed, e + 4.0 * seed) for point, seed, e in kept])
     assert curve.errors == pytest.approx((32.0,) * len(KS), abs=0.2)
 
 
 @pytest.mark.parametrize(
-    "found", [[(Point(2.0), 0, 5.0)], [(Point(1.0), 0, 5.0), (Point(2.0), 0, 6.0)]]
+    "found", [[(Candidate(2.0), 0, 5.0)], [(Candidate(1.0), 0, 5.0), (Candidate(2.0), 0, 6.0)]]
 )
 def test_the_curve_to_be_drawn_is_finite_after_a_result_or_two(found: list[Result]) -> None:
-    curve = smooth_curve(map(Point, (1.0, 1.5, 2.0)), found)
+    curve = smooth_curve(map(Candidate, (1.0, 1.5, 2.0)), found)
     assert np.isfinite([*curve.errors, *curve.low, *curve.high]).all()
     assert min(curve.low) < 5.5 < max(curve.high)

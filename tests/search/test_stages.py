@@ -24,7 +24,7 @@ def test_incumbent_is_reused_and_not_trained_again() -> None:
     spec = study(surface={"best_ks": [1.5, 6.0]}, search=search(max_terms=3, min_gain=0.0))
     queue = played(spec)
     assert set(queue.runs().values()) == {1}
-    schedules = [(*t.token.earlier_ks, t.k, t.key.seed) for t in queue.trials]
+    schedules = [(*t.request.earlier_ks, t.k, t.key.seed) for t in queue.trials]
     assert len(schedules) == len(set(schedules))
     first, second = queue.plan().stages[:2]
     assert first.best is not None
@@ -116,8 +116,8 @@ def test_original_schedule_is_a_candidate_of_stage_one_whatever_the_range(k_min:
     queue = played(study(search=search(k_min=k_min, max_terms=2)))
     baseline = [t for t in queue.trials if t.key.stage == 1 and t.k == 1.0]
     assert sorted(t.key.seed for t in baseline) == [0, 1]
-    assert all(t.token.protected for t in baseline)
-    assert not any(t.token.protected for t in queue.trials if t not in baseline)
+    assert all(t.request.protected for t in baseline)
+    assert not any(t.request.protected for t in queue.trials if t not in baseline)
     assert queue.ks_of(1) == {1.0, *grid(k_min, 4.0, 0.5)}
 
 
@@ -133,17 +133,19 @@ def test_equal_errors_are_decided_for_one_of_the_equals() -> None:
 
 
 def test_first_seeds_of_all_candidates_come_first() -> None:
-    tokens = make_plan(study(search=search(seeds=3)), []).enqueue
-    assert [token.key.seed for token in tokens] == sorted(token.key.seed for token in tokens)
-    assert tokens[0].k == 1.0
-    assert len(tokens) == 7 * 3
+    requests = make_plan(study(search=search(seeds=3)), []).enqueue
+    assert [request.key.seed for request in requests] == sorted(
+        request.key.seed for request in requests
+    )
+    assert requests[0].k == 1.0
+    assert len(requests) == 7 * 3
 
 
 def test_token_holds_all_that_a_worker_needs() -> None:
     spec = study(surface={"best_ks": [1.5, 6.0]}, search=search(max_terms=2, min_gain=0.0))
     queue = played(spec)
     first = queue.plan().incumbent.ks[0]
-    tokens = {t.token for t in queue.trials if t.key.stage == 2}
-    assert {token.earlier_ks for token in tokens} == {(first,)}
-    assert {token.bounds for token in tokens} == {(first + 0.5, 4.0)}
-    assert {token.k for token in tokens} == set(grid(first + 0.5, 4.0, 0.5))
+    requests = {t.request for t in queue.trials if t.key.stage == 2}
+    assert {request.earlier_ks for request in requests} == {(first,)}
+    assert {request.bounds for request in requests} == {(first + 0.5, 4.0)}
+    assert {request.k for request in requests} == set(grid(first + 0.5, 4.0, 0.5))

@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from kdecay_search import reconcile as driver
+from kdecay_search import reconcile
 from kdecay_search.search import make_plan
-from kdecay_search.snapshot import read_view
+from kdecay_search.snapshot import read_snapshot
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.file import load
-from kdecay_search.study.trials import RunKey, State, Token, Trial
+from kdecay_search.study.trials import RunKey, RunRequest, State, Trial
 from tests.support.kdecay_command import simulated_study
 
 
@@ -29,8 +29,8 @@ def other(storage: Storage) -> Iterator[Storage]:
 
 
 def launched(storage: Storage, folder: Path, name: str, **settings: Any) -> None:
-    driver.launch(storage, load(simulated_study(folder, name=name, **settings)))
-    driver.tick(storage, name)
+    reconcile.launch(storage, load(simulated_study(folder, name=name, **settings)))
+    reconcile.reconcile(storage, name)
 
 
 def claimed(storage: Storage, name: str) -> Claim:
@@ -84,12 +84,12 @@ def test_a_tick_acts_on_what_another_process_finished(
 ) -> None:
     launched(storage, tmp_path, "shared", search__seeds=1, search__max_terms=2)
     while (claim := queue.claim(other, "shared", "other")) is not None:
-        assert claim.token.k is not None
-        queue.complete(other, claim.trial_id, 10 - claim.token.k if claim.token.k < 3 else 9.0)
-    view = driver.tick(storage, "shared")
-    assert view is not None
-    assert [stage.progress for stage in view.plan.stages] == ["done", "running"]
-    assert claimed(other, "shared").token.earlier_ks == (2.5,)
+        assert claim.request.k is not None
+        queue.complete(other, claim.trial_id, 10 - claim.request.k if claim.request.k < 3 else 9.0)
+    snapshot = reconcile.reconcile(storage, "shared")
+    assert snapshot is not None
+    assert [stage.progress for stage in snapshot.plan.stages] == ["done", "running"]
+    assert claimed(other, "shared").request.earlier_ks == (2.5,)
     assert [t.state for t in seen(storage, "shared").values()].count(State.RUNNING) == 1
 
 
@@ -122,7 +122,7 @@ def test_finished_trials_that_are_deleted_are_queued_again_by_a_process_that_kne
                       "trial_heartbeats", "trial_params", "trials"):  # fmt: skip
             statement = f"DELETE FROM {table} WHERE trial_id = ANY(:gone)"
             connection.execute(sqlalchemy.text(statement), {"gone": gone})
-    driver.tick(storage, "thinned")
+    reconcile.reconcile(storage, "thinned")
     after = seen(storage, "thinned")
     assert not after.keys() & set(gone)
     assert sorted(str(trial.key) for trial in after.values()) == runs
@@ -163,11 +163,11 @@ def test_a_process_that_looked_all_along_plans_as_one_that_has_just_begun(
             _end(storage, claim, dice)
         if step % 7 == 0:
             key = RunKey(1, dice.randrange(5), dice.randrange(3))
-            queue.enqueue(storage, stage, [Token(key, (), 2.0, (1.0, 3.0))])
-        view = driver.tick(storage, name)
-        assert view is not None
+            queue.enqueue(storage, stage, [RunRequest(key, (), 2.0, (1.0, 3.0))])
+        snapshot = reconcile.reconcile(storage, name)
+        assert snapshot is not None
     newcomer = Storage(storage.secret_url)
-    followed, fresh = read_view(storage, name), read_view(newcomer, name)
+    followed, fresh = read_snapshot(storage, name), read_snapshot(newcomer, name)
     newcomer.close()
     assert list(followed.trials) == list(fresh.trials)
     assert followed.plan == fresh.plan == make_plan(followed.spec, list(fresh.trials))

@@ -17,15 +17,15 @@ import optuna
 import pytest
 import sqlalchemy
 
-from kdecay_search import reconcile as driver
+from kdecay_search import reconcile
 from kdecay_search.errors import StorageError, StorageUnavailable
 from kdecay_search.storage import Storage, connect, queue, records
 from kdecay_search.storage.connect import parse_url
 from kdecay_search.study.file import load
-from kdecay_search.study.trials import RunKey, State, Token
+from kdecay_search.study.trials import RunKey, RunRequest, State
 from tests.support.kdecay_command import Kdecay, simulated_study
 from tests.support.postgres_servers import PASSWORD, Server, password_server
-from tests.support.queued_runs import queued, token
+from tests.support.queued_runs import queued, request
 from tests.support.wait import wait_for
 
 CLAIMER = """
@@ -33,7 +33,7 @@ import sys
 from kdecay_search.storage import Storage, queue
 storage = Storage(sys.argv[1])
 while (claim := queue.claim(storage, sys.argv[2], "test")) is not None:
-    print(claim.trial_id, claim.token.key.candidate)
+    print(claim.trial_id, claim.request.key.candidate)
 """
 
 
@@ -44,7 +44,7 @@ def server() -> Iterator[Server]:
 
 
 def test_four_processes_claim_each_of_forty_runs_exactly_once(storage: Storage) -> None:
-    queued(storage, "claims", [token(i, 1.0 + i / 10) for i in range(40)])
+    queued(storage, "claims", [request(i, 1.0 + i / 10) for i in range(40)])
     claimers = [
         subprocess.Popen(
             [sys.executable, "-c", CLAIMER, storage.secret_url, "claims"],
@@ -60,33 +60,33 @@ def test_four_processes_claim_each_of_forty_runs_exactly_once(storage: Storage) 
 
 def test_runs_that_belong_together_are_queued_all_or_none(storage: Storage) -> None:
     """What comes after them is decided once all have ended: half of them would be another race."""
-    broken = token(2, cast(float, {3.0}))
+    broken = request(2, cast(float, {3.0}))
     with pytest.raises(TypeError, match="not JSON serializable"):
-        queued(storage, "together", [token(1, 2.0), broken])
+        queued(storage, "together", [request(1, 2.0), broken])
     assert records.read_trials(storage, "together") == []
-    queued(storage, "together", [token(1, 2.0), token(2, 3.0)])
+    queued(storage, "together", [request(1, 2.0), request(2, 3.0)])
     assert [t.key.candidate for t in records.read_trials(storage, "together")] == [1, 2]
 
 
 def test_a_token_comes_back_from_the_storage_as_it_was_queued(storage: Storage) -> None:
-    sent = Token(RunKey(2, 3, 1), (1.5,), 2.25, (2.0, 5.0), protected=True)
-    study_id = records.create_stage(storage, "tokens", 2)
+    sent = RunRequest(RunKey(2, 3, 1), (1.5,), 2.25, (2.0, 5.0), protected=True)
+    study_id = records.create_stage(storage, "requests", 2)
     queue.enqueue(storage, study_id, [sent])
-    assert [trial.token for trial in records.read_trials(storage, "tokens")] == [sent]
+    assert [trial.request for trial in records.read_trials(storage, "requests")] == [sent]
 
 
 def test_runs_whose_k_is_known_are_claimed_before_those_left_to_the_sampler(
     storage: Storage,
 ) -> None:
-    queued(storage, "order", [token(0), token(1), token(2, 3.0), token(3, 2.0)])
+    queued(storage, "order", [request(0), request(1), request(2, 3.0), request(3, 2.0)])
     claims = [queue.claim(storage, "order", "me") for _ in range(5)]
-    assert [c.token.key.candidate if c else None for c in claims] == [2, 3, 0, 1, None]
+    assert [c.request.key.candidate if c else None for c in claims] == [2, 3, 0, 1, None]
 
 
 def test_a_claimed_trial_that_falls_silent_is_reaped_by_the_database_s_clock(
     storage: Storage,
 ) -> None:
-    queued(storage, "silent", [token(0, 2.0), token(1, 3.0), token(2, 4.0)])
+    queued(storage, "silent", [request(0, 2.0), request(1, 3.0), request(2, 4.0)])
     silent, beating = queue.claim(storage, "silent", "me"), queue.claim(storage, "silent", "me")
     assert silent is not None
     assert beating is not None
@@ -105,7 +105,7 @@ def test_a_claimed_trial_that_falls_silent_is_reaped_by_the_database_s_clock(
 
 
 def test_nobody_is_reaped_for_a_silence_in_which_the_server_was_down(storage: Storage) -> None:
-    queued(storage, "down", [token(0, 2.0)])
+    queued(storage, "down", [request(0, 2.0)])
     claim = queue.claim(storage, "down", "me")
     assert claim is not None
     _age_heartbeat(storage, claim.trial_id, seconds=9999)
@@ -114,7 +114,7 @@ def test_nobody_is_reaped_for_a_silence_in_which_the_server_was_down(storage: St
 
 
 def test_what_a_killed_process_held_is_reaped_at_once_and_nothing_else(storage: Storage) -> None:
-    queued(storage, "dead", [token(i, 2.0 + i) for i in range(3)])
+    queued(storage, "dead", [request(i, 2.0 + i) for i in range(3)])
     for worker in ("host:12:cuda:0", "host:123:cuda:0", 'h"ost:12:cpu'):
         assert queue.claim(storage, "dead", worker) is not None
     assert queue.reap_process(storage, "dead", "host:12:") == 1
@@ -126,7 +126,7 @@ def test_what_a_killed_process_held_is_reaped_at_once_and_nothing_else(storage: 
 def test_a_release_that_is_repeated_does_not_take_the_trial_from_its_next_holder(
     storage: Storage,
 ) -> None:
-    queued(storage, "repeated", [token(0, 2.0)])
+    queued(storage, "repeated", [request(0, 2.0)])
     first = queue.claim(storage, "repeated", "me")
     assert first is not None
     queue.release(storage, first)
@@ -147,7 +147,7 @@ def test_a_holder_of_the_lock_that_falls_silent_loses_it_and_is_told(storage: St
 
 
 def test_a_worker_that_was_reaped_cannot_change_the_record(storage: Storage) -> None:
-    queued(storage, "late", [token(0, 2.0)])
+    queued(storage, "late", [request(0, 2.0)])
     claim = queue.claim(storage, "late", "me")
     assert claim is not None
     queue.fail(storage, claim.trial_id, "lost", "silent")
@@ -159,7 +159,7 @@ def test_a_worker_that_was_reaped_cannot_change_the_record(storage: Storage) -> 
 
 
 def test_a_released_trial_is_claimed_again_and_keeps_its_number(storage: Storage) -> None:
-    queued(storage, "again", [token(0, 2.0)])
+    queued(storage, "again", [request(0, 2.0)])
     first = queue.claim(storage, "again", "me")
     assert first is not None
     queue.release(storage, first)
@@ -170,7 +170,7 @@ def test_a_released_trial_is_claimed_again_and_keeps_its_number(storage: Storage
 def test_times_are_the_same_moments_in_every_time_zone(
     storage: Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study_id = queued(storage, "zones", [token(0, 2.0)])
+    study_id = queued(storage, "zones", [request(0, 2.0)])
     monkeypatch.setenv("TZ", "Asia/Tokyo")
     time.tzset()
     before = datetime.now().astimezone()
@@ -196,9 +196,9 @@ def test_the_study_s_lock_is_held_by_one_connection_at_a_time(storage: Storage) 
 
 def test_a_tick_is_idempotent_and_heals_half_a_stage(storage: Storage, tmp_path: Path) -> None:
     spec = load(simulated_study(tmp_path, name="ticked"))
-    assert driver.launch(storage, spec)
-    assert not driver.launch(storage, spec)
-    driver.tick(storage, "ticked")
+    assert reconcile.launch(storage, spec)
+    assert not reconcile.launch(storage, spec)
+    reconcile.reconcile(storage, "ticked")
     runs = sorted(str(t.key) for t in records.read_trials(storage, "ticked"))
     assert len(runs) == len(set(runs)) == 5 * 2
     with storage.engine.begin() as connection:  # as if the first tick had been killed half-way
@@ -208,8 +208,8 @@ def test_a_tick_is_idempotent_and_heals_half_a_stage(storage: Storage, tmp_path:
                 "USING (study_id) WHERE study_name = 'ticked/k1' AND number >= 3)"
             ))  # fmt: skip
     healer = Storage(storage.secret_url)
-    driver.tick(healer, "ticked")
-    driver.tick(healer, "ticked")
+    reconcile.reconcile(healer, "ticked")
+    reconcile.reconcile(healer, "ticked")
     assert sorted(str(t.key) for t in records.read_trials(healer, "ticked")) == runs
     healer.close()
 
@@ -218,11 +218,11 @@ def test_a_run_that_was_queued_twice_loses_its_second_trial(
     storage: Storage, tmp_path: Path
 ) -> None:
     spec = load(simulated_study(tmp_path, name="double"))
-    driver.launch(storage, spec)
-    driver.tick(storage, "double")
+    reconcile.launch(storage, spec)
+    reconcile.reconcile(storage, "double")
     trial = records.read_trials(storage, "double")[0]
-    queue.enqueue(storage, records.stage_ids(storage, "double")[1], [trial.token])
-    driver.tick(storage, "double")
+    queue.enqueue(storage, records.stage_ids(storage, "double")[1], [trial.request])
+    reconcile.reconcile(storage, "double")
     twins = [t for t in records.read_trials(storage, "double") if t.key == trial.key]
     assert [(t.state, t.reason) for t in twins] == [
         (State.WAITING, None),
@@ -236,17 +236,17 @@ def test_trials_that_others_added_to_a_stage_are_left_alone(
     import optuna
 
     spec = load(simulated_study(tmp_path, name="guest"))
-    driver.launch(storage, spec)
+    reconcile.launch(storage, spec)
     study = optuna.load_study(study_name="guest/k1", storage=storage.optuna)
     study.add_trial(optuna.trial.create_trial(value=1.0))
-    driver.tick(storage, "guest")
+    reconcile.reconcile(storage, "guest")
     assert len(records.read_trials(storage, "guest")) == 5 * 2
 
 
 def test_study_names_are_not_prefixes_of_each_other(storage: Storage, tmp_path: Path) -> None:
     for name in ("net", "net.k1", "net-2"):
-        driver.launch(storage, load(simulated_study(tmp_path, name=name)))
-        driver.tick(storage, name)
+        reconcile.launch(storage, load(simulated_study(tmp_path, name=name)))
+        reconcile.reconcile(storage, name)
     records.delete_study(storage, "net")
     assert records.read_trials(storage, "net") == []
     assert {"net.k1", "net-2"} <= set(records.study_names(storage))

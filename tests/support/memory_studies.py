@@ -15,11 +15,11 @@ from typing import Any
 
 from kdecay_search.search import Plan, Progress, make_plan
 from kdecay_search.study.builtin_tasks import SimulatedTask
-from kdecay_search.study.candidate import Point
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import FOUND
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import WITHDRAWN, RunKey, State, Token, Trial
-from kdecay_search.tasks.simulated import control_curve
+from kdecay_search.study.trials import WITHDRAWN, RunKey, RunRequest, State, Trial
+from kdecay_search.tasks.simulated import comparator_curve
 
 NOISELESS = {"seed_noise": 0.0, "run_noise": 0.0, "epoch_noise": 0.0}
 EPOCHS = 3
@@ -65,9 +65,9 @@ def trial(
     **more: Any,
 ) -> Trial:
     """A trial as the storage holds it: complete if it has an error, else waiting."""
-    token = Token(RunKey(stage, candidate, seed), earlier, k, (1.0, 5.0))
+    request = RunRequest(RunKey(stage, candidate, seed), earlier, k, (1.0, 5.0))
     state = state or (State.WAITING if error is None else State.COMPLETE)
-    return Trial(number, token, state, k, error, trial_id=number, **more)
+    return Trial(number, request, state, k, error, trial_id=number, **more)
 
 
 def left_by_a_race(runs: Mapping[float, Sequence[float | None]]) -> list[Trial]:
@@ -93,8 +93,8 @@ def simulated(spec: StudySpec) -> Outcome:
     def run(waiting: Trial) -> Trial:
         assert isinstance(spec.task, SimulatedTask)
         assert waiting.k is not None
-        ks, control = (*waiting.token.earlier_ks, waiting.k), waiting.token.control
-        last = control_curve(spec, control or FOUND, ks, waiting.key.seed, waiting.lr_max)[-1]
+        ks, comparator = (*waiting.request.earlier_ks, waiting.k), waiting.request.comparator
+        last = comparator_curve(spec, comparator or FOUND, ks, waiting.key.seed, waiting.lr_max)[-1]
         return completed(waiting, last.validation_error)
 
     return run
@@ -141,20 +141,20 @@ class MemoryQueue:
     def plan(self) -> Plan:
         return make_plan(self.spec, self.trials)
 
-    def tick(self) -> Plan:
+    def reconcile(self) -> Plan:
         """Bring the trials to the plan, as the driver does; return the plan it acted on."""
         plan = self.plan()
-        for superfluous in plan.withdraw:
-            self.put(replace(superfluous, state=State.FAILED, reason=WITHDRAWN))
+        for redundant in plan.withdraw:
+            self.put(replace(redundant, state=State.FAILED, reason=WITHDRAWN))
         self._add(plan.enqueue, State.WAITING)
         self._add(plan.skip, State.PRUNED)
         return plan
 
-    def _add(self, tokens: Iterable[Token], state: State) -> None:
-        for token in tokens:
+    def _add(self, requests: Iterable[RunRequest], state: State) -> None:
+        for request in requests:
             number = len(self.trials)
             self.trials.append(
-                Trial(number, token, state, token.k, trial_id=number, lr_max=token.lr_max)
+                Trial(number, request, state, request.k, trial_id=number, lr_max=request.lr_max)
             )
 
     def put(self, changed: Trial) -> None:
@@ -164,19 +164,21 @@ class MemoryQueue:
         """Work the first waiting trials, as workers do; return how many."""
         claimed = self.waiting[:most]
         for trial in claimed:
-            point = self.choose(trial.token) if trial.token.k is None else trial.point
+            point = self.choose(trial.request) if trial.request.k is None else trial.point
             assert point is not None
             self.put(self.outcome(replace(trial, k=point.k, lr_max=point.lr_max)))
         return len(claimed)
 
-    def choose(self, token: Token) -> Point:
-        """The sampler: any k within the token's bounds, at any of its levels."""
-        k = self._random.uniform(*token.bounds)
-        return Point(k, self._random.choice(token.levels) if token.levels else token.lr_max)
+    def choose(self, request: RunRequest) -> Candidate:
+        """The sampler: any k within the request's bounds, at any of its levels."""
+        k = self._random.uniform(*request.bounds)
+        return Candidate(
+            k, self._random.choice(request.levels) if request.levels else request.lr_max
+        )
 
     def play(self, at_once: int | None = None) -> Plan:
         """Tick and work until the study no longer runs; ``at_once``: trials between two ticks."""
-        while (plan := self.tick()).progress == Progress.RUNNING:
+        while (plan := self.reconcile()).progress == Progress.RUNNING:
             done = self.work(at_once) + len(plan.skip)
             assert done, "the study runs, but nothing is left to work on"
             assert len(self.trials) < MOST_TRIALS, "the study does not come to an end"

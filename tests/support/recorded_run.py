@@ -21,15 +21,15 @@ class RecordedRun:
         folder: Path | None = None,
         ends: dict[int, type[Interruption]] | None = None,
         ks: tuple[float, ...] = (2.0,),
-        control: str | None = None,
+        comparator: str | None = None,
         **tables: Any,
     ) -> None:
         self.spec = study(**tables)
-        self.ks, self.control, self.seed, self.device = ks, control, 0, "cpu"
+        self.ks, self.comparator, self.seed, self.device = ks, comparator, 0, "cpu"
         self.lr_max: float | None = None
         self.checkpoint = None
         if folder is not None:
-            fingerprint = self.spec.fingerprint(ks, 0, control)
+            fingerprint = self.spec.fingerprint(ks, 0, comparator)
             self.checkpoint = Checkpoint(folder, RunKey(1, 0, 0), fingerprint, 300.0)
         self.epochs: list[Epoch] = []
         self.restored: list[Epoch] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.spec import StudySpec
 from tests.support.memory_studies import MemoryQueue, study
 
@@ -15,11 +15,11 @@ def spec(**keys: Any) -> StudySpec:
     return study(search=part)
 
 
-def seen(queue: MemoryQueue, stopped: bool = False) -> StudyView:
-    return StudyView(queue.spec, tuple(queue.trials), stopped)
+def seen(queue: MemoryQueue, stopped: bool = False) -> StudySnapshot:
+    return StudySnapshot(queue.spec, tuple(queue.trials), stopped)
 
 
-def ended(outcome: Any, **keys: Any) -> StudyView:
+def ended(outcome: Any, **keys: Any) -> StudySnapshot:
     queue = MemoryQueue(spec(**keys), outcome)
     queue.play()
     return seen(queue)

@@ -22,7 +22,7 @@ class Recorder:
 
     def __init__(self, spec: StudySpec, ks: tuple[float, ...] = (1.0,), seed: int = 0) -> None:
         self.spec, self.ks, self.seed, self.device = spec, ks, seed, "cpu"
-        self.control: str | None = None
+        self.comparator: str | None = None
         self.lr_max: float | None = None
         self.checkpoint: Checkpoint | None = None
         self.epochs: list[Epoch] = []

@@ -118,20 +118,20 @@ def test_the_task_opens_the_test_part_for_controls_alone(
         return training(run, task, split, device)  # type: ignore[arg-type]
 
     monkeypatch.setattr(images, "Training", note)
-    for control in (None, "found", "area-matched"):
+    for comparator in (None, "found", "area-matched"):
         run = recorder(epochs=1)
-        run.control = control  # type: ignore[misc]
+        run.comparator = comparator  # type: ignore[misc]
         images.train(run)
     assert parts == [80, 359, 359]
 
 
 def test_a_control_is_trained_at_its_own_rates(recorder: Callable[..., Run]) -> None:
     last = {}
-    for control in ("found", "original", "area-matched", "cosine"):
+    for comparator in ("found", "original", "area-matched", "cosine"):
         run = recorder(ks=(4.0,), epochs=2, schedule={"lr_max": 0.1, "lr_min": 0.01})
-        run.control = control  # type: ignore[misc]
+        run.comparator = comparator  # type: ignore[misc]
         images.train(run)
-        last[control] = run.epochs[0].learning_rate  # type: ignore[attr-defined]
+        last[comparator] = run.epochs[0].learning_rate  # type: ignore[attr-defined]
     steps = 320 // 50
     u = (steps - 1) / (2 * steps)
     assert last["found"] == pytest.approx(0.01 + 0.09 * (1 - u**4))

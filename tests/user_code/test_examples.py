@@ -72,7 +72,7 @@ def test_an_example_opens_the_test_set_only_to_confirm(tmp_path: Path, kind: Kin
     data = module(kind).data
     searched, confirmed = data("search"), data("confirmation")
     assert [len(part) for part in (*searched, *confirmed)] == [397, 1040, 1437, 360]
-    run = recorded(kind, tmp_path, control="original", ks=(1.0,))
+    run = recorded(kind, tmp_path, comparator="original", ks=(1.0,))
     run_function(module(kind).train, run)
     assert run.epochs[-1].validation_error * 3.6 == pytest.approx(
         round(run.epochs[-1].validation_error * 3.6), abs=1e-3

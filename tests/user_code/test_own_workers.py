@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from kdecay_search import reconcile as driver
+from kdecay_search import reconcile
 from kdecay_search.cli.options import allowance
 from kdecay_search.errors import KDecayError, NotAllowed
 from kdecay_search.report.failures import MOST_KINDS, as_text, read_failures
-from kdecay_search.snapshot import StudyView, read_view
+from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import LOST, State
@@ -52,8 +52,8 @@ def command_study(name: str, script: str, **tables: Any) -> StudySpec:
 
 
 def launched(storage: Storage, spec: StudySpec) -> None:
-    driver.launch(storage, spec)
-    driver.tick(storage, spec.name)
+    reconcile.launch(storage, spec)
+    reconcile.reconcile(storage, spec.name)
 
 
 def work(storage: Storage, name: str | None, allowed: Allowance) -> Worker:
@@ -64,17 +64,17 @@ def work(storage: Storage, name: str | None, allowed: Allowance) -> Worker:
     return worker
 
 
-def trained(storage: Storage, spec: StudySpec) -> StudyView:
+def trained(storage: Storage, spec: StudySpec) -> StudySnapshot:
     """The study, launched and worked to its end."""
     launched(storage, spec)
     work(storage, spec.name, Allowance.of(spec))
-    return read_view(storage, spec.name)
+    return read_snapshot(storage, spec.name)
 
 
-def errors(storage: Storage, view: StudyView) -> str:
+def errors(storage: Storage, snapshot: StudySnapshot) -> str:
     """What ``status --errors`` prints."""
     console = Console(record=True, width=120, file=io.StringIO())
-    console.print(as_text(read_failures(storage, view)), soft_wrap=True)
+    console.print(as_text(read_failures(storage, snapshot)), soft_wrap=True)
     return console.export_text()
 
 
@@ -94,8 +94,8 @@ def train(run):
 def test_status_errors_shows_the_traceback_of_every_failed_attempt(
     kdecay: Kdecay, storage: Storage
 ) -> None:
-    view = trained(storage, python_study("raises", RAISES, workers={"max_attempts": 2}))
-    assert (view.count(State.COMPLETE), view.count(State.FAILED)) == (1, 2)
+    snapshot = trained(storage, python_study("raises", RAISES, workers={"max_attempts": 2}))
+    assert (snapshot.count(State.COMPLETE), snapshot.count(State.FAILED)) == (1, 2)
     shown = kdecay.run("status", "raises", "--errors").stdout
     assert shown.splitlines()[:4] == [
         "raises: 2 failed attempts",
@@ -136,8 +136,8 @@ def test_failures_of_many_kinds_are_told_by_number_and_what_a_database_holds_is_
         assert claim is not None
         output = f"\x1b]0;title\x07number {number}\x9b2J\nend"
         queue.fail(storage, claim.trial_id, "error", "planted", output)
-        driver.tick(storage, "planted")
-    shown = errors(storage, read_view(storage, "planted"))
+        reconcile.reconcile(storage, "planted")
+    shown = errors(storage, read_snapshot(storage, "planted"))
     assert shown.startswith("planted: 15 failed attempts; 5 of them, which are older, are not")
     assert shown.count("number") == MOST_KINDS
     assert "    number 14\\x9b2J\n    end" in shown
@@ -145,8 +145,10 @@ def test_failures_of_many_kinds_are_told_by_number_and_what_a_database_holds_is_
 
 def test_status_errors_says_when_nothing_failed(storage: Storage) -> None:
     spec = study("well", search=SEARCH)
-    driver.launch(storage, spec)
-    assert errors(storage, read_view(storage, "well")) == "well: no attempt at a run has failed\n"
+    reconcile.launch(storage, spec)
+    assert (
+        errors(storage, read_snapshot(storage, "well")) == "well: no attempt at a run has failed\n"
+    )
 
 
 # ---- what a worker may run ---------------------------------------------------------------------
@@ -173,7 +175,7 @@ def test_a_function_that_is_not_allowed_is_not_even_imported(
         assert not Path("imported").exists()
     kdecay.run("worker", "--study", "not-allowed", "--drain", "--allow", "mine:train")
     assert Path("imported").read_text() == "xx", "once a run"
-    assert read_view(storage, "not-allowed").state == "done"
+    assert read_snapshot(storage, "not-allowed").state == "done"
 
 
 def test_a_program_that_is_not_allowed_is_not_run(storage: Storage) -> None:
@@ -196,7 +198,7 @@ def test_a_worker_of_all_studies_leaves_alone_what_it_may_not_run(
     launched(storage, python_study("own", WRITES))
     launched(storage, study("built-in", search=SEARCH))
     work(storage, None, NO_OWN_CODE)
-    states = {name: read_view(storage, name).state for name in records.study_names(storage)}
+    states = {name: read_snapshot(storage, name).state for name in records.study_names(storage)}
     assert states == {"own": "running", "built-in": "done"}
     assert caplog.text.count("own cannot be served here: study 'own' runs mine:train, which") == 1
     assert not Path("imported").exists()
@@ -253,20 +255,20 @@ def begun(
     options = [*Allowance.of(spec).options, "--checkpoints", "checkpoints"]
     worker = kdecay.start("worker", "--study", spec.name, *options)
     wait_for(Path("waiting").exists, "an epoch")
-    wait_for(lambda: read_view(storage, spec.name).epochs_trained, "its report")
+    wait_for(lambda: read_snapshot(storage, spec.name).epochs_trained, "its report")
     return spec, worker
 
 
-def ended(storage: Storage, spec: StudySpec, kind: str) -> StudyView:
+def ended(storage: Storage, spec: StudySpec, kind: str) -> StudySnapshot:
     """Another worker goes on; every epoch was trained once, and the result is the same."""
     Path("go").touch()
     work(storage, spec.name, Allowance.of(spec))
-    view = read_view(storage, spec.name)
+    snapshot = read_snapshot(storage, spec.name)
     assert Path("trained").read_text().split() == ["1", "2", "3"]
     result = 40.0 / 6 if kind == "python" else 37.0
-    assert [trial.error for trial in view.trials if trial.state == State.COMPLETE] == [result]
-    assert view.epochs_trained == EPOCHS
-    return view
+    assert [trial.error for trial in snapshot.trials if trial.state == State.COMPLETE] == [result]
+    assert snapshot.epochs_trained == EPOCHS
+    return snapshot
 
 
 @pytest.mark.parametrize("kind", ["python", "command"])
@@ -278,7 +280,7 @@ def test_a_worker_that_is_asked_to_stop_keeps_the_run_and_puts_its_trial_back(
     _, said = worker.communicate(timeout=TIMEOUT_SECONDS)
     assert worker.returncode == 0, said
     assert not alive(int(Path("program").read_text()))
-    assert [trial.state for trial in read_view(storage, spec.name).trials] == [State.WAITING]
+    assert [trial.state for trial in read_snapshot(storage, spec.name).trials] == [State.WAITING]
     assert ended(storage, spec, kind).count(State.FAILED) == 0
 
 
@@ -290,8 +292,8 @@ def test_a_worker_that_is_killed_leaves_a_run_that_goes_on_to_the_same_result(
     worker.kill()
     worker.communicate(timeout=TIMEOUT_SECONDS)
     wait_for(lambda: not alive(int(Path("program").read_text())), "the program's end")
-    view = ended(storage, spec, kind)
-    assert [trial.reason for trial in view.trials if trial.state == State.FAILED] == [LOST]
+    snapshot = ended(storage, spec, kind)
+    assert [trial.reason for trial in snapshot.trials if trial.state == State.FAILED] == [LOST]
 
 
 # ---- runs that end early -----------------------------------------------------------------------
@@ -313,19 +315,19 @@ def test_hopeless_runs_of_own_code_are_pruned(storage: Storage) -> None:
         "doomed", HOPELESS, task={"epochs": 10}, pruning={"enabled": True, "keep_at_least": 1},
         search=SEARCH | {"k_max": 6.0, "k_cap": 6.0},
     )  # fmt: skip
-    view = trained(storage, spec)
-    assert view.state == "done"
-    assert view.plan.leader.ks == (1.0,)
-    assert (view.count(State.FAILED), view.count(State.PRUNED) > 0) == (0, True)
+    snapshot = trained(storage, spec)
+    assert snapshot.state == "done"
+    assert snapshot.plan.leader.ks == (1.0,)
+    assert (snapshot.count(State.FAILED), snapshot.count(State.PRUNED) > 0) == (0, True)
     lengths = [int(line.split()[0]) for line in Path("ended").read_text().splitlines()]
-    assert len(lengths) == len(view.trials), "every run's code came to its own end"
-    assert sum(length < 10 for length in lengths) == view.count(State.PRUNED)
+    assert len(lengths) == len(snapshot.trials), "every run's code came to its own end"
+    assert sum(length < 10 for length in lengths) == snapshot.count(State.PRUNED)
 
 
 def test_what_a_program_said_survives_as_json(storage: Storage) -> None:
     """Bytes that are no text, and characters that JSON escapes."""
     script = "printf 'a\\377\\000b \\033[1mbold\\033[0m \"quoted\" é\\n' >&2; exit 1"
     spec = command_study("bytes", script, search=ONE_RUN, workers={"max_attempts": 1})
-    view = trained(storage, spec)
-    (output,) = read_failures(storage, view).outputs.values()
+    snapshot = trained(storage, spec)
+    (output,) = read_failures(storage, snapshot).outputs.values()
     assert json.loads(json.dumps(output)) == 'a�\\x00b bold "quoted" é'

@@ -16,8 +16,8 @@ import pytest
 from kdecay_search.errors import TaskError
 from kdecay_search.tasks.protocol import Epoch, Pruned, Released
 from kdecay_search.user_code import command, python
+from kdecay_search.user_code.monitoring import RunFailed
 from kdecay_search.user_code.output import KEPT_BYTES
-from kdecay_search.user_code.supervision import RunFailed
 from tests.support.recorded_run import RecordedRun
 from tests.support.wait import wait_for
 from tests.user_code.processes import alive, said
@@ -290,11 +290,11 @@ def test_a_worker_that_is_killed_leaves_no_program_and_no_children(kind: str) ->
 
 def test_a_keeper_that_is_killed_takes_the_program_and_its_children_along() -> None:
     children = "sleep 600 & echo $! >> pids; setsid sh -c 'sleep 600 & echo $! >> pids'"
-    run = program(f"echo $PPID > keeper; {children}; echo $$ >> pids; sleep 600")
+    run = program(f"echo $PPID > supervisor; {children}; echo $$ >> pids; sleep 600")
 
     def kill() -> None:
         wait_for(lambda: Path("pids").exists() and len(started()) == 3, "the children")
-        os.kill(int(Path("keeper").read_text()), signal.SIGKILL)
+        os.kill(int(Path("supervisor").read_text()), signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -431,7 +431,7 @@ def test_a_program_gets_what_stands_in_braces() -> None:
 
 def test_a_program_trains_for_a_confirmation_as_for_a_search_and_is_told_which() -> None:
     script = f'printf "%s\\n" "$@" > given\n{ALL_EPOCHS}'
-    command.train(program(script, "{purpose}", control="rex", ks=(2.0,)))
+    command.train(program(script, "{purpose}", comparator="rex", ks=(2.0,)))
     assert Path("given").read_text() == "\nconfirmation\n", "a rival has no k"
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from kdecay_search.errors import TaskError
-from kdecay_search.study.comparators import AREA_MATCHED, CONTROLS, schedule_of
+from kdecay_search.study.comparators import AREA_MATCHED, COMPARATORS, schedule_of
 from kdecay_search.tasks.protocol import Epoch, Lost, Pruned, Released
 from kdecay_search.training.averaging import AveragedWeights
 from kdecay_search.user_code.run import TaskRun, run_function
@@ -161,18 +161,18 @@ def test_a_poll_tells_that_the_trial_is_lost_and_so_does_every_later_call() -> N
 # ---- the schedule ----------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("control", [None, *CONTROLS[:3], "sgdr", "htd"])
-def test_the_schedule_is_the_study_s_for_every_control(control: str | None) -> None:
+@pytest.mark.parametrize("comparator", [None, *COMPARATORS[:3], "sgdr", "htd"])
+def test_the_schedule_is_the_study_s_for_every_control(comparator: str | None) -> None:
     tables = {"schedule": {"warmup_epochs": 0.5}, "confirm": CONFIRM}
-    run = RecordedRun(control=control, **tables)
+    run = RecordedRun(comparator=comparator, **tables)
     task_run = with_steps(run)
-    wanted = schedule_of(run.spec, control, run.ks, STEPS)
+    wanted = schedule_of(run.spec, comparator, run.ks, STEPS)
     total = EPOCHS * STEPS
     assert task_run.total_steps == total
     got = [task_run.schedule(step) for step in range(total + 1)]
     assert got == [wanted(step, total) for step in range(total + 1)]
     assert task_run.schedule(total + 7) == wanted(total, total)
-    assert task_run.purpose == ("confirmation" if control else "search")
+    assert task_run.purpose == ("confirmation" if comparator else "search")
 
 
 def test_the_number_of_updates_is_asked_for_in_one_line_while_it_is_not_known() -> None:
@@ -204,11 +204,11 @@ def test_the_number_of_updates_is_fixed_once_the_schedule_was_asked() -> None:
 
 
 @pytest.mark.parametrize("by", ["drive", "scheduler"])
-@pytest.mark.parametrize("control", [None, AREA_MATCHED, "sgdr"])
+@pytest.mark.parametrize("comparator", [None, AREA_MATCHED, "sgdr"])
 def test_every_update_has_its_rate_and_groups_keep_their_ratio(
-    by: str, control: str | None
+    by: str, comparator: str | None
 ) -> None:
-    run = RecordedRun(control=control, confirm=CONFIRM)
+    run = RecordedRun(comparator=comparator, confirm=CONFIRM)
     task_run = with_steps(run)
     optimizer = sgd(0.5, 0.25)
     used: list[list[float]] = []

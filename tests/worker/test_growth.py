@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from kdecay_search import reconcile as driver
+from kdecay_search import reconcile
 from kdecay_search.storage import Storage
 from kdecay_search.study.file import load
 from kdecay_search.worker.growth import Growth, grow
-from kdecay_search.worker.pool import Member, Pool
+from kdecay_search.worker.local_workers import LocalWorkers, WorkerProcess
 from tests.support.kdecay_command import Kdecay, simulated_study
 
 
@@ -57,24 +57,24 @@ def test_real_workers_are_added_while_the_database_counts_more_epochs(
         tmp_path, name="grows", task__epochs=40, task__epoch_seconds=0.1, search__k_step=0.5
     )
     spec = load(file)
-    driver.launch(storage, spec)
-    driver.tick(storage, "grows")
-    pool, said = Pool(), []
+    reconcile.launch(storage, spec)
+    reconcile.reconcile(storage, "grows")
+    workers, said = LocalWorkers(), []
     environment = kdecay.environment
 
-    def start(device: str) -> Member:
+    def start(device: str) -> WorkerProcess:
         arguments = ["--study", "grows", "--drain", "--device", device]
-        return pool.start(arguments, environment, tmp_path / "worker.log")
+        return workers.start(arguments, environment, tmp_path / "worker.log")
 
-    devices = grow(storage, pool, ["cpu"], start, threading.Event(), said.append, 1.5)
-    assert pool.wait(60)
-    assert pool.failure() is None
+    devices = grow(storage, workers, ["cpu"], start, threading.Event(), said.append, 1.5)
+    assert workers.wait(60)
+    assert workers.failure() is None
     assert said[:2] == ["processes: 1 on cpu", "processes: 2 on cpu"]
-    assert len(pool.members) >= 2
-    assert devices[0].growth.count <= len(pool.members)
-    view = driver.tick(storage, "grows")
-    assert view is not None
-    assert view.state == "done"
+    assert len(workers.processes) >= 2
+    assert devices[0].growth.count <= len(workers.processes)
+    snapshot = reconcile.reconcile(storage, "grows")
+    assert snapshot is not None
+    assert snapshot.state == "done"
 
 
 def test_a_number_of_processes_that_is_none_is_one_line(kdecay: Kdecay) -> None:

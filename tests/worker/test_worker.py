@@ -22,11 +22,11 @@ from kdecay_search.study.spec import WorkersSpec
 from kdecay_search.study.trials import State
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
 from kdecay_search.worker.attempt import _described
-from kdecay_search.worker.heartbeat import Heart, HeartStopped
+from kdecay_search.worker.heartbeat import Heartbeat, HeartbeatStopped
 from kdecay_search.worker.loop import longest_pause
 from kdecay_search.worker.reporter import Reporter
 from tests.support.kdecay_command import Kdecay, errors_by_run, simulated_study
-from tests.support.queued_runs import queued, token
+from tests.support.queued_runs import queued, request
 from tests.support.wait import wait_for
 
 LEAVER = """
@@ -122,20 +122,20 @@ class Broken:
 
 
 def test_a_heartbeat_that_dies_is_told_loudly(storage: Storage) -> None:
-    queued(storage, "broken heart", [token(0, 2.0)])
+    queued(storage, "broken heart", [request(0, 2.0)])
     claim = queue.claim(storage, "broken heart", "me")
     assert claim is not None
-    with Heart(Broken(), claim, WorkersSpec(heartbeat_seconds=0.1)) as heart:  # type: ignore[arg-type]
+    with Heartbeat(Broken(), claim, WorkersSpec(heartbeat_seconds=0.1)) as heart:  # type: ignore[arg-type]
         wait_for(lambda: heart.error, "the end of the thread")
-    assert isinstance(heart.error, HeartStopped)
+    assert isinstance(heart.error, HeartbeatStopped)
     assert "no thread can live here" in str(heart.error)
 
 
 def test_a_stopped_study_s_worker_is_told_to_release_its_trial(storage: Storage) -> None:
-    study_id = queued(storage, "halted", [token(0, 2.0)])
+    study_id = queued(storage, "halted", [request(0, 2.0)])
     claim = queue.claim(storage, "halted", "me")
     assert claim is not None
-    with Heart(storage, claim, WorkersSpec(heartbeat_seconds=0.1)) as heart:
+    with Heartbeat(storage, claim, WorkersSpec(heartbeat_seconds=0.1)) as heart:
         records.write_attributes(storage, study_id, {records.STOPPED: True})
         wait_for(lambda: heart.interruption, "the word to stop")
     assert heart.interruption is Released

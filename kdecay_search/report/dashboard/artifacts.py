@@ -16,7 +16,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 from kdecay_search.errors import InvalidSpec, KDecayError, StorageError, StudyError
 from kdecay_search.report.winner import winner_as
 from kdecay_search.schedules.export import Form
-from kdecay_search.snapshot import StudyView, read_view
+from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage, records
 
 logger = logging.getLogger(__name__)
@@ -54,23 +54,23 @@ def keep_winners(storage: Storage, store: FileSystemArtifactStore, stop: threadi
 def keep_winner(storage: Storage, store: FileSystemArtifactStore, name: str) -> bool:
     """Upload the winner of one study as source and JSON, each once; whether the study is done."""
     try:
-        view = read_view(storage, name)
+        snapshot = read_snapshot(storage, name)
     except (StudyError, InvalidSpec):
         return False
-    if view.state != "done":
+    if snapshot.state != "done":
         return False
     with storage.lock(f"artifacts/{name}") as held:
         if held is not None:
-            _upload(storage, store, view)
+            _upload(storage, store, snapshot)
     return held is not None
 
 
-def _upload(storage: Storage, store: FileSystemArtifactStore, view: StudyView) -> None:
+def _upload(storage: Storage, store: FileSystemArtifactStore, snapshot: StudySnapshot) -> None:
     """As artifacts of the first stage, whose finished trials take none."""
-    study_name = records.stage_name(view.spec.name, 1)
+    study_name = records.stage_name(snapshot.spec.name, 1)
     first = optuna.load_study(study_name=study_name, storage=storage.optuna)
     known = {meta.filename: meta.artifact_id for meta in get_all_artifact_meta(first)}
-    for name, text in _files(view):
+    for name, text in _files(snapshot):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / name
             file.write_text(text)
@@ -81,12 +81,12 @@ def _upload(storage: Storage, store: FileSystemArtifactStore, view: StudyView) -
                     store.write(known[name], content)
 
 
-def _files(view: StudyView) -> Iterator[tuple[str, str]]:
+def _files(snapshot: StudySnapshot) -> Iterator[tuple[str, str]]:
     """Names, which tell the terms apart, and contents."""
-    stem = "-".join([view.spec.name, "k", *(f"{k:.4g}" for k in view.plan.leader.ks)])
+    stem = "-".join([snapshot.spec.name, "k", *(f"{k:.4g}" for k in snapshot.plan.leader.ks)])
     for form, suffix in FORMS.items():
         with contextlib.suppress(KDecayError):  # a warm-up is counted in the user's own updates
-            yield stem + suffix, winner_as(view, form)
+            yield stem + suffix, winner_as(snapshot, form)
 
 
 def _holds(store: FileSystemArtifactStore, artifact_id: str) -> bool:

@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 
 from kdecay_search.report import figures
 from kdecay_search.report.curves import Curves, RunCurve, read_curves
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage
 from kdecay_search.study.trials import CONFIRMATION
 
@@ -27,28 +27,32 @@ DIGITS = 5
 """Significant ones."""
 
 
-def stage_figures(storage: Storage, view: StudyView) -> dict[int, dict[str, str]]:
+def stage_figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[str, str]]:
     """Plotly's JSON by stage and id."""
-    curves = _smaller(read_curves(storage, view))
-    schedules = _json(figures.schedules(view), "The schedule found, and what it is compared with")
+    curves = _smaller(read_curves(storage, snapshot))
+    schedules = _json(
+        figures.schedules(snapshot), "The schedule found, and what it is compared with"
+    )
     drawn = {}
-    for stage in view.plan.stages:
+    for stage in snapshot.plan.stages:
         k = f"k{stage.n}"
         drawn[stage.n] = {
-            "error-by-k": _json(figures.error_by_k(view, stage), f"Validation error against {k}"),
+            "error-by-k": _json(
+                figures.error_by_k(snapshot, stage), f"Validation error against {k}"
+            ),
             "schedules": schedules,
             "validation-error": _json(
-                figures.validation_error(view, curves, stage),
+                figures.validation_error(snapshot, curves, stage),
                 "Validation error by epoch, first seed",
             ),
             "training-loss": _json(
-                figures.training_loss(view, curves, stage), "Training loss by epoch, first seed"
+                figures.training_loss(snapshot, curves, stage), "Training loss by epoch, first seed"
             ),
         }
-    if view.plan.confirmation is not None:
+    if snapshot.plan.confirmation is not None:
         title = "Test error: found schedule against the others"
         drawn[CONFIRMATION] = {
-            "differences": _json(figures.differences(view.plan.confirmation), title)
+            "differences": _json(figures.differences(snapshot.plan.confirmation), title)
         }
     return drawn
 

@@ -8,25 +8,25 @@ from kdecay_search.report import confirmed, names
 from kdecay_search.report.names import terms
 from kdecay_search.report.summary import by_point
 from kdecay_search.report.text import verdict
-from kdecay_search.search import Candidate, Stage
+from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.confirmation import Confirmation
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.trials import CONFIRMATION
 
 MOST_ROWS = 20
 WRITTEN = "*Written by kdecay while the study goes on. If you edit this note, it stays as it is.*"
 
 
-def stage_note(view: StudyView, stage: Stage, stage_ids: Mapping[int, int]) -> str:
+def stage_note(snapshot: StudySnapshot, stage: Stage, stage_ids: Mapping[int, int]) -> str:
     """The note of one stage. ``stage_ids``: Optuna's study id of each, for the links."""
-    name, level = view.spec.name, " and the level of the LR" if stage.levels else ""
+    name, level = snapshot.spec.name, " and the level of the LR" if stage.levels else ""
     parts = [
         f"### Stage {stage.n} of `{name}`: the term k{stage.n}{level}",
-        f"**{_state(view, stage)}** {_purpose(view, stage)}",
+        f"**{_state(snapshot, stage)}** {_purpose(snapshot, stage)}",
         "\n".join(_table(stage)),
-        f"**The study {_so_far(view)}:** {verdict(view)}",
-        names.tuning(view),
-        "\n".join(f"- {line}" for line in _next_steps(view)),
+        f"**The study {_so_far(snapshot)}:** {verdict(snapshot)}",
+        names.tuning(snapshot),
+        "\n".join(f"- {line}" for line in _next_steps(snapshot)),
         _links(stage.n, stage_ids),
         WRITTEN,
     ]
@@ -34,12 +34,12 @@ def stage_note(view: StudyView, stage: Stage, stage_ids: Mapping[int, int]) -> s
 
 
 def confirmation_note(
-    view: StudyView, confirmation: Confirmation, stage_ids: Mapping[int, int]
+    snapshot: StudySnapshot, confirmation: Confirmation, stage_ids: Mapping[int, int]
 ) -> str:
     """The note of the confirmation."""
     seeds = confirmation.seeds
     parts = [
-        f"### Confirmation of `{view.spec.name}`",
+        f"### Confirmation of `{snapshot.spec.name}`",
         f"**{confirmed.sentence(confirmation)}**",
         f"Each trial trains the network once, by one of the schedules on one of the fresh seeds "
         f"{seeds.start} to {seeds.stop - 1}, on all training images. Values are errors on the "
@@ -59,9 +59,9 @@ def _confirmation_table(confirmation: Confirmation) -> Iterable[str]:
         yield f"| {' | '.join(confirmed.cells(row, confirmation))} |"
 
 
-def _state(view: StudyView, stage: Stage) -> str:
+def _state(snapshot: StudySnapshot, stage: Stage) -> str:
     if stage.progress == "running":
-        return "Stopped." if view.state == "stopped" else "Running."
+        return "Stopped." if snapshot.state == "stopped" else "Running."
     if stage.best is None or stage.best.k is None:
         return "Failed: no run came to its end."
     if not stage.kept:
@@ -71,21 +71,21 @@ def _state(view: StudyView, stage: Stage) -> str:
     return f"Done: k{stage.n} = {stage.best.k:.4g}{level} is kept{edge}."
 
 
-def _purpose(view: StudyView, stage: Stage) -> str:
-    seeds = view.spec.search.seeds
+def _purpose(snapshot: StudySnapshot, stage: Stage) -> str:
+    seeds = snapshot.spec.search.seeds
     level = ", one lr_max" if stage.levels else ""
     tried = (
         f"Each trial trains the network once, with one k{stage.n}{level} and one of {seeds} seeds."
     )
     if stage.n == 1:
-        return f"{tried} k = 1 is the original schedule, {view.spec.schedule.family}."
+        return f"{tried} k = 1 is the original schedule, {snapshot.spec.schedule.family}."
     found = terms(stage.earlier_ks, stage.lr_max)
     return f"The schedule found so far, {found}, gets a further term. {tried}"
 
 
-def _so_far(view: StudyView) -> str:
+def _so_far(snapshot: StudySnapshot) -> str:
     return {"running": "so far", "done": "is done", "stopped": "is stopped"}.get(
-        view.state, "has failed"
+        snapshot.state, "has failed"
     )
 
 
@@ -101,12 +101,12 @@ def _table(stage: Stage) -> Iterable[str]:
         yield f"\nThe best {len(shown)} of {len(known)} candidates."
 
 
-def _rank(candidate: Candidate) -> tuple[bool, float]:
+def _rank(candidate: CandidateResult) -> tuple[bool, float]:
     mean = candidate.error.mean
     return mean is None, mean or 0.0
 
 
-def _row(candidate: Candidate, stage: Stage) -> str:
+def _row(candidate: CandidateResult, stage: Stage) -> str:
     mean, chance = candidate.error.mean, candidate.probability
     best = stage.best is not None and stage.best.index == candidate.index
     notes = ["**best**"] * best + names.outcomes(candidate)
@@ -121,15 +121,15 @@ def _row(candidate: Candidate, stage: Stage) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _next_steps(view: StudyView) -> Iterable[str]:
-    name = view.spec.name
-    if view.state == "running":
+def _next_steps(snapshot: StudySnapshot) -> Iterable[str]:
+    name = snapshot.spec.name
+    if snapshot.state == "running":
         yield f"`kdecay status {name} --watch` shows it live in a terminal"
-    elif view.state == "stopped":
+    elif snapshot.state == "stopped":
         yield "`kdecay launch` with its study file goes on with it"
-    elif view.state == "failed":
+    elif snapshot.state == "failed":
         yield f"`kdecay status {name}` tells how its runs failed"
-    if view.plan.leader.errors:
+    if snapshot.plan.leader.errors:
         yield f"`kdecay best {name} --as python` prints the schedule as source"
         yield f"`kdecay report {name}` writes a page with all figures"
 

@@ -16,7 +16,7 @@ from weakref import WeakKeyDictionary
 
 from kdecay_search import __version__
 from kdecay_search.report.dashboard.note import confirmation_note, stage_note
-from kdecay_search.snapshot import StudyView, read_view
+from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage, pages, records
 from kdecay_search.study.trials import CONFIRMATION
 
@@ -45,92 +45,98 @@ _known: WeakKeyDictionary[Storage, dict[str, _Known]] = WeakKeyDictionary()
 _failed = False
 
 
-def publish(storage: Storage, view: StudyView, clock: Callable[[], float] = time.monotonic) -> bool:
+def publish(
+    storage: Storage, snapshot: StudySnapshot, clock: Callable[[], float] = time.monotonic
+) -> bool:
     """Bring the study's pages up to date if that is due; return whether they were written.
 
     Nothing that goes wrong here harms the study: it is logged, once in a process.
     """
     global _failed  # noqa: PLW0603 - told once in a process
     try:
-        return _publish(storage, view, clock)
+        return _publish(storage, snapshot, clock)
     except Exception as error:
         if not _failed:
-            logger.warning("the dashboard's pages of %s: %s", view.spec.name, error)
+            logger.warning("the dashboard's pages of %s: %s", snapshot.spec.name, error)
         _failed = True
-        again = _Known("", milestone_of(view), clock())  # after the period
-        _known.setdefault(storage, {})[view.spec.name] = again
+        again = _Known("", milestone_of(snapshot), clock())  # after the period
+        _known.setdefault(storage, {})[snapshot.spec.name] = again
         return False
 
 
-def _publish(storage: Storage, view: StudyView, clock: Callable[[], float]) -> bool:
-    name = view.spec.name
+def _publish(storage: Storage, snapshot: StudySnapshot, clock: Callable[[], float]) -> bool:
+    name = snapshot.spec.name
     by_name = _known.setdefault(storage, {})
     known = by_name.get(name)
-    if known and not _is_due(view, known.content, known.milestone, clock() - known.since):
+    if known and not _is_due(snapshot, known.content, known.milestone, clock() - known.since):
         return False
     with storage.lock(f"dashboard/{name}", DRAWING_SECONDS) as held:
         if held is None:
             return False
-        view = read_view(storage, name)  # what was read before the lock may be older than the pages
+        snapshot = read_snapshot(
+            storage, name
+        )  # what was read before the lock may be older than the pages
         first = records.stage_ids(storage, name)[1]
         last = pages.read_published(storage, first)
-        if last and not _is_due(view, last.content, last.milestone, last.seconds_ago):
+        if last and not _is_due(snapshot, last.content, last.milestone, last.seconds_ago):
             by_name[name] = _Known(last.content, last.milestone, clock() - last.seconds_ago)
             return False
-        content, milestone = content_of(view), milestone_of(view)
-        made = make_pages(storage, view)
+        content, milestone = content_of(snapshot), milestone_of(snapshot)
+        made = make_pages(storage, snapshot)
         held.confirm()
         pages.write_pages(storage, first, made, content, milestone)
     by_name[name] = _Known(content, milestone, clock())
     # Somebody who found us at it may have had news, and the last tick has no other after it.
-    _publish(storage, read_view(storage, name), clock)
+    _publish(storage, read_snapshot(storage, name), clock)
     return True
 
 
-def _is_due(view: StudyView, content: str, milestone: str, seconds_ago: float) -> bool:
-    if milestone != milestone_of(view):
+def _is_due(snapshot: StudySnapshot, content: str, milestone: str, seconds_ago: float) -> bool:
+    if milestone != milestone_of(snapshot):
         return True
-    return seconds_ago >= PERIOD_SECONDS and content != content_of(view)
+    return seconds_ago >= PERIOD_SECONDS and content != content_of(snapshot)
 
 
-def milestone_of(view: StudyView) -> str:
+def milestone_of(snapshot: StudySnapshot) -> str:
     """Changes when a stage or the study begins, ends or is stopped: published at once."""
-    stages = [(stage.n, str(stage.progress), stage.kept) for stage in view.plan.stages]
-    confirmation = view.plan.confirmation
+    stages = [(stage.n, str(stage.progress), stage.kept) for stage in snapshot.plan.stages]
+    confirmation = snapshot.plan.confirmation
     last = confirmation and (confirmation.seeds, confirmation.is_over)
-    return _digest(FORMAT, view.state, stages, last)
+    return _digest(FORMAT, snapshot.state, stages, last)
 
 
-def content_of(view: StudyView) -> str:
+def content_of(snapshot: StudySnapshot) -> str:
     """Changes with everything that the pages show."""
-    ended = sum(not trial.open for trial in view.trials)
-    return _digest(milestone_of(view), ended, len(view.trials), view.epochs_trained)
+    ended = sum(not trial.open for trial in snapshot.trials)
+    return _digest(milestone_of(snapshot), ended, len(snapshot.trials), snapshot.epochs_trained)
 
 
 def _digest(*parts: object) -> str:
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
 
 
-def make_pages(storage: Storage, view: StudyView) -> dict[int, pages.Page]:
+def make_pages(storage: Storage, snapshot: StudySnapshot) -> dict[int, pages.Page]:
     """The pages of all stages that are open, by Optuna's study id."""
-    ids = records.stage_ids(storage, view.spec.name)
-    drawn = _figures(storage, view)
+    ids = records.stage_ids(storage, snapshot.spec.name)
+    drawn = _figures(storage, snapshot)
     made = {
-        ids[stage.n]: pages.Page(OBJECTIVE, stage_note(view, stage, ids), drawn.get(stage.n, {}))
-        for stage in view.plan.stages
+        ids[stage.n]: pages.Page(
+            OBJECTIVE, stage_note(snapshot, stage, ids), drawn.get(stage.n, {})
+        )
+        for stage in snapshot.plan.stages
         if stage.n in ids
     }
-    if view.plan.confirmation is not None and CONFIRMATION in ids:
-        note = confirmation_note(view, view.plan.confirmation, ids)
+    if snapshot.plan.confirmation is not None and CONFIRMATION in ids:
+        note = confirmation_note(snapshot, snapshot.plan.confirmation, ids)
         drawing = drawn.get(CONFIRMATION, {})
         made[ids[CONFIRMATION]] = pages.Page(CONFIRMED, note, drawing)
     return made
 
 
-def _figures(storage: Storage, view: StudyView) -> dict[int, dict[str, str]]:
+def _figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[str, str]]:
     """By stage; none before something has ended, so that a study begins without plotly."""
-    if all(trial.open for trial in view.trials):
+    if all(trial.open for trial in snapshot.trials):
         return {}
     from kdecay_search.report.dashboard.figures import stage_figures  # noqa: PLC0415 - plotly
 
-    return stage_figures(storage, view)
+    return stage_figures(storage, snapshot)

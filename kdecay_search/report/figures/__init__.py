@@ -1,7 +1,7 @@
 """Plotly figures of a study: pure functions of what was read, each usable alone.
 
     from kdecay_search.report import figures
-    figures.error_by_k(view, view.plan.stages[0]).show()
+    figures.error_by_k(snapshot, snapshot.plan.stages[0]).show()
 
 They have no background and grey text, so that they stand on light and on dark pages. An exponent k
 has the same colour in all of them.

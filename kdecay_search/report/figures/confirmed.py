@@ -20,14 +20,14 @@ ROW_HEIGHT, FRAME_HEIGHT = 46, 110
 def differences(confirmation: Confirmation | None) -> go.Figure:
     """By how much the found schedule's test error is lower than each other's: every pair, their
     mean and its 95 % interval. Right of zero it is better."""
-    rivals = [row for row in confirmation.rows if row.control != FOUND] if confirmation else []
+    rivals = [row for row in confirmation.rows if row.comparator != FOUND] if confirmation else []
     pairs = [(row, confirmed.against(row, confirmation)) for row in rivals if confirmation]
     known = [(row, c) for row, c in pairs if c is not None and c.difference is not None]
     if confirmation is None or not known:
         return theme.empty("No pair of the confirmation is complete yet.")
     height = FRAME_HEIGHT + ROW_HEIGHT * len(known)
     shown = theme.figure("found schedule is better by, points of test error", "", height=height)
-    found = next(row for row in confirmation.rows if row.control == FOUND)
+    found = next(row for row in confirmation.rows if row.comparator == FOUND)
     for row, compared in known:
         _add(shown, confirmed.title(row, confirmation), row, found, compared)
     shown.add_vline(x=0, line={"color": INK, "width": 1, "dash": "dot"})

@@ -12,7 +12,7 @@ from kdecay_search.report.curves import END_SHARE, Curves, RunCurve
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
 from kdecay_search.search import FIRST_SEED, Stage
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.trials import State
 
 INSET_X, INSET_Y = (0.42, 1.0), (0.34, 1.0)
@@ -28,31 +28,31 @@ ENDS = {State.PRUNED: "x-thin-open", State.RUNNING: "circle-open"}
 KINDS = {"averaged_error": "averaged weights", "validation_error": "weights as they are"}
 
 
-def validation_error(view: StudyView, curves: Curves, stage: Stage) -> go.Figure:
+def validation_error(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.Figure:
     """Validation error by epoch of the weights as they are and of the averaged ones, run by run,
     and the end of the training enlarged in an inset."""
     runs = [run for run in curves.of(stage) if run.epochs]
     if not runs:
         return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
     shown = theme.figure("epoch", "validation error, %", height=500)
-    shown.update_xaxes(range=[0, view.spec.task.epochs])
-    palette = Palette.of(view)
+    shown.update_xaxes(range=[0, snapshot.spec.task.epochs])
+    palette = Palette.of(snapshot)
     for kind, run in _drawn(runs):
         _add_error(shown, run, kind, palette)
     _add_legend(shown, runs, palette)
     _add_kinds(shown)
-    _add_inset(shown, runs, palette, view.spec.task.epochs)
+    _add_inset(shown, runs, palette, snapshot.spec.task.epochs)
     return shown
 
 
-def training_loss(view: StudyView, curves: Curves, stage: Stage) -> go.Figure:
+def training_loss(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.Figure:
     """Mean training loss by epoch, run by run; on a logarithmic axis where all are positive."""
     runs = [run for run in curves.of(stage) if run.training_loss]
     if not runs:
         return theme.empty(f"No run of stage {stage.n} has ended yet.")
     shown = theme.figure("epoch", "training loss")
-    shown.update_xaxes(range=[0, view.spec.task.epochs])
-    palette = Palette.of(view)
+    shown.update_xaxes(range=[0, snapshot.spec.task.epochs])
+    palette = Palette.of(snapshot)
     for run in sorted(runs, key=lambda run: -run.seed):
         line = {"color": palette(run.k, run.lr_max), "width": 2.2 if run.seed == FIRST_SEED else 1}
         _add_run(shown, run, run.training_loss, line, "training loss %{y:.4~g}")

@@ -11,8 +11,8 @@ from kdecay_search.report.effort import effort_of, trials_by_point
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import WARNING, translucent
 from kdecay_search.search import Stage
-from kdecay_search.snapshot import StudyView
-from kdecay_search.study.candidate import Point
+from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import State, Trial
 
 TRAINED, ENDED, RUNNING = "#2f7d77", "#c08a2d", "#6b7fd6"
@@ -31,10 +31,10 @@ MOST_RUNS = 8
 """That a hover text names one by one."""
 
 
-def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
+def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     """Epochs trained and saved for each candidate; hovering tells when its runs ended."""
-    trials = trials_by_point(view, stage)
-    epochs = view.spec.task.epochs
+    trials = trials_by_point(snapshot, stage)
+    epochs = snapshot.spec.task.epochs
     efforts = {point: effort_of(group, epochs) for point, group in trials.items()}
     if not any(effort.trained or effort.saved for effort in efforts.values()):
         return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
@@ -60,7 +60,7 @@ def epochs_by_k(view: StudyView, stage: Stage) -> go.Figure:
     return shown
 
 
-def _places(points: Iterable[Point], stage: Stage) -> list[Any]:
+def _places(points: Iterable[Candidate], stage: Stage) -> list[Any]:
     """Of the bars: k; grouped by it where each was tried at several levels."""
     tried = list(points)
     ks = [f"{point.k:.4g}" for point in tried]

@@ -11,12 +11,12 @@ import plotly.graph_objects as go
 from kdecay_search.report import names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import FAINT, INK, Palette, evenly
-from kdecay_search.search import Candidate, Progress, Stage
+from kdecay_search.search import CandidateResult, Progress, Stage
 from kdecay_search.search.selection import SmoothCurve, smooth_curve
-from kdecay_search.snapshot import StudyView
-from kdecay_search.study.candidate import Point
+from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import Candidate
 
-Colour = Callable[[Candidate], str]
+Colour = Callable[[CandidateResult], str]
 
 CURVE_POINTS = 60
 """Of the smooth curve, beside the candidates themselves …"""
@@ -32,7 +32,7 @@ OUTLIER_SHARE = 4.0
 edge: a run that diverged (100 %) shall not flatten all others."""
 
 
-def error_by_k(view: StudyView, stage: Stage) -> go.Figure:
+def error_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     """Every seed's error, the means, the smooth curve with its 95 % interval, and the choice. Where
     the stage tries several levels of the LR, the curve's cut at each of them."""
     tried = sorted((c for c in stage.candidates if c.errors), key=lambda c: c.k or 0.0)
@@ -40,9 +40,9 @@ def error_by_k(view: StudyView, stage: Stage) -> go.Figure:
         return theme.empty(f"No run of stage {stage.n} is complete yet.")
     shown = theme.figure(f"k<sub>{stage.n}</sub>", "validation error, %")
     top = _top([error for c in tried for error in c.errors.values()])
-    colour = _colouring(view, stage)
-    _add_curves(shown, view, stage, top)
-    _add_rival(shown, view, stage)
+    colour = _colouring(snapshot, stage)
+    _add_curves(shown, snapshot, stage, top)
+    _add_rival(shown, snapshot, stage)
     _add_seeds(shown, tried, colour, top)
     _add_means(shown, tried, colour, top)
     ks = [c.k or 0.0 for c in tried]
@@ -51,31 +51,31 @@ def error_by_k(view: StudyView, stage: Stage) -> go.Figure:
     return shown
 
 
-def _colouring(view: StudyView, stage: Stage) -> Colour:
+def _colouring(snapshot: StudySnapshot, stage: Stage) -> Colour:
     """By level where the stage tries several, else by k as everywhere."""
     if stage.levels:
         colours = dict(zip(stage.levels, evenly(len(stage.levels)), strict=True))
         return lambda candidate: colours[candidate.lr_max or stage.levels[0]]
-    palette = Palette.of(view)
+    palette = Palette.of(snapshot)
     return lambda candidate: palette(candidate.k or 0.0, candidate.lr_max)
 
 
-def _add_curves(shown: go.Figure, view: StudyView, stage: Stage, top: float) -> None:
+def _add_curves(shown: go.Figure, snapshot: StudySnapshot, stage: Stage, top: float) -> None:
     for lr_max, colour in zip(stage.levels, evenly(len(stage.levels)), strict=True):
-        _add_cut(shown, stage_curve(view, stage, lr_max), lr_max, colour, top)
-    if not stage.levels and len((curve := stage_curve(view, stage)).ks) > 1:
+        _add_cut(shown, stage_curve(snapshot, stage, lr_max), lr_max, colour, top)
+    if not stage.levels and len((curve := stage_curve(snapshot, stage)).ks) > 1:
         _add_curve(shown, curve)
 
 
-def stage_curve(view: StudyView, stage: Stage, lr_max: float | None = None) -> SmoothCurve:
+def stage_curve(snapshot: StudySnapshot, stage: Stage, lr_max: float | None = None) -> SmoothCurve:
     """The curve by which the stage's choice was made; at this level of the LR, where it tries
     several. As there, what the stage compares with counts as a result of the last term that was
     kept before."""
     results = [(c.point, s, e) for c in stage.candidates if c.point for s, e in c.errors.items()]
     level = stage.lr_max if lr_max is None else lr_max
     if stage.earlier_ks:
-        rival = view.plan.stages[stage.n - 2].best
-        at = Point(stage.earlier_ks[-1], level)
+        rival = snapshot.plan.stages[stage.n - 2].best
+        at = Candidate(stage.earlier_ks[-1], level)
         results += [(at, s, e) for s, e in (rival.errors if rival else {}).items()]
     tried = sorted({point.k for point, _, _ in results})
     if len(tried) > MOST_CURVE_POINTS:
@@ -85,7 +85,7 @@ def stage_curve(view: StudyView, stage: Stage, lr_max: float | None = None) -> S
         low, high = math.log(tried[0]), math.log(tried[-1])
         between = [math.exp(low + (high - low) * i / CURVE_POINTS) for i in range(1, CURVE_POINTS)]
         ks = [*tried, *(between if high > low else ())]
-    return smooth_curve((Point(k, level) for k in ks), results)
+    return smooth_curve((Candidate(k, level) for k in ks), results)
 
 
 def _top(errors: Sequence[float]) -> float:
@@ -134,14 +134,14 @@ def _add_cut(shown: go.Figure, curve: SmoothCurve, lr_max: float, colour: str, t
     )
 
 
-def _add_rival(shown: go.Figure, view: StudyView, stage: Stage) -> None:
+def _add_rival(shown: go.Figure, snapshot: StudySnapshot, stage: Stage) -> None:
     """What a later stage's candidates are compared with: a line across."""
     if not stage.earlier_ks:
         return
-    rival = view.plan.stages[stage.n - 2].best
+    rival = snapshot.plan.stages[stage.n - 2].best
     if rival is None or rival.error.mean is None:
         return
-    name = f"{names.rival(stage, view)} alone"
+    name = f"{names.rival(stage, snapshot)} alone"
     at = [c.k for c in stage.candidates if c.k is not None]
     shown.add_scatter(
         x=[stage.earlier_ks[-1], max(at)],
@@ -154,7 +154,9 @@ def _add_rival(shown: go.Figure, view: StudyView, stage: Stage) -> None:
     )
 
 
-def _add_seeds(shown: go.Figure, tried: Sequence[Candidate], colour: Colour, top: float) -> None:
+def _add_seeds(
+    shown: go.Figure, tried: Sequence[CandidateResult], colour: Colour, top: float
+) -> None:
     runs = [(c, seed, c.errors[seed]) for c in tried for seed in sorted(c.errors)]
     has_levels = any(c.lr_max is not None for c in tried)
     shown.add_scatter(
@@ -175,7 +177,9 @@ def _add_seeds(shown: go.Figure, tried: Sequence[Candidate], colour: Colour, top
     )
 
 
-def _add_means(shown: go.Figure, tried: Sequence[Candidate], colour: Colour, top: float) -> None:
+def _add_means(
+    shown: go.Figure, tried: Sequence[CandidateResult], colour: Colour, top: float
+) -> None:
     shown.add_scatter(
         x=[c.k for c in tried],
         y=[min(c.error.mean or 0.0, top) for c in tried],
@@ -192,7 +196,7 @@ def _add_means(shown: go.Figure, tried: Sequence[Candidate], colour: Colour, top
     )
 
 
-def _described(candidate: Candidate) -> str:
+def _described(candidate: CandidateResult) -> str:
     error = candidate.error
     seeds = f"{error.n} seed{'s' if error.n != 1 else ''}"
     spread = "" if error.sd is None else f" ± {error.sd:.2f}"

@@ -11,8 +11,8 @@ from bisect import bisect_left
 from collections.abc import Iterable
 
 from kdecay_search.search import BASELINE_KS
-from kdecay_search.snapshot import StudyView
-from kdecay_search.study.candidate import Point
+from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import Candidate
 
 STOPS = ((46, 111, 214), (124, 92, 214), (184, 80, 168), (219, 92, 98), (220, 134, 38))
 """Red, green and blue, 0 to 255."""
@@ -26,13 +26,13 @@ WARNING = "#c8413b"
 class Palette:
     """Colours of candidates, evenly spaced in the order of their k, then of their level."""
 
-    def __init__(self, points: Iterable[Point]) -> None:
+    def __init__(self, points: Iterable[Candidate]) -> None:
         self._places = sorted({_place(*point) for point in points})
 
     @staticmethod
-    def of(view: StudyView) -> Palette:
-        tried = [c.point for stage in view.plan.stages for c in stage.candidates if c.point]
-        return Palette((Point(*BASELINE_KS, view.plan.baseline.lr_max), *tried))
+    def of(snapshot: StudySnapshot) -> Palette:
+        tried = [c.point for stage in snapshot.plan.stages for c in stage.candidates if c.point]
+        return Palette((Candidate(*BASELINE_KS, snapshot.plan.baseline.lr_max), *tried))
 
     def __call__(self, k: float, lr_max: float | None = None) -> str:
         """``#rrggbb``; what is not among them has the colour of the next."""

@@ -10,39 +10,48 @@ from kdecay_search.report.figures.palette import INK, Palette
 from kdecay_search.schedules.baselines import Cosine
 from kdecay_search.schedules.kdecay import Schedule
 from kdecay_search.search import BASELINE_KS
-from kdecay_search.snapshot import StudyView
+from kdecay_search.snapshot import StudySnapshot
 
 POINTS = 240
 """Per schedule; k = 1000 falls within the last of them."""
 
 
-def schedules(view: StudyView) -> go.Figure:
+def schedules(snapshot: StudySnapshot) -> go.Figure:
     """LR by epoch of the best schedule so far, of each of its terms alone, of the original (k = 1)
     and of a cosine between the same rates."""
-    found, part, palette = view.schedule, view.spec.schedule, Palette.of(view)
+    found, part, palette = snapshot.schedule, snapshot.spec.schedule, Palette.of(snapshot)
     shown = theme.figure("epoch", "learning rate")
     is_new = found.ks != BASELINE_KS
     if part.family != "cosine":
         cosine = Cosine(lr_max=found.lr_max, lr_min=found.lr_min, warmup_steps=found.warmup_steps)
-        _add(shown, view, cosine, "cosine", dash="dot", width=1.5, color=INK)
-    original, level = view.original, view.plan.leader.lr_max
-    base = view.plan.baseline.lr_max
+        _add(shown, snapshot, cosine, "cosine", dash="dot", width=1.5, color=INK)
+    original, level = snapshot.original, snapshot.plan.leader.lr_max
+    base = snapshot.plan.baseline.lr_max
     style = {"dash": "dash", "width": 2} if is_new else {"width": 3}
     name = f"k = 1{names.level(base)}, the original"
-    _add(shown, view, original, name, color=palette(1.0, base), **style)
+    _add(shown, snapshot, original, name, color=palette(1.0, base), **style)
     for k in found.ks if len(found.ks) > 1 else ():
-        alone = view.spec.schedule_for((k,), lr_max=level)
-        _add(shown, view, alone, f"{theme.term(k)} alone", width=1.5, color=palette(k, level))
+        alone = snapshot.spec.schedule_for((k,), lr_max=level)
+        _add(shown, snapshot, alone, f"{theme.term(k)} alone", width=1.5, color=palette(k, level))
     if is_new:
         colour = palette(found.ks[-1], level)
-        _add(shown, view, found, f"found: {names.terms(found.ks, level)}", width=3.5, color=colour)
+        _add(
+            shown,
+            snapshot,
+            found,
+            f"found: {names.terms(found.ks, level)}",
+            width=3.5,
+            color=colour,
+        )
     shown.update_layout(legend={"traceorder": "reversed"})
     shown.update_yaxes(rangemode="tozero")
     return shown
 
 
-def _add(shown: go.Figure, view: StudyView, schedule: Schedule, name: str, **line: object) -> None:
-    epochs = view.spec.task.epochs
+def _add(
+    shown: go.Figure, snapshot: StudySnapshot, schedule: Schedule, name: str, **line: object
+) -> None:
+    epochs = snapshot.spec.task.epochs
     at = [epochs * i / (POINTS - 1) for i in range(POINTS)]
     mean = schedule.area(epochs)
     shown.add_scatter(

@@ -1,6 +1,6 @@
 """Keeps a program and everything that it starts, and lets nothing of it live on.
 
-    python -I -S keeper.py LEASH -- PROGRAM [ARGUMENT ...]
+    python -I -S supervisor.py LEASH -- PROGRAM [ARGUMENT ...]
 
 A script of its own, so that it is small and starts fast; :mod:`kdecay_search.user_code.process` starts
 it. ``LEASH`` is the number of a socket whose other end the worker holds. A byte that comes over it
@@ -8,7 +8,7 @@ is the number of a signal to send to the program; SIGKILL goes to all of its fam
 worker dies, however it dies, the socket is at its end: the family is killed then, too. And when
 the program ends, what it left behind is killed, and one line tells the worker how it ended.
 
-On Linux the keeper adopts orphans (a child subreaper), so that a process that forked twice, or has
+On Linux the supervisor adopts orphans (a child subreaper), so that a process that forked twice, or has
 a session of its own, belongs to the family all the same; elsewhere the family is the program's
 process group.
 """
@@ -63,11 +63,11 @@ def _wake_up_on_children() -> int:
 def _start(command: list[str]) -> tuple[int, str]:
     """The program's process id, and why it could not be started, if so."""
     reading, writing = os.pipe()
-    keeper = os.getpid()
+    supervisor = os.getpid()
     program = os.fork()
     if program == 0:
         try:
-            _become(command, keeper)
+            _become(command, supervisor)
         except OSError as error:
             os.write(writing, (error.strerror or str(error)).encode())
         finally:
@@ -77,10 +77,10 @@ def _start(command: list[str]) -> tuple[int, str]:
         return program, said.read()
 
 
-def _become(command: list[str], keeper: int) -> None:
+def _become(command: list[str], supervisor: int) -> None:
     os.setsid()
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != keeper:
+    if os.getppid() != supervisor:
         os._exit(NOT_STARTED)
     signal.set_wakeup_fd(-1)
     for number in RESTORED:

@@ -11,7 +11,7 @@ FIRST_PAUSE_SECONDS = 0.2
 LONGEST_PAUSE_SECONDS = 5.0
 
 
-class Companion:
+class BackgroundThread:
     """Runs :meth:`_run` in a thread of its own for as long as a ``with`` block lasts."""
 
     patience_seconds: float | None = None

@@ -26,7 +26,7 @@ MOST_RESTARTS = 20
 
 
 @dataclass
-class Member:
+class WorkerProcess:
     """A worker process, and what it was started with."""
 
     arguments: Sequence[str]
@@ -34,24 +34,24 @@ class Member:
     log: Path | None
     """None: this process's stderr."""
     detached: bool
-    process: subprocess.Popen[bytes]
+    popen: subprocess.Popen[bytes]
     restarts: int = 0
 
     @property
     def ended_badly(self) -> bool:
-        return self.process.poll() not in (None, 0, -signal.SIGTERM, -signal.SIGINT)
+        return self.popen.poll() not in (None, 0, -signal.SIGTERM, -signal.SIGINT)
 
     @property
     def was_killed(self) -> bool:
-        code = self.process.poll()
+        code = self.popen.poll()
         return self.ended_badly and code is not None and code < 0
 
 
 @dataclass
-class Pool:
+class LocalWorkers:
     """Some ``kdecay worker`` processes and their log files."""
 
-    members: list[Member] = field(default_factory=list)
+    processes: list[WorkerProcess] = field(default_factory=list)
 
     def start(
         self,
@@ -59,36 +59,36 @@ class Pool:
         environment: Mapping[str, str],
         log: Path | None,
         detached: bool = False,
-    ) -> Member:
+    ) -> WorkerProcess:
         """Start ``kdecay worker ARGUMENTS``; ``detached`` lets it outlive the terminal.
 
         Each is a process group of its own, so that Ctrl-C reaches it once, from its starter.
         """
-        process = _spawn(arguments, environment, log, detached)
-        member = Member(arguments, environment, log, detached, process)
-        self.members.append(member)
-        return member
+        popen = _spawn(arguments, environment, log, detached)
+        process = WorkerProcess(arguments, environment, log, detached, popen)
+        self.processes.append(process)
+        return process
 
     def restart_killed(self) -> list[int]:
         """Start those anew that a signal killed (for want of memory, say), unless that happens
         again and again; return the process ids of the dead."""
-        killed = [m for m in self.members if m.was_killed and m.restarts < MOST_RESTARTS]
-        dead = [member.process.pid for member in killed]
-        for member in killed:
-            member.process = _spawn(
-                member.arguments, member.environment, member.log, member.detached
+        killed = [p for p in self.processes if p.was_killed and p.restarts < MOST_RESTARTS]
+        dead = [process.popen.pid for process in killed]
+        for process in killed:
+            process.popen = _spawn(
+                process.arguments, process.environment, process.log, process.detached
             )
-            member.restarts += 1
+            process.restarts += 1
         return dead
 
     @property
     def running(self) -> int:
-        return sum(member.process.poll() is None for member in self.members)
+        return sum(process.popen.poll() is None for process in self.processes)
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
-        for member in self.members:
-            if member.process.poll() is None:
-                member.process.send_signal(number)
+        for process in self.processes:
+            if process.popen.poll() is None:
+                process.popen.send_signal(number)
 
     def drain(self, seconds: float | None) -> None:
         """Ask all to put their trials back and end; kill those that take longer than ``seconds``,
@@ -104,21 +104,21 @@ class Pool:
     def wait(self, seconds: float | None = None) -> bool:
         """Wait for all to end, at most ``seconds``; return whether they did."""
         deadline = None if seconds is None else time.monotonic() + seconds
-        for member in self.members:
+        for process in self.processes:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
             try:
-                member.process.wait(left)
+                process.popen.wait(left)
             except subprocess.TimeoutExpired:
                 return False
         return True
 
     def failure(self) -> str | None:
         """The last line of the log of a worker that ended with an error, if one did."""
-        for member in self.members:
-            if member.ended_badly:
-                text = member.log.read_text(errors="replace") if member.log else ""
+        for process in self.processes:
+            if process.ended_badly:
+                text = process.log.read_text(errors="replace") if process.log else ""
                 lines = text.strip().splitlines()
-                return lines[-1] if lines else f"it ended with code {member.process.returncode}"
+                return lines[-1] if lines else f"it ended with code {process.popen.returncode}"
         return None
 
 
