@@ -7,7 +7,6 @@ goes on when the terminal that launched it is closed. Killed anywhere, the next 
 from __future__ import annotations
 
 from kdecay_search.errors import StudyError
-from kdecay_search.report.dashboard import publish
 from kdecay_search.search import Plan
 from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage, queue, records
@@ -77,16 +76,8 @@ def stop(storage: Storage, name: str) -> None:
 def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
     """Reap, plan, and bring the storage to the plan; None if another process is at it just now.
 
-    Returns the study as it stood; what was queued by this very call is not yet in the snapshot. What
-    the dashboard shows of it is brought up to date afterwards, outside the lock.
+    Returns the study as it stood; what was queued by this very call is not yet in the snapshot.
     """
-    snapshot = _reconcile(storage, name)
-    if snapshot is not None:
-        publish(storage, snapshot)
-    return snapshot
-
-
-def _reconcile(storage: Storage, name: str) -> StudySnapshot | None:
     with storage.lock(name) as held:
         if held is None:
             return None
