@@ -8,6 +8,7 @@ from functools import cached_property
 
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.search import Plan, Progress, make_plan
+from kdecay_search.search.verdict import Verdict, judge, judge_confirmation
 from kdecay_search.storage import Storage, records
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import WITHDRAWN, State, Trial
@@ -24,6 +25,17 @@ class StudySnapshot:
     @cached_property
     def plan(self) -> Plan:
         return make_plan(self.spec, self.trials)
+
+    @cached_property
+    def verdict(self) -> Verdict:
+        """How the best schedule of the search compares with the original, on validation data."""
+        return judge(self.plan, self.state)
+
+    @cached_property
+    def confirmed(self) -> Verdict | None:
+        """The same on fresh seeds, on the test set; None if the study has no confirmation yet."""
+        confirmation = self.plan.confirmation
+        return judge_confirmation(confirmation) if confirmation is not None else None
 
     @property
     def state(self) -> str:

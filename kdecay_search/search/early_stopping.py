@@ -21,14 +21,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from optuna.pruners import BasePruner
-from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
-
 from kdecay_search.search.selection import smooth_means
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RAW, RunRequest
+from kdecay_search.study.trials import RunRequest
 
 FIRST_SEED = 0
 LAST_SHARE = 0.75
@@ -86,56 +82,3 @@ def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: i
         return False
     results = [(point, FIRST_SEED, error) for point, error in alone.items()]
     return is_behind(smooth_means(sorted(alone), results))
-
-
-class SmoothPruner(BasePruner):
-    """The rules above on Optuna's trials: the first seed's runs of the trial's stage.
-
-    The step that is reported to it is the number of epochs done.
-    """
-
-    def __init__(self, spec: StudySpec) -> None:
-        self._spec = spec
-
-    def prune(self, study: Study, trial: FrozenTrial) -> bool:
-        if not is_decision(self._spec, trial.last_step or 0) or not _is_judged(trial):
-            return False
-        others = [
-            other
-            for other in study.get_trials(deepcopy=False)
-            if other.state != TrialState.FAIL and other.number != trial.number
-        ]
-        judged = {other.user_attrs["candidate"] for other in [*others, trial] if _is_judged(other)}
-        curves = [_curve(other) for other in others if _has_curve(other)]
-        own = _curve(trial)
-        return is_worse(self._spec, own, [*curves, own], len(judged))
-
-
-def _is_judged(trial: FrozenTrial) -> bool:
-    attributes = trial.user_attrs
-    is_open = not attributes.get("protected", False) and not attributes.get(RAW, False)
-    return attributes.get("seed") == FIRST_SEED and is_open
-
-
-def _has_curve(trial: FrozenTrial) -> bool:
-    attributes = trial.user_attrs
-    is_first = attributes.get("seed") == FIRST_SEED and not attributes.get(RAW, False)
-    return is_first and bool(trial.intermediate_values) and _point_of(trial) is not None
-
-
-def _point_of(trial: FrozenTrial) -> Candidate | None:
-    """The candidate. Optuna reads a trial's parameters before its values, not in one moment: of a
-    run that has just begun the one may be there without the other."""
-    k, lr_max = (trial.params.get(key, trial.user_attrs.get(key)) for key in ("k", "lr_max"))
-    return None if k is None else Candidate(k, lr_max)
-
-
-def _curve(trial: FrozenTrial) -> Curve:
-    point = _point_of(trial)
-    assert point is not None
-    return Curve(
-        point=point,
-        averaged=[trial.intermediate_values[step] for step in sorted(trial.intermediate_values)],
-        protected=trial.user_attrs["protected"],
-        pruned=trial.state == TrialState.PRUNED,
-    )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -84,7 +84,42 @@ class Stage:
     """The level that the first stage found, of a later one, where it is searched."""
 
     @property
+    def why_best(self) -> str | None:
+        """Why the best candidate is the best, if another has the lower mean or the higher
+        probability to be the best; else None."""
+        best = self.best
+        if best is None or best.error.mean is None:
+            return None
+        others = [c for c in self.candidates if c.index != best.index and c.k is not None]
+        lower = [c for c in others if c.error.mean is not None and c.error.mean < best.error.mean]
+        likelier = [c for c in others if (c.probability or 0) > (best.probability or 0)]
+        reasons = []
+        if lower:
+            reasons.append(f"the mean of {_names(lower)} is lower, but of fewer or easier seeds")
+        if likelier:
+            reasons.append(f"P(best) of {_names(likelier)} is higher, since less is known of it")
+        if not reasons:
+            return None
+        runs = len(best.errors)
+        return (
+            f"{_names([best])} is the lowest point of the smooth curve through all runs, among "
+            f"candidates with {'two complete runs' if runs > 1 else 'a complete run'} or more: "
+            f"{'; '.join(reasons)}."
+        )
+
+    @property
     def levels(self) -> tuple[float, ...]:
         """Ascending, where the stage tries several."""
         tried = sorted({c.lr_max for c in self.candidates if c.lr_max is not None})
         return tuple(tried) if self.lr_max is None else ()
+
+
+def _names(candidates: Sequence[CandidateResult]) -> str:
+    """Text such as ``k = 3, 5``; with levels, ``k = 3 at lr_max 0.1, k = 5 at lr_max 0.2``."""
+    known = sorted(c.point for c in candidates if c.point is not None)
+    if any(point.lr_max is not None for point in known):
+        return ", ".join(
+            f"k = {k:.4g}" + ("" if lr_max is None else f" at lr_max {lr_max:.4g}")
+            for k, lr_max in known
+        )
+    return "k = " + ", ".join(f"{point.k:.4g}" for point in known)

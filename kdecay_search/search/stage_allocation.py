@@ -244,7 +244,8 @@ class StagePlanner:
         )
 
     def _best(self) -> CandidateResult | None:
-        return _lowest(self.candidates, self.choice)
+        best = _lowest(self.candidates, self.choice)
+        return self._with_probability(best) if best else None
 
     def _with_probability(self, candidate: CandidateResult) -> CandidateResult:
         if self.choice is None or candidate.point is None:

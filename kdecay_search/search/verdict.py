@@ -1,0 +1,294 @@
+"""The verdict of a study: whether the schedule that it found is better than the original.
+
+The verdict is computed once, here, from the plan alone. The terminal, the report, the dashboard's
+notes and the JSON print it and decide nothing themselves. An outcome follows from the interval that
+the sentence states, and from nothing else, so a sentence never contradicts its own numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from kdecay_search.search.confirmation import Confirmation
+from kdecay_search.search.plan import Plan
+from kdecay_search.search.selection import Gain
+from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
+from kdecay_search.study.comparators import AREA_MATCHED, BASELINE_KS, ORIGINAL
+
+MIN_RUNS = 2
+"""Complete runs of each schedule below which a gain cannot be told from noise."""
+
+
+class Outcome(StrEnum):
+    """What a comparison of two schedules shows."""
+
+    BETTER = "better"
+    WORSE = "worse"
+    NO_DIFFERENCE = "no detectable difference"
+    TOO_FEW_RUNS = "too few runs"
+
+
+class Model(StrEnum):
+    """Where the estimate and its interval come from."""
+
+    SMOOTH_CURVE = "smooth curve"
+    """The smooth curve through all runs of each stage, summed over the stages."""
+    PAIRED = "paired"
+    """Student's t for the differences between runs of the same seed."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How one schedule compares with another.
+
+    Errors are in percent and differences in percentage points; a positive estimate means that the
+    found schedule is better.
+    """
+
+    outcome: Outcome
+    """What the comparison shows; it follows from ``interval``."""
+    of: str
+    """The schedule that was found, such as ``k = 2, 6.5``."""
+    against: str
+    """The schedule that it is compared with, such as ``k = 1``."""
+    estimate: float | None
+    """By how much the found schedule is better; None if nothing can be compared."""
+    interval: tuple[float, float] | None
+    """95 % interval of the estimate; None if there is none."""
+    model: Model | None
+    """The model behind the estimate; None if there is no estimate."""
+    pairs: int
+    """Number of seeds on which both schedules have a complete run."""
+    sentence: str
+    """The verdict in words, with its numbers."""
+
+    @property
+    def gain(self) -> str:
+        """The estimate with its sign, such as ``+0.60 points``, or ``not clear``."""
+        if self.estimate is None or self.outcome not in (Outcome.BETTER, Outcome.WORSE):
+            return "not clear"
+        return f"{signed(self.estimate)} points"
+
+
+def judge(plan: Plan, state: str) -> Verdict:
+    """Compare the best schedule of a search with the original, on validation data.
+
+    With one term, the estimate is that of the smooth curve through all runs, which makes use of
+    every run and knows how many candidates were tried. Each further term adds its own gain on the
+    schedule before it; the errors of the stages' estimates are taken to be independent.
+
+    Args:
+        plan: What the study's records amount to.
+        state: ``running``, ``done``, ``stopped`` or ``failed``; an unfinished study's verdict says
+            that it is one so far.
+    """
+    verdict = _judge(plan)
+    if state not in ("running", "stopped") or not plan.leader.errors:
+        return verdict
+    sentence = f"So far, {verdict.sentence[0].lower()}{verdict.sentence[1:]}"
+    return replace(verdict, sentence=sentence)
+
+
+def _judge(plan: Plan) -> Verdict:
+    leader, baseline = plan.leader, plan.baseline
+    of, against = (
+        schedule_name(leader.ks, leader.lr_max),
+        schedule_name(baseline.ks, baseline.lr_max),
+    )
+    paired = paired_gain(baseline.errors, leader.errors)
+
+    def verdict(
+        outcome: Outcome,
+        sentence: str,
+        estimate: float | None = None,
+        interval: tuple[float, float] | None = None,
+        model: Model | None = None,
+    ) -> Verdict:
+        return Verdict(outcome, of, against, estimate, interval, model, paired.n, sentence)
+
+    if not leader.errors:
+        return verdict(Outcome.TOO_FEW_RUNS, "No run is complete yet.")
+    found = f"{of}: {percent(describe(leader.errors.values()))}"
+    if leader.ks == baseline.ks:
+        text = f"No detectable difference: nothing is better than the original, {found}."
+        return verdict(Outcome.NO_DIFFERENCE, text)
+    if not baseline.errors:
+        text = f"Too few runs: {found}; the original, {against}, has no result to compare with."
+        return verdict(Outcome.TOO_FEW_RUNS, text)
+    both = f"{found}; {against}: {percent(describe(baseline.errors.values()))}"
+    smooth = _smooth_gain(plan)
+    if smooth is None or min(len(leader.errors), len(baseline.errors)) < MIN_RUNS:
+        if paired.mean is None:
+            text = f"Too few runs to tell a gain from noise: {both}."
+            return verdict(Outcome.TOO_FEW_RUNS, text)
+        text = (
+            f"Too few runs to tell a gain from noise: {both}, {signed(paired.mean)} points "
+            f"{_over(paired)}."
+        )
+        return verdict(Outcome.TOO_FEW_RUNS, text, paired.mean, None, Model.PAIRED)
+    outcome = outcome_of(smooth.interval)
+    curves = "a smooth curve" if len(leader.ks) == 1 else "the stages' smooth curves"
+    numbers = (
+        f"(95 % interval {span(_facing(outcome, smooth.interval))}, by {curves} through all runs"
+    )
+    if paired.mean is not None:
+        numbers += f"; {_over(paired)}: {signed(paired.mean)}"
+    text = f"{both}. {_difference(outcome, smooth.mean)} {numbers})."
+    return verdict(outcome, text, smooth.mean, smooth.interval, Model.SMOOTH_CURVE)
+
+
+def _smooth_gain(plan: Plan) -> Gain | None:
+    """The gain of the leader on the original: the sum over the stages that its terms come from."""
+    gains = [stage.smooth_gain for stage in plan.stages[: len(plan.leader.ks)]]
+    known = [gain for gain in gains if gain is not None]
+    if not known or len(known) < len(gains):
+        return None
+    mean = sum(gain.mean for gain in known)
+    below = math.hypot(*(gain.mean - gain.interval[0] for gain in known))
+    above = math.hypot(*(gain.interval[1] - gain.mean for gain in known))
+    return Gain(mean, (mean - below, mean + above), min(gain.probability for gain in known))
+
+
+def judge_confirmation(confirmation: Confirmation) -> Verdict:
+    """Compare the found schedule with the original on fresh seeds, on the test set."""
+    compared = confirmation.comparison
+    rows = {row.comparator: row for row in confirmation.rows}
+    level = rows[ORIGINAL].lr_max if ORIGINAL in rows else None
+    against = schedule_name(BASELINE_KS, level)
+    outcome = Outcome(compared.verdict)
+    if compared.interval is not None:
+        outcome = outcome_of(compared.interval)
+    if not confirmation.is_over or compared.difference is None:
+        outcome = Outcome.TOO_FEW_RUNS
+    return Verdict(
+        outcome=outcome,
+        of=schedule_name(confirmation.ks),
+        against=against,
+        estimate=compared.difference,
+        interval=compared.interval,
+        model=None if compared.difference is None else Model.PAIRED,
+        pairs=compared.n,
+        sentence=_confirmation_sentence(confirmation, outcome, against),
+    )
+
+
+def _confirmation_sentence(confirmation: Confirmation, outcome: Outcome, against: str) -> str:
+    compared = confirmation.comparison
+    if not confirmation.rows:
+        return "There is nothing to confirm: the search found no schedule better than the original."
+    if not confirmation.is_over:
+        left = sum(row.unfinished for row in confirmation.rows)
+        return f"The confirmation on the test set is under way: {left} runs to go."
+    if compared.difference is None:
+        return "The confirmation failed: no seed has both the found schedule and the original."
+    where = f"on the test set, {compared.n} fresh seed{'s' if compared.n != 1 else ''}"
+    by = _by(compared)
+    return {
+        Outcome.BETTER: f"Confirmed: {where}, better than {against} {by}.",
+        Outcome.WORSE: f"Refuted: {where}, worse than {against} {by}.",
+    }.get(
+        outcome,
+        f"Not confirmed: {where}, no detectable difference to {against} ({_signed(compared)}).",
+    ) + _shape(confirmation, outcome)
+
+
+def _shape(confirmation: Confirmation, outcome: Outcome) -> str:
+    """Whether the gain comes from the shape of the decay or from the higher mean rate."""
+    matched = confirmation.others.get(AREA_MATCHED)
+    if matched is None or matched.difference is None:
+        return ""
+    same = f"{schedule_name(BASELINE_KS)} at the same mean rate"
+    found = Outcome(matched.verdict)
+    if found == Outcome.BETTER:
+        return f" Its shape matters: it is better than {same} {_by(matched)}."
+    if found == Outcome.WORSE:
+        return f" Its shape does not help: it is worse than {same} {_by(matched)}."
+    begins = f"There is no detectable difference to {same}"
+    if outcome == Outcome.NO_DIFFERENCE:
+        begins += " either"
+    return f" {begins} ({_signed(matched)})."
+
+
+def outcome_of(interval: tuple[float, float]) -> Outcome:
+    """What an interval of a gain shows: a difference only if it leaves out zero."""
+    low, high = interval
+    if low > 0:
+        return Outcome.BETTER
+    return Outcome.WORSE if high < 0 else Outcome.NO_DIFFERENCE
+
+
+def schedule_name(ks: Iterable[float], lr_max: float | None = None) -> str:
+    """A schedule's name for people.
+
+    Args:
+        ks: Its terms.
+        lr_max: Its level of the learning rate, if the level was searched.
+
+    Returns:
+        Text such as ``k = 2``, ``k = 2, 6.5`` or ``k = 2 at lr_max 0.1``.
+    """
+    return "k = " + ", ".join(f"{k:.4g}" for k in ks) + level_name(lr_max)
+
+
+def level_name(lr_max: float | None) -> str:
+    """Text such as `` at lr_max 0.1``; empty if the level was not searched."""
+    return "" if lr_max is None else f" at lr_max {lr_max:.4g}"
+
+
+def percent(sample: Sample) -> str:
+    """A mean error with its standard deviation over the seeds, ``3.21 ± 0.30 %``, or a dash."""
+    if sample.mean is None:
+        return "–"
+    spread = "" if sample.sd is None else f" ± {sample.sd:.2f}"
+    return f"{sample.mean:.2f}{spread} %"
+
+
+def points(value: float) -> str:
+    """A difference with two decimals, or with as many as it takes to see that it is not zero."""
+    text = f"{value:.2f}"
+    return text if float(text) or not value else f"{value:.1g}"
+
+
+def signed(value: float) -> str:
+    """The same with its sign, also if that is a plus."""
+    text = points(value)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def span(interval: tuple[float, float]) -> str:
+    """An interval, such as ``0.50 to 1.40``."""
+    return f"{points(interval[0])} to {points(interval[1])}"
+
+
+def _difference(outcome: Outcome, mean: float) -> str:
+    if outcome == Outcome.NO_DIFFERENCE:
+        return f"No detectable difference: {signed(mean)} points"
+    return f"{outcome.capitalize()} by {points(abs(mean))} points"
+
+
+def _facing(outcome: Outcome, interval: tuple[float, float]) -> tuple[float, float]:
+    """The interval of the size that the sentence states: of a loss, the other way round."""
+    return (-interval[1], -interval[0]) if outcome == Outcome.WORSE else interval
+
+
+def _over(paired: Sample) -> str:
+    return f"paired over {paired.n} seed{'s' if paired.n != 1 else ''}"
+
+
+def _by(compared: Comparison) -> str:
+    """The size of a difference, such as ``by 0.95 points (95 % interval 0.50 to 1.40)``."""
+    difference = compared.difference or 0.0
+    text = f"by {points(abs(difference))} points"
+    if compared.interval is None:
+        return text
+    low, high = compared.interval
+    return f"{text} (95 % interval {span((-high, -low) if difference < 0 else (low, high))})"
+
+
+def _signed(compared: Comparison) -> str:
+    """A difference with its sign, such as ``+0.14 points, 95 % interval -0.08 to 0.35``."""
+    text = f"{signed(compared.difference or 0.0)} points"
+    return text if compared.interval is None else f"{text}, 95 % interval {span(compared.interval)}"
