@@ -102,7 +102,7 @@ class Bench:
         ):
             done.append(epoch)
             with self._timed("report, pruner asked" if trial.is_decision(epoch) else "report"):
-                interruption = trial.tell(epoch)
+                interruption = trial.report(epoch)
             if interruption is not None:
                 finish = trial.prune
                 break

@@ -328,7 +328,7 @@ def test_a_history_written_in_bulk_has_the_rows_that_a_worker_leaves(storage: St
     trial = ClaimedTrial(storage, spec, claim)
     epochs = curve(spec.task, (trial.k,), claim.request.key.seed)
     for epoch in epochs:
-        trial.tell(epoch)
+        trial.report(epoch)
     trial.complete(epochs)
     written = records.read_trials(storage, spec.name)[claim.request.key.candidate]
     assert written.key.candidate == claim.request.key.candidate

@@ -8,22 +8,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 import sqlalchemy
-from optuna.distributions import BaseDistribution, json_to_distribution
-from optuna.storages._rdb.models import TrialIntermediateValueModel
+from optuna.distributions import json_to_distribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
 
 from kdecay_search.errors import InvalidSpec, StudyError
 from kdecay_search.storage import history
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
 from kdecay_search.study import file as study_file
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import NAME_PATTERN, StudySpec
-from kdecay_search.study.trials import CONFIRMATION, MEMORY, RAW, Trial, Trials
+from kdecay_search.study.trials import CONFIRMATION, MEMORY, RAW, RunRequest, Trial, Trials
 
 PARAMETER = history.PARAMETER
 SPEC = "spec"
@@ -136,59 +135,79 @@ def delete_study(storage: Storage, name: str) -> None:
         storage.optuna.delete_study(study_id)
 
 
+@dataclass(frozen=True)
+class SeedTrial:
+    """A trial of one seed that has not failed, with all that it has reported."""
+
+    trial_id: int
+    request: RunRequest
+    candidate: Candidate | None
+    """The point of the search space that the trial tries; None until the sampler has chosen it."""
+    values: Sequence[float]
+    """The reported error (%) after each epoch, from the first: averaged unless ``is_raw``."""
+    is_raw: bool
+    """Whether some of the values are raw errors, for lack of averaged ones."""
+    is_pruned: bool
+    """Whether the trial was stopped early, or skipped."""
+
+
 _SEED = """
-    SELECT t.trial_id, t.number, t.state,
-      (SELECT json_agg(json_build_array(p.param_name, p.param_value, p.distribution_json))
-       FROM trial_params p WHERE p.trial_id = t.trial_id) AS params,
+    SELECT t.trial_id, t.state,
+      (SELECT p.param_value FROM trial_params p
+       WHERE p.trial_id = t.trial_id AND p.param_name = :parameter) AS k,
+      (SELECT json_build_array(p.param_value, p.distribution_json) FROM trial_params p
+       WHERE p.trial_id = t.trial_id AND p.param_name = :level) AS level,
       (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
        WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes,
-      (SELECT json_agg(json_build_array(i.step, i.intermediate_value, i.intermediate_value_type))
-       FROM trial_intermediate_values i WHERE i.trial_id = t.trial_id) AS reports
+      ARRAY(SELECT CASE i.intermediate_value_type WHEN 'FINITE' THEN i.intermediate_value
+              WHEN 'INF_POS' THEN 'Infinity' WHEN 'INF_NEG' THEN '-Infinity' ELSE 'NaN' END
+            FROM trial_intermediate_values i
+            WHERE i.trial_id = t.trial_id ORDER BY i.step) AS reported
     FROM trials t JOIN trial_user_attributes s USING (trial_id)
-    WHERE t.study_id = :study_id AND s.key = 'seed' AND s.value_json = :seed
+    WHERE t.study_id = :study_id AND t.state <> 'FAIL' AND s.key = 'seed' AND s.value_json = :seed
     ORDER BY t.trial_id
 """
 
 
-def read_seed(storage: Storage, study_id: int, seed: int) -> list[FrozenTrial]:
-    """One of Optuna's studies' trials on one seed, with their requests and what they reported.
+def read_seed(storage: Storage, study_id: int, seed: int) -> list[SeedTrial]:
+    """The trials of one seed in one of Optuna's studies, except those that failed.
 
-    As Optuna reads them, but in one statement and in one moment. Raises :class:`StorageError`; it
-    may be repeated.
+    One statement reads everything, so that all values belong to the same moment. Trials that were
+    not queued by this package are left out.
+
+    Raises:
+        StorageError: The database does not answer; the call may be repeated.
     """
-    kept = [*history.REQUEST, history.LEVEL, RAW]
-    values = {"study_id": study_id, "seed": str(seed), "attributes": kept}
+    values = {
+        "study_id": study_id,
+        "seed": str(seed),
+        "parameter": PARAMETER,
+        "level": history.LEVEL,
+        "attributes": [*history.REQUEST, history.CONTROL, history.LEVEL, history.LEVELS, RAW],
+    }
     with mapped_errors(), storage.engine.connect() as connection:
         rows = connection.execute(sqlalchemy.text(_SEED), values).all()
-    return [_frozen(row) for row in rows]
-
-
-@lru_cache(maxsize=4096)
-def _space(stored: str) -> BaseDistribution:
-    return json_to_distribution(stored)
-
-
-def _frozen(row: sqlalchemy.Row[Any]) -> FrozenTrial:
-    attributes = (row.attributes or {}).items()
-    decoded = TrialIntermediateValueModel.stored_repr_to_intermediate_value
-    return FrozenTrial(
-        number=row.number,
-        trial_id=row.trial_id,
-        state=TrialState[row.state],
-        value=None,
-        datetime_start=None,
-        datetime_complete=None,
-        params={
-            name: _space(space).to_external_repr(value) for name, value, space in row.params or []
-        },
-        distributions={},
-        user_attrs={key: json.loads(value) for key, value in attributes},
-        system_attrs={},
-        intermediate_values={
-            step: decoded(value, TrialIntermediateValueModel.TrialIntermediateValueType[kind])
-            for step, value, kind in row.reports or []
-        },
-    )
+    trials = []
+    for row in rows:
+        attributes = {key: json.loads(text) for key, text in row.attributes.items()}
+        request = history.read_request(attributes)
+        if request is None:
+            continue
+        k, lr_max = request.k if row.k is None else row.k, request.lr_max
+        if row.level is not None:
+            place, choices = row.level
+            lr_max = json_to_distribution(choices).to_external_repr(place)
+        trials.append(
+            SeedTrial(
+                trial_id=row.trial_id,
+                request=request,
+                candidate=None if k is None else Candidate(k, lr_max),
+                values=row.reported,
+                is_raw=bool(attributes.get(RAW, False)),
+                is_pruned=row.state == "PRUNED",
+            )
+        )
+    return trials
 
 
 @retried

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from optuna.exceptions import UpdateFinishedTrialError
 
-from kdecay_search.errors import KDecayError, MissingPackage, StorageUnavailable
+from kdecay_search.errors import KEPT_BYTES, KDecayError, MissingPackage, StorageUnavailable
 from kdecay_search.storage import Storage, queue
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.spec import StudySpec
@@ -21,7 +21,6 @@ from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Rele
 from kdecay_search.tasks.simulated import train as train_simulated
 from kdecay_search.user_code.command import train as train_command
 from kdecay_search.user_code.monitoring import RunFailed
-from kdecay_search.user_code.output import KEPT_BYTES
 from kdecay_search.user_code.python import train as train_function
 from kdecay_search.worker.deadline import SHARE, Deadline
 from kdecay_search.worker.heartbeat import Heartbeat, HeartbeatStopped
@@ -84,7 +83,7 @@ def _train(storage: Storage, spec: StudySpec, claim: Claim, place: Place) -> str
     train = task_of(spec)
     with _held(storage, spec, claim, place) as heart:
         trial = ClaimedTrial(storage, spec, claim)
-        with Reporter(trial.tell) as reporter:
+        with Reporter(trial.report) as reporter:
             run = _Attempt(spec, claim, place, trial, heart, reporter)
             outcome = run.train(train)
     run.checkpoint.remove()

@@ -5,15 +5,18 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Sequence
-from typing import cast
 
 import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
-from optuna.study import Study
-from optuna.trial import FrozenTrial
 
-from kdecay_search.search.early_stopping import FIRST_SEED, SmoothPruner, may_prune
+from kdecay_search.search.early_stopping import (
+    FIRST_SEED,
+    Curve,
+    is_decision,
+    is_worse,
+    may_prune,
+)
 from kdecay_search.storage import Storage, history, queue, records
 from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
@@ -34,7 +37,6 @@ class ClaimedTrial:
 
     def __init__(self, storage: Storage, spec: StudySpec, claim: Claim) -> None:
         self._storage, self._spec, self._claim = storage, spec, claim
-        self._pruner = SmoothPruner(spec)
         self._reported = set(claim.reported)
         self._restored = 0
         self._is_raw = False
@@ -48,25 +50,25 @@ class ClaimedTrial:
         if elsewhere > 0:
             queue.note(self._storage, self._claim.trial_id, {records.RESUMED: elsewhere})
 
-    def tell(self, epoch: Epoch) -> type[Interruption] | None:
+    def report(self, epoch: Epoch) -> type[Interruption] | None:
         """Report an epoch and, where a decision is due, ask whether to go on.
 
         An epoch that an earlier holder of this very trial has reported had the same value. Raises
         :class:`StorageUnavailable`; it may be called again then.
         """
         if epoch.number not in self._reported:
-            if not self._report(epoch):
+            if not self._store(epoch):
                 return Lost
             self._reported.add(epoch.number)
         if not self.is_decision(epoch):
             return None
         trials = records.read_seed(self._storage, self._claim.study_id, FIRST_SEED)
-        own = next((each for each in trials if each._trial_id == self._claim.trial_id), None)
-        if own is None:  # the study was deleted
+        own = next((trial for trial in trials if trial.trial_id == self._claim.trial_id), None)
+        if own is None:  # failed by others or deleted since the report
             return Lost
-        return Pruned if self._pruner.prune(cast(Study, _Rivals(trials)), own) else None
+        return Pruned if should_prune(self._spec, own, trials) else None
 
-    def _report(self, epoch: Epoch) -> bool:
+    def _store(self, epoch: Epoch) -> bool:
         """Tell the averaged error, or for want of it the raw one, which is then marked as such:
         nobody may judge by it."""
         if epoch.averaged_error is None and not self._is_raw:
@@ -92,14 +94,27 @@ class ClaimedTrial:
         queue.prune(self._storage, self._claim.trial_id, _judged(curve[-1]), _curves(curve))
 
 
-class _Rivals:
-    """All that the pruner asks of a study: the runs that it compares, however many there are."""
+def should_prune(
+    spec: StudySpec, own: records.SeedTrial, trials: Sequence[records.SeedTrial]
+) -> bool:
+    """Whether ``own``, one of a stage's ``trials`` on the first seed, should stop now.
 
-    def __init__(self, trials: list[FrozenTrial]) -> None:
-        self._trials = trials
-
-    def get_trials(self, deepcopy: bool = True) -> list[FrozenTrial]:
-        return self._trials
+    Trials that report raw errors are neither stopped nor compared with.
+    """
+    if own.is_raw or own.request.protected or own.candidate is None:
+        return False
+    # An earlier holder of this trial may have reported more epochs than this one has trained.
+    if not is_decision(spec, len(own.values)):
+        return False
+    compared = [trial for trial in trials if not trial.is_raw]
+    prunable = {trial.request.key.candidate for trial in compared if not trial.request.protected}
+    curves = [
+        Curve(trial.candidate, trial.values, trial.request.protected, trial.is_pruned)
+        for trial in compared
+        if trial.values and trial.candidate is not None and trial.trial_id != own.trial_id
+    ]
+    own_curve = Curve(own.candidate, own.values)
+    return is_worse(spec, own_curve, [*curves, own_curve], len(prunable))
 
 
 def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
@@ -118,8 +133,10 @@ def _judged(epoch: Epoch) -> float:
 
 @retried
 def _point_of(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
-    """The request's candidate, or the sampler's choice; kept as the trial's parameters either way. A
-    confirmation's parameter is the name of the schedule."""
+    """The request's candidate, or the sampler's choice; stored as the trial's parameters.
+
+    The parameter of a confirmation's trial is the name of its schedule.
+    """
     request = claim.request
     if request.k is None:
         return _chosen(request, _open_trial(storage, spec, claim))

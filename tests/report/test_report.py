@@ -82,7 +82,7 @@ def train(storage: Storage, spec: StudySpec, trials: int, worker: str = "node:1:
         trial = ClaimedTrial(storage, spec, claim)
         epochs = curve(spec.task, (*claim.request.earlier_ks, trial.k), claim.request.key.seed)
         for epoch in epochs:
-            trial.tell(epoch)
+            trial.report(epoch)
         trial.complete(epochs)
 
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import optuna
 import pytest
-from optuna.trial import TrialState
 
 from kdecay_search.search.early_stopping import (
     LAST_SHARE,
     Curve,
-    SmoothPruner,
     is_decision,
     is_worse,
     may_prune,
 )
-from kdecay_search.storage.history import request_attributes
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunKey, RunRequest
@@ -106,27 +102,6 @@ def test_only_unprotected_runs_of_the_first_seed_are_ever_asked_about() -> None:
     assert not may_prune(spec(enabled=False), first, 6)
     assert not may_prune(asked, RunRequest(first.key, (), 1.0, (1.0, 5.0), protected=True), 6)
     assert not may_prune(asked, RunRequest(RunKey(1, 0, 1), (), 2.0, (1.0, 5.0)), 6)
-
-
-def test_a_run_whose_parameter_is_not_read_yet_is_judged_by_what_it_was_queued_with() -> None:
-    """Optuna reads parameters before values: of a run that has just begun, only values may be
-    there. That once cost the run that was asking."""
-    bad, others = 40.0, {k: 10.0 + k for k in (2.0, 3.0, 4.0, 5.0, 6.0)}
-    stage = optuna.create_study()
-    for index, (k, error) in enumerate({1.0: 30.0, **others, 9.0: bad}.items()):
-        request = RunRequest(RunKey(1, index, 0), (), k, (1.0, 9.0), protected=k == 1.0)
-        stage.add_trial(
-            optuna.trial.create_trial(
-                state=TrialState.RUNNING,
-                user_attrs=request_attributes(request),
-                intermediate_values=dict.fromkeys(range(1, 7), error),
-            )
-        )
-    *_, last = stage.get_trials()
-    assert not last.params
-    pruner = SmoothPruner(spec(keep_at_least=4))
-    assert pruner.prune(stage, last)
-    assert not pruner.prune(stage, stage.get_trials()[1])
 
 
 def test_who_is_left_out_or_yet_to_come_counts_among_those_that_the_better_share_is_of() -> None:
