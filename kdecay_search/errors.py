@@ -17,10 +17,27 @@ SQLAlchemy's and Optuna's in ``storage``.
 
 from __future__ import annotations
 
+import re
+
+KEPT_BYTES = 16_384
+"""Bytes that are kept of the end of what a failed program wrote, or of its traceback."""
+_CONTROL_SEQUENCES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])")
+
 
 def printable(text: str) -> str:
     """``text`` on one line, with nothing in it that a terminal would act upon."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def cleaned(text: str) -> str:
+    """``text`` as lines that are safe to print.
+
+    Control sequences such as colours are removed, of a progress bar the last state is kept, and
+    everything else that a terminal would act upon is escaped.
+    """
+    plain = _CONTROL_SEQUENCES.sub("", text)
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in plain.split("\n"))
+    return "\n".join(printable(line.expandtabs()) for line in lines).strip("\n")
 
 
 class KDecayError(Exception):

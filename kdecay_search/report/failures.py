@@ -11,12 +11,12 @@ from typing import Any
 from rich.console import Group, RenderableType
 from rich.text import Text
 
+from kdecay_search.errors import KEPT_BYTES, cleaned
 from kdecay_search.report.summary import run_of
 from kdecay_search.report.text import counted, run_name
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage, outputs
 from kdecay_search.study.trials import State, Trial
-from kdecay_search.user_code.output import KEPT_BYTES, cleaned
 
 MOST_ATTEMPTS = 100
 """The newest; of each up to :data:`KEPT_BYTES` are kept."""

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import astuple
 
+from kdecay_search.errors import KEPT_BYTES
 from kdecay_search.study import file as study_file
 from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.checkpoint import Checkpoint
@@ -17,7 +18,6 @@ from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Rele
 from kdecay_search.user_code.channel import Channel, Message
 from kdecay_search.user_code.entry import Unfit, imported
 from kdecay_search.user_code.failures import described, shown_traceback
-from kdecay_search.user_code.output import KEPT_BYTES
 from kdecay_search.user_code.run import run_function
 
 ENDS: dict[str, type[Interruption]] = {end.__name__: end for end in (Pruned, Released, Lost)}

@@ -7,9 +7,9 @@ import signal
 import time
 from collections.abc import Callable
 
+from kdecay_search.errors import cleaned
 from kdecay_search.study.user_tasks import OwnTask
 from kdecay_search.tasks.protocol import Interruption, Released, Run
-from kdecay_search.user_code.output import cleaned
 from kdecay_search.user_code.process import Program
 
 logger = logging.getLogger(__name__)

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from kdecay_search.errors import printable
+from kdecay_search.errors import KEPT_BYTES, cleaned
 
-KEPT_BYTES = 16_384
 LONGEST_LINE_BYTES = 1 << 16
 """A longer line reports nothing."""
-_CONTROL_SEQUENCES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])")
 
 
 class Tail:
@@ -37,14 +34,6 @@ class Tail:
     def last_line(self) -> str:
         lines = self.text().split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
-
-
-def cleaned(text: str) -> str:
-    """``text`` as a terminal would leave it: without colours, and of a progress bar its last
-    state; nothing else that a terminal would act upon."""
-    plain = _CONTROL_SEQUENCES.sub("", text)
-    lines = (line.rstrip("\r").rpartition("\r")[2] for line in plain.split("\n"))
-    return "\n".join(printable(line.expandtabs()) for line in lines).strip("\n")
 
 
 @dataclass(frozen=True)

@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 
-from kdecay_search.errors import TaskError
+from kdecay_search.errors import KEPT_BYTES, TaskError
 from kdecay_search.tasks.protocol import Epoch, Pruned, Released
 from kdecay_search.user_code import command, python
 from kdecay_search.user_code.monitoring import RunFailed
-from kdecay_search.user_code.output import KEPT_BYTES
 from tests.support.recorded_run import RecordedRun
 from tests.support.wait import wait_for
 from tests.user_code.processes import alive, said
