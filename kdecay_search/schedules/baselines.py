@@ -1,7 +1,8 @@
-"""The schedules that users compare k-decay with, behind the same call.
+"""The schedules that users compare k-decay with. :data:`BASELINES` names them all.
 
-Times are shares of the updates, so one object serves a training of any length; with a warm-up they
-are shares of the updates after it. ``BASELINES`` names them all.
+They are called as :class:`~kdecay_search.schedules.kdecay.KDecaySchedule` is. Times are shares of
+the updates, of those after the warm-up if there is one, so one object serves a training of any
+length. With their default parameters they are what people usually take.
 """
 
 from __future__ import annotations
@@ -15,54 +16,49 @@ from types import MappingProxyType
 from typing import Literal, get_args
 
 from kdecay_search.errors import InvalidSchedule
+from kdecay_search.schedules.base import Schedule
+from kdecay_search.schedules.checks import in_range, increasing_numbers, number, one_of, share
 from kdecay_search.schedules.kdecay import (
-    Schedule,
-    choice,
     cosine_weight,
     exponential_mean_weight,
     exponential_weight,
-    increasing_numbers,
-    number,
     polynomial_weight,
 )
 
 DecayEnd = Literal["1-sqrt", "linear"]
-SHORTEST_SHARE = 1e-7  # one update of the longest training that the tests cover
-SAME_PLACE = 1e-9  # in cycles: far below one update, far above the rounding error
 
-
-def within(name: str, value: object, low: float, high: float) -> float:
-    """``value`` as a float, or InvalidSchedule unless low <= value <= high."""
-    given = number(name, value)
-    if not low <= given <= high:
-        mend = "raise it" if given < low else "lower it"
-        raise InvalidSchedule(f"{name}={value!r} must be from {low:g} to {high:g}; {mend}")
-    return given
-
-
-def share(name: str, value: object) -> float:
-    """``value`` as a float, or InvalidSchedule unless it is a share of the updates above 0."""
-    return within(name, value, SHORTEST_SHARE, 1.0)
+SAME_PLACE = 1e-9
+"""Distance in cycles within which two places are the same: far below one update, and far above the
+rounding error."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rival(Schedule):
-    """A schedule between two rates, without a warm-up of its own."""
+class Baseline(Schedule):
+    """A schedule between two rates that never has a warm-up.
+
+    Args:
+        lr_max: Highest LR.
+        lr_min: Lowest LR.
+    """
 
     lr_max: float = 0.1
     lr_min: float = 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmedBaseline(Rival):
-    """One that may start with ``warmup_steps`` updates of linear warm-up to lr_max."""
+class WarmupBaseline(Baseline):
+    """A schedule between two rates that may start with a warm-up.
+
+    Args:
+        warmup_steps: Optimizer updates of linear warm-up to lr_max.
+    """
 
     warmup_steps: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(WarmedBaseline):
-    """A straight line from lr_max to lr_min: weight 1 − u (k-decay with k = 1, N = 1)."""
+class Linear(WarmupBaseline):
+    """A straight line from lr_max to lr_min, weight 1 − u: k-decay with k = 1 and N = 1."""
 
     def weight(self, u: float) -> float:
         return 1.0 - u
@@ -72,8 +68,12 @@ class Linear(WarmedBaseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Polynomial(WarmedBaseline):
-    """weight (1 − u)^N with N = ``power`` (k-decay with k = 1; torch: PolynomialLR)."""
+class Polynomial(WarmupBaseline):
+    """Weight (1 − u)^N: k-decay with k = 1, torch's PolynomialLR.
+
+    Args:
+        power: N, above 0.
+    """
 
     power: float = 2.0
 
@@ -89,8 +89,8 @@ class Polynomial(WarmedBaseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(WarmedBaseline):
-    """weight ½(1 + cos πu) (k-decay with k = 1; torch: CosineAnnealingLR)."""
+class Cosine(WarmupBaseline):
+    """Weight ½ (1 + cos πu): k-decay with k = 1, torch's CosineAnnealingLR."""
 
     def weight(self, u: float) -> float:
         return cosine_weight(u)
@@ -100,11 +100,14 @@ class Cosine(WarmedBaseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exponential(WarmedBaseline):
-    """weight (e^(−ru) − e^(−r)) / (1 − e^(−r)) with r = ``rate``.
+class Exponential(WarmupBaseline):
+    """Weight (e^(−ru) − e^(−r)) / (1 − e^(−r)).
 
-    r = 1 is eq. 13 with k = 1; r = ln(lr_max / lr_min) is lr_max (lr_min/lr_max)^u, torch's
-    ExponentialLR with gamma = (lr_min/lr_max)^(1/T).
+    r = 1 is eq. 13 of the k-decay paper with k = 1. r = ln(lr_max / lr_min) gives
+    lr_max (lr_min/lr_max)^u, which is torch's ExponentialLR with gamma = (lr_min/lr_max)^(1/T).
+
+    Args:
+        rate: r, from 0.001 to 700.
     """
 
     rate: float = 1.0
@@ -112,7 +115,7 @@ class Exponential(WarmedBaseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         # e^700 is near the largest double; below 0.001 the schedule is a straight line.
-        self._set(rate=within("rate", self.rate, 1e-3, 700.0))
+        self._set(rate=in_range("rate", self.rate, 1e-3, 700.0))
 
     def weight(self, u: float) -> float:
         return exponential_weight(u, self.rate)
@@ -122,10 +125,14 @@ class Exponential(WarmedBaseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MultiStep(WarmedBaseline):
-    """LR multiplied by ``factor`` at each of ``milestones`` (shares of the updates).
+class MultiStep(WarmupBaseline):
+    """LR multiplied by a factor at each milestone, and never below lr_min.
 
-    Never below lr_min; torch's MultiStepLR has no such bound.
+    torch's MultiStepLR is the same without the lower bound.
+
+    Args:
+        milestones: Shares of the updates, strictly increasing.
+        factor: Factor in [0, 1].
     """
 
     milestones: tuple[float, ...] = (0.5, 0.75)
@@ -135,27 +142,31 @@ class MultiStep(WarmedBaseline):
         super().__post_init__()
         self._set(milestones=increasing_numbers("milestones", self.milestones, above=0.0))
         share("milestones[-1]", self.milestones[-1])
-        self._set(factor=within("factor", self.factor, 0.0, 1.0))
+        self._set(factor=in_range("factor", self.factor, 0.0, 1.0))
 
     def weight(self, u: float) -> float:
         # A share such as 0.7 and the step 7 of 10 round to the same double: no tolerance needed.
-        return self._level(bisect_right(self.milestones, u))
+        return self._weight_after(bisect_right(self.milestones, u))
 
     def mean_weight(self) -> float:
         edges = (0.0, *self.milestones, 1.0)
         lengths = [end - start for start, end in pairwise(edges)]
-        return math.fsum(self._level(n) * length for n, length in enumerate(lengths))
+        return math.fsum(self._weight_after(n) * length for n, length in enumerate(lengths))
 
-    def _level(self, passed: int) -> float:
-        return _weight_of(self.lr_max * self.factor**passed, self)
+    def _weight_after(self, milestones: int) -> float:
+        return _weight_of(self.lr_max * self.factor**milestones, self)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sgdr(WarmedBaseline):
+class Sgdr(WarmupBaseline):
     """Cosine with warm restarts (Loshchilov and Hutter, arXiv:1608.03983, eq. 5).
 
-    Cycle i has the length T_i = T_0 · T_mult^i; ``first_cycle_share`` is T_0 / T and
-    ``cycle_factor`` is T_mult. By default three cycles (1 + 2 + 4 sevenths) fill the training.
+    Cycle i has the length T_i = T_0 · T_mult^i. By default three cycles, of one, two and four
+    sevenths, fill the training.
+
+    Args:
+        first_cycle_share: T_0 / T, length of the first cycle as a share of the updates.
+        cycle_factor: T_mult, from 1 to 1000: each cycle is longer than the one before by it.
     """
 
     first_cycle_share: float = 1 / 7
@@ -164,7 +175,7 @@ class Sgdr(WarmedBaseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set(first_cycle_share=share("first_cycle_share", self.first_cycle_share))
-        self._set(cycle_factor=within("cycle_factor", self.cycle_factor, 1.0, 1000.0))
+        self._set(cycle_factor=in_range("cycle_factor", self.cycle_factor, 1.0, 1000.0))
 
     def weight(self, u: float) -> float:
         cycle, done = self._position(u)
@@ -180,7 +191,7 @@ class Sgdr(WarmedBaseline):
         return self.first_cycle_share * lengths
 
     def _position(self, u: float) -> tuple[int, float]:
-        """Index of the cycle at ``u`` and the share of it that is done, in [0, 1)."""
+        """Index of the cycle at ``u``, and the share of it that is done, in [0, 1)."""
         time = u / self.first_cycle_share
         growth = self.cycle_factor - 1.0
         index = math.log1p(time * growth) / math.log1p(growth) if growth else time
@@ -190,18 +201,21 @@ class Sgdr(WarmedBaseline):
         return cycle, done if done > SAME_PLACE else 0.0
 
     def _start(self, cycle: int) -> float:
-        """Start of a cycle in units of the first one: (m^i − 1) / (m − 1), or i if m is 1."""
+        """Start of a cycle, in lengths of the first: (m^i − 1) / (m − 1), or i if m is 1."""
         growth = self.cycle_factor - 1.0
         # expm1: a factor such as 1.000001 would lose its digits in m^i - 1.
         return math.expm1(cycle * math.log1p(growth)) / growth if growth else float(cycle)
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClrTriangular(Rival):
-    """Cyclical LR, ``triangular`` (Smith, arXiv:1506.01186): starts at lr_min, peaks at lr_max.
+class ClrTriangular(Baseline):
+    """Cyclical LR, policy ``triangular`` (Smith, arXiv:1506.01186): lines up from lr_min to lr_max
+    and down again.
 
-    ``half_cycle_share``: the paper's stepsize as a share of the updates. torch: CyclicLR, which
-    also cycles the momentum unless told not to.
+    torch's CyclicLR is the same, but also cycles the momentum unless it is told not to.
+
+    Args:
+        half_cycle_share: The paper's stepsize, length of half a cycle, as a share of the updates.
     """
 
     half_cycle_share: float = 0.125
@@ -226,15 +240,18 @@ class ClrTriangular(Rival):
         return cycle, halves - 2.0 * cycle
 
     def _height(self, cycle: int) -> float:
+        """Weight at the peak of a cycle."""
         return 1.0
 
     def _heights_before(self, cycle: int) -> float:
+        """Sum of the heights of all cycles before this one."""
         return float(cycle)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClrTriangular2(ClrTriangular):
-    """``triangular2``: as ``triangular``, each peak half as far above lr_min as the one before."""
+    """Policy ``triangular2``: as ``triangular``, with each peak half as far above lr_min as the one
+    before."""
 
     def _height(self, cycle: int) -> float:
         return 0.5**cycle
@@ -244,11 +261,14 @@ class ClrTriangular2(ClrTriangular):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Htd(WarmedBaseline):
-    """Hyperbolic-tangent decay (Hsueh et al., arXiv:1806.01593): ½(1 − tanh(L + (U − L)u)).
+class Htd(WarmupBaseline):
+    """Hyperbolic-tangent decay (Hsueh et al., arXiv:1806.01593): ½ (1 − tanh(L + (U − L)u)).
 
-    ``lower`` and ``upper`` are L and U; the paper uses (−6, 3) and (−4, 4). The ends are near
-    lr_max and lr_min, not at them.
+    The paper uses (L, U) = (−6, 3) and (−4, 4). The ends are near lr_max and lr_min, not at them.
+
+    Args:
+        lower: L, from −100 to 100.
+        upper: U, from −100 to 100, above L.
     """
 
     lower: float = -6.0
@@ -256,11 +276,11 @@ class Htd(WarmedBaseline):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._set(lower=within("lower", self.lower, -100.0, 100.0))
-        self._set(upper=within("upper", self.upper, -100.0, 100.0))
+        self._set(lower=in_range("lower", self.lower, -100.0, 100.0))
+        self._set(upper=in_range("upper", self.upper, -100.0, 100.0))
         if not self.lower < self.upper:
             raise InvalidSchedule(
-                f"lower={self.lower!r} must be below upper={self.upper!r}; exchange them"
+                f"lower={self.lower!r} must be below upper={self.upper!r}; swap them"
             )
 
     def weight(self, u: float) -> float:
@@ -272,11 +292,15 @@ class Htd(WarmedBaseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OneCycle(Rival):
-    """One cycle with cosine sides (Smith and Topin, arXiv:1708.07120; torch: OneCycleLR).
+class OneCycle(Baseline):
+    """One cycle with cosine sides (Smith and Topin, arXiv:1708.07120): up to lr_max, then down to
+    lr_min.
 
-    From lr_max / ``start_divisor`` (not below lr_min) up to lr_max at ``peak_share`` of the
-    updates, then down to lr_min. torch also cycles the momentum unless told not to.
+    torch's OneCycleLR is the same, but also cycles the momentum unless it is told not to.
+
+    Args:
+        peak_share: Share of the updates after which lr_max is reached.
+        start_divisor: The first LR is lr_max divided by this, but not below lr_min.
     """
 
     peak_share: float = 0.3
@@ -285,7 +309,7 @@ class OneCycle(Rival):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set(peak_share=share("peak_share", self.peak_share))
-        self._set(start_divisor=within("start_divisor", self.start_divisor, 1.0, 1e9))
+        self._set(start_divisor=in_range("start_divisor", self.start_divisor, 1.0, 1e9))
 
     def weight(self, u: float) -> float:
         if u < self.peak_share:
@@ -301,11 +325,14 @@ class OneCycle(Rival):
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmupStableDecay(WarmedBaseline):
-    """Warm-up, then lr_max, then a decay to lr_min over the last ``decay_share`` of the updates.
+class WarmupStableDecay(WarmupBaseline):
+    """Warm-up, then lr_max, then a decay to lr_min (Hägele et al., arXiv:2405.18392).
 
-    ``decay``: with v the share of the decay that is done, "1-sqrt" is 1 − √v (Hägele et al.,
-    arXiv:2405.18392), "linear" is 1 − v.
+    With v the share of the decay that is done, its shape is 1 − √v or 1 − v.
+
+    Args:
+        decay_share: Length of the decay as a share of the updates.
+        decay: Shape of the decay: "1-sqrt" or "linear".
     """
 
     decay_share: float = 0.2
@@ -314,7 +341,7 @@ class WarmupStableDecay(WarmedBaseline):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._set(decay_share=share("decay_share", self.decay_share))
-        choice("decay", self.decay, get_args(DecayEnd))
+        one_of("decay", self.decay, get_args(DecayEnd))
 
     def weight(self, u: float) -> float:
         start = 1.0 - self.decay_share
@@ -328,7 +355,7 @@ class WarmupStableDecay(WarmedBaseline):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rex(WarmedBaseline):
+class Rex(WarmupBaseline):
     """Reflected exponential (Chen et al., arXiv:2107.04197): weight (1 − u) / (1 − u/2)."""
 
     def weight(self, u: float) -> float:
@@ -339,7 +366,7 @@ class Rex(WarmedBaseline):
 
 
 def _weight_of(lr: float, schedule: Schedule) -> float:
-    """Weight in [0, 1] that gives ``lr``; with lr_max == lr_min every weight does."""
+    """Weight in [0, 1] that gives ``lr``, or lr_min if that is higher."""
     return max(0.0, lr - schedule.lr_min) / (schedule.lr_max - schedule.lr_min or 1.0)
 
 
@@ -364,3 +391,5 @@ BASELINES: Mapping[str, type[Schedule]] = MappingProxyType(
         "rex": Rex,
     }
 )
+"""Every baseline by the name that study files use. The order must not change: it numbers the
+candidates of stored confirmations (:data:`kdecay_search.study.comparators.COMPARATORS`)."""

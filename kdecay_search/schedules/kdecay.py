@@ -1,203 +1,123 @@
-"""k-decay learning-rate schedules (Zhang and Li, arXiv:2004.05909, eq. 10 to 14).
+"""The k-decay schedule: equations 9 to 14 of Zhang and Li, arXiv:2004.05909.
 
-Words: ``step`` counts optimizer updates from 0, ``total_steps`` is their number, LR is the learning
-rate. ``u`` in [0, 1] is the share of the updates after the warm-up that is done; update ``t`` uses
-``schedule(t, total_steps)``, so ``u = 1`` is the state after the last update.
+The paper's symbols and their names here:
 
-Every schedule is a shape, ``weight(u)`` in [0, 1], between two rates, ``lr_min`` and ``lr_max``.
-The schedules that users compare k-decay with are in ``rivals``.
+    t   step         optimizer update, counted from 0
+    T   total_steps  number of optimizer updates
+    L0  lr_max       learning rate at t = 0
+    Le  lr_min       learning rate at t = T
+    k   ks           exponents, k_1 < k_2 < … < k_n
+    N   power        power of the polynomial
+    u                t / T, the share of the training that is done
+
+k-decay replaces u in an ordinary schedule by u^k:
+
+    eq. 10  linear       L(t) = (L0 − Le) (1 − u^k) + Le
+    eq. 11  polynomial   L(t) = (L0 − Le) (1 − u^k)^N + Le
+    eq. 12  cosine       L(t) = ½ (L0 − Le) (1 + cos(π u^k)) + Le
+    eq. 13  exponential  L(t) = (L0 − Le) / (1 − e⁻¹) · e^(−u^k) + (Le − L0 e⁻¹) / (1 − e⁻¹)
+    eq. 14  n terms      L(t) = (L0 − Le) (1 − φ)^N + Le,  φ(u) = (1/n) Σ u^(k_i)
+
+k = 1 is the ordinary schedule, and a larger k holds the rate high for longer. Every equation is a
+weight in [0, 1] between the two rates, L(t) = Le + (L0 − Le) · weight, and the functions below are
+these weights.
+
+Where this differs from the paper:
+
+- The paper has several terms for the polynomial only. Using φ in all three families is our
+  generalisation of eq. 14; with one term, φ = u^k, each is the paper's.
+- Eq. 9, from which eq. 10 is derived, has a sign slip: eq. 10 follows with a1 = +(L0 − Le)/T.
+- Eq. 14 is read as above, the mean of (t/T)^(k_i) over the terms.
+- (t/T)**k is computed as it stands. t**k / T**k is the same on paper, but overflows for large k.
+- A warm-up is a line before the decay; u then counts from its end
+  (:class:`~kdecay_search.schedules.base.Schedule`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
-from numbers import Integral, Real
 from typing import Literal, get_args
 
 from kdecay_search.errors import InvalidSchedule
+from kdecay_search.schedules.base import Schedule, mean_over_unit_interval
+from kdecay_search.schedules.checks import increasing_numbers, number, one_of
 
 Family = Literal["polynomial", "cosine", "exponential"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
-# Beyond it the logarithms of the gamma functions lose more digits to cancellation than quadrature.
+
 GAMMA_EXTENT = 1000.0
-
-
-def number(name: str, value: object, *, above: float = -math.inf) -> float:
-    """``value`` as a float, or InvalidSchedule unless it is finite and above ``above``."""
-    given = _float_or_nan(value)
-    if not math.isfinite(given):
-        raise InvalidSchedule(f"{name}={value!r} must be a finite number; give one such as 0.5")
-    if not given > above:
-        raise InvalidSchedule(f"{name}={value!r} must be above {above:g}; raise it")
-    return given
-
-
-def _float_or_nan(value: object) -> float:
-    if isinstance(value, Real) and not isinstance(value, bool):
-        with contextlib.suppress(OverflowError):
-            return float(value)
-    return math.nan
-
-
-def choice(name: str, value: object, known: Iterable[str]) -> None:
-    """InvalidSchedule, with the nearest known name, unless ``value`` is one of ``known``."""
-    known = tuple(known)
-    if value in known:
-        return
-    near = difflib.get_close_matches(str(value), known, n=1)
-    mend = f"did you mean {near[0]!r}?" if near else "choose one of them"
-    raise InvalidSchedule(f"{name}={value!r} is not one of {', '.join(known)}; {mend}")
-
-
-def increasing_numbers(name: str, values: object, *, above: float) -> tuple[float, ...]:
-    """``values`` as floats, or InvalidSchedule unless one or more, strictly increasing."""
-    if isinstance(values, str) or not isinstance(values, Iterable):
-        raise InvalidSchedule(f"{name}={values!r} must be a list of numbers; write [1.0] for one")
-    given = tuple(values)
-    if not given:
-        raise InvalidSchedule(f"{name}={given!r} must have a value at least; write [1.0] for one")
-    checked = tuple(number(f"{name}[{i}]", value, above=above) for i, value in enumerate(given))
-    if any(later <= earlier for earlier, later in pairwise(checked)):
-        raise InvalidSchedule(
-            f"{name}={checked!r} must strictly increase; sort it, each value once"
-        )
-    return checked
+"""Largest N or 1/k for which the mean is computed by gamma functions. Beyond it, their logarithms
+lose more digits to cancellation than the quadrature loses."""
 
 
 def polynomial_weight(phi: float, power: float = 1.0) -> float:
-    """(1 − phi)^N, eq. 11; phi and the result in [0, 1], ``power`` is the paper's N."""
+    """(1 − φ)^N, eq. 11 and 14; eq. 10 at N = 1.
+
+    Args:
+        phi: φ, in [0, 1].
+        power: N, above 0.
+
+    Returns:
+        The weight, in [0, 1].
+    """
     return float((1.0 - phi) ** power)
 
 
 def cosine_weight(phi: float) -> float:
-    """½(1 + cos(π phi)), eq. 12; phi and the result in [0, 1]."""
+    """½ (1 + cos πφ), eq. 12; φ and the weight lie in [0, 1]."""
     return 0.5 * (1.0 + math.cos(math.pi * phi))
 
 
 def exponential_weight(phi: float, rate: float = 1.0) -> float:
-    """(e^(−r phi) − e^(−r)) / (1 − e^(−r)), eq. 13 at r = 1; phi and the result in [0, 1]."""
+    """(e^(−rφ) − e^(−r)) / (1 − e^(−r)), which is eq. 13 at r = 1.
+
+    Args:
+        phi: φ, in [0, 1].
+        rate: r, above 0.
+
+    Returns:
+        The weight, in [0, 1].
+    """
     # Both sides of the fraction are multiplied by e^r: exact at both ends, and no cancellation.
     return math.expm1(rate * (1.0 - phi)) / math.expm1(rate)
 
 
+def polynomial_mean_weight(k: float, power: float) -> float:
+    """Mean of (1 − u^k)^N over u in [0, 1]: Γ(1+1/k) Γ(N+1) / Γ(N+1+1/k)."""
+    a = 1.0 / k
+    return math.exp(math.lgamma(1 + a) + math.lgamma(power + 1) - math.lgamma(power + 1 + a))
+
+
 def exponential_mean_weight(rate: float = 1.0) -> float:
-    """Mean of ``exponential_weight`` over phi in [0, 1]: 1/r − 1/(e^r − 1)."""
+    """Mean of :func:`exponential_weight` over φ in [0, 1]: 1/r − 1/(e^r − 1)."""
     return 1.0 / rate - 1.0 / math.expm1(rate)
-
-
-def mean_over_unit_interval(f: Callable[[float], float]) -> float:
-    """Mean of ``f`` over [0, 1], by tanh-sinh quadrature with 385 points.
-
-    u = 1/(1 + e^(−s)), s = π sinh(x), puts points near the ends at every scale, so neither the
-    edge of u^1000 at u = 1 nor a root at an end costs accuracy (1e-12 relative for our shapes).
-    """
-    spacing = 1 / 32
-    terms = []
-    for i in range(-192, 193):
-        s = math.pi * math.sinh(i * spacing)
-        done, left = 1.0 / (1.0 + math.exp(-s)), 1.0 / (1.0 + math.exp(s))
-        terms.append(f(done) * done * left * math.pi * math.cosh(i * spacing))
-    return spacing * math.fsum(terms)
-
-
-class Schedule(ABC):
-    """LR by update: ``schedule(step, total_steps)``; subclasses are frozen dataclasses.
-
-    ``lr_max`` and ``lr_min`` are the paper's L0 and Le; every LR after the warm-up lies in
-    [lr_min, lr_max]. The shape is shifted by ``warmup_steps`` updates, not cut: it begins at
-    step == warmup_steps with u = 0. Raises InvalidSchedule, in one line, for parameters outside
-    their domain.
-    """
-
-    lr_max: float
-    lr_min: float
-    warmup_steps: int = 0  # a field in the subclasses that can start with a warm-up
-
-    def __post_init__(self) -> None:
-        self._set(lr_max=number("lr_max", self.lr_max, above=0.0))
-        self._set(lr_min=number("lr_min", self.lr_min))
-        if self.lr_min < 0.0:
-            raise InvalidSchedule(f"lr_min={self.lr_min!r} must be 0 or more; raise it")
-        if self.lr_min > self.lr_max:
-            raise InvalidSchedule(
-                f"lr_min={self.lr_min!r} must not be above lr_max={self.lr_max!r}; exchange them"
-            )
-        steps: object = self.warmup_steps
-        if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 0:
-            raise InvalidSchedule(
-                f"warmup_steps={steps!r} must be a whole number, 0 or more; count optimizer updates"
-            )
-        self._set(warmup_steps=int(steps))
-
-    @abstractmethod
-    def weight(self, u: float) -> float:
-        """Shape in [0, 1] at ``u`` in [0, 1]: 1 is lr_max, 0 is lr_min."""
-
-    @abstractmethod
-    def mean_weight(self) -> float:
-        """Integral of ``weight`` over u from 0 to 1."""
-
-    def __call__(self, step: float, total_steps: int) -> float:
-        """LR of update ``step`` (0-based; total_steps is the end). InvalidSchedule if outside."""
-        self._check_total(total_steps)
-        if not 0 <= step <= total_steps:
-            raise InvalidSchedule(
-                f"step={step!r} must be from 0 to total_steps={total_steps!r}; "
-                "count optimizer updates, not epochs, in both"
-            )
-        warmup = self.warmup_steps
-        if step < warmup:
-            # (t+1)/(w+1), not t/w: at t/w the first update has LR 0 and is wasted. Both lines
-            # meet lr_max at step w, where the decay starts.
-            return self.lr_max * ((step + 1) / (warmup + 1))
-        return self._between(self.weight((step - warmup) / (total_steps - warmup)))
-
-    def area(self, total_steps: int) -> float:
-        """Mean LR of the training, warm-up included: (1/T) ∫ lr(t) dt over t from 0 to T."""
-        self._check_total(total_steps)
-        decayed = self.lr_min + (self.lr_max - self.lr_min) * self.mean_weight()
-        warming = self.lr_max * 0.5 * (1.0 + 1.0 / (self.warmup_steps + 1))
-        return decayed + (warming - decayed) * (self.warmup_steps / total_steps)
-
-    def _between(self, weight: float) -> float:
-        """LR at ``weight``; exact at both ends and monotone in floating point."""
-        # Rounded sums and products are monotone, but lr_min + (lr_max - lr_min) may miss lr_max by
-        # the last bit. No clamp: a weight below 1 takes a bit off the difference, which is as much
-        # as its rounding can have added.
-        if weight == 1.0:
-            return self.lr_max
-        return self.lr_min + (self.lr_max - self.lr_min) * weight
-
-    def _check_total(self, total_steps: int) -> None:
-        if not total_steps >= 1:
-            raise InvalidSchedule(f"total_steps={total_steps!r} must be 1 or more; raise it")
-        if self.warmup_steps >= total_steps:
-            raise InvalidSchedule(
-                f"warmup_steps={self.warmup_steps} must be below total_steps={total_steps!r}; "
-                "shorten the warm-up"
-            )
-
-    def _set(self, **values: object) -> None:
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
 
 
 @dataclass(frozen=True)
 class KDecaySchedule(Schedule):
-    """k-decay of the polynomial (eq. 10, 11, 14), cosine (12) or exponential (13) schedule.
-
-    ``ks``: the terms k_1 < k_2 < …; with n of them phi(u) = (1/n) Σ u^(k_i), eq. 14, which the
-    paper has for the polynomial only. ks = (1.0,) is the plain schedule of the family.
-    ``power``: N of the polynomial; 1 in the other families.
+    """k-decay of the polynomial (eq. 10, 11, 14), cosine (eq. 12) or exponential (eq. 13) schedule.
 
     The LR never rises after the warm-up, as far as the C library's pow, cos and expm1 are monotone:
     every other operation here is correctly rounded, and so monotone.
+
+    Args:
+        family: The schedule that k-decay is applied to.
+        ks: The terms k_1 < k_2 < … of eq. 14, all above 0. (1.0,) is the family's plain schedule.
+        power: N of the polynomial family; 1 in the others.
+        lr_max: L0, the LR at the start of the decay.
+        lr_min: Le, the LR at the end.
+        warmup_steps: Optimizer updates of linear warm-up before the decay.
+
+    Raises:
+        InvalidSchedule: A parameter lies outside its domain; the text is one line.
+
+    Example:
+        The paper's setting, eq. 10 with k = 2, at every other tenth of a training:
+
+        >>> schedule = KDecaySchedule(ks=(2.0,), lr_max=0.1, lr_min=0.001)
+        >>> [round(schedule(t, 10), 5) for t in range(0, 11, 2)]
+        [0.1, 0.09604, 0.08416, 0.06436, 0.03664, 0.001]
     """
 
     family: Family = "polynomial"
@@ -209,7 +129,7 @@ class KDecaySchedule(Schedule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        choice("family", self.family, FAMILIES)
+        one_of("family", self.family, FAMILIES)
         self._set(ks=increasing_numbers("ks", self.ks, above=0.0))
         self._set(power=number("power", self.power, above=0.0))
         if self.family != "polynomial" and self.power != 1.0:
@@ -219,9 +139,12 @@ class KDecaySchedule(Schedule):
             )
 
     def phi(self, u: float) -> float:
-        """Factor phi(u) = (1/n) Σ u^(k_i), eq. 14, in [0, 1]; phi(0) = 0 and phi(1) = 1 exactly."""
-        # u**k, never t**k / T**k, which overflows. fsum, because sum() rounds differently from
-        # Python 3.12 on, and one study may have workers of both.
+        """φ(u) = (1/n) Σ u^(k_i), the factor of eq. 14; u^k with one term.
+
+        It lies in [0, 1], and φ(0) = 0 and φ(1) = 1 are exact.
+        """
+        # fsum, because sum() rounds differently from Python 3.12 on, and one study may have workers
+        # of both.
         return math.fsum(u**k for k in self.ks) / len(self.ks)
 
     def weight(self, u: float) -> float:
@@ -231,18 +154,15 @@ class KDecaySchedule(Schedule):
         return cosine_weight(phi) if self.family == "cosine" else exponential_weight(phi)
 
     def mean_weight(self) -> float:
-        """Closed form where there is one, else quadrature; to 1e-9 for N and 1/k up to 10^6."""
+        """Mean of ``weight`` over u from 0 to 1, to 1e-9 for N and 1/k up to 10^6.
+
+        In closed form where there is one, such as k/(k+1) for eq. 10; else by quadrature.
+        """
         if self.family == "polynomial" and self.power == 1.0:
             return math.fsum(k / (k + 1.0) for k in self.ks) / len(self.ks)
         extent = max(1.0 / self.ks[0], self.power)
         if self.family == "polynomial" and len(self.ks) == 1 and extent <= GAMMA_EXTENT:
-            return _one_term_mean(self.ks[0], self.power)
+            return polynomial_mean_weight(self.ks[0], self.power)
         if self.ks == (1.0,) and self.family != "polynomial":
             return 0.5 if self.family == "cosine" else exponential_mean_weight()
         return mean_over_unit_interval(self.weight)
-
-
-def _one_term_mean(k: float, power: float) -> float:
-    """∫ (1 − u^k)^N du over [0, 1] = Γ(1+1/k) Γ(N+1) / Γ(N+1+1/k)."""
-    a = 1.0 / k
-    return math.exp(math.lgamma(1 + a) + math.lgamma(power + 1) - math.lgamma(power + 1 + a))

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from kdecay_search.schedules.baselines import BASELINES, WarmedBaseline
-from kdecay_search.schedules.kdecay import KDecaySchedule, Schedule
+from kdecay_search.schedules.base import Schedule
+from kdecay_search.schedules.baselines import BASELINES, WarmupBaseline
+from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.study.spec import StudySpec
 
 FOUND, ORIGINAL, AREA_MATCHED = "found", "original", "area-matched"
@@ -54,7 +55,7 @@ def schedule_of(
         return area_matched(original, found, round(spec.task.epochs * steps_per_epoch))
     rival, part = BASELINES[comparator], spec.schedule
     rates: dict[str, Any] = {"lr_max": original.lr_max, "lr_min": part.lr_min}
-    if issubclass(rival, WarmedBaseline):
+    if issubclass(rival, WarmupBaseline):
         rates["warmup_steps"] = original.warmup_steps
     return rival(**rates)
 

@@ -29,7 +29,7 @@ import time
 import zlib
 from collections.abc import Callable, Sequence
 
-from kdecay_search.schedules.kdecay import mean_over_unit_interval
+from kdecay_search.schedules.base import mean_over_unit_interval
 from kdecay_search.study.builtin_tasks import SimulatedTask, SurfaceSpec
 from kdecay_search.study.comparators import BASELINE_KS, FOUND, ORIGINAL, schedule_of
 from kdecay_search.study.spec import StudySpec

@@ -12,7 +12,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdecay_search.errors import InvalidSchedule
-from kdecay_search.schedules.kdecay import Family, KDecaySchedule, number
+from kdecay_search.schedules.checks import number
+from kdecay_search.schedules.kdecay import Family, KDecaySchedule
 
 
 class KDecayLR(LRScheduler):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from kdecay_search.errors import TaskError
-from kdecay_search.schedules.kdecay import Schedule
+from kdecay_search.schedules.base import Schedule
 from kdecay_search.study.base import AVERAGING_SHARE
 from kdecay_search.study.comparators import schedule_of
 from kdecay_search.study.user_tasks import PythonTask
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from kdecay_search.training.driving import Driver, ScheduleLR
-    from kdecay_search.training.swapping import SwappedAverage
+    from kdecay_search.training.lr_driver import LRDriver, ScheduleLR
+    from kdecay_search.training.averaging import SwappedAverage
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ class TaskRun:
         self._in_file = self._steps_per_epoch
         self._schedule: Schedule | None = None
         self._curve: list[Epoch] = []
-        self._drivers: list[Driver] = []
+        self._drivers: list[LRDriver] = []
         self._scheduler: ScheduleLR | None = None
         self._updates: list[int] = []
         self._kept: tuple[Stateful, ...] = ()
@@ -156,9 +156,9 @@ class TaskRun:
         differ in it keep their ratio to the first. The count of updates is a part of what
         :meth:`keep` and :meth:`save` keep.
         """
-        from kdecay_search.training.driving import Driver  # noqa: PLC0415 - torch
+        from kdecay_search.training.lr_driver import LRDriver  # noqa: PLC0415 - torch
 
-        driver = Driver(optimizer, self.schedule, self.poll)
+        driver = LRDriver(optimizer, self.schedule, self.poll)
         if len(self._drivers) < len(self._updates):
             driver.updates = self._updates[len(self._drivers)]
         self._drivers.append(driver)
@@ -166,7 +166,7 @@ class TaskRun:
     def scheduler(self, optimizer: Optimizer) -> ScheduleLR:
         """The same as a torch ``LRScheduler``: call ``step()`` after every update, which also
         polls. Its state is its own: ``state_dict()``."""
-        from kdecay_search.training.driving import ScheduleLR  # noqa: PLC0415 - torch
+        from kdecay_search.training.lr_driver import ScheduleLR  # noqa: PLC0415 - torch
 
         self._scheduler = ScheduleLR(optimizer, self.schedule, self.poll)
         return self._scheduler
@@ -274,7 +274,7 @@ class TaskRun:
         After every update of ``optimizer`` they are updated; without it, call ``update()``.
         Call it when the model is on its device.
         """
-        from kdecay_search.training.swapping import SwappedAverage  # noqa: PLC0415 - torch
+        from kdecay_search.training.averaging import SwappedAverage  # noqa: PLC0415 - torch
 
         share = getattr(self._run.spec.task, "averaging_share", AVERAGING_SHARE)
         return SwappedAverage(model, share * self.total_steps, optimizer)

@@ -1,3 +1,5 @@
+"""The baselines, held against torch's schedulers and against their papers' formulas."""
+
 from __future__ import annotations
 
 import math
@@ -9,8 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.errors import InvalidSchedule
+from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.baselines import (
     BASELINES,
+    Baseline,
     ClrTriangular,
     ClrTriangular2,
     Cosine,
@@ -21,12 +25,10 @@ from kdecay_search.schedules.baselines import (
     OneCycle,
     Polynomial,
     Rex,
-    Rival,
     Sgdr,
-    WarmedBaseline,
+    WarmupBaseline,
     WarmupStableDecay,
 )
-from kdecay_search.schedules.kdecay import Schedule
 
 NOT_LOW_AT_THE_END = {"htd", "multi-step", "clr-triangular", "clr-triangular2"}
 EVERY = pytest.mark.parametrize("name", BASELINES)
@@ -111,14 +113,14 @@ def test_an_sgdr_restart_comes_at_its_step(
     assert schedule(starts[-1], starts[-1]) == schedule.lr_min
 
 
-@pytest.mark.parametrize(("rival", "mode"), [(ClrTriangular, 0), (ClrTriangular2, 2)])
+@pytest.mark.parametrize(("baseline", "mode"), [(ClrTriangular, 0), (ClrTriangular2, 2)])
 @pytest.mark.parametrize("half", [5, 8, 100])
-def test_clr_is_torchs(rival: type[ClrTriangular], mode: int, half: int) -> None:
+def test_clr_is_torchs(baseline: type[ClrTriangular], mode: int, half: int) -> None:
     name = "triangular2" if mode else "triangular"
     theirs = torch_lrs(
         lambda m, o: m.CyclicLR(o, 0.001, 0.1, half, mode=name, cycle_momentum=False), 100
     )
-    assert_same(rival(half_cycle_share=half / 100), theirs, 100)
+    assert_same(baseline(half_cycle_share=half / 100), theirs, 100)
 
 
 def test_one_cycle_is_torchs() -> None:
@@ -145,7 +147,7 @@ def test_one_cycle_is_torchs() -> None:
         (WarmupStableDecay(decay_share=0.5, decay="linear", lr_max=1, lr_min=0), [1, 1, 1, 0.5, 0]),
     ],
 )
-def test_rivals_without_a_torch_scheduler_follow_their_formula(
+def test_baselines_without_a_torch_scheduler_follow_their_formula(
     schedule: Schedule, weights: list[float]
 ) -> None:
     assert [schedule(step, 4) for step in range(5)] == pytest.approx(weights, rel=1e-12, abs=1e-17)
@@ -159,7 +161,7 @@ def test_rivals_without_a_torch_scheduler_follow_their_formula(
     data=st.data(),
 )
 @settings(max_examples=25)
-def test_every_rival_stays_between_its_rates(
+def test_every_baseline_stays_between_its_rates(
     name: str, total: int, lr_max: float, bottom: float, data: st.DataObject
 ) -> None:
     schedule = BASELINES[name](lr_max=lr_max, lr_min=bottom * lr_max)  # type: ignore[call-arg]
@@ -170,7 +172,7 @@ def test_every_rival_stays_between_its_rates(
 @pytest.mark.parametrize(
     "schedule",
     [
-        *(rival() for rival in BASELINES.values()),
+        *(baseline() for baseline in BASELINES.values()),
         Polynomial(power=0.3, warmup_steps=20),
         Exponential(rate=50.0, warmup_steps=99),
         MultiStep(milestones=(0.1, 0.2, 0.9), factor=0.5, lr_min=0.02, warmup_steps=7),
@@ -187,7 +189,7 @@ def test_every_rival_stays_between_its_rates(
     ],
     ids=repr,
 )
-def test_the_area_of_a_rival_equals_a_fine_riemann_sum(schedule: Schedule) -> None:
+def test_the_area_of_a_baseline_equals_a_fine_riemann_sum(schedule: Schedule) -> None:
     points, total = 10_000, 100
     mean = math.fsum(schedule((i + 0.5) * total / points, total) for i in range(points)) / points
     # Jumps of at most lr_max, 14 of them in the worst case, and little error elsewhere.
@@ -205,7 +207,7 @@ def test_the_area_of_a_rival_equals_a_fine_riemann_sum(schedule: Schedule) -> No
     ids=repr,
 )
 @pytest.mark.parametrize("total", [1, 7, 1000, 10**7])
-def test_rivals_that_reach_the_lowest_rate_end_on_it_exactly(
+def test_baselines_that_reach_the_lowest_rate_end_on_it_exactly(
     schedule: Schedule, total: int
 ) -> None:
     assert schedule(total, total) == schedule.lr_min
@@ -218,19 +220,19 @@ def test_a_one_cycle_may_peak_at_the_end() -> None:
 
 
 @EVERY
-def test_every_rival_warms_up_or_has_no_such_field(name: str) -> None:
-    rival = BASELINES[name]
-    assert issubclass(rival, Rival)
-    if not issubclass(rival, WarmedBaseline):
+def test_every_baseline_warms_up_or_has_no_such_field(name: str) -> None:
+    baseline = BASELINES[name]
+    assert issubclass(baseline, Baseline)
+    if not issubclass(baseline, WarmupBaseline):
         assert name in {"clr-triangular", "clr-triangular2", "one-cycle"}
         return
-    schedule, plain = rival(warmup_steps=4), rival()
+    schedule, plain = baseline(warmup_steps=4), baseline()
     assert [schedule(t, 54) for t in range(4)] == pytest.approx([0.02, 0.04, 0.06, 0.08])
     assert [schedule(t + 4, 54) for t in range(51)] == [plain(t, 50) for t in range(51)]
 
 
 @EVERY
-def test_every_rival_checks_rates_and_times(name: str) -> None:
+def test_every_baseline_checks_rates_and_times(name: str) -> None:
     with pytest.raises(InvalidSchedule, match=r"lr_min=1\.5"):
         BASELINES[name](lr_min=1.5)  # type: ignore[call-arg]
     with pytest.raises(InvalidSchedule, match="step=11"):
@@ -258,7 +260,7 @@ def test_every_rival_checks_rates_and_times(name: str) -> None:
         ("warmup-stable-decay", {"decay": "sqrt"}, "did you mean '1-sqrt'?"),
     ],
 )
-def test_a_rivals_field_outside_its_domain_is_refused_in_one_line(
+def test_a_baselines_field_outside_its_domain_is_refused_in_one_line(
     name: str, fields: dict[str, Any], shown: str
 ) -> None:
     with pytest.raises(InvalidSchedule) as refusal:

@@ -1,3 +1,5 @@
+"""Python source and CSV: executed or read back, they give the same bits as the schedule."""
+
 from __future__ import annotations
 
 import csv

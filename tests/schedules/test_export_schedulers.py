@@ -81,7 +81,7 @@ def test_pytorch_s_scheduler_sets_the_closed_form_at_every_step(
     assert seen[TOTAL:] == pytest.approx([schedule.lr_min] * 4)
 
 
-def test_pytorch_s_scheduler_goes_on_from_its_state_and_scales_groups_of_other_rates() -> None:
+def test_pytorch_s_scheduler_resumes_from_its_state_and_scales_groups_of_other_rates() -> None:
     schedule = KDecaySchedule(ks=(1.5, 4.0), warmup_steps=3)
     make = executed(export.pytorch_source(schedule, TOTAL))["kdecay_scheduler"]
     whole, resumed = sgd(schedule.lr_max), sgd(schedule.lr_max)
@@ -121,15 +121,15 @@ def test_timm_s_own_scheduler_sets_the_closed_form_at_every_step(schedule: KDeca
         (KDecaySchedule(ks=(1.5, 4.0)), None, "one term, and this schedule has 2, k = 1.5, 4;"),
         (KDecaySchedule("exponential", (2.0,)), None, "not in the exponential;"),
         (KDecaySchedule(ks=(70.0,)), 10**5, r"T\*\*k.*k = 70 and T = 100,000"),
-        (KDecaySchedule(ks=(70.0,)), None, "give --total-steps, or take --as pytorch"),
+        (KDecaySchedule(ks=(70.0,)), None, "give --total-steps, or use --as pytorch"),
     ],
 )
-def test_what_timm_has_not_is_refused_with_what_to_take_instead(
+def test_what_timm_lacks_is_refused_with_what_to_use_instead(
     schedule: KDecaySchedule, total: int | None, reason: str
 ) -> None:
     with pytest.raises(InvalidSchedule, match=reason) as refused:
         export.timm_source(schedule, total)
-    assert "take --as pytorch" in str(refused.value)
+    assert "use --as pytorch" in str(refused.value)
 
 
 def test_a_large_exponent_is_for_timm_where_its_power_is_still_a_number() -> None:

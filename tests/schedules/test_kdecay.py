@@ -1,5 +1,8 @@
+"""The k-decay schedule: the paper's equations, its ends, its mean, and other libraries' values."""
+
 from __future__ import annotations
 
+import doctest
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,13 +13,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.errors import InvalidSchedule
+from kdecay_search.schedules import kdecay
+from kdecay_search.schedules.base import Schedule, mean_over_unit_interval
 from kdecay_search.schedules.baselines import Cosine, Exponential, Linear, Polynomial
-from kdecay_search.schedules.kdecay import (
-    FAMILIES,
-    KDecaySchedule,
-    Schedule,
-    mean_over_unit_interval,
-)
+from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
 
 LONGEST = 10**7  # updates
 LR_MAX, LR_MIN = 0.1, 0.001  # the defaults
@@ -54,6 +54,11 @@ def test_k_two_gives_the_printed_values_at_any_length(total: int) -> None:
     schedule = KDecaySchedule(ks=(2,))
     values = [schedule(tenth * total // 10, total) for tenth in range(11)]
     assert [round(value, 5) for value in values] == printed
+
+
+def test_the_examples_in_the_documentation_run_as_printed() -> None:
+    failed, tried = doctest.testmod(kdecay)
+    assert (failed, tried > 0) == (0, True)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +268,7 @@ def test_a_field_outside_its_domain_is_refused_in_one_line(
     message = str(refusal.value)
     assert shown in message
     assert "\n" not in message
-    assert ";" in message  # the mend
+    assert ";" in message  # how to fix it
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from kdecay_search.report import names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
 from kdecay_search.schedules.baselines import Cosine
-from kdecay_search.schedules.kdecay import Schedule
+from kdecay_search.schedules.base import Schedule
 from kdecay_search.search import BASELINE_KS
 from kdecay_search.snapshot import StudySnapshot
 

@@ -1,4 +1,4 @@
-"""A schedule as something to take away: Python source, a scheduler of a known library, a table."""
+"""Exports of a schedule: Python source, a scheduler of a training library, a table of values."""
 
 from kdecay_search.schedules.export.form import Form
 from kdecay_search.schedules.export.python import kdecay_python_source

@@ -1,10 +1,10 @@
-"""The forms that a schedule can be taken away in."""
+"""The forms in which a schedule can be exported."""
 
 from enum import StrEnum
 
 
 class Form(StrEnum):
-    """What ``best`` prints."""
+    """What ``kdecay best --as`` prints."""
 
     JSON = "json"
     PYTHON = "python"

@@ -1,7 +1,7 @@
-"""A schedule as Python source for a training library: what is printed runs with that alone.
+"""A schedule as Python source for a training library, which runs with that library alone.
 
-Each has a function ``kdecay_scheduler(optimizer, total_steps)``; the optimizer is made with
-lr = lr_max. ``total_steps`` given here becomes that parameter's default.
+Every source has a function ``kdecay_scheduler(optimizer, total_steps)`` for an optimizer whose lr
+is the schedule's lr_max. A ``total_steps`` given to the export becomes that parameter's default.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from kdecay_search.schedules.export.python import (
 from kdecay_search.schedules.kdecay import KDecaySchedule
 
 MANY_STEPS = 10_000_000
-"""Trainings are not longer, where no number of updates is given."""
+"""Optimizer updates that a training is assumed to have at most, where no number is given."""
 
 _LAMBDA_LR = '''
 def kdecay_scheduler(optimizer, {parameter}):
@@ -70,12 +70,22 @@ def kdecay_scheduler(optimizer, {parameter}):
 
 
 def pytorch_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
-    """A ``LambdaLR``; needs torch."""
+    """Source with a ``LambdaLR``; it needs torch.
+
+    Args:
+        schedule: The schedule to write.
+        total_steps: Optimizer updates of the training; None leaves them a parameter.
+    """
     return _source(schedule, total_steps, ["from torch.optim.lr_scheduler import LambdaLR"])
 
 
 def huggingface_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
-    """A ``Trainer``, which counts the updates itself where none are given; needs transformers."""
+    """Source with a ``Trainer``; it needs torch and transformers.
+
+    Args:
+        schedule: The schedule to write.
+        total_steps: Optimizer updates of the training; with None, the trainer counts them.
+    """
     imports = ["from torch.optim.lr_scheduler import LambdaLR", "from transformers import Trainer"]
     given = "" if total_steps else ", num_training_steps"
     trainer = _TRAINER.format(
@@ -91,8 +101,15 @@ def lightning_source(
     nesterov: bool = True,
     weight_decay: float = 0.0,
 ) -> str:
-    """A ``LightningModule`` with the schedule and SGD, which counts the updates itself where none
-    are given; needs lightning."""
+    """Source with a ``LightningModule`` that trains by SGD; it needs torch and lightning.
+
+    Args:
+        schedule: The schedule to write.
+        total_steps: Optimizer updates of the training; with None, Lightning estimates them.
+        momentum: Momentum of SGD.
+        nesterov: Whether the momentum is Nesterov's.
+        weight_decay: Weight decay of SGD.
+    """
     imports = ["import lightning", "from torch.optim import SGD"]
     imports.append("from torch.optim.lr_scheduler import LambdaLR")
     settings = {"lr": schedule.lr_max, "momentum": momentum, "nesterov": nesterov}
@@ -114,11 +131,16 @@ def _source(schedule: KDecaySchedule, total_steps: int | None, imports: list[str
 
 
 def timm_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
-    """One of timm's own schedulers, which have k-decay; needs timm.
+    """Source with one of timm's own schedulers, which have k-decay; it needs timm.
 
-    Raises :class:`InvalidSchedule` for what timm has not.
+    Args:
+        schedule: A schedule of one term, polynomial or cosine.
+        total_steps: Optimizer updates of the training; None leaves them a parameter.
+
+    Raises:
+        InvalidSchedule: timm cannot compute this schedule; the error names another form.
     """
-    _refuse_what_timm_has_not(schedule, total_steps)
+    _refuse_what_timm_lacks(schedule, total_steps)
     warmup = schedule.warmup_steps
     settings = {
         "t_initial": f"total_steps - {warmup}" if warmup else "total_steps",
@@ -141,8 +163,8 @@ def timm_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str
     )
 
 
-def _refuse_what_timm_has_not(schedule: KDecaySchedule, total_steps: int | None) -> None:
-    instead = "take --as pytorch, which works with timm's models too"
+def _refuse_what_timm_lacks(schedule: KDecaySchedule, total_steps: int | None) -> None:
+    instead = "use --as pytorch, which works with timm's models too"
     if schedule.family == "exponential":
         raise InvalidSchedule(
             f"timm has k-decay in the polynomial and cosine families only, not in the exponential; "
@@ -157,8 +179,8 @@ def _refuse_what_timm_has_not(schedule: KDecaySchedule, total_steps: int | None)
     # timm computes t**k / T**k, which overflows where (t/T)**k does not.
     if schedule.ks[0] * math.log(total_steps or MANY_STEPS) >= math.log(sys.float_info.max):
         steps = f"{total_steps or MANY_STEPS:,}"
-        mend = instead if total_steps else f"give --total-steps, or {instead}"
+        fix = instead if total_steps else f"give --total-steps, or {instead}"
         raise InvalidSchedule(
             f"timm computes T**k, which is too large a number for k = {schedule.ks[0]:g} and "
-            f"T = {steps} updates; {mend}"
+            f"T = {steps} updates; {fix}"
         )

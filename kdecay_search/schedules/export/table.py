@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from kdecay_search.schedules.kdecay import Schedule
+from kdecay_search.schedules.base import Schedule
 
 
 def schedule_csv(schedule: Schedule, total_steps: int) -> str:
-    """CSV with the header ``step,learning_rate`` and a row for each step from 0 to total_steps.
+    """The learning rate of every update as CSV.
 
-    Floats are written by ``repr``, so reading them gives the same bits. Raises InvalidSchedule.
+    Args:
+        schedule: Any schedule.
+        total_steps: Optimizer updates of the whole training.
+
+    Returns:
+        The header ``step,learning_rate`` and one row for each step from 0 to ``total_steps``.
+        Numbers are written by ``repr``, so reading them gives the same bits.
+
+    Raises:
+        InvalidSchedule: The schedule does not fit into this many updates.
     """
     schedule(total_steps, total_steps)  # refuses a total_steps that would give an empty table
     rows = (f"{step},{schedule(step, total_steps)!r}\n" for step in range(total_steps + 1))
