@@ -143,7 +143,7 @@ def _as_json(
         "noise": {
             "sd": sd,
             "interval": measured.interval if measured else None,
-            "freedom": measured.freedom if measured else None,
+            "freedom": measured.degrees_of_freedom if measured else None,
             "measured": measured is not None,
         },
         "power": POWER,
@@ -180,6 +180,7 @@ def _told(spec: StudySpec, sd: float, measured: Noise | None) -> str:
         return f"{given} (sd, as given)."
     low, high = measured.interval
     return (
-        f"{given} (sd; 95 % interval {low:.3g} to {high:.3g}, {measured.freedom} degrees of "
-        "freedom), by validation errors; those on the test set may differ."
+        f"{given} (sd; 95 % interval {low:.3g} to {high:.3g}, "
+        f"{measured.degrees_of_freedom} degrees of freedom), by validation errors; those on the "
+        "test set may differ."
     )

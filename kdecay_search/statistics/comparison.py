@@ -10,53 +10,56 @@ from typing import Literal
 from kdecay_search.statistics.power import detectable_difference
 from kdecay_search.statistics.sample import describe
 
-Verdict = Literal["better", "no detectable difference", "worse"]
-
 SIGNIFICANT = 0.05
-LEAST_SIGNED_RANKS = 6
-"""Pairs below which the signed-rank test cannot reject: 2 · 2⁻⁵ > 0.05."""
-LEAST_RESAMPLED = 5
-"""Pairs from which on the bootstrap is told; see :func:`_studentised_bootstrap`."""
+"""p value below which a difference is called better or worse."""
+MIN_PAIRS_SIGNED_RANK = 6
+"""Pairs that the signed-rank test needs: with fewer it cannot reject, since 2 · 2⁻⁵ > 0.05."""
+MIN_PAIRS_BOOTSTRAP = 5
+"""Pairs that the bootstrap needs; :func:`_studentised_bootstrap` says why."""
 RESAMPLES = 4000
+"""Number of the bootstrap's resamples."""
 EQUAL = 1e-9
-"""Percentage points: differences within this are the same, and only rounded differently."""
+"""Percentage points within which two differences are the same, and only rounded differently."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`new` against `old`, paired by seed; where the difference is positive, new is better.
+    """Paired comparison of a new schedule with an old one, over the seeds that both have.
 
-    Where all pairs differ by the same amount, nothing tells how noisy they are: no t, no
-    intervals; ``p`` is then that of the exact signed-rank test, which is below 5 % from six pairs
-    on. A pair with an error that is no finite number leaves everything but ``n`` None.
+    Where all pairs differ by the same amount, nothing shows how noisy they are: there is no t test
+    and no interval, and ``p`` is that of the exact signed-rank test, which is below 5 % from six
+    pairs on. A pair with an error that is not a finite number leaves everything but ``n`` None.
     """
 
     difference: float | None
-    """Mean of old - new over the shared seeds, percentage points; None without pairs."""
+    """Mean of old − new, percentage points; positive where new is better, None without pairs."""
     sd: float | None
-    """Of the paired differences; None below two."""
+    """Standard deviation of the paired differences; None below two pairs."""
     n: int
-    """Pairs."""
+    """Number of pairs."""
     interval: tuple[float, float] | None
-    """Student's t, 95 %; None below two pairs, and if all are equal."""
+    """95 % interval of the difference by Student's t; None below two pairs, and if all differences
+    are equal."""
     bootstrap: tuple[float, float] | None
-    """Studentised bootstrap, 95 %; None below :data:`LEAST_RESAMPLED` pairs, and where so many are
-    equal that it has no end."""
+    """95 % interval by the studentised bootstrap; None below :data:`MIN_PAIRS_BOOTSTRAP` pairs, and
+    if so many differences are equal that the interval has no end."""
     p: float | None
-    """Two-sided, of the paired t test; None below two pairs."""
+    """Two-sided p value of the paired t test; None below two pairs."""
     p_wilcoxon: float | None
-    """Two-sided, of the exact signed-rank test; None below :data:`LEAST_SIGNED_RANKS` pairs that
-    differ."""
+    """Two-sided p value of the exact signed-rank test; None below :data:`MIN_PAIRS_SIGNED_RANK`
+    pairs that differ."""
     p_adjusted: float | None = None
-    """``p`` after Holm's correction over a family of comparisons."""
+    """``p`` after Holm's correction over a family of comparisons; None outside a family."""
     detectable: float | None = None
-    """Smallest true difference that so many pairs with this sd show with 80 % power at 5 %; None
-    where there is no interval."""
+    """Smallest true difference that this number of pairs with this sd shows with 80 % power at 5 %;
+    None without an interval."""
 
     @property
-    def verdict(self) -> Verdict:
-        """By ``p_adjusted``, where there is one; else by ``p``, which says the same as the
-        interval."""
+    def verdict(self) -> Literal["better", "no detectable difference", "worse"]:
+        """What the comparison shows, at 5 %.
+
+        It goes by ``p_adjusted`` in a family, else by ``p``, which agrees with ``interval``.
+        """
         p = self.p if self.p_adjusted is None else self.p_adjusted
         if self.difference is None or p is None or p >= SIGNIFICANT:
             return "no detectable difference"
@@ -64,9 +67,13 @@ class Comparison:
 
 
 def compare(old: Mapping[int, float], new: Mapping[int, float]) -> Comparison:
-    """Compare errors (%) by seed, over the seeds that both have.
+    """Compare two schedules on the seeds that both have.
 
-    The same errors give the same answer: the bootstrap's draws have a fixed seed.
+    The same errors always give the same answer: the bootstrap's draws have a fixed seed.
+
+    Args:
+        old: Errors (%) of the schedule that is compared with, by seed.
+        new: Errors (%) of the other schedule, by seed.
     """
     differences = [old[seed] - new[seed] for seed in sorted(old.keys() & new.keys())]
     if not all(math.isfinite(d) for d in differences):
@@ -74,8 +81,10 @@ def compare(old: Mapping[int, float], new: Mapping[int, float]) -> Comparison:
     sample = describe(differences)
     if sample.mean is None or sample.sd is None:
         return Comparison(sample.mean, None, sample.n, None, None, None, None)
+    differ = sum(abs(d) > EQUAL for d in differences)  # Wilcoxon left out the pairs that do not
+    p_wilcoxon = _signed_rank_p(differences) if differ >= MIN_PAIRS_SIGNED_RANK else None
     if max(differences) - min(differences) <= EQUAL:
-        p, p_wilcoxon = _signed_rank_p(differences), _wilcoxon(differences)
+        p = _signed_rank_p(differences)
         return Comparison(sample.mean, 0.0, sample.n, None, None, p, p_wilcoxon)
     return Comparison(
         difference=sample.mean,
@@ -83,17 +92,23 @@ def compare(old: Mapping[int, float], new: Mapping[int, float]) -> Comparison:
         n=sample.n,
         interval=sample.interval(),
         bootstrap=_studentised_bootstrap(differences),
-        p=_t_p(sample.mean, sample.sd, sample.n),
-        p_wilcoxon=_wilcoxon(differences),
+        p=_t_test_p(sample.mean, sample.sd, sample.n),
+        p_wilcoxon=p_wilcoxon,
         detectable=detectable_difference(sample.sd, sample.n),
     )
 
 
 def holm(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
-    """The comparisons with ``p_adjusted``: Holm's step-down correction over all that have a p.
+    """Correct a family of comparisons by Holm's step-down procedure.
 
-    The chance that any of a family's "better" or "worse" is wrong stays below 5 %, however the
+    The chance that any of the family's "better" or "worse" is wrong stays below 5 %, however the
     comparisons depend on each other (S. Holm, Scand. J. Statist. 6, 1979).
+
+    Args:
+        comparisons: The family by name. Those without a p value do not count.
+
+    Returns:
+        The same comparisons in the same order, with ``p_adjusted`` where there is a p value.
     """
     ps = sorted((c.p, name) for name, c in comparisons.items() if c.p is not None)
     adjusted: dict[str, float] = {}
@@ -104,22 +119,19 @@ def holm(comparisons: Mapping[str, Comparison]) -> dict[str, Comparison]:
     return {name: replace(c, p_adjusted=adjusted.get(name)) for name, c in comparisons.items()}
 
 
-def _t_p(mean: float, sd: float, n: int) -> float:
+def _t_test_p(mean: float, sd: float, n: int) -> float:
+    """Two-sided p value of the t test that the mean of n differences is zero."""
     from scipy.special import stdtr  # noqa: PLC0415 - 0.1 s, only where needed
 
     return 2 * float(stdtr(n - 1, -abs(mean) / (sd / math.sqrt(n))))
 
 
-def _wilcoxon(differences: Sequence[float]) -> float | None:
-    """Pairs without a difference are left out, as Wilcoxon did."""
-    if sum(abs(d) > EQUAL for d in differences) < LEAST_SIGNED_RANKS:
-        return None
-    return _signed_rank_p(differences)
-
-
 def _signed_rank_p(differences: Sequence[float]) -> float:
-    """Exact also with ties, which scipy's is not: the distribution of the positive ranks' sum over
-    all choices of signs, by convolution. Ranks count double, since those of ties are halves."""
+    """Two-sided p value of the signed-rank test; exact also with ties, which scipy's is not.
+
+    It is the distribution of the positive ranks' sum over all choices of signs, by convolution.
+    Ranks count double, since those of ties are halves.
+    """
     import numpy as np  # noqa: PLC0415 - 0.1 s, only where needed
 
     differ = [d for d in differences if abs(d) > EQUAL]
@@ -136,15 +148,16 @@ def _signed_rank_p(differences: Sequence[float]) -> float:
 
 
 def _studentised_bootstrap(differences: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval from the resampled t statistics.
+    """95 % interval of the mean from resampled t statistics.
 
-    BCa was measured beside it (1500 samples each, n = 5, 6, 8, 10): of normal differences BCa
-    covers the mean in 84, 86, 87, 90 %, this in 95 % throughout; of exponential ones 78 to 86 %
-    against 91 to 93 % (Student's t: 88 %). With four pairs this is nearly twice as wide as
-    Student's t, with three it covers nothing or everything.
+    Its coverage was measured beside BCa's with 1500 samples each of n = 5, 6, 8 and 10 differences.
+    Of normal differences, BCa covers the mean in 84, 86, 87 and 90 %, and this interval in 95 %
+    throughout; of exponential ones, BCa in 78 to 86 %, this one in 91 to 93 %, and Student's t in
+    88 %. With four pairs it is nearly twice as wide as Student's t, and with three it covers
+    nothing or everything.
     """
     n = len(differences)
-    if n < LEAST_RESAMPLED:
+    if n < MIN_PAIRS_BOOTSTRAP:
         return None
     import numpy as np  # noqa: PLC0415 - 0.1 s, only where needed
 

@@ -1,4 +1,4 @@
-"""How noisy runs are: what is left of their errors without schedule and seed."""
+"""How noisy runs are: the part of their errors that neither the schedule nor the seed explains."""
 
 from __future__ import annotations
 
@@ -7,32 +7,43 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 _ROUNDING = 1e-9
-"""Percentage points: what is left of noise-free errors."""
+"""Norm of the residuals (percentage points) up to which errors are free of noise and only rounded
+differently."""
+_CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Of the difference between two schedules' errors on the same seed."""
+    """Noise of the difference between two schedules' errors on the same seed."""
 
     sd: float
-    """Standard deviation, percentage points."""
-    freedom: int
-    """Degrees of freedom behind it, 1 at least."""
+    """Standard deviation of the difference, percentage points."""
+    degrees_of_freedom: int
+    """Degrees of freedom behind the standard deviation; at least 1."""
     interval: tuple[float, float]
     """95 % confidence interval of the standard deviation, by χ²."""
 
 
 def pooled_noise(schedules: Iterable[Mapping[int, float]]) -> Noise | None:
-    """The noise common to all schedules, from their errors (%) by seed; None if they cannot tell.
+    """Estimate the noise that all schedules have in common.
 
-    Model: error = the schedule's level + the seed's effect + independent normal noise of one size.
-    Levels are free, not on a curve, so that a curve that fits badly does not pass for noise; two
-    schedules that share two seeds give the first degree of freedom.
+    The model is error = effect of the schedule + effect of the seed + independent normal noise of
+    one size. Every schedule has an effect of its own, not one on a curve, so that a curve that fits
+    badly does not pass for noise. Two schedules that share two seeds give the first degree of
+    freedom.
+
+    Args:
+        schedules: For every schedule, its errors (%) by seed. Errors that are not finite are left
+            out.
+
+    Returns:
+        The noise; None if the errors leave no degree of freedom.
     """
     import numpy as np  # noqa: PLC0415 - 0.1 s, only where needed
+    from scipy.special import chdtri  # noqa: PLC0415 - 0.1 s, only where needed
 
     repeated = [{s: e for s, e in by.items() if math.isfinite(e)} for by in schedules]
-    repeated = [by for by in repeated if len(by) > 1]  # one run tells its schedule's level alone
+    repeated = [by for by in repeated if len(by) > 1]  # one run fits its schedule's effect exactly
     if not repeated:
         return None
     runs = [(row, seed, e) for row, by in enumerate(repeated) for seed, e in by.items()]
@@ -44,14 +55,8 @@ def pooled_noise(schedules: Iterable[Mapping[int, float]]) -> Noise | None:
     freedom = len(runs) - int(rank)
     if freedom < 1:
         return None
-    left = float(np.linalg.norm(error - design @ solution))
-    sd = math.sqrt(2 / freedom) * left
-    return _with_interval(sd if left > _ROUNDING else 0.0, freedom)
-
-
-def _with_interval(sd: float, freedom: int, level: float = 0.95) -> Noise:
-    from scipy.special import chdtri  # noqa: PLC0415 - 0.1 s, only where needed
-
-    ends = (float(chdtri(freedom, 0.5 + side * level / 2)) for side in (-1, 1))
+    residual = float(np.linalg.norm(error - design @ solution))
+    sd = math.sqrt(2 / freedom) * residual if residual > _ROUNDING else 0.0
+    ends = (float(chdtri(freedom, 0.5 + side * _CONFIDENCE / 2)) for side in (-1, 1))
     low, high = (sd * math.sqrt(freedom / end) for end in ends)
     return Noise(sd, freedom, (low, high))

@@ -1,4 +1,4 @@
-"""Means and paired gains with their intervals. Errors and differences in percentage points."""
+"""Means and paired gains with their intervals. Errors and differences are in percentage points."""
 
 from __future__ import annotations
 
@@ -10,24 +10,34 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sample:
-    """A mean, its standard deviation (None below two values) and the number of values."""
+    """Mean and spread of some values."""
 
     mean: float | None
+    """Mean of the values; None if there are none."""
     sd: float | None
+    """Standard deviation, with n − 1 in its denominator; None below two values."""
     n: int
+    """Number of values."""
 
-    def interval(self, level: float = 0.95) -> tuple[float, float] | None:
-        """Student's t confidence interval of the mean; None below two values."""
+    def interval(self, confidence: float = 0.95) -> tuple[float, float] | None:
+        """Student's t confidence interval of the mean.
+
+        Args:
+            confidence: Probability in (0, 1) that such an interval covers the true mean.
+
+        Returns:
+            The interval's ends, in the values' unit; None below two values.
+        """
         if self.mean is None or self.sd is None:
             return None
         from scipy.special import stdtrit  # noqa: PLC0415 - 0.1 s that most commands can spare
 
-        half = float(stdtrit(self.n - 1, 0.5 + level / 2)) * self.sd / math.sqrt(self.n)
+        half = float(stdtrit(self.n - 1, 0.5 + confidence / 2)) * self.sd / math.sqrt(self.n)
         return self.mean - half, self.mean + half
 
 
 def describe(values: Iterable[float]) -> Sample:
-    """Mean, standard deviation (n - 1) and number of ``values``."""
+    """Mean, standard deviation and number of ``values``."""
     numbers = list(values)
     if not numbers:
         return Sample(None, None, 0)
@@ -36,5 +46,13 @@ def describe(values: Iterable[float]) -> Sample:
 
 
 def paired_gain(old: Mapping[int, float], new: Mapping[int, float]) -> Sample:
-    """By how much ``new`` lowers the error of ``old`` (both by seed), over the seeds they share."""
+    """By how much one schedule lowers the error of another, paired by seed.
+
+    Args:
+        old: Errors of the schedule that is compared with, by seed.
+        new: Errors of the other schedule, by seed.
+
+    Returns:
+        The differences old − new over the seeds that both have; positive where new is better.
+    """
     return describe(old[seed] - new[seed] for seed in sorted(old.keys() & new.keys()))

@@ -147,7 +147,7 @@ def test_one_pair_has_a_difference_and_no_verdict() -> None:
     assert found.verdict == "no detectable difference"
 
 
-def test_equal_differences_are_believed_from_six_pairs_on() -> None:
+def test_equal_differences_count_from_six_pairs_on() -> None:
     """Half a point on each of three seeds is one image of 200: chance may do that."""
     few, many = compared([0.5] * 5), compared([0.5] * 6)
     assert few.interval is many.interval is few.bootstrap is many.detectable is None
@@ -195,11 +195,11 @@ def test_holm_only_ever_raises_p_and_keeps_the_order(ps: dict[str, float | None]
     assert all(c.p_adjusted is None for c in family.values() if c.p is None)
 
 
-def test_a_family_of_five_rivals_is_wrong_about_any_in_at_most_5_of_100() -> None:
+def test_a_family_of_five_comparisons_is_wrong_about_any_in_at_most_5_of_100() -> None:
     random = np.random.default_rng(0)
     wrong = 0
     for errors in random.normal(8.0, 0.3, (600, 6, 5)).tolist():
-        new, *rivals = (dict(enumerate(by_seed)) for by_seed in errors)
-        family = holm({str(i): compare(old, new) for i, old in enumerate(rivals)})
+        new, *others = (dict(enumerate(by_seed)) for by_seed in errors)
+        family = holm({str(i): compare(old, new) for i, old in enumerate(others)})
         wrong += any(c.verdict != "no detectable difference" for c in family.values())
     assert 0 < wrong / 600 <= 0.05

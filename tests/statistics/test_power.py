@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from kdecay_search.statistics import MOST_SEEDS, detectable_difference, seeds_needed
+from kdecay_search.statistics import SEEDS_NEEDED_LIMIT, detectable_difference, seeds_needed
 
 SDS = st.floats(0.01, 10)
 
@@ -44,15 +44,15 @@ def test_more_seeds_show_less_and_more_noise_hides_more(sd: float, n: int) -> No
 @given(SDS, st.floats(0.02, 5))
 def test_the_seeds_needed_are_the_fewest_that_suffice(sd: float, difference: float) -> None:
     n = seeds_needed(sd, difference)
-    assert 2 <= n <= MOST_SEEDS
-    if n < MOST_SEEDS:
+    assert 2 <= n <= SEEDS_NEEDED_LIMIT
+    if n < SEEDS_NEEDED_LIMIT:
         assert detectable_difference(sd, n) <= difference
     if n > 2:
         assert detectable_difference(sd, n - 1) > difference
 
 
 def test_a_difference_far_below_the_noise_needs_the_most_that_is_counted() -> None:
-    assert seeds_needed(sd=1.0, difference=1e-6) == MOST_SEEDS
+    assert seeds_needed(sd=1.0, difference=1e-6) == SEEDS_NEEDED_LIMIT
 
 
 def test_without_noise_two_seeds_show_anything() -> None:

@@ -1,3 +1,5 @@
+"""Means and paired gains, held against numpy and scipy."""
+
 from __future__ import annotations
 
 import math
@@ -24,13 +26,13 @@ def test_mean_and_standard_deviation_are_those_of_numpy(values: list[float]) -> 
 
 @given(
     values=st.lists(ERRORS, min_size=2, max_size=30).filter(lambda v: np.ptp(v) > 1e-6),
-    level=st.floats(0.5, 0.999),
+    confidence=st.floats(0.5, 0.999),
 )
-def test_interval_is_that_of_scipy(values: list[float], level: float) -> None:
+def test_interval_is_that_of_scipy(values: list[float], confidence: float) -> None:
     expected = stats.t.interval(
-        level, len(values) - 1, loc=np.mean(values), scale=stats.sem(values)
+        confidence, len(values) - 1, loc=np.mean(values), scale=stats.sem(values)
     )
-    assert describe(values).interval(level) == pytest.approx(expected, abs=1e-6)
+    assert describe(values).interval(confidence) == pytest.approx(expected, abs=1e-6)
 
 
 def test_interval_at_95_percent_over_five_pairs_by_hand() -> None:
