@@ -40,9 +40,9 @@ from kdecay_search.storage.connect import parse_url, probe_engine
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.checkpoint import CheckpointFolder
-from kdecay_search.training.inventory import cpu
-from kdecay_search.worker.attempt import Place
+from kdecay_search.training.device_inventory import cpu_info
 from kdecay_search.worker.loop import Options, Worker
+from kdecay_search.worker.train import WorkerContext
 
 FORK = multiprocessing.get_context("fork")  # so that 32 processes need not import everything
 FEWEST_TRIALS = 64
@@ -124,21 +124,23 @@ def spec_of(load: Load) -> StudySpec:
 def ours(url: str, load: Load, finished: Callable[[], None]) -> None:
     """The package's worker."""
     folder = Path(os.environ["KDECAY_HOME"]) / "checkpoints"
-    place = Place("cpu", CheckpointFolder(folder), threading.Event())
+    context = WorkerContext("cpu", CheckpointFolder(folder), threading.Event())
     storage = Storage(url)
     try:
-        _CountingWorker(storage, place, finished).serve()
+        _CountingWorker(storage, context, finished).serve()
     finally:
         storage.close()
 
 
 class _CountingWorker(Worker):
-    def __init__(self, storage: Storage, place: Place, finished: Callable[[], None]) -> None:
-        super().__init__(storage, Options("coordination", drain=True), place)
+    def __init__(
+        self, storage: Storage, context: WorkerContext, finished: Callable[[], None]
+    ) -> None:
+        super().__init__(storage, Options("coordination", drain=True), context)
         self._finished = finished
 
-    def _ended(self, claim: Claim, outcome: str) -> None:
-        super()._ended(claim, outcome)
+    def trial_ended(self, claim: Claim, outcome: str) -> None:
+        super().trial_ended(claim, outcome)
         self._finished()
 
 
@@ -335,7 +337,7 @@ def as_table(rows: Sequence[Row], given: argparse.Namespace) -> Table:
 
 def _environment() -> dict[str, Any]:
     return {
-        "cpu": cpu()["name"],
+        "cpu": cpu_info()["name"],
         "cores": os.cpu_count(),
         "python": platform.python_version(),
         "kdecay-search": __version__,

@@ -36,7 +36,7 @@ from kdecay_search.storage.queue import Claim
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.simulated import curve
-from kdecay_search.training.inventory import cpu
+from kdecay_search.training.device_inventory import cpu_info
 from kdecay_search.worker.trial import ClaimedTrial
 
 FRESH_PROCESSES = 5
@@ -97,9 +97,8 @@ class Bench:
         assert isinstance(self.spec.task, SimulatedTask)
         done = []
         finish = trial.complete
-        for epoch in curve(
-            self.spec.task, (*claim.request.earlier_ks, trial.k), claim.request.key.seed
-        ):
+        ks = (*claim.request.earlier_ks, trial.candidate.k)
+        for epoch in curve(self.spec.task, ks, claim.request.key.seed):
             done.append(epoch)
             with self._timed("report, pruner asked" if trial.is_decision(epoch) else "report"):
                 interruption = trial.report(epoch)
@@ -213,7 +212,7 @@ def as_json(sizes: Sequence[int], operations: Sequence[Operation]) -> str:
 
 def machine() -> str:
     """Processor and cores, as Linux names them."""
-    return f"{cpu()['name']}, {os.cpu_count()} cores"
+    return f"{cpu_info()['name']}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:

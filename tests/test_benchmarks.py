@@ -268,7 +268,7 @@ def test_a_recorded_training_is_the_workers_to_the_bit(
 ) -> None:
     pytest.importorskip("torch")
     from benchmarks.recording import BareRun
-    from kdecay_search.training import images
+    from kdecay_search.training import trainer
 
     task = {
         "kind": "images",
@@ -295,7 +295,7 @@ def test_a_recorded_training_is_the_workers_to_the_bit(
     curves = json.loads(out.read_text())["seeds"]["0"]
     for column, k in enumerate((1.0, 3.0)):
         run = BareRun(study("tiny", task=task), (k,), 0, "cpu")
-        images.train(run)
+        trainer.train(run)
         for name, attribute in (
             ("raw", "validation_error"),
             ("averaged_1", "averaged_error"),
@@ -326,7 +326,7 @@ def test_a_history_written_in_bulk_has_the_rows_that_a_worker_leaves(storage: St
     claim = queue.claim(storage, spec.name, "node-1:4242:cuda:0")
     assert claim is not None
     trial = ClaimedTrial(storage, spec, claim)
-    epochs = curve(spec.task, (trial.k,), claim.request.key.seed)
+    epochs = curve(spec.task, (trial.candidate.k,), claim.request.key.seed)
     for epoch in epochs:
         trial.report(epoch)
     trial.complete(epochs)

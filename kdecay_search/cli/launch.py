@@ -166,7 +166,7 @@ def _termination_as_interrupt() -> Iterator[threading.Event]:
 
     The event tells of it, too: Python drops a KeyboardInterrupt that strikes in a finalizer.
     """
-    from kdecay_search.worker.signals import DRAINING
+    from kdecay_search.worker.signals import DRAIN_SIGNALS
 
     asked = threading.Event()
 
@@ -174,11 +174,11 @@ def _termination_as_interrupt() -> Iterator[threading.Event]:
         asked.set()
         raise KeyboardInterrupt
 
-    before = [signal.signal(number, interrupt) for number in DRAINING]
+    before = [signal.signal(number, interrupt) for number in DRAIN_SIGNALS]
     try:
         yield asked
     finally:
-        for number, handler in zip(DRAINING, before, strict=True):
+        for number, handler in zip(DRAIN_SIGNALS, before, strict=True):
             signal.signal(number, handler)
 
 
@@ -257,7 +257,7 @@ def _watch(
     from kdecay_search.errors import KDecayError
     from kdecay_search.snapshot import read_snapshot
     from kdecay_search.storage import queue
-    from kdecay_search.worker.loop import process_name
+    from kdecay_search.worker.loop import worker_name_prefix
 
     def look() -> StudySnapshot:
         return reconcile.reconcile(store, name) or read_snapshot(store, name)
@@ -266,7 +266,7 @@ def _watch(
         if asked.is_set():
             raise KeyboardInterrupt
         for pid in workers.restart_killed():
-            queue.reap_process(store, name, process_name(pid))
+            queue.reap_process(store, name, worker_name_prefix(pid))
         if workers.processes and not workers.running and look().state == "running":
             reason = workers.failure() or "they ended before the study did"
             raise KDecayError(

@@ -92,7 +92,7 @@ def _run(tried: Tried, k: float, device: str) -> bool:
 def _train(tried: Tried, k: float, device: str) -> None:
     from kdecay_search.user_code.entry import imported
     from kdecay_search.user_code.tryout import try_function, try_task
-    from kdecay_search.worker.attempt import task_of
+    from kdecay_search.worker.train import load_task
 
     tell = _teller()
     task = tried.spec.task
@@ -105,7 +105,7 @@ def _train(tried: Tried, k: float, device: str) -> None:
     else:
         if task.kind != "command":
             tell(f"the {task.kind} task")
-        try_task(tried, task_of(tried.spec), k, device, tell)
+        try_task(tried, load_task(tried.spec), k, device, tell)
     tell("the end" if tried.result is None else f"the end: returned {tried.result:g} %")
 
 

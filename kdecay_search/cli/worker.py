@@ -80,7 +80,7 @@ def _processes(text: str) -> int:
 def _serve(options: Options, device: str, checkpoints: str | None, url: str | None) -> None:
     import logging
 
-    from kdecay_search.worker.attempt import Place
+    from kdecay_search.worker.train import WorkerContext
     from kdecay_search.worker.loop import Worker
     from kdecay_search.worker.signals import drain_on_signal
 
@@ -89,9 +89,9 @@ def _serve(options: Options, device: str, checkpoints: str | None, url: str | No
     log = logging.getLogger("kdecay_search.worker")
     stop = threading.Event()
     drain_on_signal(stop)
-    place = Place(device, checkpoint_folder(checkpoints), stop)
+    context = WorkerContext(device, checkpoint_folder(checkpoints), stop)
     with opened(url, START_SECONDS) as storage:
-        server = Worker(storage, options, place)
+        server = Worker(storage, options, context)
         log.info("worker %s serves %s", server.name, options.study or "all studies")
         server.serve()
         log.info("worker %s ends after %d trials", server.name, server.trials)
@@ -105,7 +105,7 @@ def _start_many(
     url: str | None,
 ) -> None:
     """Processes on each of ``devices``; with ``grows``, as many as make it faster."""
-    from kdecay_search.worker.growth import grow
+    from kdecay_search.worker.autoscaling import autoscale
     from kdecay_search.worker.local_workers import LocalWorkers
     from kdecay_search.worker.signals import drain_on_signal
 
@@ -122,7 +122,9 @@ def _start_many(
 
     if grows:
         with opened(url, START_SECONDS) as storage:
-            grow(storage, workers, devices, start, stop, lambda text: typer.echo(text, err=True))
+            autoscale(
+                storage, workers, devices, start, stop, lambda text: typer.echo(text, err=True)
+            )
     else:
         for device in devices:
             start(device)

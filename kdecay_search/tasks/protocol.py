@@ -113,5 +113,5 @@ class Run(Protocol):
         ...
 
 
-Train = Callable[[Run], float | None]
+TrainFunction = Callable[[Run], float | None]
 """A task; it returns the run's validation error (%), or None for the last that it reported."""

@@ -12,7 +12,7 @@ from kdecay_search.study.file import changed
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunKey
 from kdecay_search.tasks.checkpoint import Checkpoint
-from kdecay_search.tasks.protocol import Epoch, Released, Train
+from kdecay_search.tasks.protocol import Epoch, Released, TrainFunction
 from kdecay_search.user_code.run import TaskRun, run_function
 from kdecay_search.user_code.watched import Rates, Tell, Watched
 
@@ -128,7 +128,7 @@ def try_function(
             tried.rates.stop()
 
 
-def try_task(tried: Tried, train: Train, k: float, device: str, tell: Tell) -> None:
+def try_task(tried: Tried, train: TrainFunction, k: float, device: str, tell: Tell) -> None:
     """The same of a program, or of a built-in task; raises what it raises."""
     with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
         tried.result = train(TriedRun(tried, k, device, Path(folder), tell))

@@ -1,4 +1,4 @@
-"""Leaving in time when a training does not look up: it decodes a data set, say."""
+"""Ending a worker in time when its training does not poll, for example while it decodes data."""
 
 from __future__ import annotations
 
@@ -11,32 +11,37 @@ from kdecay_search.worker.background_thread import BackgroundThread
 
 logger = logging.getLogger(__name__)
 
-SHARE = 0.8
-"""Of the grace period; the rest is for the operating system."""
-LOOK_SECONDS = 1.0
+GRACE_SHARE = 0.8
+"""Share of the grace period that a training has to stop; the rest is left to the operating
+system."""
+STOP_POLL_SECONDS = 1.0
+"""Time between two looks at whether the worker was asked to stop."""
 
 
 class Deadline(BackgroundThread):
-    """Ends the process when ``seconds`` have passed since ``stop`` was set; a context manager.
+    """Context manager that exits the process some seconds after ``stop`` was set.
 
-    ``leave`` is called before, to put the trial back.
+    Args:
+        stop: Set when the process is asked to end.
+        seconds: How long the ``with`` block may last after that.
+        release: Called before the process exits, to put the trial back into the queue.
     """
 
-    def __init__(self, stop: threading.Event, seconds: float, leave: Callable[[], None]) -> None:
+    def __init__(self, stop: threading.Event, seconds: float, release: Callable[[], None]) -> None:
         super().__init__("deadline")
         self._stop = stop
         self._seconds = seconds
-        self._leave = leave
+        self._release = release
 
     def _run(self) -> None:
         while not self._stop.is_set():
-            if self._ended.wait(LOOK_SECONDS):
+            if self._ended.wait(STOP_POLL_SECONDS):
                 return
         if self._ended.wait(self._seconds):
             return
-        logger.warning("the training did not stop within %.0f s: leaving it", self._seconds)
+        logger.warning("the training did not stop within %.0f s: abandoning it", self._seconds)
         try:
-            self._leave()
+            self._release()
         finally:
             logging.shutdown()
             os._exit(0)

@@ -1,4 +1,4 @@
-"""Which devices this machine has, found without importing torch."""
+"""The devices of this machine, found without importing torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _NAMES = re.compile(r"auto|cpu|all|cuda(:\d+)?")
 
 
 def count_gpus() -> int:
-    """NVIDIA devices that this process may use, by their device files and the environment."""
+    """Count the NVIDIA devices that this process may use.
+
+    Reads ``CUDA_VISIBLE_DEVICES`` if it is set, else counts the device files.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([part for part in visible.split(",") if part.strip() and part.strip() != "-1"])
@@ -20,9 +23,10 @@ def count_gpus() -> int:
 
 
 def expand(device: str) -> list[str]:
-    """The devices that ``--device`` means: one, or with ``all`` every GPU there is.
+    """Return the devices that a ``--device`` option names; ``all`` names every GPU.
 
-    Raises :class:`KDecayError` for a name that no device can have.
+    Raises:
+        KDecayError: No device can have this name.
     """
     if not _NAMES.fullmatch(device):
         raise KDecayError(f"--device {device}: must be auto, cpu, cuda, cuda:N or all")
@@ -35,5 +39,5 @@ def expand(device: str) -> list[str]:
 
 
 def usable_cores() -> int:
-    """CPU cores that this process may run on."""
+    """Count the CPU cores that this process may run on."""
     return len(os.sched_getaffinity(0))

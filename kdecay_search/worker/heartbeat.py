@@ -1,4 +1,4 @@
-"""Telling the database, from a thread, that a trial's worker lives."""
+"""The thread that keeps a trial's heartbeat in the database fresh."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ from kdecay_search.storage import Storage
 from kdecay_search.storage.queue import Claim, beat
 from kdecay_search.study.spec import WorkersSpec
 from kdecay_search.tasks.protocol import Interruption, Lost, Released
-from kdecay_search.worker.background_thread import BackgroundThread, pauses
+from kdecay_search.worker.background_thread import BackgroundThread, retry_delays
 
 logger = logging.getLogger(__name__)
 
 
 class HeartbeatStopped(RuntimeError):
-    """The thread that beats has died: this process must not go on, for nobody would know of it."""
+    """The heartbeat thread has died, so the training must stop: its trial will be reaped."""
 
 
 class Heartbeat(BackgroundThread):
-    """Beats for one claimed trial while it is trained; a context manager.
+    """Context manager that renews the heartbeat of a claimed trial while it is trained.
 
-    ``interruption`` becomes :class:`Lost` when the trial is no longer this worker's: it was reaped
-    or deleted, or no beat got through for the grace period, so that it may be somebody else's by
-    now. It becomes :class:`Released` when the user stopped the study. ``error`` is what killed the
-    thread, if something did.
+    Args:
+        storage: The database that holds the trial.
+        claim: The trial, as this worker claimed it.
+        settings: The study's ``[workers]`` table: the interval and the grace period.
+        clock: Returns the time in seconds.
     """
+
+    interruption: type[Interruption] | None
+    """:class:`Lost` once this worker no longer holds the trial: it was reaped or deleted, or no
+    heartbeat got through for the grace period, so that another worker may have claimed it.
+    :class:`Released` once the user has stopped the study. None until then."""
+    error: HeartbeatStopped | None
+    """What ended the thread, if it died of an unexpected error."""
 
     def __init__(
         self,
@@ -37,8 +45,8 @@ class Heartbeat(BackgroundThread):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__("heartbeat")
-        self.interruption: type[Interruption] | None = None
-        self.error: HeartbeatStopped | None = None
+        self.interruption = None
+        self.error = None
         self._storage = storage
         self._claim = claim
         self._settings = settings
@@ -47,23 +55,28 @@ class Heartbeat(BackgroundThread):
 
     def _run(self) -> None:
         interval = self._settings.heartbeat_seconds
-        pause, retries = interval, pauses()
+        pause, delays = interval, retry_delays()
         try:
             while self.interruption is None and not self._ended.wait(pause):
                 if self._beat():
-                    pause, retries = interval, pauses()
+                    pause, delays = interval, retry_delays()
                 else:
-                    pause = min(interval, next(retries))
+                    pause = min(interval, next(delays))
         except Exception as error:
             logger.exception("the heartbeat of trial %d died", self._claim.trial_id)
             self.error = HeartbeatStopped(f"the heartbeat died: {type(error).__name__}: {error}")
 
     def _beat(self) -> bool:
-        """Beat once; return whether that got through."""
+        """Send one heartbeat; return whether it got through."""
         try:
             ownership = beat(self._storage, self._claim)
         except StorageError as error:
-            self._miss(error)
+            silent = self._clock() - self._last_beat
+            logger.warning("no heartbeat for %.0f s: %s", silent, error)
+            if silent > self._settings.grace_seconds:
+                self.interruption = Lost
+            else:
+                self._storage.revive()
             return False
         self._last_beat = self._clock()
         if not ownership.running:
@@ -71,11 +84,3 @@ class Heartbeat(BackgroundThread):
         elif ownership.stopped:
             self.interruption = Released
         return True
-
-    def _miss(self, error: StorageError) -> None:
-        silent = self._clock() - self._last_beat
-        logger.warning("no heartbeat for %.0f s: %s", silent, error)
-        if silent > self._settings.grace_seconds:
-            self.interruption = Lost
-        else:
-            self._storage.revive()

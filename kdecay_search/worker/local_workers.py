@@ -1,4 +1,4 @@
-"""Worker processes on this machine, started by ``launch`` or by a ``worker`` of many devices."""
+"""Worker processes on this machine, started by ``launch`` or by ``worker`` on several devices."""
 
 from __future__ import annotations
 
@@ -8,21 +8,20 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
 
 MALLOC_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
     "MALLOC_TOP_PAD_": "268435456",
 }
-"""glibc then keeps large tensors' memory instead of faulting it in again at every step."""
+"""Environment variables with which glibc keeps the memory of large tensors, instead of faulting it
+in at every step."""
 
-
-MOST_RESTARTS = 20
-"""Of a worker that is killed again and again."""
+MAX_RESTARTS = 20
+"""Restarts of one worker that is killed again and again."""
 
 
 @dataclass
@@ -30,28 +29,37 @@ class WorkerProcess:
     """A worker process, and what it was started with."""
 
     arguments: Sequence[str]
+    """Arguments after ``kdecay worker``."""
     environment: Mapping[str, str]
+    """Environment variables that are added to this process's own."""
     log: Path | None
-    """None: this process's stderr."""
+    """File that the worker's output is appended to; None for this process's stderr."""
     detached: bool
+    """Whether the worker outlives the terminal."""
     popen: subprocess.Popen[bytes]
+    """The process, or the latest one if it was restarted."""
     restarts: int = 0
+    """How often the worker was restarted."""
 
     @property
     def ended_badly(self) -> bool:
+        """Whether the process has ended with an error or by a signal other than a request to
+        end."""
         return self.popen.poll() not in (None, 0, -signal.SIGTERM, -signal.SIGINT)
 
     @property
     def was_killed(self) -> bool:
+        """Whether the process was ended by a signal, such as the kernel's when memory is full."""
         code = self.popen.poll()
         return self.ended_badly and code is not None and code < 0
 
 
 @dataclass
 class LocalWorkers:
-    """Some ``kdecay worker`` processes and their log files."""
+    """A group of ``kdecay worker`` processes."""
 
     processes: list[WorkerProcess] = field(default_factory=list)
+    """All processes that were started, including those that have ended."""
 
     def start(
         self,
@@ -60,9 +68,15 @@ class LocalWorkers:
         log: Path | None,
         detached: bool = False,
     ) -> WorkerProcess:
-        """Start ``kdecay worker ARGUMENTS``; ``detached`` lets it outlive the terminal.
+        """Start ``kdecay worker ARGUMENTS`` in a process group of its own.
 
-        Each is a process group of its own, so that Ctrl-C reaches it once, from its starter.
+        Ctrl-C in a terminal therefore reaches a worker once, through the process that started it.
+
+        Args:
+            arguments: Arguments after ``kdecay worker``.
+            environment: Environment variables to add.
+            log: File to append the worker's output to; None for this process's stderr.
+            detached: Whether the worker outlives the terminal.
         """
         popen = _spawn(arguments, environment, log, detached)
         process = WorkerProcess(arguments, environment, log, detached, popen)
@@ -70,9 +84,12 @@ class LocalWorkers:
         return process
 
     def restart_killed(self) -> list[int]:
-        """Start those anew that a signal killed (for want of memory, say), unless that happens
-        again and again; return the process ids of the dead."""
-        killed = [p for p in self.processes if p.was_killed and p.restarts < MOST_RESTARTS]
+        """Restart the workers that a signal killed, at most :data:`MAX_RESTARTS` times each.
+
+        Returns:
+            The process ids of the killed processes.
+        """
+        killed = [p for p in self.processes if p.was_killed and p.restarts < MAX_RESTARTS]
         dead = [process.popen.pid for process in killed]
         for process in killed:
             process.popen = _spawn(
@@ -83,16 +100,20 @@ class LocalWorkers:
 
     @property
     def running(self) -> int:
+        """How many of the processes are running."""
         return sum(process.popen.poll() is None for process in self.processes)
 
     def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+        """Send a signal to every running process."""
         for process in self.processes:
             if process.popen.poll() is None:
                 process.popen.send_signal(number)
 
     def drain(self, seconds: float | None) -> None:
-        """Ask all to put their trials back and end; kill those that take longer than ``seconds``,
-        or all when the user is impatient (a second Ctrl-C)."""
+        """Ask all workers to release their trials and end.
+
+        Workers that take longer than ``seconds`` are killed; a second Ctrl-C kills them at once.
+        """
         self.signal(signal.SIGTERM)
         try:
             if self.wait(seconds):
@@ -102,7 +123,7 @@ class LocalWorkers:
         self.signal(signal.SIGKILL)
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait for all to end, at most ``seconds``; return whether they did."""
+        """Wait for all workers to end; return False if that takes longer than ``seconds``."""
         deadline = None if seconds is None else time.monotonic() + seconds
         for process in self.processes:
             left = None if deadline is None else max(0.0, deadline - time.monotonic())
@@ -113,7 +134,7 @@ class LocalWorkers:
         return True
 
     def failure(self) -> str | None:
-        """The last line of the log of a worker that ended with an error, if one did."""
+        """The last log line of a worker that ended with an error; None if none did."""
         for process in self.processes:
             if process.ended_badly:
                 text = process.log.read_text(errors="replace") if process.log else ""
@@ -125,7 +146,11 @@ class LocalWorkers:
 def _spawn(
     arguments: Sequence[str], environment: Mapping[str, str], log: Path | None, detached: bool
 ) -> subprocess.Popen[bytes]:
-    with _opened(log) as output:
+    with contextlib.ExitStack() as stack:
+        output = None
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            output = stack.enter_context(log.open("ab"))
         return subprocess.Popen(
             [sys.executable, "-m", "kdecay_search", "worker", *arguments],
             env={**os.environ, **MALLOC_SETTINGS, **environment},
@@ -135,13 +160,3 @@ def _spawn(
             start_new_session=detached,
             process_group=None if detached else 0,
         )
-
-
-@contextlib.contextmanager
-def _opened(log: Path | None) -> Iterator[IO[bytes] | None]:
-    if log is None:
-        yield None
-        return
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        yield output

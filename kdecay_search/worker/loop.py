@@ -1,4 +1,4 @@
-"""What a worker does: claim, train, finish, tick; and wait when there is nothing to do."""
+"""The worker's loop: claim, train, finish, reconcile, and wait while there is no work."""
 
 from __future__ import annotations
 
@@ -17,181 +17,205 @@ from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.user_code.allowance import NO_OWN_CODE, Allowance
-from kdecay_search.worker.attempt import Place, attempt, task_of
+from kdecay_search.worker.train import WorkerContext, load_task, train_trial
 
 logger = logging.getLogger(__name__)
 
-FIRST_PAUSE_SECONDS = 0.1
-LONGEST_PAUSE_SECONDS = 2.0
-"""Between two looks for work, of a worker that has just become idle …"""
+FIRST_IDLE_SECONDS = 0.1
+"""First pause of a worker that has found no work."""
+IDLE_SECONDS = 2.0
+"""Longest pause between two looks for work of a worker that has just become idle."""
 IDLE_SHARE = 0.05
-"""… and later this share of the time for which it has been idle …"""
-IDLE_PAUSE_SECONDS = 15.0
-"""… up to this: a thousand workers without work must not keep the database busy."""
-REST_SECONDS = 30.0
-"""A worker of all studies looks at one that is done only so often …"""
-UNFIT_SECONDS = 600.0
-"""… and at one that this machine lacks something for only so often."""
+"""Longest pause of a worker that has been idle for longer, as a share of its idle time."""
+MAX_IDLE_SECONDS = 15.0
+"""Longest pause of any worker: a thousand idle workers must not keep the database busy."""
+REVISIT_SECONDS = 30.0
+"""How long a worker of all studies leaves a study alone that wants no work."""
+UNSUITABLE_SECONDS = 600.0
+"""How long a worker leaves a study alone that this machine lacks something for."""
 RECONCILE_SECONDS = 10.0
-"""While runs are waiting, a worker ticks only so often: there is nothing to plan for yet."""
+"""Shortest time between two reconciliations by one worker while runs are waiting: there is
+nothing to plan for until the queue is empty."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to work on."""
+    """What a worker works on."""
 
     study: str | None
-    """None: all studies of the storage."""
+    """The name of the study to serve; None serves all studies in the storage."""
     drain: bool
-    """End when no work is left, instead of waiting for more."""
+    """Whether to end when no work is left, instead of waiting for more."""
     allowance: Allowance = NO_OWN_CODE
-    """Whose own training code may be run."""
+    """The user code that the worker may run."""
 
 
-class Progress(Enum):
-    """What a tick found."""
+class Outlook(Enum):
+    """Whether a study has work for this worker, as reconciling it has shown."""
 
-    OVER = auto()
+    NONE = auto()
     """The study wants no work."""
     QUEUED = auto()
-    """It has just been given runs to train."""
+    """Runs have just been queued."""
     UNKNOWN = auto()
-    """It may want work later, or somebody else is planning it."""
+    """Work may follow, or another process is reconciling the study."""
 
 
-def process_name(pid: int) -> str:
-    """A process of this machine, as the names of workers begin."""
+def worker_name_prefix(pid: int) -> str:
+    """The prefix of the names of all workers in a process of this machine."""
     return f"{socket.gethostname()}:{pid}:"
 
 
 class Worker:
-    """Serves studies until told to stop, or, draining, until none of them runs."""
+    """Serves studies until it is stopped or, with ``options.drain``, until no work is left.
+
+    Args:
+        storage: The database that holds the studies.
+        options: What to work on.
+        context: The device, the checkpoint folder and the event that stops the worker.
+        clock: Returns the time in seconds.
+    """
 
     def __init__(
         self,
         storage: Storage,
         options: Options,
-        place: Place,
+        context: WorkerContext,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = f"{process_name(os.getpid())}{place.device}"
+        self.name = f"{worker_name_prefix(os.getpid())}{context.device}"
+        """The name under which the worker claims trials."""
         self.trials = 0
+        """How many trials the worker has ended."""
         self._storage = storage
         self._options = options
-        self._place = place
+        self._context = context
         self._clock = clock
-        self._resting_until: dict[str, float] = {}
-        self._reconciled: dict[str, float] = {}
+        self._ignored_until: dict[str, float] = {}
+        """Time (s), by study, until which the study is left alone."""
+        self._reconciled_at: dict[str, float] = {}
+        """Time (s) of this worker's last reconciliation, by study."""
 
     def serve(self) -> None:
-        """Work. Raises :class:`KDecayError` when this worker cannot do what the studies need."""
+        """Work until there is nothing left to do.
+
+        Raises:
+            KDecayError: This worker cannot do what the study needs.
+        """
         if self._options.study is not None:
             records.read_study(self._storage, self._options.study)
-        pause, busy = FIRST_PAUSE_SECONDS, self._clock()
-        while not self._place.stop.is_set():
-            worked, more = self._round()
+        pause, last_work = FIRST_IDLE_SECONDS, self._clock()
+        while not self._context.stop.is_set():
+            worked, more = self._look_for_work()
             if worked:
-                pause, busy = FIRST_PAUSE_SECONDS, self._clock()
+                pause, last_work = FIRST_IDLE_SECONDS, self._clock()
                 continue
             if not more and self._options.drain:
                 return
-            self._place.stop.wait(pause)
-            pause = min(1.5 * pause, longest_pause(self._clock() - busy))
+            self._context.stop.wait(pause)
+            pause = min(1.5 * pause, longest_pause(self._clock() - last_work))
 
-    def _round(self) -> tuple[bool, bool]:
-        """Look once for work: whether some was done, and whether more may come."""
+    def _look_for_work(self) -> tuple[bool, bool]:
+        """Train one trial if one is waiting, else reconcile the studies.
+
+        Returns:
+            Whether there was something to do, and whether there may be more.
+        """
         try:
-            names = self._awake()
+            names = self._studies()
             if any(self._work_on(name) for name in names):
                 return True, True
-            progress = [self._reconcile(name) for name in names]
-            return Progress.QUEUED in progress, progress != [Progress.OVER] * len(names)
+            outlooks = [self._reconcile(name) for name in names]
+            return Outlook.QUEUED in outlooks, outlooks != [Outlook.NONE] * len(names)
         except StorageUnavailable as error:
             logger.warning("%s", error)
             return False, True
 
-    def _awake(self) -> list[str]:
+    def _studies(self) -> list[str]:
+        """The names of the studies to serve now."""
         if self._options.study is not None:
             return [self._options.study]
         now = self._clock()
         names = records.study_names(self._storage)
-        return [name for name in names if self._resting_until.get(name, now) <= now]
+        return [name for name in names if self._ignored_until.get(name, now) <= now]
 
     def _work_on(self, name: str) -> bool:
-        """Train one trial of the study, if one is waiting."""
-        spec = self._wanted(name)
+        """Train one trial of the study if one is waiting; return whether one was."""
+        spec = self._running_spec(name)
         if spec is None:
             return False
 
         def prepare() -> None:
-            """Before a trial is taken: it shall be one that can be trained, and not be held up."""
+            """Find out whether the study can be trained here, before a trial is claimed."""
             self._options.allowance.require(spec)
-            task_of(spec)  # imports torch, which takes seconds
+            load_task(spec)  # importing torch takes seconds
 
         try:
             claim = queue.claim(self._storage, name, self.name, prepare)
             if claim is None:
                 return False
-            outcome = attempt(self._storage, spec, claim, self._place)
+            outcome = train_trial(self._storage, spec, claim, self._context)
         except StorageUnavailable:
             raise
         except KDecayError as error:
             if self._options.study is not None:
                 raise
             logger.warning("%s cannot be served here: %s", name, error)
-            self._resting_until[name] = self._clock() + UNFIT_SECONDS
+            self._ignored_until[name] = self._clock() + UNSUITABLE_SECONDS
             return False
-        self._ended(claim, outcome)
-        if self._clock() - self._reconciled.get(name, -math.inf) >= RECONCILE_SECONDS:
+        self.trial_ended(claim, outcome)
+        if self._clock() - self._reconciled_at.get(name, -math.inf) >= RECONCILE_SECONDS:
             self._reconcile(name)
         return True
 
-    def _ended(self, claim: Claim, outcome: str) -> None:
-        logger.info("%s %s: %s", claim.study, _described(claim), outcome)
+    def trial_ended(self, claim: Claim, outcome: str) -> None:
+        """Log and count a trial that has ended; a subclass may extend this."""
+        logger.info("%s %s: %s", claim.study, _describe(claim), outcome)
         self.trials += 1
 
-    def _wanted(self, name: str) -> StudySpec | None:
-        """The study's spec, if it wants work and this version understands it.
+    def _running_spec(self, name: str) -> StudySpec | None:
+        """The study's spec; None if the study is stopped or this version does not understand it.
 
-        Read before every claim: a study may have been deleted and launched anew.
+        Read before every claim, since a study may be deleted and launched again under its name.
         """
         try:
             spec, stopped = records.read_study(self._storage, name)
         except (StudyError, InvalidSpec) as error:
             if self._options.study is not None:
                 raise
-            logger.warning("%s is left alone: %s", name, error)
+            logger.warning("%s is ignored: %s", name, error)
             return None
         return None if stopped else spec
 
-    def _reconcile(self, name: str) -> Progress:
-        """Tick a study; return how it goes on, as far as this worker can tell."""
-        self._reconciled[name] = self._clock()
+    def _reconcile(self, name: str) -> Outlook:
+        """Reconcile a study; return whether it has work, as far as this worker can see."""
+        self._reconciled_at[name] = self._clock()
         try:
             snapshot = reconcile.reconcile(self._storage, name)
         except (StudyError, InvalidSpec) as error:
             logger.info("%s", error)
-            self._resting_until[name] = self._clock() + REST_SECONDS
-            return Progress.OVER
+            self._ignored_until[name] = self._clock() + REVISIT_SECONDS
+            return Outlook.NONE
         if snapshot is None:
-            return Progress.UNKNOWN
+            return Outlook.UNKNOWN
         if snapshot.state in ("done", "failed"):
-            self._place.checkpoints.remove_study(snapshot.spec)
+            self._context.checkpoints.remove_study(snapshot.spec)
         if snapshot.state != "running":
-            self._resting_until[name] = self._clock() + REST_SECONDS
-            return Progress.OVER
-        return Progress.QUEUED if snapshot.plan.enqueue else Progress.UNKNOWN
+            self._ignored_until[name] = self._clock() + REVISIT_SECONDS
+            return Outlook.NONE
+        return Outlook.QUEUED if snapshot.plan.enqueue else Outlook.UNKNOWN
 
 
 def longest_pause(idle_seconds: float) -> float:
-    """Seconds between two looks for work, after having been idle for so long."""
-    return min(max(LONGEST_PAUSE_SECONDS, IDLE_SHARE * idle_seconds), IDLE_PAUSE_SECONDS)
+    """Longest pause (s) before the next look for work, after ``idle_seconds`` without any."""
+    return min(max(IDLE_SECONDS, IDLE_SHARE * idle_seconds), MAX_IDLE_SECONDS)
 
 
-def _described(claim: Claim) -> str:
-    key, k = claim.request.key, claim.request.k
-    if claim.request.comparator is not None:
-        return f"confirmation, {claim.request.comparator}, seed {key.seed}"
-    chosen = "k by the sampler" if k is None else f"k = {k:g}"
-    chosen += f", lr_max {claim.request.lr_max:g}" if claim.request.lr_max is not None else ""
-    return f"stage {key.stage}, {chosen}, seed {key.seed}"
+def _describe(claim: Claim) -> str:
+    """What a claimed trial trains, for the log."""
+    request, seed = claim.request, claim.request.key.seed
+    if request.comparator is not None:
+        return f"confirmation, {request.comparator}, seed {seed}"
+    k = "k by the sampler" if request.k is None else f"k = {request.k:g}"
+    level = "" if request.lr_max is None else f", lr_max {request.lr_max:g}"
+    return f"stage {request.key.stage}, {k}{level}, seed {seed}"

@@ -1,4 +1,4 @@
-"""Telling the database, from a thread, which epochs a trial has done."""
+"""The thread that reports a trial's epochs to the database while training continues."""
 
 from __future__ import annotations
 
@@ -9,80 +9,82 @@ from collections.abc import Callable
 
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost
-from kdecay_search.worker.background_thread import BackgroundThread, pauses
+from kdecay_search.worker.background_thread import BackgroundThread, retry_delays
 
 logger = logging.getLogger(__name__)
 
 
-Tell = Callable[[Epoch], type[Interruption] | None]
-"""Delivers one epoch; returns what that means for the training, if it ends it. May raise
-:class:`StorageUnavailable`, and is called again then."""
+ReportEpoch = Callable[[Epoch], type[Interruption] | None]
+"""Reports one epoch. Returns the interruption that ends the training, if there is one. May raise
+:class:`StorageUnavailable`; the call is then repeated."""
 
 
 class Reporter(BackgroundThread):
-    """Delivers epochs in their order while training goes on; a context manager.
+    """Context manager that reports epochs in order, from a thread.
 
-    While the database is away they wait here. ``interruption`` is what a delivery found, ``error``
-    what it raised. At the end of the block it stops at once: what was not delivered by then is not
-    this worker's to deliver.
+    Epochs wait here while the database is unavailable. The thread stops at once at the end of the
+    ``with`` block and drops what waits: the trial's next holder reports those epochs.
     """
 
-    patience_seconds = 1.0  # longer than a statement takes, unless the database is away
+    join_seconds = 1.0  # longer than a statement takes while the database is available
+    interruption: type[Interruption] | None
+    """The last interruption that a report returned; None until then."""
+    error: Exception | None
+    """What ended the thread, if a report raised an error that cannot be retried."""
 
-    def __init__(self, tell: Tell) -> None:
+    def __init__(self, report: ReportEpoch) -> None:
         super().__init__("reporter")
-        self.interruption: type[Interruption] | None = None
-        self.error: Exception | None = None
-        self._tell = tell
+        self.interruption = None
+        self.error = None
+        self._report = report
         self._epochs: deque[Epoch] = deque()
         self._changed = threading.Condition()
 
     def put(self, epoch: Epoch) -> None:
+        """Queue an epoch to be reported."""
         with self._changed:
             self._epochs.append(epoch)
             self._changed.notify_all()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until everything is delivered, or nothing more will be; return whether it is so."""
+        """Wait until no further report is to come; return False if that took too long."""
+
+        def is_idle() -> bool:
+            return not self._epochs or self.interruption is Lost or self.error is not None
+
         with self._changed:
-            return self._changed.wait_for(self._is_idle, seconds)
+            return self._changed.wait_for(is_idle, seconds)
 
     def _wake(self) -> None:
         with self._changed:
             self._changed.notify_all()
 
-    def _is_idle(self) -> bool:
-        return not self._epochs or self.interruption is Lost or self.error is not None
-
     def _run(self) -> None:
         try:
             while (epoch := self._next()) is not None:
                 self.interruption = self._deliver(epoch) or self.interruption
-                self._delivered()
+                with self._changed:
+                    self._epochs.popleft()
+                    self._changed.notify_all()
         except Exception as error:
             self.error = error
-            with self._changed:
-                self._changed.notify_all()
+            self._wake()
 
     def _next(self) -> Epoch | None:
+        """Wait for the next epoch; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._epochs or self._ended.is_set())
             over = self._ended.is_set() or self.interruption is Lost
             return None if over else self._epochs[0]
 
-    def _delivered(self) -> None:
-        with self._changed:
-            self._epochs.popleft()
-            self._changed.notify_all()
-
     def _deliver(self, epoch: Epoch) -> type[Interruption] | None:
-        """Try until it is done, or nobody waits for it any more."""
-        for failures, pause in enumerate(pauses()):
+        """Report an epoch, and retry until it gets through or the ``with`` block ends."""
+        for failures, delay in enumerate(retry_delays()):
             try:
-                return self._tell(epoch)
+                return self._report(epoch)
             except StorageUnavailable as error:
                 if not failures:
                     logger.warning("epoch %d waits to be reported: %s", epoch.number, error)
-            if self._ended.wait(pause):
+            if self._ended.wait(delay):
                 break
         return None

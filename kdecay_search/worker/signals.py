@@ -1,4 +1,4 @@
-"""First signal drains, second kills."""
+"""Signals to a worker process: the first drains it, the second kills it."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import signal
 import threading
 from types import FrameType
 
-DRAINING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-"""SIGUSR1 is what Slurm sends before a job's time is over."""
+DRAIN_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+"""Signals that drain a worker. Slurm sends SIGUSR1 before a job's time limit."""
 
 
 def drain_on_signal(stop: threading.Event) -> None:
-    """Set ``stop`` on the first of ``DRAINING``; the next one ends the process."""
+    """Set ``stop`` on the first of :data:`DRAIN_SIGNALS`; the second ends the process."""
 
     def drain(signum: int, frame: FrameType | None) -> None:
         stop.set()
-        for number in DRAINING:
+        for number in DRAIN_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
 
-    for number in DRAINING:
+    for number in DRAIN_SIGNALS:
         signal.signal(number, drain)

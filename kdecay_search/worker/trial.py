@@ -1,4 +1,4 @@
-"""A claimed trial, as Optuna's storage holds it."""
+"""A claimed trial in the database: its candidate, its reports, the decision to prune, its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from kdecay_search.search.early_stopping import (
     Curve,
     is_decision,
     is_worse,
-    may_prune,
+    may_stop,
 )
 from kdecay_search.storage import Storage, history, queue, records
 from kdecay_search.storage.connect import retried
@@ -23,67 +23,88 @@ from kdecay_search.storage.queue import Claim
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import COMPARATORS
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RAW, RunKey, RunRequest
+from kdecay_search.study.trials import RAW_ONLY, RunKey
 from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
 
 STARTUP_SHARE = 1 / 3
-"""Share of a stage's candidates that tpe and gp draw at random before they model."""
+"""Share of a stage's candidates that tpe and gp draw at random before they use a model."""
 MAX_STARTUP = 10
+"""Most candidates that tpe and gp draw at random."""
 SCHEDULES = CategoricalDistribution(COMPARATORS)
+"""Search space of the parameter that names a confirmation's schedule."""
 
 
 class ClaimedTrial:
-    """What the worker that holds it writes to a trial, and asks about it."""
+    """A claimed trial in the database, as the worker that holds it reads and writes it.
+
+    Args:
+        storage: The database that holds the trial.
+        spec: The study that the trial belongs to.
+        claim: The trial, as this worker claimed it.
+    """
 
     def __init__(self, storage: Storage, spec: StudySpec, claim: Claim) -> None:
         self._storage, self._spec, self._claim = storage, spec, claim
         self._reported = set(claim.reported)
+        """Numbers of the epochs that the database holds."""
         self._restored = 0
+        """How many epochs were trained by an earlier trial or holder."""
         self._is_raw = False
-        self.k, self.lr_max = _point_of(storage, spec, claim)
+        """Whether the trial is marked as one that reports raw errors."""
+        self.candidate = _choose_candidate(storage, spec, claim)
+        """The point of the search space to train."""
 
     def restore(self, epochs: int) -> None:
-        """So many epochs were trained by an earlier holder of the run: they are told and not
-        judged again, and counted as trained once."""
+        """Note how many epochs a checkpoint has restored.
+
+        They are reported again where this trial lacks them, but lead to no decision, and count as
+        resumed where another trial has trained them.
+        """
         self._restored = epochs
         elsewhere = epochs - len([step for step in self._reported if step <= epochs])
         if elsewhere > 0:
             queue.note(self._storage, self._claim.trial_id, {records.RESUMED: elsewhere})
 
     def report(self, epoch: Epoch) -> type[Interruption] | None:
-        """Report an epoch and, where a decision is due, ask whether to go on.
+        """Report an epoch and, if a decision is due, decide whether to prune the run.
 
-        An epoch that an earlier holder of this very trial has reported had the same value. Raises
-        :class:`StorageUnavailable`; it may be called again then.
+        An epoch that an earlier holder of this trial has reported is not written again: its value
+        was the same.
+
+        Returns:
+            The interruption that ends the training, or None.
+
+        Raises:
+            StorageUnavailable: The call may be repeated.
         """
         if epoch.number not in self._reported:
-            if not self._store(epoch):
+            if epoch.averaged_error is None and not self._is_raw:
+                queue.note(self._storage, self._claim.trial_id, {RAW_ONLY: True})
+                self._is_raw = True
+            if not queue.report(self._storage, self._claim, epoch.number, _reported_error(epoch)):
                 return Lost
             self._reported.add(epoch.number)
         if not self.is_decision(epoch):
             return None
         trials = records.read_seed(self._storage, self._claim.study_id, FIRST_SEED)
         own = next((trial for trial in trials if trial.trial_id == self._claim.trial_id), None)
-        if own is None:  # failed by others or deleted since the report
+        if own is None:  # failed by another process or deleted since the report
             return Lost
         return Pruned if should_prune(self._spec, own, trials) else None
 
-    def _store(self, epoch: Epoch) -> bool:
-        """Tell the averaged error, or for want of it the raw one, which is then marked as such:
-        nobody may judge by it."""
-        if epoch.averaged_error is None and not self._is_raw:
-            queue.note(self._storage, self._claim.trial_id, {RAW: True})
-            self._is_raw = True
-        return queue.report(self._storage, self._claim, epoch.number, _judged(epoch))
-
     def is_decision(self, epoch: Epoch) -> bool:
-        """Whether the run may end after this epoch, for what others did."""
+        """Whether the run may be pruned after this epoch, depending on other runs."""
         is_new = not epoch.diverged and epoch.number > self._restored
-        is_judged = is_new and epoch.averaged_error is not None
-        return is_judged and may_prune(self._spec, self._claim.request, epoch.number)
+        is_comparable = is_new and epoch.averaged_error is not None
+        return is_comparable and may_stop(self._spec, self._claim.request, epoch.number)
 
     def complete(self, curve: Sequence[Epoch], error: float | None = None) -> None:
-        """``error``: the run's result (%), where it is not the last epoch's."""
+        """Finish the trial with its result and its curves.
+
+        Args:
+            curve: All epochs of the run.
+            error: The run's validation error (%); None for that of the last epoch.
+        """
         last = curve[-1]
         if error is None:
             error = last.validation_error
@@ -91,7 +112,8 @@ class ClaimedTrial:
         queue.complete(self._storage, self._claim.trial_id, error, _curves(curve))
 
     def prune(self, curve: Sequence[Epoch]) -> None:
-        queue.prune(self._storage, self._claim.trial_id, _judged(curve[-1]), _curves(curve))
+        """Finish the trial as pruned after the last epoch of ``curve``."""
+        queue.prune(self._storage, self._claim.trial_id, _reported_error(curve[-1]), _curves(curve))
 
 
 def should_prune(
@@ -118,6 +140,8 @@ def should_prune(
 
 
 def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
+    """The curves to store with a trial, by name: one value for each epoch, NaN where one is
+    missing; a curve without any value is left out."""
     columns = {name: [getattr(epoch, name) for epoch in curve] for name in records.CURVES}
     return {
         name: [math.nan if value is None else value for value in column]
@@ -126,20 +150,20 @@ def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
     }
 
 
-def _judged(epoch: Epoch) -> float:
-    """What is told to Optuna: the averaged error (%), or the raw one where that is all there is."""
+def _reported_error(epoch: Epoch) -> float:
+    """The value (%) to report to Optuna: the averaged error, or the raw one if there is none."""
     return epoch.validation_error if epoch.averaged_error is None else epoch.averaged_error
 
 
 @retried
-def _point_of(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
+def _choose_candidate(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
     """The request's candidate, or the sampler's choice; stored as the trial's parameters.
 
     The parameter of a confirmation's trial is the name of its schedule.
     """
     request = claim.request
     if request.k is None:
-        return _chosen(request, _open_trial(storage, spec, claim))
+        return _sample(storage, spec, claim)
     if request.comparator is None:
         given, spaces = queue.parameters(request), queue.distributions(request)
     else:
@@ -148,29 +172,26 @@ def _point_of(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
     return Candidate(request.k, request.lr_max)
 
 
-def _chosen(request: RunRequest, trial: optuna.trial.Trial) -> Candidate:
-    """What the sampler chooses."""
+def _sample(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
+    """Let Optuna's sampler choose, knowing all trials of the stage."""
+    request = claim.request
+    study = optuna.load_study(
+        study_name=records.stage_name(spec.name, request.key.stage),
+        storage=storage.optuna,
+        sampler=_make_sampler(spec, request.key),
+    )
+    study.get_trials(deepcopy=False)  # the cache must know a trial before it can be written to
+    trial = optuna.trial.Trial(study, claim.trial_id)
     lr_max, space = request.lr_max, queue.distribution(request)
     if request.levels:
         lr_max = float(trial.suggest_categorical(history.LEVEL, request.levels))
-    return Candidate(
-        trial.suggest_float(records.PARAMETER, space.low, space.high, log=True), lr_max
-    )
-
-
-def _open_trial(storage: Storage, spec: StudySpec, claim: Claim) -> optuna.trial.Trial:
-    """As Optuna's samplers know it, with all trials of the stage."""
-    study = optuna.load_study(
-        study_name=records.stage_name(spec.name, claim.request.key.stage),
-        storage=storage.optuna,
-        sampler=_make_sampler(spec, claim.request.key),
-    )
-    study.get_trials(deepcopy=False)  # the cache must know a trial before it can be written to
-    return optuna.trial.Trial(study, claim.trial_id)
+    k = trial.suggest_float(records.PARAMETER, space.low, space.high, log=True)
+    return Candidate(k, lr_max)
 
 
 def _make_sampler(spec: StudySpec, key: RunKey) -> BaseSampler:
-    """A sampler for one suggestion, seeded by the candidate: workers never draw the same twice."""
+    """A sampler for one suggestion; its seed depends on the candidate, so that no two workers draw
+    the same."""
     search = spec.search
     seed = zlib.crc32(f"{search.sampler_seed}/{key.stage}/{key.candidate}".encode())
     startup = min(MAX_STARTUP, max(2, round(STARTUP_SHARE * search.trials)))

@@ -80,7 +80,8 @@ def train(storage: Storage, spec: StudySpec, trials: int, worker: str = "node:1:
         claim = queue.claim(storage, spec.name, worker)
         assert claim is not None
         trial = ClaimedTrial(storage, spec, claim)
-        epochs = curve(spec.task, (*claim.request.earlier_ks, trial.k), claim.request.key.seed)
+        ks = (*claim.request.earlier_ks, trial.candidate.k)
+        epochs = curve(spec.task, ks, claim.request.key.seed)
         for epoch in epochs:
             trial.report(epoch)
         trial.complete(epochs)

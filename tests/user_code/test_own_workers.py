@@ -23,8 +23,8 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import LOST, State
 from kdecay_search.tasks.checkpoint import CheckpointFolder
 from kdecay_search.user_code.allowance import NO_OWN_CODE, Allowance
-from kdecay_search.worker.attempt import Place
 from kdecay_search.worker.loop import Options, Worker
+from kdecay_search.worker.train import WorkerContext
 from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay
 from tests.support.memory_studies import study
 from tests.support.wait import wait_for
@@ -58,8 +58,9 @@ def launched(storage: Storage, spec: StudySpec) -> None:
 
 def work(storage: Storage, name: str | None, allowed: Allowance) -> Worker:
     """A worker in this process, until no work is left."""
-    place = Place("cpu", CheckpointFolder(Path("checkpoints").resolve()), threading.Event())
-    worker = Worker(storage, Options(name, True, allowed), place)
+    folder = CheckpointFolder(Path("checkpoints").resolve())
+    context = WorkerContext("cpu", folder, threading.Event())
+    worker = Worker(storage, Options(name, True, allowed), context)
     worker.serve()
     return worker
 

@@ -11,7 +11,7 @@ from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RAW, RunKey, RunRequest
+from kdecay_search.study.trials import RAW_ONLY, RunKey, RunRequest
 from kdecay_search.worker.trial import ClaimedTrial, should_prune
 from tests.support.memory_studies import study
 from tests.support.queued_runs import queued
@@ -64,7 +64,7 @@ def test_only_unprotected_averaged_curves_are_judged_and_only_when_a_decision_is
     asked = spec("conditions")
     before = records.read_seed(storage, study_id, FIRST_SEED)
     assert not should_prune(asked, before[0], before)
-    queue.note(storage, claims[-1].trial_id, {RAW: True})
+    queue.note(storage, claims[-1].trial_id, {RAW_ONLY: True})
     trials = records.read_seed(storage, study_id, FIRST_SEED)
     assert [trial.is_raw for trial in trials] == [False] * 6 + [True]
     assert not should_prune(asked, trials[-1], trials)

@@ -21,10 +21,10 @@ from kdecay_search.storage import Storage, queue, records
 from kdecay_search.study.spec import WorkersSpec
 from kdecay_search.study.trials import State
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
-from kdecay_search.worker.attempt import _described
 from kdecay_search.worker.heartbeat import Heartbeat, HeartbeatStopped
 from kdecay_search.worker.loop import longest_pause
 from kdecay_search.worker.reporter import Reporter
+from kdecay_search.worker.train import describe_failure
 from tests.support.kdecay_command import Kdecay, errors_by_run, simulated_study
 from tests.support.queued_runs import queued, request
 from tests.support.wait import wait_for
@@ -153,11 +153,11 @@ def test_a_full_memory_is_told_with_a_hint_and_other_errors_as_they_are() -> Non
 
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60)
-    reason, message = _described(caught.value, "cpu")
+    reason, message = describe_failure(caught.value, "cpu")
     assert reason == "memory"
     assert "lower the batch size" in message
-    assert _described(torch.OutOfMemoryError("CUDA out of memory."), "cuda:0")[0] == "memory"
-    assert _described(ValueError("no"), "cpu") == ("error", "ValueError: no")
+    assert describe_failure(torch.OutOfMemoryError("CUDA out of memory."), "cuda:0")[0] == "memory"
+    assert describe_failure(ValueError("no"), "cpu") == ("error", "ValueError: no")
 
 
 @pytest.mark.parametrize(("idle", "pause"), [(0, 2), (40, 2), (100, 5), (300, 15), (1e6, 15)])

@@ -1,0 +1,247 @@
+"""One claimed trial, trained to its end, with its outcome recorded."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from optuna.exceptions import UpdateFinishedTrialError
+
+from kdecay_search.errors import KEPT_BYTES, KDecayError, MissingPackage, StorageUnavailable
+from kdecay_search.storage import Storage, queue
+from kdecay_search.storage.queue import Claim
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.trials import ERROR, MEMORY
+from kdecay_search.tasks.checkpoint import Checkpoint, CheckpointFolder
+from kdecay_search.tasks.protocol import Epoch, Lost, Pruned, Released, TrainFunction
+from kdecay_search.tasks.simulated import train as train_simulated
+from kdecay_search.user_code.command import train as train_command
+from kdecay_search.user_code.monitoring import RunFailed
+from kdecay_search.user_code.python import train as train_function
+from kdecay_search.worker.deadline import GRACE_SHARE, Deadline
+from kdecay_search.worker.heartbeat import Heartbeat, HeartbeatStopped
+from kdecay_search.worker.reporter import Reporter
+from kdecay_search.worker.trial import ClaimedTrial
+
+logger = logging.getLogger(__name__)
+
+DECISION_SECONDS = 2.0
+"""Longest wait, at the end of an epoch, for the decision to prune that the epoch before called
+for. Training continues without it."""
+DELIVERY_POLL_SECONDS = 0.2
+"""Time between two checks, while the last reports are delivered, that the trial is still held."""
+MEMORY_PHRASES = ("out of memory", "not enough memory", "can't allocate memory")
+"""Phrases in the error messages of torch and the operating system when memory is full."""
+
+
+@dataclass(frozen=True)
+class WorkerContext:
+    """What a worker trains with."""
+
+    device: str
+    """The device's name, such as ``cpu``, ``cuda`` or ``cuda:1``."""
+    checkpoints: CheckpointFolder
+    """The folder that holds the checkpoints of all studies."""
+    stop: threading.Event
+    """Set when the worker process is asked to end."""
+
+
+def train_trial(storage: Storage, spec: StudySpec, claim: Claim, context: WorkerContext) -> str:
+    """Train a claimed trial and record its outcome.
+
+    Returns:
+        The outcome for the log, such as ``4.71 %``, ``pruned after 8 epochs`` or ``released``.
+
+    Raises:
+        KDecayError: Something is missing on this worker, such as a data set or a package. The
+            trial is back in the queue.
+        HeartbeatStopped: The heartbeat thread has died. The trial is back in the queue.
+    """
+    try:
+        return _train(storage, spec, claim, context)
+    except Released:
+        queue.release(storage, claim)
+        return "released"
+    except (Lost, UpdateFinishedTrialError):
+        return "lost"
+    except StorageUnavailable as error:
+        logger.warning("%s", error)
+        return "lost: the database is unavailable"
+    except (KDecayError, HeartbeatStopped):
+        queue.release(storage, claim)
+        raise
+    except ImportError as error:
+        queue.release(storage, claim)
+        raise _missing_package(error) from error
+    except RunFailed as error:
+        logger.error("trial %d failed: %s\n%s", claim.trial_id, error, error.output)
+        reason, message = describe_failure(error, context.device)
+        queue.fail(storage, claim.trial_id, reason, message, error.output or None)
+        return "failed"
+    except Exception as error:
+        shown = traceback.format_exc()
+        logger.error("trial %d failed:\n%s", claim.trial_id, shown)
+        reason, message = describe_failure(error, context.device)
+        queue.fail(storage, claim.trial_id, reason, message, shown[-KEPT_BYTES:])
+        return "failed"
+
+
+def _train(storage: Storage, spec: StudySpec, claim: Claim, context: WorkerContext) -> str:
+    """Train with a heartbeat, a deadline for ending, and a thread that reports."""
+    train = load_task(spec)
+    seconds = GRACE_SHARE * spec.workers.grace_seconds
+
+    def release() -> None:
+        queue.release(storage, claim)
+
+    with (
+        Heartbeat(storage, claim, spec.workers) as heartbeat,
+        Deadline(context.stop, seconds, release),
+    ):
+        trial = ClaimedTrial(storage, spec, claim)
+        with Reporter(trial.report) as reporter:
+            run = _WorkerRun(spec, claim, context, trial, heartbeat, reporter)
+            outcome = run.train(train)
+    run.checkpoint.remove()
+    return outcome
+
+
+def describe_failure(error: Exception, device: str) -> tuple[str, str]:
+    """Return the reason and the message to store with a trial that failed with ``error``.
+
+    The reason is ``memory`` if the device's memory was full, else ``error``.
+    """
+    kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
+    text = f"{kind}{error}"[:2000]
+    if isinstance(error, MemoryError) or any(phrase in text for phrase in MEMORY_PHRASES):
+        hint = "lower the batch size, or run fewer processes on the device (--per-device)"
+        return MEMORY, f"{device} has too little memory: {hint} ({text})"
+    return ERROR, text
+
+
+class _WorkerRun:
+    """The :class:`kdecay_search.tasks.protocol.Run` that a worker hands to a task."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        claim: Claim,
+        context: WorkerContext,
+        trial: ClaimedTrial,
+        heartbeat: Heartbeat,
+        reporter: Reporter,
+    ) -> None:
+        request = claim.request
+        self.spec = spec
+        self.seed = request.key.seed
+        self.device = context.device
+        self.ks = (*request.earlier_ks, trial.candidate.k)
+        self.lr_max = trial.candidate.lr_max
+        self.comparator = request.comparator
+        self.checkpoint = Checkpoint(
+            context.checkpoints.of_study(spec),
+            request.key,
+            spec.fingerprint(self.ks, self.seed, self.comparator, self.lr_max),
+            spec.workers.checkpoint_seconds,
+        )
+        self._stop = context.stop
+        self._trial, self._heartbeat, self._reporter = trial, heartbeat, reporter
+        self._curve: list[Epoch] = []
+        self._decision_is_due = False
+        """Whether the report of the last epoch includes a decision to prune."""
+
+    def train(self, train: TrainFunction) -> str:
+        """Call the task, record the outcome, and return it for the log."""
+        try:
+            self.poll()
+            error = train(self)
+        except Pruned:
+            self._deliver_all()
+            self._finish(self._trial.prune)
+            return f"pruned after {self._curve[-1].number} epochs"
+        self._deliver_all()
+        self._finish(lambda curve: self._trial.complete(curve, error))
+        last = self._curve[-1]
+        result = last.validation_error if error is None else error
+        return "diverged" if last.diverged else f"{result:.2f} %"
+
+    def poll(self) -> None:
+        self._check_threads()
+        interruption = self._heartbeat.interruption or self._reporter.interruption
+        if interruption is not None:
+            raise interruption
+        if self._stop.is_set():
+            raise Released
+
+    def restore(self, epochs: Sequence[Epoch]) -> None:
+        self._trial.restore(len(epochs))
+        for epoch in epochs:
+            self._record(epoch)
+
+    def report(self, epoch: Epoch) -> None:
+        """Record an epoch; the decision to prune is made in the reporter's thread meanwhile.
+
+        The training sees the decision at its next poll. An epoch that was trained after the one
+        that is pruned is not recorded, so that the run ends where the decision was made.
+        """
+        if self._decision_is_due:
+            self._reporter.wait(DECISION_SECONDS)
+        self.poll()
+        self._record(epoch)
+        self._decision_is_due = self._trial.is_decision(epoch)
+        self.poll()
+
+    def _record(self, epoch: Epoch) -> None:
+        self._curve.append(epoch)
+        self._reporter.put(epoch)
+
+    def _check_threads(self) -> None:
+        """Raise the error that ended one of the threads, or :class:`Lost`."""
+        for thread in (self._heartbeat, self._reporter):
+            if thread.error is not None:
+                raise thread.error
+            if thread.interruption is Lost:
+                raise Lost
+
+    def _deliver_all(self) -> None:
+        """Wait until all reports are delivered, for as long as this worker holds the trial."""
+        while not self._reporter.wait(DELIVERY_POLL_SECONDS):
+            self._check_threads()
+        self._check_threads()
+
+    def _finish(self, write: Callable[[Sequence[Epoch]], None]) -> None:
+        """Write the outcome, and retry for as long as this worker holds the trial."""
+        while True:
+            try:
+                return write(self._curve)
+            except StorageUnavailable as error:
+                logger.warning("retrying to record the end of the run: %s", error)
+                self._check_threads()
+
+
+def load_task(spec: StudySpec) -> TrainFunction:
+    """Return the function that trains the study's runs; the built-in image task imports torch.
+
+    Raises:
+        MissingPackage: The task needs a package that is not installed.
+    """
+    if spec.task.kind == "simulated":
+        return train_simulated
+    if spec.task.kind == "python":
+        return train_function
+    if spec.task.kind == "command":
+        return train_command
+    try:
+        from kdecay_search.training import trainer  # noqa: PLC0415 - imports torch
+    except ImportError as error:
+        raise _missing_package(error) from error
+    return trainer.train
+
+
+def _missing_package(error: ImportError) -> MissingPackage:
+    return MissingPackage(
+        f"{error.name or error} is not installed here; pip install 'kdecay-search[worker]'"
+    )
