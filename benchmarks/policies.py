@@ -12,7 +12,7 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, Successive
 from optuna.trial import TrialState
 
 from benchmarks.replay import Job, Judge
-from kdecay_search.search.early_stopping import FIRST_SEED, Curve, is_worse, may_prune
+from kdecay_search.search.early_stopping import FIRST_SEED, Curve, may_stop
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunKey, Trial
 
@@ -45,7 +45,7 @@ class Ours:
             self._first.append(job)
 
     def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
-        if not may_prune(self._spec, job.request, job.epochs):
+        if not may_stop(self._spec, job.request, job.epochs):
             return False
         judged = {
             trial.key.candidate
@@ -54,7 +54,7 @@ class Ours:
         }
         others = [_curve(other) for other in self._first if other is not job and other.epochs]
         own = _curve(job)
-        return is_worse(self._spec, own, [*others, own], len(judged))
+        return should_stop(self._spec, own, [*others, own], len(judged))
 
     def end(self, job: Job) -> None:
         pass

@@ -1,35 +1,43 @@
-"""The iterative search for the terms of eq. 14: a pure function from records to a plan.
+"""Everything that decides: the iterative search for the terms of eq. 14, as pure functions.
 
-Stage 1 compares single exponents with the original, k = 1. Stage n keeps the terms found so far
-and compares a further one, k_n > k_(n-1), with the schedule that stage n-1 ended with (the
-incumbent), whose results are reused. While the best candidate of a grid is its largest, the grid
-grows, up to ``k_cap``. A stage's best candidate is kept if it lowers the mean error over the
-seeds, paired by seed, by more than ``min_gain``; otherwise the search ends with the incumbent.
+Stage 1 compares single exponents with the original, k = 1. Stage n keeps the terms found so far and
+compares a further one, k_n > k_(n-1), with the schedule that stage n-1 ended with (the incumbent),
+whose results are reused. While the best candidate of a grid is its largest, the grid grows, up to
+``k_cap``. The best candidate of a stage is kept if it improves the mean error, paired by seed, by
+more than ``min_gain``; otherwise the search ends with the incumbent.
 
-The best candidate is not the smallest noisy mean but the minimum of a smooth curve through all
-results (:mod:`kdecay_search.search.selection`). With pruning, seeds are a race (:mod:`kdecay_search.search.allocation`).
-It begins with half of the candidates and one more on the first seed, and the baseline on the
-second; then come a few runs at a time that may change the choice, half of the grid at most. The
-others are closed without being trained (:attr:`Plan.skip`).
+Where to look for what:
 
-A study that asks for it ends with a confirmation on fresh seeds
-(:mod:`kdecay_search.search.confirmation`).
+- :mod:`~kdecay_search.search.plan`: the iterative procedure, from records to a plan;
+- :mod:`~kdecay_search.search.stage_planner`: what one stage has found and needs;
+- :mod:`~kdecay_search.search.space`: the candidates of a stage, and how a grid grows;
+- :mod:`~kdecay_search.search.surrogate`: the Gaussian process through all results;
+- :mod:`~kdecay_search.search.selection`: which candidate is the best, by the surrogate;
+- :mod:`~kdecay_search.search.knowledge_gradient`: what further runs are worth;
+- :mod:`~kdecay_search.search.allocation`: which runs are trained next;
+- :mod:`~kdecay_search.search.early_stopping`: which runs end in mid-training;
+- :mod:`~kdecay_search.search.tally`: one candidate's trials, counted;
+- :mod:`~kdecay_search.search.confirmation`: the comparison on fresh seeds that may end a study;
+- :mod:`~kdecay_search.search.verdict`: what a study says in the end;
+- :mod:`~kdecay_search.search.policy`: every tuned constant.
 
 Nothing here reads a clock, a file or a database: :func:`make_plan` says what the storage should
-hold, and :mod:`kdecay_search.reconcile` brings it about.
+hold, and :mod:`kdecay_search.reconcile` applies it.
 """
 
 from kdecay_search.search.plan import Plan, make_plan, runs_at_most
 from kdecay_search.search.space import spread
 from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
-from kdecay_search.search.stage_allocation import FIRST_SEED
+from kdecay_search.search.tally import Memo
 from kdecay_search.study.comparators import BASELINE_KS
+from kdecay_search.study.trials import FIRST_SEED
 
 __all__ = [
     "BASELINE_KS",
     "FIRST_SEED",
     "CandidateResult",
     "Incumbent",
+    "Memo",
     "Plan",
     "Progress",
     "Stage",

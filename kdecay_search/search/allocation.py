@@ -1,111 +1,206 @@
-"""Seeds as a race: which further runs are trained, decided from the results so far alone.
+"""Which runs a stage trains next, decided from the results so far alone.
 
-A few runs at a time, the worthiest first, whichever candidate's and on whichever seed: a candidate
-that the first seed left out may still run on it. It ends when no run is worth it any more, or when
-half of the grid has been trained. The numbers behind the rules are in docs/pruning.md.
+With pruning, not every candidate runs on every seed. A few runs are chosen at a time, those that
+are worth the most, whichever candidate's and on whichever seed: a candidate that the first seed
+left out may still run on it. The allocation ends when no run is worth it any more, or when its
+share of the grid has been trained. docs/pruning.md has the measurements behind the rules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from kdecay_search.search.knowledge_gradient import Posterior, Run
+from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.selection import Selection
+from kdecay_search.search.stage import CandidateResult
+from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
-
-WORTH = 0.0015
-"""A further run is to lower the error of the chosen candidate by so many percentage points, on
-average over what it may come to."""
-SHARE = 0.5
-"""Of the grid's runs, that a race trains at most …"""
-SPARE = 2
-"""… but it may train so many more than there are candidates …"""
-SPARE_FOR_LEADER = 4
-"""… and so many, where the last of them make sure of the one that leads."""
-LIKELY = 16
-"""So many of the most probable to be the best are considered …"""
-KINDS_OF_SEED = 8
-"""… on so many seeds that differ in who has run on them."""
-BATCHES = (2, 8)
-"""So many runs at a time, at least and at most …"""
-BATCH_SHARE = 4
-"""… and between them, one for so many candidates."""
 
 
 @dataclass(frozen=True)
-class Track:
+class Remaining:
     """What may still be run."""
 
-    lacking: Mapping[Candidate, Collection[int]]
+    missing: Mapping[Candidate, Collection[int]]
     """Seeds on which a candidate has not run."""
     seeds: int
-    """Of the study."""
+    """Number of seeds of the study."""
     left: int
-    """Runs that the race may still begin; negative where it has begun more."""
-    left_for_leader: int
-    """Runs that may still be begun to make sure of the one that leads; ``left`` or more."""
+    """Number of runs that may still begin; negative if more have begun."""
 
 
-def batch_size(candidates: int) -> int:
-    """How many runs are decided together: more at a time keep more workers busy, fewer train
-    less."""
-    least, most = BATCHES
-    return max(least, min(most, candidates // BATCH_SHARE))
+def batch_size(candidates: int, policy: Policy = POLICY) -> int:
+    """How many runs of a stage with so many candidates are chosen together."""
+    wanted = candidates // policy.candidates_per_batched_run
+    return max(policy.min_batch, min(policy.max_batch, wanted))
 
 
-def runs_at_most(candidates: int, seeds: int, spare: int = SPARE) -> int:
-    """Runs that a race trains, all in all: ``spare`` more than there are candidates where the share
-    of the grid is less."""
-    return max(int(SHARE * candidates * seeds), candidates + spare)
+def max_runs(candidates: int, seeds: int, policy: Policy = POLICY) -> int:
+    """The largest number of runs that a stage trains, all in all, when pruning is on."""
+    return max(int(policy.grid_share * candidates * seeds), candidates + policy.extra_runs)
 
 
-def likely(judged: Selection, points: Iterable[Candidate]) -> list[Candidate]:
-    """Those of ``points`` that may be the best, the most probable first."""
-    return sorted(points, key=lambda point: (-judged.probability(point), point))[:LIKELY]
+@dataclass(frozen=True)
+class RunAllocator:
+    """Chooses the next runs of a stage among the candidates that may still win."""
+
+    surrogate: Surrogate
+    """All candidates, by the results so far."""
+    selection: Selection
+    """The same, judged; its first point is the reference, which all others are compared with."""
+    candidates: Mapping[Candidate, CandidateResult]
+    """The candidates that may still be chosen."""
+    baselines: frozenset[Candidate]
+    """Those of ``candidates`` with k = 1 in stage 1: one for each learning-rate level."""
+    reference: Mapping[int, float]
+    """Errors (%) of the reference, by seed."""
+    remaining: Remaining
+    """What may still be run."""
+    policy: Policy = POLICY
+    """The constants behind the rules."""
+
+    def next_runs(self, size: int) -> list[Run]:
+        """The runs to be queued next, about ``size`` of them; none if the allocation is over."""
+        due, leader = self._runs_of_baseline(), self._run_of_leader()
+        are_last = self.remaining.left - len(due) <= size
+        chosen = [run for run in leader if run not in due] if are_last else []
+        certain = [*due, *chosen]
+        considered = sorted(
+            self.candidates, key=lambda point: (-self.selection.probability(point), point)
+        )[: self.policy.max_considered]
+        points = [self.selection.points[0], *considered, *(point for point, _ in certain)]
+        posterior = Posterior.of(self.surrogate, dict.fromkeys(points), self.policy)
+        chosen += worthiest(posterior, self.remaining, size - len(chosen), certain)
+        runs = [*due, *chosen, *self._runs_of_levels(size, due, len(chosen))]
+        return list(dict.fromkeys(runs)) or leader or self._pairs(size)
+
+    def _challenger(self) -> Candidate | None:
+        """The best candidate that is no baseline."""
+        others = self.candidates.keys() - self.baselines
+        return min(others, key=lambda point: (self.selection.mean(point), point), default=None)
+
+    def _runs_of_baseline(self) -> list[Run]:
+        """The baseline, at its best level, runs twice, however clear the difference is."""
+        reference = self.selection.points[0]
+        if reference not in self.baselines:
+            return []
+        seeds = sorted(self.remaining.missing.get(reference, ()))
+        wanted = max(0, self.policy.min_runs_to_win - len(self.reference))
+        return [(reference, seed) for seed in seeds[:wanted]]
+
+    def _runs_of_levels(self, size: int, due: Sequence[Run], others: int) -> list[Run]:
+        """The baseline's levels are allocated runs by the same rules, among themselves, while it is
+        open whether another candidate is better. ``others``: runs that are begun elsewhere."""
+        challenger = self._challenger()
+        is_open = challenger is not None and not self.selection.gain(challenger).is_sure
+        if len(self.baselines) <= 1 or not is_open:
+            return []
+        remaining = replace(self.remaining, left=self.remaining.left - others)
+        posterior = Posterior.of(self.surrogate, sorted(self.baselines), self.policy)
+        return worthiest(posterior, remaining, size, due)
+
+    def _run_of_leader(self) -> list[Run]:
+        """A run that is missing before the stage may end: the leader has met its reference on two
+        seeds; and if the reference leads, some other candidate has run on two."""
+        challenger, needed = self._challenger(), self.policy.min_runs_to_win
+        if challenger is None or self.remaining.left <= 0:
+            return []
+        leads = self._leads(challenger)
+        errors = self.candidates[challenger].errors
+        met = errors.keys() & self.reference.keys() if leads else errors.keys()
+        wanted = min(needed, len(self.reference)) if leads else needed
+        others = (c for point, c in self.candidates.items() if point not in self.baselines)
+        is_settled = not leads and any(len(c.errors) >= needed for c in others)
+        if is_settled or (len(met) >= wanted and len(errors) >= needed):
+            return []
+        return self._meetings(challenger, self.reference)[:1]
+
+    def _pairs(self, size: int) -> list[Run]:
+        """The runs that are left make pairs of the leader and its reference, while a gain is likely
+        and not sure."""
+        challenger = self._challenger()
+        if challenger is None or not self._leads(challenger):
+            return []
+        gain = self.selection.gain(challenger)
+        if gain.is_sure or gain.probability < self.policy.likely_gain:
+            return []
+        met = self.candidates[challenger].errors
+        runs = self._meetings(self.selection.points[0], met)
+        runs += self._meetings(challenger, self.reference)
+        pairs = [run for run in runs if run[1] in met.keys() | self.reference.keys()]
+        return pairs[: max(0, min(size, self.remaining.left))]
+
+    def _leads(self, challenger: Candidate) -> bool:
+        return self.selection.mean(challenger) < self.selection.mean(self.selection.points[0])
+
+    def _meetings(self, point: Candidate, others: Container[int]) -> list[Run]:
+        """What the candidate may still run, first on the seeds that others have run on."""
+        missing = self.remaining.missing.get(point, ())
+        return [(point, s) for s in sorted(missing, key=lambda seed: (seed not in others, seed))]
 
 
-def next_runs(belief: Posterior, track: Track, size: int, certain: Sequence[Run] = ()) -> list[Run]:
-    """The worthiest runs, ``size`` or one more of them, the worthiest first; none if no further
-    run is worth it. ``certain``: that are begun in any case."""
+def worthiest(
+    posterior: Posterior, remaining: Remaining, size: int, certain: Sequence[Run] = ()
+) -> list[Run]:
+    """The runs with the largest knowledge gradient each, added one after another.
+
+    Args:
+        posterior: The candidates that are considered; its policy's constants are used.
+        remaining: What may still be run.
+        size: Number of runs; a pair on a seed of its own may make it one more.
+        certain: Runs that begin in any case.
+
+    Returns:
+        The runs, the worthiest first; none if no further run is worth ``min_worth``.
+    """
     chosen: list[Run] = []
-    worth = belief.worth(certain)
+    worth = posterior.knowledge_gradient(certain)
     while len(chosen) < size:
         begun = [*certain, *chosen]
         worths = {
-            runs: belief.worth([*begun, *runs])
-            for runs in _possible(belief, track, begun)
-            if len(begun) + len(runs) <= track.left
+            runs: posterior.knowledge_gradient([*begun, *runs])
+            for runs in possible_runs(posterior, remaining, begun)
+            if len(begun) + len(runs) <= remaining.left
         }
         gains = {runs: (total - worth) / len(runs) for runs, total in worths.items()}
         best = max(gains, key=gains.__getitem__, default=())
-        if not best or gains[best] < WORTH:
+        if not best or gains[best] < posterior.policy.min_worth:
             break
         chosen += best
         worth = worths[best]
     return chosen
 
 
-def _possible(belief: Posterior, track: Track, begun: Sequence[Run]) -> Iterable[tuple[Run, ...]]:
-    """What may be run next: one candidate where others run, or, alone on its seed a run telling
-    nothing, the leader and another on a seed of their own."""
-    there = {seed: belief.ran.get(seed, frozenset()) for seed in range(track.seeds)}
+def possible_runs(
+    posterior: Posterior, remaining: Remaining, begun: Sequence[Run]
+) -> Iterable[tuple[Run, ...]]:
+    """What may be run next: a candidate on a seed that others run on, or, since a run alone on its
+    seed tells nothing, the leader and another candidate together on a fresh one.
+
+    Args:
+        posterior: The candidates that are considered.
+        remaining: What may still be run.
+        begun: Runs that are under way or chosen already.
+    """
+    there = {seed: posterior.ran.get(seed, frozenset()) for seed in range(remaining.seeds)}
     for point, seed in begun:
         there[seed] = there[seed] | {point}
-    lacking = {
-        point: [s for s in sorted(track.lacking[point]) if point not in there[s]]
-        for point in belief.points
-        if point in track.lacking
+    missing = {
+        point: [s for s in sorted(remaining.missing[point]) if point not in there[s]]
+        for point in posterior.points
+        if point in remaining.missing
     }
-    for point, seeds in lacking.items():
+    for point, seeds in missing.items():
         kinds: dict[frozenset[Candidate], int] = {}
         for seed in seeds:
             kinds.setdefault(there[seed], seed)
         known = sorted((kind for kind in kinds if kind), key=lambda kind: (-len(kind), kinds[kind]))
-        for kind in known[:KINDS_OF_SEED]:
+        for kind in known[: posterior.policy.max_seed_kinds]:
             yield ((point, kinds[kind]),)
     fresh = next((seed for seed, points in there.items() if not points), None)
-    able = [point for point, seeds in lacking.items() if fresh in seeds]
+    able = [point for point, seeds in missing.items() if fresh in seeds]
     if fresh is not None and able:
-        leader = belief.lowest(able)
+        leader = posterior.lowest(able)
         yield from (((leader, fresh), (other, fresh)) for other in able if other != leader)

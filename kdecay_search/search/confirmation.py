@@ -9,11 +9,13 @@ As :mod:`kdecay_search.search`, which calls it when the search is over, this is 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from kdecay_search.search.tally import summary_of
+from kdecay_search.search.policy import Policy
+from kdecay_search.search.stage import Incumbent
+from kdecay_search.search.tally import Memo
 from kdecay_search.statistics import Comparison, Sample, compare, describe, holm
 from kdecay_search.study.comparators import (
     BASELINE_KS,
@@ -21,21 +23,22 @@ from kdecay_search.study.comparators import (
     FOUND,
     ORIGINAL,
     comparators_of,
-    level_of,
+    lr_max_of,
     schedule_of,
 )
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import (
     CONFIRMATION,
     CandidateKey,
-    Replicates,
+    CandidateTrials,
     RunKey,
     RunRequest,
     Trial,
 )
 
-NOTHING = Replicates(())
-STEPS_PER_EPOCH = 100
+NO_TRIALS = CandidateTrials(())
+STATED_STEPS_PER_EPOCH = 100
+"""Updates an epoch that reports assume where a schedule's level depends on them a little."""
 
 
 @dataclass(frozen=True)
@@ -90,13 +93,23 @@ class Confirmation:
 
 def confirm(
     spec: StudySpec,
-    ks: tuple[float, ...],
-    known: Mapping[CandidateKey, Replicates],
-    found: float | None = None,
-    original: float | None = None,
+    found: Incumbent,
+    original: Incumbent,
+    known: Mapping[CandidateKey, CandidateTrials],
+    memo: Memo,
+    policy: Policy,
 ) -> Confirmation:
-    """Compare ``ks``, which the search found; ``known``: the study's trials. ``found`` and
-    ``original``: lr_max of the found schedule and of the original, where the level was searched."""
+    """Compare the schedule that a search found with the study's comparators.
+
+    Args:
+        spec: The study.
+        found: The schedule that the search found.
+        original: The original schedule, at its best learning-rate level.
+        known: The study's trials.
+        memo: What earlier plans have worked out.
+        policy: Its limits for failed attempts are used.
+    """
+    ks = found.ks
     first = spec.confirm.first_seed
     seeds = range(first, first + spec.confirm.seeds)
     if ks == BASELINE_KS:
@@ -106,57 +119,55 @@ def confirm(
             CONFIRMATION,
             ks[:-1],
             COMPARATORS.index(comparator),
-            level_of(comparator, found, original),
+            lr_max_of(comparator, found.lr_max, original.lr_max),
         )
         for comparator in comparators_of(spec)
     }
+    attempts = spec.workers.max_attempts
     summaries = {
-        comparator: summary_of(known.get(group, NOTHING), seeds, spec.workers.max_attempts)
+        comparator: memo.summary(known.get(group, NO_TRIALS), seeds, attempts, policy)
         for comparator, group in groups.items()
     }
     rows = [
         Row(
             comparator,
-            _level(spec, ks, comparator, groups[comparator].lr_max),
+            _stated_lr_max(spec, ks, comparator, groups[comparator].lr_max),
             summary.errors,
             summary.failed,
-            len(summary.lacking) + len(summary.open),
+            len(summary.missing) + len(summary.open),
         )
         for comparator, summary in summaries.items()
     ]
     wanted = [
-        _request(ks, comparator, groups[comparator].lr_max, seed)
+        RunRequest(
+            RunKey(CONFIRMATION, COMPARATORS.index(comparator), seed),
+            ks[:-1],
+            ks[-1],
+            bounds=(ks[-1], ks[-1]),
+            protected=True,
+            comparator=comparator,
+            lr_max=groups[comparator].lr_max,
+        )
         for seed in seeds  # pairs before further schedules' replicates
         for comparator, summary in summaries.items()
-        if seed in summary.lacking
+        if seed in summary.missing
     ]
     redundant = [trial for summary in summaries.values() for trial in summary.redundant]
-    redundant += _of_others(known, groups.values())
+    redundant += [
+        trial  # which an earlier form of the confirmation asked for
+        for group, of_candidate in known.items()
+        if group.stage == CONFIRMATION and group not in groups.values()
+        for trial in of_candidate.trials
+        if trial.open
+    ]
     return Confirmation(ks, seeds, tuple(rows), tuple(wanted), tuple(redundant))
 
 
-def _of_others(
-    known: Mapping[CandidateKey, Replicates], groups: Collection[CandidateKey]
-) -> Iterator[Trial]:
-    """Open trials that an earlier form of the confirmation asked for."""
-    for group, replicates in known.items():
-        if group.stage == CONFIRMATION and group not in groups:
-            yield from (trial for trial in replicates.trials if trial.open)
-
-
-def _level(
+def _stated_lr_max(
     spec: StudySpec, ks: tuple[float, ...], comparator: str, lr_max: float | None
 ) -> float | None:
-    """Of a comparator that is made from ``lr_max``; to be told, not to be trained with, since its last
-    digits may depend on the updates of an epoch."""
+    """The level that reports state for a comparator; None if the level was not searched. A run
+    computes its own, whose last digits may depend on the number of updates in an epoch."""
     if lr_max is None:
         return None
-    return schedule_of(spec, comparator, ks, STEPS_PER_EPOCH, lr_max).lr_max
-
-
-def _request(ks: tuple[float, ...], comparator: str, lr_max: float | None, seed: int) -> RunRequest:
-    key = RunKey(CONFIRMATION, COMPARATORS.index(comparator), seed)
-    bounds = (ks[-1], ks[-1])
-    return RunRequest(
-        key, ks[:-1], ks[-1], bounds, protected=True, comparator=comparator, lr_max=lr_max
-    )
+    return schedule_of(spec, comparator, ks, STATED_STEPS_PER_EPOCH, lr_max).lr_max

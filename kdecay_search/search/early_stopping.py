@@ -1,18 +1,19 @@
-"""When a run may end early.
+"""Early stopping: whether a run should end in mid-training.
 
-Large k keeps the LR high for longer, so the raw validation error ranks schedules backwards until
-the last epochs; the error of averaged weights does not. What is reported to Optuna, and judged
-here, is the averaged error (docs/pruning.md has the measurements behind each rule):
+A large k keeps the learning rate high for longer, so the raw validation error ranks schedules
+backwards until the last epochs; the error of averaged weights does not. So the averaged error is
+what is reported to Optuna and judged here. docs/pruning.md has the measurements behind each rule:
 
-- only runs of the same seed are compared, at equal epochs;
-- a candidate ends only if it is behind by a smooth curve over log k (and log lr_max, where that is
-  searched) through all of them, so that its neighbours vouch for it, and by its own curve, too;
-- at share u of training, the better 1 - u of all candidates go on: a run ends once so many are
-  better, whenever they come;
-- never before ``first_share``, nor after ``LAST_SHARE``, when there is little left to save;
-- ``keep_at_least`` candidates stay; the baseline k = 1 always does, at every level;
-- only on the first seed: further seeds are given only to those that may win, and those runs count;
-- a run without averaged error is not judged, nor is another compared with it.
+- Runs are compared only with runs of the same seed, after the same number of epochs.
+- A candidate ends only if it is behind by its own averaged error and by a smooth curve over log k
+  (and log lr_max, if that is searched) through all of them, so that its neighbours speak for it.
+- At share u of the training, the better 1 - u of all candidates continue: a run ends once that many
+  are better, whenever they come.
+- No run ends before ``pruning.first_share`` of the training or after the policy's
+  ``last_look_share``, when little is left to be saved.
+- ``pruning.keep_at_least`` candidates stay, and so does the baseline k = 1, at every level.
+- Runs end early on the first seed only: further seeds are given only to candidates that may win.
+- A run without averaged error is not judged, and no other run is compared with it.
 """
 
 from __future__ import annotations
@@ -21,64 +22,79 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from kdecay_search.search.selection import smooth_means
+from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.surrogate import smooth_means
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RunRequest
+from kdecay_search.study.trials import FIRST_SEED, RunRequest
 
-FIRST_SEED = 0
-LAST_SHARE = 0.75
-DECISIONS = 12
-"""How often a training of any length is looked at, evenly spaced."""
 _SLACK = 1e-9
 
 
 @dataclass(frozen=True)
 class Curve:
-    """What is known of a run on the first seed: averaged error (%) after each finished epoch."""
+    """What is known of a run on the first seed."""
 
     point: Candidate
+    """The run's candidate."""
     averaged: Sequence[float]
+    """Error of the averaged weights in percent, after each finished epoch."""
     protected: bool = False
+    """Whether the run is never ended early: a baseline's."""
     pruned: bool = False
+    """Whether the run was ended early."""
 
 
-def may_prune(spec: StudySpec, request: RunRequest, epochs_done: int) -> bool:
-    """Whether the pruner is worth asking, judged without a look at other runs."""
+def may_stop(
+    spec: StudySpec, request: RunRequest, epochs_done: int, policy: Policy = POLICY
+) -> bool:
+    """Whether :func:`should_stop` is worth asking after so many epochs, judged without a look at
+    other runs."""
     is_open = spec.pruning.enabled and not request.protected and request.key.seed == FIRST_SEED
-    return is_open and is_decision(spec, epochs_done)
+    return is_open and is_look(spec, epochs_done, policy)
 
 
-def is_decision(spec: StudySpec, epochs_done: int) -> bool:
+def is_look(spec: StudySpec, epochs_done: int, policy: Policy = POLICY) -> bool:
     """Whether runs are compared after so many epochs."""
     total = spec.task.epochs
     share = epochs_done / total
-    if not spec.pruning.first_share - _SLACK <= share <= LAST_SHARE + _SLACK:
+    if not spec.pruning.first_share - _SLACK <= share <= policy.last_look_share + _SLACK:
         return False
     before = (epochs_done - 1) / total
-    return math.floor(share * DECISIONS + _SLACK) != math.floor(before * DECISIONS + _SLACK)
+    looks = policy.looks
+    return math.floor(share * looks + _SLACK) != math.floor(before * looks + _SLACK)
 
 
-def is_worse(spec: StudySpec, own: Curve, curves: Sequence[Curve], candidates: int) -> bool:
-    """Whether ``own``, which has just finished an epoch, should end.
+def should_stop(
+    spec: StudySpec,
+    own: Curve,
+    curves: Sequence[Curve],
+    candidates: int,
+    policy: Policy = POLICY,
+) -> bool:
+    """Whether a run that has just finished an epoch should end.
 
-    ``curves``: the first seed's runs of the stage, ``own`` among them. ``candidates``: how many
-    the stage has that may be pruned, those included that have not started, or that the first seed
-    leaves out.
+    Args:
+        spec: The study.
+        own: The run.
+        curves: The first seed's runs of the stage, ``own`` among them.
+        candidates: Number of the stage's candidates that may be ended early, including those that
+            have not started or that the first seed leaves out.
+        policy: The constants of the smooth curve.
     """
     keep = spec.pruning.keep_at_least
     if candidates - sum(curve.pruned for curve in curves) <= keep:
         return False
     epochs_done = len(own.averaged)
     there = [curve for curve in curves if len(curve.averaged) >= epochs_done]
-    rivals = [curve.point for curve in there if not curve.protected]
+    others = [curve.point for curve in there if not curve.protected]
     alone = {curve.point: curve.averaged[epochs_done - 1] for curve in there}
-    go_on = math.ceil((1 - epochs_done / spec.task.epochs) * candidates - _SLACK)
+    staying = math.ceil((1 - epochs_done / spec.task.epochs) * candidates - _SLACK)
 
     def is_behind(errors: Mapping[Candidate, float]) -> bool:
-        return sum(errors[p] < errors[own.point] for p in rivals) >= max(keep, go_on)
+        return sum(errors[p] < errors[own.point] for p in others) >= max(keep, staying)
 
-    if not is_behind(alone):  # which is known at once, and the curve is not
+    if not is_behind(alone):  # which is known at once, and the smooth curve is not
         return False
     results = [(point, FIRST_SEED, error) for point, error in alone.items()]
-    return is_behind(smooth_means(sorted(alone), results))
+    return is_behind(smooth_means(sorted(alone), results, policy))

@@ -1,9 +1,9 @@
-"""What is believed of the candidates' errors, and what further runs would be worth.
+"""What further runs are worth: the knowledge gradient.
 
-A run may change which candidate is chosen. What it lowers the error of the chosen one by, on
-average over what it may come to, is its worth (the *knowledge gradient*: Frazier, Powell, Dayanik,
-INFORMS J. Computing 21 (2009) 599-613). A seed has an effect of its own, so that only the
-differences between its runs tell anything: one alone on its seed is worth nothing.
+A further run may change which candidate is chosen. The *knowledge gradient* of some runs is what
+they are expected to lower the error of the chosen candidate by, on average over what they may come
+to (Frazier, Powell, Dayanik, INFORMS J. Computing 21 (2009) 599-613). A seed has an effect of its
+own, so only differences between its runs tell anything: one run alone on its seed is worth nothing.
 """
 
 from __future__ import annotations
@@ -11,42 +11,54 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 import numpy as np
 
-from kdecay_search.search.surrogate import Array
+from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.results import Array
+from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
 
 Run = tuple[Candidate, int]
 """A candidate on a seed."""
 
-SAMPLES = 2048
-"""Of what the runs may come to; each counts with both signs."""
 _TINY = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Posterior:
-    """The candidates' errors as the results so far tell them, up to a common level."""
+    """The candidates' errors as a normal distribution, up to a constant common to all."""
 
     points: tuple[Candidate, ...]
+    """The K candidates."""
     means: Array
-    """In percentage points: (K,)."""
+    """Means in percentage points, (K,)."""
     covariance: Array
-    """Squared points: (K, K)."""
+    """Covariance in squared points, (K, K)."""
     noise: float
-    """Variance of one run's noise, squared points."""
+    """Variance of the noise of a run, squared points."""
     ran: Mapping[int, frozenset[Candidate]] = field(default_factory=dict)
-    """Seeds with results, and whose they are."""
+    """The candidates that have run, by seed."""
+    policy: Policy = POLICY
+    """Its number of samples is used."""
+
+    @staticmethod
+    def of(surrogate: Surrogate, among: Iterable[Candidate], policy: Policy = POLICY) -> Posterior:
+        """The normal distribution with the moments of a surrogate, for some of its points."""
+        points = tuple(among)
+        columns = surrogate.columns(points)
+        covariance = np.atleast_2d(np.cov(surrogate.draws[:, columns], rowvar=False))
+        means, noise = surrogate.means[columns], surrogate.noise
+        return Posterior(points, means, covariance, noise, surrogate.results.ran(), policy)
 
     def lowest(self, points: Iterable[Candidate]) -> Candidate:
-        """Of these, the one to choose now."""
+        """Of some of the candidates, the one with the lowest mean."""
         return min(points, key=lambda point: (self.means[self.points.index(point)], point))
 
-    def worth(self, runs: Iterable[Run]) -> float:
-        """What these further runs, together, are expected to lower the error of the chosen
-        candidate by, in percentage points."""
+    def knowledge_gradient(self, runs: Iterable[Run]) -> float:
+        """What some further runs, together, are expected to lower the error of the chosen candidate
+        by, in percentage points. The same runs give the same value: the samples have a fixed seed.
+        """
         by_seed: dict[int, list[int]] = defaultdict(list)
         for point, seed in dict.fromkeys(runs):
             by_seed[seed].append(self.points.index(point))
@@ -54,13 +66,16 @@ class Posterior:
         if not any(len(differences) for differences, _ in blocks):
             return 0.0
         shifts = self._shifts(blocks)
-        moved = _samples(shifts.shape[1]) @ shifts.T
+        count = self.policy.knowledge_gradient_samples
+        normal = np.random.default_rng(0).standard_normal((count, shifts.shape[1]))
+        moved = normal @ shifts.T
         lowest = [(self.means + sign * moved).min(axis=1).mean() for sign in (1, -1)]
         return float(self.means.min() - np.mean(lowest))
 
     def _differences(self, seed: int, rows: list[int]) -> tuple[Array, Array]:
-        """What runs of R candidates on a seed tell: differences of errors (R, K), from the mean of
-        those that have run on it or else of their own, and the variance of their noise (R, R)."""
+        """What runs of R candidates on one seed tell: differences of errors (R, K), from the mean
+        of those that have run on it or else of their own, and the covariance of their noise (R, R).
+        """
         there = self.ran.get(seed, frozenset())
         known = [row for row, point in enumerate(self.points) if point in there]
         count = len(rows)
@@ -75,7 +90,7 @@ class Posterior:
         return centring @ differences, self.noise * centring
 
     def _shifts(self, blocks: list[tuple[Array, Array]]) -> Array:
-        """S (K, R): the new means are ``means`` + S z, with z standard normal."""
+        """S (K, R) such that the new means are ``means`` + S z, with z standard normal."""
         differences = np.concatenate([block for block, _ in blocks])
         noise = np.zeros((len(differences),) * 2)
         start = 0
@@ -88,9 +103,3 @@ class Posterior:
         kept = sizes > _TINY * sizes[-1]
         shifts: Array = shared @ vectors[:, kept] / np.sqrt(sizes[kept])
         return shifts
-
-
-@lru_cache(maxsize=32)
-def _samples(dimensions: int) -> Array:
-    """The same ones each time: the same results give the same answer."""
-    return np.random.default_rng(0).standard_normal((SAMPLES, dimensions))

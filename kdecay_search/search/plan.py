@@ -1,4 +1,4 @@
-"""From a study's records to what the storage should hold."""
+"""From a study's records to what the storage should hold: the paper's iterative procedure."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from kdecay_search.search.confirmation import Confirmation, confirm
+from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import Incumbent, Progress, Stage
-from kdecay_search.search.stage_allocation import StagePlanner
+from kdecay_search.search.stage_planner import StagePlanner
+from kdecay_search.search.tally import Memo
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import CandidateKey, Replicates, RunRequest, Trial, Trials
+from kdecay_search.study.trials import CandidateKey, CandidateTrials, RunRequest, Trial, Trials
 
 
 @dataclass(frozen=True)
@@ -20,17 +22,21 @@ class Plan:
     """What the records amount to, and what the storage should be made to hold."""
 
     stages: tuple[Stage, ...]
+    """The stages that have begun, the first one first."""
     incumbent: Incumbent
+    """The best schedule of the stages that are done."""
     baseline: Incumbent
+    """The original schedule, k = 1, at its best learning-rate level."""
     progress: Progress
+    """Where the study stands."""
     enqueue: tuple[RunRequest, ...]
     """Runs to be queued, in the order in which workers should take them."""
     skip: tuple[RunRequest, ...]
-    """Runs that lost the race before they began: to be recorded as pruned, untrained."""
+    """Runs that are not needed: to be recorded as skipped, untrained."""
     withdraw: tuple[Trial, ...]
     """Waiting and running trials of runs that another trial serves."""
     confirmation: Confirmation | None = None
-    """Once the search is done, if the study has one."""
+    """The confirmation on fresh seeds; None before the search is done, or if none is wanted."""
 
     @property
     def leader(self) -> Incumbent:
@@ -42,41 +48,54 @@ class Plan:
         return Incumbent((*last.earlier_ks, last.best.k), last.best.errors, last.best.lr_max)
 
 
-def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
-    """What to do next, given everything that the storage holds of the study.
+def make_plan(
+    spec: StudySpec,
+    trials: Iterable[Trial],
+    memo: Memo | None = None,
+    policy: Policy = POLICY,
+) -> Plan:
+    """Decide what to do next, given everything that the storage holds of the study.
 
-    Of :class:`Trials`, only candidates that have changed since an earlier plan are looked at trial
-    by trial.
+    The plan follows from the arguments alone: the same records give the same plan.
+
+    Args:
+        spec: The study.
+        trials: All its trials. Of :class:`Trials`, only candidates that have changed since an
+            earlier plan with the same ``memo`` are looked at trial by trial.
+        memo: What earlier plans of this process have worked out; it saves time and changes nothing.
+        policy: The constants behind the decisions.
     """
+    memo = Memo() if memo is None else memo
     known = trials if isinstance(trials, Trials) else Trials.of(trials)
-    by_stage: dict[CandidateKey, dict[int, Replicates]] = defaultdict(dict)
-    for key, replicates in known.groups.items():
+    by_stage: dict[CandidateKey, dict[int, CandidateTrials]] = defaultdict(dict)
+    for key, replicates in known.by_candidate.items():
         by_stage[key._replace(candidate=0)][key.candidate] = replicates
     baseline = incumbent = Incumbent(BASELINE_KS, {})
     stages: list[Stage] = []
+    planners: list[StagePlanner] = []
     earlier: tuple[float, ...] = ()
     upper = spec.search.k_max
-    books: list[StagePlanner] = []
     while len(earlier) < spec.search.max_terms:
         number = len(stages) + 1
         lr_max = incumbent.lr_max if earlier else None
-        space = Space.of_stage(spec.search, number, earlier, upper, lr_max)
+        space = Space.of_stage(spec.search, number, earlier, upper, lr_max, policy)
         if space is None:
             break
         of_stage = by_stage[CandidateKey(number, earlier, 0, lr_max)]
-        book = StagePlanner(spec, incumbent if number > 1 else None, space, of_stage)
+        before = incumbent if number > 1 else None
+        planner = StagePlanner(spec, before, space, of_stage, policy, memo)
         if number == 1:
-            incumbent = baseline = book.baseline()
-        books.append(book)
-        stage = book.stage(incumbent)
+            incumbent = baseline = planner.baseline()
+        planners.append(planner)
+        stage = planner.stage(incumbent)
         stages.append(stage)
         best = stage.best
         if not stage.kept or best is None or best.k is None:
             break
         earlier = (*earlier, best.k)
-        upper = book.space.bounds[1]
+        upper = planner.space.bounds[1]
         incumbent = Incumbent(earlier, best.errors, best.lr_max)
-    enqueue, skip = books[-1].missing()
+    enqueue, skip = planners[-1].missing()
     plan = Plan(
         stages=tuple(stages),
         incumbent=incumbent,
@@ -84,18 +103,23 @@ def make_plan(spec: StudySpec, trials: Iterable[Trial]) -> Plan:
         progress=stages[-1].progress,
         enqueue=enqueue,
         skip=skip,
-        withdraw=tuple(trial for book in books for trial in book.redundant()),
+        withdraw=tuple(trial for planner in planners for trial in planner.redundant()),
     )
     is_searching = plan.progress != Progress.DONE or not spec.confirm.seeds
-    return plan if is_searching else _with_confirmation(plan, spec, known.groups)
+    return (
+        plan if is_searching else _with_confirmation(plan, spec, known.by_candidate, memo, policy)
+    )
 
 
 def _with_confirmation(
-    plan: Plan, spec: StudySpec, known: Mapping[CandidateKey, Replicates]
+    plan: Plan,
+    spec: StudySpec,
+    known: Mapping[CandidateKey, CandidateTrials],
+    memo: Memo,
+    policy: Policy,
 ) -> Plan:
     """The plan of a study whose search is done."""
-    levels = (plan.incumbent.lr_max, plan.baseline.lr_max)
-    last = confirm(spec, plan.incumbent.ks, known, *levels)
+    last = confirm(spec, plan.incumbent, plan.baseline, known, memo, policy)
     if not last.is_over:
         progress = Progress.RUNNING
     else:
@@ -109,16 +133,24 @@ def _with_confirmation(
     )
 
 
-def runs_at_most(spec: StudySpec) -> list[tuple[int, int]]:
-    """(candidates, runs) that each stage can need at most, without failures: for planning."""
+def runs_at_most(spec: StudySpec, policy: Policy = POLICY) -> list[tuple[int, int]]:
+    """The largest number of candidates and of runs that each stage can need, without failures.
+
+    Args:
+        spec: The study.
+        policy: Its constants for the growth of a grid are used.
+
+    Returns:
+        (candidates, runs) of each stage.
+    """
     counts = []
     search = spec.search
     earlier: tuple[float, ...] = ()
     for number in range(1, search.max_terms + 1):
-        space = Space.of_stage(search, number, earlier, search.k_max)
+        space = Space.of_stage(search, number, earlier, search.k_max, None, policy)
         if space is None:
             break
-        while (larger := space.grown()) is not None:
+        while (larger := space.grown(policy)) is not None:
             space = larger
         counts.append((len(space.points), len(space.points) * search.seeds))
         earlier = (*earlier, space.bounds[0])

@@ -7,20 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.spec import SearchSpec, grid
 
 Ordered = TypeVar("Ordered", float, Candidate)
-
-GROWTH = 0.5
-"""A grid whose best candidate is its largest grows by this share of its width …"""
-MIN_GROWTH_STEPS = 2
-"""… but by so many steps at least."""
-FIRST_SHARE = 0.5
-"""Share of the ks, spread over the grid, that a race begins with …"""
-FIRST_MORE = 1
-"""… and so many more."""
 
 
 @dataclass(frozen=True)
@@ -29,16 +21,17 @@ class Space:
     that a candidate's number keeps its meaning."""
 
     search: SearchSpec
+    """The study file's search table."""
     points: tuple[Candidate | None, ...]
-    """None where the sampler chooses."""
+    """The candidates by index; None if the sampler chooses it."""
     bounds: tuple[float, float]
     """Smallest and largest k."""
     levels: tuple[float | None, ...] = (None,)
-    """Each k is tried at each of these lr_max: in stage 1 those of the file, later the one that
-    was found; None where the level is not searched."""
+    """Values of lr_max at which each k is tried: in stage 1 those of the file, later the one that
+    was found; None if lr_max is not searched."""
     later: frozenset[int] = frozenset()
-    """Candidates that a race does not begin with: on the first seed, their neighbours stand for
-    them."""
+    """Indices of the candidates that do not begin on the first seed: with pruning, their neighbours
+    stand for them there."""
 
     @staticmethod
     def of_stage(
@@ -47,9 +40,21 @@ class Space:
         earlier: tuple[float, ...],
         upper: float,
         lr_max: float | None = None,
+        policy: Policy = POLICY,
     ) -> Space | None:
-        """The space that stage ``number`` starts with; None if no larger term is left to try.
-        ``lr_max``: the level that stage 1 found, of a later stage."""
+        """The space that a stage starts with.
+
+        Args:
+            search: The study file's search table.
+            number: The stage, from 1.
+            earlier: The terms that earlier stages kept.
+            upper: The largest k.
+            lr_max: In a later stage, the learning-rate level that stage 1 found.
+            policy: Its share of candidates that begin is used.
+
+        Returns:
+            The space; None if no larger term is left to try.
+        """
         lower = search.k_min if number == 1 else round(earlier[-1] + search.k_step, 10)
         if number > 1 and lower > search.cap:
             return None
@@ -65,7 +70,7 @@ class Space:
         if number == 1:
             ks = (BASELINE_KS[0], *(k for k in ks if k != BASELINE_KS[0]))
         bounds = (points[0], points[-1])
-        return Space(search, _pairs(ks, levels), bounds, levels, _later(ks, levels))
+        return Space(search, _pairs(ks, levels), bounds, levels, _later(ks, levels, policy))
 
     @staticmethod
     def _of_sampler(
@@ -96,18 +101,21 @@ class Space:
         """The level of all candidates; None where they have several, or it is not searched."""
         return self.levels[0] if len(self.levels) == 1 else None
 
-    def grown(self) -> Space | None:
+    def grown(self, policy: Policy = POLICY) -> Space | None:
         """This space with larger candidates added; None at the cap, and for samplers."""
         search, (lower, upper) = self.search, self.bounds
         if search.sampler != "grid" or upper + search.k_step > search.cap + 1e-9:
             return None
-        steps = max(MIN_GROWTH_STEPS, round(GROWTH * (upper - lower) / search.k_step))
+        growth = round(policy.growth_share * (upper - lower) / search.k_step)
+        steps = max(policy.min_growth_steps, growth)
         new_upper = min(round(upper + steps * search.k_step, 10), search.cap)
         longer = grid(lower, new_upper, search.k_step)
         known = {point.k for point in self.points if point is not None}
         added = spread(k for k in longer if k > upper and k not in known)
         points = (*self.points, *_pairs(added, self.levels))
-        later = self.later | {len(self.points) + index for index in _later(added, self.levels)}
+        later = self.later | {
+            len(self.points) + index for index in _later(added, self.levels, policy)
+        }
         return Space(search, points, (lower, longer[-1]), self.levels, later)
 
     def is_upper_edge(self, k: float) -> bool:
@@ -120,9 +128,9 @@ def _pairs(ks: Iterable[float], levels: Sequence[float | None]) -> tuple[Candida
     return tuple(Candidate(k, level) for k in ks for level in levels)
 
 
-def _later(ks: Sequence[float], levels: Sequence[float | None]) -> frozenset[int]:
-    """Of the candidates that so many ks are, spread, those that a race does not begin with."""
-    first = math.ceil(FIRST_SHARE * len(ks)) + FIRST_MORE
+def _later(ks: Sequence[float], levels: Sequence[float | None], policy: Policy) -> frozenset[int]:
+    """Indices of the candidates of these exponents, spread, that do not begin on the first seed."""
+    first = math.ceil(policy.first_share * len(ks)) + policy.first_extra
     return frozenset(range(first * len(levels), len(ks) * len(levels)))
 
 

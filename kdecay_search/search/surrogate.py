@@ -1,187 +1,255 @@
-"""The smooth curve through all results: a Gaussian process, seed effects taken out beforehand.
+"""The surrogate: a Gaussian process through all results, with seed effects taken out exactly.
 
-:mod:`kdecay_search.search.selection` has the model. Free effects are taken out exactly: what any number of
-results says is then a matrix and a vector over the K candidates (:class:`Contrasts`), and the work
-grows with K alone. A smooth curve has few degrees of freedom (:func:`_waves`), which keeps 1000
-candidates possible.
+The error of run (candidate, seed) is modelled as
 
-(scikit-learn's regressor has neither the seed effects nor the averaging; tests hold this one
-against it where both apply.)
+    constant + effect of the seed + curve(log k) + the candidate's own deviation + noise
+
+The curve has a squared exponential kernel, since neighbours in log k behave alike; where candidates
+differ in lr_max, too, it is a surface over log k and log lr_max with a length scale of its own in
+each. The candidate's own deviation is the *nugget*. Seed effects have a flat prior, so only
+differences between runs of one seed tell candidates apart: runs are paired by seed, also if not
+every candidate has run on every seed. The noise is estimated by restricted maximum likelihood.
+Length scales and the size of the curve are averaged over a grid, weighted by their evidence,
+because a handful of candidates cannot tell them.
+
+Taking the seed effects out leaves a matrix and a vector over the K candidates (:class:`Contrasts`),
+however many results there are. A smooth curve has few degrees of freedom (:func:`_features`), which
+keeps 1000 candidates possible. scikit-learn's regressor has neither seed effects nor averaging; the
+tests compare the two where both apply.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.results import Array, Result, Results
 from kdecay_search.study.candidate import Candidate
 
-Array = NDArray[np.float64]
-Result = tuple[Candidate, int, float]
-"""CandidateResult, seed, error (%)."""
-
 _TINY = 1e-12
-_NOISE_FLOOR = 0.05
-"""Squared points, spread over the results: one seed alone is not to be taken for noise-free."""
 
 
 @dataclass(frozen=True, eq=False)
-class Results:
-    """Complete runs, one entry each: candidate, seed and error (%)."""
+class Surrogate:
+    """The joint posterior of the errors of K points, up to a constant common to all."""
 
     points: tuple[Candidate, ...]
-    """The candidates."""
-    place: Array
-    """Where each run's candidate is among them."""
-    seed: Array
-    error: Array
+    """The points, the candidates with results among them."""
+    results: Results
+    """The results that the posterior is conditioned on."""
+    means: Array
+    """Posterior means in percentage points, about a mean of zero, (K,)."""
+    draws: Array
+    """Joint samples of the errors in percentage points, (N, K)."""
+    noise: float
+    """Variance of the noise of a run, squared points."""
 
     @staticmethod
-    def of(results: Iterable[Result]) -> Results:
-        point, seed, error = zip(*sorted(results), strict=True)
-        points = tuple(dict.fromkeys(point))
-        places = {each: index for index, each in enumerate(points)}
-        columns = ([places[each] for each in point], seed, error)
-        return Results(points, *(np.array(column, float) for column in columns))
+    def of(points: Iterable[Candidate], results: Results, policy: Policy = POLICY) -> Surrogate:
+        """Condition the model on the results of complete runs.
 
-    @staticmethod
-    def by_seed(errors: Iterable[tuple[Candidate, Mapping[int, float]]]) -> Results:
-        """Of candidates and their errors by seed (ascending)."""
-        points, tables = zip(*errors, strict=True)
-        blocks = [
-            (np.full(len(by), float(i)), np.fromiter(by, float), np.fromiter(by.values(), float))
-            for i, by in enumerate(tables)
+        The same results give the same posterior: the samples have a fixed seed.
+
+        Args:
+            points: K different candidates, among them all that have results.
+            results: One result at least.
+            policy: Its surrogate's constants are used.
+        """
+        every = tuple(points)
+        weights, fits = _mixture(every, results, policy)
+        return Surrogate(
+            points=every,
+            results=results,
+            means=np.einsum("lg,lgk->k", weights, np.array([part.means for part in fits])),
+            draws=_draw(weights, fits, policy),
+            noise=float(np.einsum("lg,lg->", weights, np.array([part.noise for part in fits]))),
+        )
+
+    def columns(self, points: Iterable[Candidate]) -> list[int]:
+        """Indices of some of the points."""
+        index = {point: number for number, point in enumerate(self.points)}
+        return [index[point] for point in points]
+
+
+def _mixture(
+    points: tuple[Candidate, ...], results: Results, policy: Policy
+) -> tuple[Array, list[GaussianProcess]]:
+    """A model for each length scale, and the weight of each of its signals: (lengths, signals)."""
+    contrasts = Contrasts.of(points, results)
+    signals = np.array(policy.signals)
+    nuggets = np.minimum(policy.nugget, signals)
+    scales = (policy.k_lengths, policy.lr_max_lengths)[: len(coordinates(points))]
+    fits = [
+        GaussianProcess.fit(points, contrasts, lengths, signals, nuggets, policy.noise_floor)
+        for lengths in product(*scales)
+    ]
+    evidence = np.array([part.evidence for part in fits])
+    weights = np.exp(evidence - evidence.max())
+    return weights / weights.sum(), fits
+
+
+def _draw(
+    weights: Array, fits: Sequence[GaussianProcess], policy: Policy, smooth: bool = False
+) -> Array:
+    """About ``policy.draws`` joint samples (N, K) from the hyperparameters that have some weight.
+    With ``smooth``, of the curve alone, without the candidates' own deviations."""
+    random = np.random.default_rng(0)
+    least = policy.min_draw_weight / weights.size
+    used = np.argwhere(weights > least)
+    scale = policy.draws / weights[weights > least].sum()
+    counts = [max(1, round(scale * weights[i, j])) for i, j in used.tolist()]
+    return np.concatenate(
+        [
+            fits[i].draw(j, count, random, smooth)
+            for (i, j), count in zip(used.tolist(), counts, strict=True)
         ]
-        return Results(points, *(np.concatenate(column) for column in zip(*blocks, strict=True)))
-
-    def __len__(self) -> int:
-        return len(self.error)
-
-    def rows(self, points: Sequence[Candidate]) -> NDArray[np.intp]:
-        """Where each run's candidate is among ``points``, which are different ones."""
-        index = {point: number for number, point in enumerate(points)}
-        known = np.array([index.get(point, -1) for point in self.points])
-        rows: NDArray[np.intp] = known[self.place.astype(np.intp)]
-        return rows
-
-    def ran(self) -> dict[int, frozenset[Candidate]]:
-        """Whose results there are, by seed."""
-        order = np.argsort(self.seed, kind="stable")
-        seeds, starts = np.unique(self.seed[order], return_index=True)
-        places = np.split(self.place[order].astype(int), starts[1:])
-        return {
-            int(seed): frozenset(self.points[place] for place in part.tolist())
-            for seed, part in zip(seeds, places, strict=True)
-        }
-
-    def packed(self) -> bytes:
-        """The same for the same results in the same order, but for ``points``."""
-        return self.place.tobytes() + self.seed.tobytes() + self.error.tobytes()
-
-
-def fit(
-    points: tuple[Candidate, ...],
-    seen: Contrasts,
-    lengths: tuple[float, ...],
-    signals: Array,
-    own: Array,
-) -> Fit:
-    """The errors at ``points`` (K different ones, the results' among them) by G curves.
-
-    ``lengths``: of all of them, in log k and, where that varies, in log lr_max. ``signals`` and
-    ``own`` (G): standard deviations of the curve and of a candidate's own deviation from it, in
-    units of the noise's.
-    """
-    waves = _waves(points, lengths)
-    root = np.sqrt(seen.information)
-    at = root[:, None] * (seen.basis.T @ waves)
-    spread = 1 + own[:, None] ** 2 * seen.information
-    scaled = signals[:, None, None] * at
-    precision = np.eye(waves.shape[1]) + scaled.transpose(0, 2, 1) @ (scaled / spread[..., None])
-    pull = np.einsum("grm,gr->gm", scaled, seen.score / spread)
-    mean = np.linalg.solve(precision, pull[..., None])[..., 0]
-    left = seen.rest + (seen.score**2 / spread).sum(axis=1) - (pull * mean).sum(axis=1)
-    noise = (left + _NOISE_FLOOR) / seen.freedom
-    evidence = -0.5 * (
-        np.linalg.slogdet(precision)[1] + np.log(spread).sum(axis=1) + seen.freedom * np.log(noise)
     )
-    return Fit(seen, waves, signals, own, spread, at, precision, mean, noise, evidence)
 
 
 @dataclass(frozen=True)
-class Fit:
-    """The posterior of K errors by each of G curves: ``signal`` times :func:`_waves` with unknown
-    amplitudes (M), plus ``own`` times deviations, which are independent once amplitudes are given.
+class GaussianProcess:
+    """The posterior of K errors for one length scale and each of G sizes of the curve.
+
+    The curve is ``signal`` times :func:`_features` with M unknown weights; the candidates' own
+    deviations are independent once the weights are given.
     """
 
-    seen: Contrasts
-    waves: Array
+    contrasts: Contrasts
+    """What the results say."""
+    features: Array
+    """Features of the curve at the points, (K, M)."""
     signals: Array
-    own: Array
-    spread: Array
-    """1 + own² times the information: variance of each contrast of :class:`Contrasts` (G, K)."""
-    at: Array
-    """Waves on those contrasts (K, M)."""
+    """Standard deviations of the curve in units of the noise's, (G,)."""
+    nuggets: Array
+    """Standard deviations of the candidates' own deviations in the same units, (G,)."""
+    variances: Array
+    """Variance of each contrast, 1 + nugget² · information, (G, K)."""
+    contrast_features: Array
+    """The features on the contrasts, (K, M)."""
     precision: Array
-    """Of the amplitudes (G, M, M) …"""
-    amplitudes: Array
-    """… and their posterior mean (G, M)."""
+    """Posterior precision of the weights, (G, M, M)."""
+    weights: Array
+    """Posterior mean of the weights, (G, M)."""
     noise: Array
-    """Variance of the noise, squared points (G,)."""
+    """Variance of the noise, squared points, (G,)."""
     evidence: Array
-    """Logarithm, up to a constant (G,)."""
+    """Logarithm of the evidence up to a constant, (G,)."""
+
+    @staticmethod
+    def fit(
+        points: tuple[Candidate, ...],
+        contrasts: Contrasts,
+        lengths: tuple[float, ...],
+        signals: Array,
+        nuggets: Array,
+        noise_floor: float = POLICY.noise_floor,
+    ) -> GaussianProcess:
+        """Condition one curve of each size on what the results say.
+
+        Args:
+            points: K different candidates, those with results among them.
+            contrasts: What the results say about them.
+            lengths: Length scales in log k and, if lr_max varies, in log lr_max.
+            signals: Standard deviations of the curve in units of the noise's, (G,).
+            nuggets: Standard deviations of the candidates' own deviations, same units, (G,).
+            noise_floor: Sum of squares added to the residuals, squared points.
+        """
+        features = _features(points, lengths)
+        root = np.sqrt(contrasts.information)
+        on_contrasts = root[:, None] * (contrasts.basis.T @ features)
+        variances = 1 + nuggets[:, None] ** 2 * contrasts.information
+        scaled = signals[:, None, None] * on_contrasts
+        precision = np.eye(features.shape[1]) + scaled.transpose(0, 2, 1) @ (
+            scaled / variances[..., None]
+        )
+        pull = np.einsum("grm,gr->gm", scaled, contrasts.score / variances)
+        weights = np.linalg.solve(precision, pull[..., None])[..., 0]
+        residual = contrasts.rest + (contrasts.score**2 / variances).sum(axis=1)
+        residual = residual - (pull * weights).sum(axis=1)
+        noise = (residual + noise_floor) / contrasts.freedom
+        evidence = -0.5 * (
+            np.linalg.slogdet(precision)[1]
+            + np.log(variances).sum(axis=1)
+            + contrasts.freedom * np.log(noise)
+        )
+        return GaussianProcess(
+            contrasts,
+            features,
+            signals,
+            nuggets,
+            variances,
+            on_contrasts,
+            precision,
+            weights,
+            noise,
+            evidence,
+        )
 
     @property
     def means(self) -> Array:
-        """In percentage points, about a mean of zero: (G, K)."""
-        found = self._errors(self.signals, self.own, self.spread, self.amplitudes)
+        """Posterior means in percentage points, about a mean of zero, (G, K)."""
+        found = self._errors(self.signals, self.nuggets, self.variances, self.weights)
         centred: Array = found - found.mean(axis=1, keepdims=True)
         return centred
 
     def draw(self, g: int, count: int, random: np.random.Generator, smooth: bool = False) -> Array:
-        """``count`` samples of the errors by curve ``g``, up to a common level: (count, K).
-        ``smooth``: of the curve alone, without the candidates' own deviations.
+        """Sample the errors, up to a constant common to all points.
 
-        The noise is drawn, too, so that the errors have Student's t distribution: after one seed a
+        The noise is sampled, too, so the errors have Student's t distribution: after one seed, a
         handful of results cannot tell how noisy they are.
+
+        Args:
+            g: Which of the G sizes of the curve.
+            count: Number of samples.
+            random: Generator of the samples.
+            smooth: Sample the curve alone, without the candidates' own deviations.
+
+        Returns:
+            Errors in percentage points, (count, K).
         """
-        freedom = self.seen.freedom
+        freedom = self.contrasts.freedom
         scale = np.sqrt(self.noise[g] * freedom / random.chisquare(freedom, (count, 1)))
-        normal = random.standard_normal((self.waves.shape[1], count))
+        normal = random.standard_normal((self.features.shape[1], count))
         # L⁻ᵀ normal has the covariance (L Lᵀ)⁻¹
         root = np.linalg.cholesky(self.precision[g])
-        amplitudes = self.amplitudes[g] + scale * np.linalg.solve(root.T, normal).T
+        weights = self.weights[g] + scale * np.linalg.solve(root.T, normal).T
         if smooth:
-            curves: Array = amplitudes * self.signals[g] @ self.waves.T
+            curves: Array = weights * self.signals[g] @ self.features.T
             return curves
-        jitter = scale * random.standard_normal((count, len(self.waves)))
-        jitter /= np.sqrt(self.spread[g])
-        return self._errors(self.signals[g], self.own[g], self.spread[g], amplitudes, jitter)
+        jitter = scale * random.standard_normal((count, len(self.features)))
+        jitter /= np.sqrt(self.variances[g])
+        return self._errors(self.signals[g], self.nuggets[g], self.variances[g], weights, jitter)
 
     def _errors(
         self,
         signal: Array,
-        own: Array,
-        spread: Array,
-        amplitudes: Array,
+        nugget: Array,
+        variance: Array,
+        weights: Array,
         jitter: Array | float = 0.0,
     ) -> Array:
-        """Errors (N, K) by amplitudes (N, M) and the deviations that they leave."""
-        seen = self.seen
-        size = amplitudes * signal[..., None]
-        deviations = np.sqrt(seen.information) * (seen.score - size @ self.at.T) / spread
-        own = own[..., None]
-        errors: Array = size @ self.waves.T + own * (own * deviations + jitter) @ seen.basis.T
+        """Errors (N, K) from weights (N, M) and the deviations that they leave."""
+        contrasts = self.contrasts
+        size = weights * signal[..., None]
+        deviations = (
+            np.sqrt(contrasts.information)
+            * (contrasts.score - size @ self.contrast_features.T)
+            / variance
+        )
+        nugget = nugget[..., None]
+        errors: Array = (
+            size @ self.features.T + nugget * (nugget * deviations + jitter) @ contrasts.basis.T
+        )
         return errors
 
 
 @dataclass(frozen=True)
 class Contrasts:
-    """What results say about K candidates, free effects of the seeds taken out.
+    """What results say about K candidates once the free effects of the seeds are taken out.
 
     With N (K, S) the number of results by candidate and seed, that is the information matrix
     diag(N 1) − N diag(1ᵀ N)⁻¹ Nᵀ and the sums over candidates of the errors centred by seed. In
@@ -189,18 +257,25 @@ class Contrasts:
     """
 
     basis: Array
-    """Orthonormal columns (K, K)."""
+    """Orthonormal columns, (K, K)."""
     information: Array
-    """Of each contrast (K,), in results; 0 for what the results cannot tell, such as the level."""
+    """Information about each contrast, in results, (K,); 0 for what the results cannot tell, such
+    as the constant."""
     score: Array
-    """Each contrast's estimate times the root of its information (K,)."""
+    """Each contrast's estimate times the root of its information, (K,)."""
     rest: float
     """Sum of squares about the candidates' and seeds' means."""
     freedom: int
-    """Results less seeds, 1 at least."""
+    """Number of results less the number of seeds, 1 at least."""
 
     @staticmethod
     def of(points: Sequence[Candidate], results: Results) -> Contrasts:
+        """Take the seed effects out of the results.
+
+        Args:
+            points: K different candidates, those with results among them.
+            results: One result at least.
+        """
         error, row = results.error, results.rows(points)
         seeds, column = np.unique(results.seed, return_inverse=True)
         cells = np.bincount(row * len(seeds) + column, minlength=len(points) * len(seeds))
@@ -217,7 +292,7 @@ class Contrasts:
 
 
 def coordinates(points: Sequence[Candidate]) -> list[Array]:
-    """Logarithms of k and, where that varies, of lr_max: each (K,)."""
+    """Logarithms of k and, if it varies, of lr_max: each (K,)."""
     columns = [[point.k for point in points]]
     levels = [point.lr_max for point in points if point.lr_max is not None]
     if len(set(levels)) > 1:
@@ -225,13 +300,70 @@ def coordinates(points: Sequence[Candidate]) -> list[Array]:
     return [np.log(column) for column in columns]
 
 
-@lru_cache(maxsize=64)
-def _waves(points: tuple[Candidate, ...], lengths: tuple[float, ...]) -> Array:
-    """W (K, M) with W Wᵀ the covariance of a curve of unit size at ``points``; M is small where the
+def _features(points: tuple[Candidate, ...], lengths: tuple[float, ...]) -> Array:
+    """W (K, M) with W Wᵀ the covariance of a curve of unit size at ``points``; M is small if the
     curve is long beside the range of its coordinates."""
     pairs = zip(coordinates(points), lengths, strict=False)
     distance = sum((np.subtract.outer(at, at) / length) ** 2 for at, length in pairs)
     sizes, vectors = np.linalg.eigh(np.exp(-0.5 * distance))
     kept = sizes > _TINY * len(points)
-    waves: Array = vectors[:, kept] * np.sqrt(sizes[kept])
-    return waves
+    features: Array = vectors[:, kept] * np.sqrt(sizes[kept])
+    return features
+
+
+@dataclass(frozen=True)
+class SmoothCurve:
+    """The curve through all results, without the candidates' own deviations, to be drawn."""
+
+    points: tuple[Candidate, ...]
+    """Where the curve is stated, ascending."""
+    errors: tuple[float, ...]
+    """Its value at each point in percent, for the average of the seeds that have results."""
+    low: tuple[float, ...]
+    """Lower end of the 95 % credible interval; how much seeds differ is left out of it."""
+    high: tuple[float, ...]
+    """Upper end of the 95 % credible interval."""
+
+    @property
+    def ks(self) -> tuple[float, ...]:
+        """The exponents of the points."""
+        return tuple(point.k for point in self.points)
+
+
+def smooth_curve(
+    points: Iterable[Candidate], results: Iterable[Result], policy: Policy = POLICY
+) -> SmoothCurve:
+    """The curve at any points, by the results of complete runs.
+
+    Args:
+        points: Where to state the curve; they need no results.
+        results: One result at least.
+        policy: Its surrogate's constants are used.
+    """
+    given = Results.of(results)
+    shown = sorted(set(points))
+    every = tuple(sorted({*shown, *given.points}))
+    weights, fits = _mixture(every, given, policy)
+    drawn = _draw(weights, fits, policy, smooth=True)
+    # Each curve is shifted so that its seeds' mean errors come out, each seed counting once.
+    _, seed = np.unique(given.seed, return_inverse=True)
+    left = given.error - drawn[:, given.rows(every)]
+    share = 1 / np.bincount(seed)[seed]
+    drawn += (left @ share / share.sum())[:, None]
+    low, high = np.quantile(drawn, (0.025, 0.975), axis=0)
+    at = [every.index(point) for point in shown]
+    columns = (tuple(column[at].tolist()) for column in (drawn.mean(axis=0), low, high))
+    return SmoothCurve(tuple(shown), *columns)
+
+
+def smooth_means(
+    points: Sequence[Candidate], results: Sequence[Result], policy: Policy = POLICY
+) -> dict[Candidate, float]:
+    """Smooth errors of ``points`` by one fixed curve, for runs in mid-training: what differs there
+    are transients, whose hyperparameters a few results cannot tell."""
+    every = tuple(points)
+    contrasts = Contrasts.of(every, Results.of(results))
+    lengths = (policy.early_length, policy.early_length)
+    size, nugget = np.array([policy.early_signal]), np.array([policy.early_nugget])
+    model = GaussianProcess.fit(every, contrasts, lengths, size, nugget, policy.noise_floor)
+    return dict(zip(every, model.means[0].tolist(), strict=True))

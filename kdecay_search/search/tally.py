@@ -1,59 +1,74 @@
-"""What came of one candidate's runs: the part of planning that looks at every single trial.
+"""The tally of one candidate's trials: the only part of planning that looks at single trials.
 
-A plan is made whenever a trial ends, and then one candidate's trials have changed. The summaries
-of the others are kept, so that a plan costs the same however long the study's history is.
+A plan is made whenever a trial ends, and by then one candidate's trials have changed. A caller that
+plans again and again keeps a :class:`Memo`, which holds the summaries of the others, so that a plan
+costs the same however long the study's history is.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.results import Results
+from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.trials import ERROR, LOST, MEMORY, Replicates, State, Trial
+from kdecay_search.study.trials import ERROR, LOST, MEMORY, CandidateTrials, State, Trial
 
-MEMORY_ATTEMPTS = 2
-"""A run whose device's memory is full is tried again once; it may be a smaller device's."""
-LOSSES_PER_ATTEMPT = 5
-"""A trial that was lost with its worker says little about its run: so many count as one error."""
+_SURROGATES_KEPT = 8
 
 
 @dataclass(frozen=True)
 class CandidateSummary:
-    """One candidate's runs on the seeds of the study."""
+    """What came of one candidate's runs on the seeds of the study."""
 
     point: Candidate | None
-    """As a trial had it: where a sampler chose, nobody else knows it."""
+    """The candidate as a trial states it, which is where a sampler's choice is recorded; None if no
+    trial does."""
     errors: Mapping[int, float]
     """Final validation error (%) of complete runs, by seed."""
     complete: int
+    """Number of complete runs."""
     pruned: int
+    """Number of runs that ended early, including ``skipped``."""
     skipped: int
-    """Of the pruned: lost the race before they began."""
+    """Number of runs that were never started, since they could not change the answer."""
     failed: int
-    again: frozenset[int]
-    """Seeds whose attempts have failed so far: that run is to be queued again. Of …"""
-    lacking: frozenset[int]
-    """… seeds that need a trial."""
+    """Number of runs that were given up after too many failed attempts."""
+    retry: frozenset[int]
+    """Seeds of ``missing`` whose earlier attempts have failed."""
+    missing: frozenset[int]
+    """Seeds whose run needs a trial."""
     open: frozenset[int]
     """Seeds whose trial is waiting or running."""
     begun: int
-    """Runs that have a trial, but for those that lost the race."""
+    """Number of runs that have or had a trial, without ``skipped``."""
     redundant: tuple[Trial, ...]
     """Waiting and running trials of runs that another trial serves."""
 
     @staticmethod
-    def of(trials: Sequence[Trial], seeds: range, max_attempts: int) -> CandidateSummary:
-        """``seeds``: that the candidate is to run on. ``max_attempts``: errors after which a run
-        is given up."""
+    def of(
+        trials: Sequence[Trial], seeds: range, max_attempts: int, policy: Policy = POLICY
+    ) -> CandidateSummary:
+        """Summarise the trials of one candidate.
+
+        Args:
+            trials: All trials of the candidate.
+            seeds: The seeds that the candidate is to run on.
+            max_attempts: Failed attempts after which a run is given up.
+            policy: Its limits for lost trials and full memory are used.
+        """
         runs: dict[int, list[Trial]] = defaultdict(list)
         for trial in trials:
             runs[trial.key.seed].append(trial)
         serving = {seed: best for seed in seeds if (best := _serving(runs[seed]))}
         rest = frozenset(seeds) - serving.keys()
-        failed = {seed for seed in rest if runs[seed] and _is_exhausted(runs[seed], max_attempts)}
+        failed = {
+            seed for seed in rest if runs[seed] and _is_exhausted(runs[seed], max_attempts, policy)
+        }
         states = Counter(trial.state for trial in serving.values())
         skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in serving.values())
         is_open = (t for t in trials if t.open)
@@ -64,37 +79,56 @@ class CandidateSummary:
             pruned=states[State.PRUNED],
             skipped=skipped,
             failed=len(failed),
-            again=frozenset(seed for seed in rest - failed if runs[seed]),
-            lacking=rest - failed,
+            retry=frozenset(seed for seed in rest - failed if runs[seed]),
+            missing=rest - failed,
             open=frozenset(seed for seed, t in serving.items() if t.open),
             begun=len(serving) + len(failed) - skipped,
             redundant=tuple(t for t in is_open if t is not serving.get(t.key.seed)),
         )
 
 
-_accounts: WeakKeyDictionary[Replicates, dict[tuple[range, int], CandidateSummary]] = (
-    WeakKeyDictionary()
-)
-"""Kept as long as somebody holds the trials that they are made from."""
+class Memo:
+    """What the plans of one process have worked out, for its next plan to reuse.
+
+    Plans made with and without one are the same; only the time differs.
+    """
+
+    def __init__(self) -> None:
+        self._summaries: WeakKeyDictionary[
+            CandidateTrials, dict[tuple[range, int, Policy], CandidateSummary]
+        ] = WeakKeyDictionary()
+        self._surrogates: OrderedDict[object, Surrogate] = OrderedDict()
+
+    def summary(
+        self, trials: CandidateTrials, seeds: range, max_attempts: int, policy: Policy
+    ) -> CandidateSummary:
+        """The summary of these trials: made once, and again when they have changed."""
+        kept = self._summaries.setdefault(trials, {})
+        key = seeds, max_attempts, policy
+        if key not in kept:
+            kept[key] = CandidateSummary.of(trials.trials, seeds, max_attempts, policy)
+        return kept[key]
+
+    def surrogate(self, points: Iterable[Candidate], results: Results, policy: Policy) -> Surrogate:
+        """The surrogate of these points by these results: the last few are kept."""
+        key = tuple(points), results.points, results.packed(), policy
+        found = self._surrogates.pop(key, None) or Surrogate.of(key[0], results, policy)
+        self._surrogates[key] = found
+        if len(self._surrogates) > _SURROGATES_KEPT:
+            self._surrogates.popitem(last=False)
+        return found
 
 
-def summary_of(trials: Replicates, seeds: range, max_attempts: int) -> CandidateSummary:
-    """The summary of these trials: made once, and again when they have changed."""
-    kept = _accounts.setdefault(trials, {})
-    if (seeds, max_attempts) not in kept:
-        kept[seeds, max_attempts] = CandidateSummary.of(trials.trials, seeds, max_attempts)
-    return kept[seeds, max_attempts]
-
-
-def _is_exhausted(trials: Sequence[Trial], max_attempts: int) -> bool:
+def _is_exhausted(trials: Sequence[Trial], max_attempts: int, policy: Policy) -> bool:
     failures = Counter(trial.reason for trial in trials if trial.state == State.FAILED)
-    attempts = failures[ERROR] + failures[MEMORY] + failures[LOST] / LOSSES_PER_ATTEMPT
-    return attempts >= max_attempts or failures[MEMORY] >= MEMORY_ATTEMPTS
+    lost = failures[LOST] / policy.losses_per_attempt
+    attempts = failures[ERROR] + failures[MEMORY] + lost
+    return attempts >= max_attempts or failures[MEMORY] >= policy.memory_attempts
 
 
 def _serving(trials: Sequence[Trial]) -> Trial | None:
-    """The trial that a run stands on: a finished one, else a running, else a waiting one; the
-    first of several. None if all failed."""
+    """The trial that a run stands on: a finished one, else a running, else a waiting one; the first
+    of several. None if all have failed."""
     if len(trials) == 1:  # nearly always
         return None if trials[0].state == State.FAILED else trials[0]
     for states in ((State.COMPLETE, State.PRUNED), (State.RUNNING,), (State.WAITING,)):

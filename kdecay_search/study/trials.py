@@ -1,7 +1,7 @@
-"""Runs and trials as plain values: what the procedure reads and plans with.
+"""Runs and trials as plain data: what the search reads and plans with.
 
-A *run* is (stage, candidate, seed): one training from step 0 to the end. A *trial* is one
-attempt at a run. :mod:`kdecay_search.storage` builds these from Optuna's tables.
+A *run* is (stage, candidate, seed): one training from step 0 to the end. A *trial* is one attempt
+at a run. :mod:`kdecay_search.storage` builds these values from Optuna's tables.
 """
 
 from __future__ import annotations
@@ -20,20 +20,23 @@ ERROR = "error"
 MEMORY = "memory"
 """Reason of a trial that failed because its device's memory was full."""
 LOST = "lost"
-"""Reason of a trial whose worker fell silent."""
+"""Reason of a trial that failed because its worker fell silent."""
 WITHDRAWN = "withdrawn"
-"""Reason of a trial that was closed because its run needed no further trial."""
-RAW = "raw"
-"""Attribute of a trial that reports the raw error, since its task knows no averaged one."""
+"""Reason of a trial that was closed unfinished because its run needed no further trial."""
+RAW_ONLY = "raw"
+"""Attribute of a trial that reports raw errors, because its task computes no averaged ones."""
 
 CONFIRMATION = 0
-"""Number that stands for the confirmation where stages are numbered; those count from 1."""
+"""Number of the confirmation among the stages, which count from 1."""
 FIRST_STAGE = 1
-"""Where the level of the LR is searched, if it is: later stages take what this one found."""
+"""Number of the stage that searches the learning-rate level, if it is searched; later stages keep
+the level that this one found."""
+FIRST_SEED = 0
+"""Seed on which a stage tries its candidates first."""
 
 
 class State(StrEnum):
-    """What has become of a trial."""
+    """State of a trial."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -44,35 +47,39 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class RunKey:
-    """Which run: candidates are numbered from 0 within their stage, seeds from 0. A confirmation's
-    candidates are its schedules (:mod:`kdecay_search.study.comparators`), and its seeds are its own."""
+    """Which run of a study."""
 
     stage: int
+    """Number of the stage, from 1; :data:`CONFIRMATION` for the confirmation."""
     candidate: int
+    """Number of the candidate within its stage, from 0; in a confirmation, the schedule's place in
+    :data:`kdecay_search.study.comparators.COMPARATORS`."""
     seed: int
+    """Seed of the run; a search counts from 0, a confirmation from ``confirm.first_seed``."""
 
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run to be queued: all that a worker needs, beside the study's spec."""
+    """A run to be queued: all that a worker needs besides the study's spec."""
 
     key: RunKey
+    """The run that is asked for."""
     earlier_ks: tuple[float, ...]
-    """The terms that earlier stages kept."""
+    """Terms that earlier stages kept."""
     k: float | None
-    """The candidate; None leaves it to the sampler, within ``bounds``."""
+    """Exponent of the candidate; None leaves it to the sampler, within ``bounds``."""
     bounds: tuple[float, float]
     """Smallest and largest k of the stage's search space."""
     protected: bool = False
-    """Never pruned: the k = 1 baseline."""
+    """Whether the run is never pruned, because it belongs to the baseline k = 1."""
     comparator: str | None = None
-    """In a confirmation, the name of the schedule to train; its terms are then the found ones."""
+    """In a confirmation, the name of the schedule to train; ``earlier_ks`` and ``k`` are then those
+    that the search found."""
     lr_max: float | None = None
-    """The level of the LR, where it is searched: of a candidate of stage 1, of what later stages
-    build on, or of what a confirmation's schedule is made from. None leaves it to the sampler,
+    """Learning-rate level of the run, if the study searches it; None leaves it to the sampler,
     among ``levels``, or to the study file."""
     levels: tuple[float, ...] = ()
-    """The levels of the stage's search space, if it has several."""
+    """Learning-rate levels of the stage's search space, if it has several."""
 
 
 @dataclass(frozen=True)
@@ -80,105 +87,118 @@ class Trial:
     """One attempt at a run, as the storage holds it."""
 
     number: int
+    """Number of the trial in its Optuna study, from 0."""
     request: RunRequest
+    """The request that the trial was queued with."""
     state: State
+    """State of the trial when the storage was read."""
     k: float | None
-    """The candidate, once it is known."""
+    """Exponent of the candidate; None until a sampler has chosen it."""
     error: float | None = None
-    """Validation error (%) at the end of a complete run, else None."""
+    """Validation error (%) at the end of a complete run; None in any other state."""
     epochs: int = 0
-    """Epochs that were trained and reported."""
+    """Number of epochs that were trained and reported."""
     averaged_error: float | None = None
-    """Of the last reported epoch (%)."""
+    """Error (%) of the averaged weights in the last reported epoch; None if not reported."""
     raw_error: float | None = None
-    """The same of a run that reports no averaged error."""
+    """Error (%) of the raw weights in the last reported epoch, for a run that reports no averaged
+    error; None for any other."""
     reason: str | None = None
-    """Why it failed: :data:`ERROR`, :data:`MEMORY`, :data:`LOST` or :data:`WITHDRAWN`."""
+    """Why the trial failed: :data:`ERROR`, :data:`MEMORY`, :data:`LOST` or :data:`WITHDRAWN`."""
     message: str | None = None
+    """Error message of a failed trial; None if there is none."""
     worker: str | None = None
+    """Name of the worker that claimed the trial last; None before the first claim."""
     resumed_epochs: int = 0
-    """Of ``epochs``, those that an earlier trial of the run trained."""
+    """Number of this trial's epochs that an earlier trial of the same run trained."""
     trial_id: int = field(default=-1, compare=False)
+    """Optuna's id of the trial."""
     lr_max: float | None = None
-    """The level of the LR, where it is searched, once it is known."""
+    """Learning-rate level of the run, if the study searches it; None until it is chosen."""
 
     @property
     def key(self) -> RunKey:
+        """The run that this trial attempts."""
         return self.request.key
 
     @property
     def point(self) -> Candidate | None:
-        """The candidate, once it is known."""
+        """The candidate as a point of the search space; None until a sampler has chosen it."""
         return None if self.k is None else Candidate(self.k, self.lr_max)
 
     @property
     def candidate_key(self) -> CandidateKey:
+        """Which candidate of the whole study this trial tries."""
         request, key = self.request, self.request.key
         lr_max = None if key.stage == FIRST_STAGE else request.lr_max
         return CandidateKey(key.stage, request.earlier_ks, key.candidate, lr_max)
 
     @property
     def open(self) -> bool:
-        """Whether it is waiting or running."""
+        """Whether the trial is waiting or running."""
         return self.state in (State.WAITING, State.RUNNING)
 
 
 class CandidateKey(NamedTuple):
-    """Which candidate, of everything that a study ever tried."""
+    """Which candidate, of all that a study ever tried."""
 
     stage: int
+    """Number of the stage, from 1; :data:`CONFIRMATION` for the confirmation."""
     earlier_ks: tuple[float, ...]
-    """The terms that earlier stages kept …"""
+    """Terms that earlier stages had kept when the candidate was tried."""
     candidate: int
+    """Number of the candidate within its stage, from 0."""
     lr_max: float | None = None
-    """… and the level that the first found, where it is searched; of a confirmation, the request's.
-    None in stage 1."""
+    """Learning-rate level that a later stage builds on or that a confirmation requests; None in
+    stage 1, and where the level is not searched."""
 
 
 @dataclass(frozen=True, eq=False)
-class Replicates:
-    """All trials of one candidate, by number.
+class CandidateTrials:
+    """All trials of one candidate, on all of its seeds.
 
-    Two of these are equal only if they are the same object: whoever derives something from it may
-    keep that, and need not look at the trials again.
+    Two of these are equal only if they are the same object. What is derived from one may therefore
+    be kept for as long as the object is the same, without another look at the trials.
     """
 
     trials: tuple[Trial, ...]
+    """The trials in the order of their numbers."""
 
-    def updated(self, changed: Iterable[Trial]) -> Replicates:
-        """With these trials added, or put in place of their earlier selves."""
+    def updated(self, changed: Iterable[Trial]) -> CandidateTrials:
+        """A copy with these trials added, or in place of their earlier versions."""
         known = {(t.number, t.trial_id): t for t in (*self.trials, *changed)}
-        return Replicates(tuple(known[key] for key in sorted(known)))
+        return CandidateTrials(tuple(known[key] for key in sorted(known)))
 
 
 class Trials(Collection[Trial]):
-    """The trials of a study, grouped by candidate."""
+    """All trials of a study, grouped by candidate.
 
-    def __init__(self, groups: Mapping[CandidateKey, Replicates]) -> None:
-        self.groups = groups
+    Iteration goes stage by stage, the confirmation last, in the order of the trials' numbers.
+    """
+
+    def __init__(self, by_candidate: Mapping[CandidateKey, CandidateTrials]) -> None:
+        self.by_candidate = by_candidate
 
     @staticmethod
     def of(trials: Iterable[Trial]) -> Trials:
+        """Group ``trials``, which may come in any order."""
         groups: dict[CandidateKey, list[Trial]] = defaultdict(list)
         for trial in trials:
             groups[trial.candidate_key].append(trial)
-        return Trials({key: Replicates(()).updated(group) for key, group in groups.items()})
+        return Trials({key: CandidateTrials(()).updated(group) for key, group in groups.items()})
 
     def __iter__(self) -> Iterator[Trial]:
-        """Stage by stage, the confirmation last, in the order of their numbers."""
         return iter(self._in_order)
 
     def __len__(self) -> int:
-        return sum(len(group.trials) for group in self.groups.values())
+        return sum(len(group.trials) for group in self.by_candidate.values())
 
     def __contains__(self, trial: object) -> bool:
         return trial in self._in_order
 
     @cached_property
     def _in_order(self) -> tuple[Trial, ...]:
-        trials = (trial for group in self.groups.values() for trial in group.trials)
-        return tuple(sorted(trials, key=_place))
-
-
-def _place(trial: Trial) -> tuple[bool, int, int]:
-    return (trial.key.stage == CONFIRMATION, trial.key.stage, trial.number)
+        trials = (trial for group in self.by_candidate.values() for trial in group.trials)
+        return tuple(
+            sorted(trials, key=lambda t: (t.key.stage == CONFIRMATION, t.key.stage, t.number))
+        )

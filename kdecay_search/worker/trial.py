@@ -11,11 +11,10 @@ from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 
 from kdecay_search.search.early_stopping import (
-    FIRST_SEED,
     Curve,
-    is_decision,
-    is_worse,
+    is_look,
     may_stop,
+    should_stop,
 )
 from kdecay_search.storage import Storage, history, queue, records
 from kdecay_search.storage.connect import retried
@@ -23,7 +22,7 @@ from kdecay_search.storage.queue import Claim
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import COMPARATORS
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RAW_ONLY, RunKey
+from kdecay_search.study.trials import FIRST_SEED, RAW_ONLY, RunKey
 from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
 
 STARTUP_SHARE = 1 / 3
@@ -126,7 +125,7 @@ def should_prune(
     if own.is_raw or own.request.protected or own.candidate is None:
         return False
     # An earlier holder of this trial may have reported more epochs than this one has trained.
-    if not is_decision(spec, len(own.values)):
+    if not is_look(spec, len(own.values)):
         return False
     compared = [trial for trial in trials if not trial.is_raw]
     prunable = {trial.request.key.candidate for trial in compared if not trial.request.protected}
@@ -136,7 +135,7 @@ def should_prune(
         if trial.values and trial.candidate is not None and trial.trial_id != own.trial_id
     ]
     own_curve = Curve(own.candidate, own.values)
-    return is_worse(spec, own_curve, [*curves, own_curve], len(prunable))
+    return should_stop(spec, own_curve, [*curves, own_curve], len(prunable))
 
 
 def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:

@@ -12,7 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.search import Progress, make_plan
-from kdecay_search.search import allocation as race
+from kdecay_search.search.allocation import (
+    Remaining,
+    batch_size,
+    possible_runs,
+    worthiest,
+)
 from kdecay_search.search.knowledge_gradient import Posterior
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.candidate import Candidate
@@ -109,7 +114,7 @@ def test_no_further_run_is_decided_while_another_is_under_way() -> None:
             queue.work(1)
             assert len(queue.waiting) == left
         plan = queue.reconcile()
-        assert len(plan.enqueue) <= race.batch_size(9) + 1
+        assert len(plan.enqueue) <= batch_size(9) + 1
     assert queue.plan().progress == Progress.DONE
 
 
@@ -134,7 +139,7 @@ def test_a_failed_attempt_is_repeated_before_anything_is_decided() -> None:
     assert plan.skip == ()
 
 
-def belief(
+def posterior(
     means: dict[float, float],
     doubt: float = 0.5,
     noise: float = 0.25,
@@ -151,64 +156,64 @@ def belief(
 
 
 def next_runs(
-    believed: Posterior, size: int = 2, seeds: int = 2, left: int = 99, able: Sequence[float] = ()
+    known: Posterior, size: int = 2, seeds: int = 2, left: int = 99, able: Sequence[float] = ()
 ) -> list[tuple[float, int]]:
     """``able``: who may run, by default everybody."""
-    lacking = {
-        point: [s for s in range(seeds) if point not in believed.ran.get(s, ())]
-        for point in believed.points
+    missing = {
+        point: [s for s in range(seeds) if point not in known.ran.get(s, ())]
+        for point in known.points
         if not able or point.k in able
     }
-    runs = race.next_runs(believed, race.Track(lacking, seeds, left, left), size)
+    runs = worthiest(known, Remaining(missing, seeds, left), size)
     return [(point.k, seed) for point, seed in runs]
 
 
 def test_the_leader_runs_and_with_it_who_may_well_be_better() -> None:
-    believed = belief({1.0: 9.0, 2.0: 5.1, 3.0: 5.0, 4.0: 8.0})
-    assert sorted(next_runs(believed)) == [(2.0, 1), (3.0, 1)]
+    known = posterior({1.0: 9.0, 2.0: 5.1, 3.0: 5.0, 4.0: 8.0})
+    assert sorted(next_runs(known)) == [(2.0, 1), (3.0, 1)]
 
 
 def test_who_is_known_for_certain_needs_no_run() -> None:
     """Where others are that it may be compared with."""
     even = {1.0: 9.0, 2.0: 5.2, 3.0: 5.0, 4.0: 5.2}
-    believed = belief(even, k2=0.01, k3=0.4, k4=0.4, ran={0: [1.0, 2.0, 3.0], 1: [2.0]})
-    assert (2.0, 1) not in next_runs(believed)
-    assert next_runs(believed)[0][0] in {3.0, 4.0}
+    known = posterior(even, k2=0.01, k3=0.4, k4=0.4, ran={0: [1.0, 2.0, 3.0], 1: [2.0]})
+    assert (2.0, 1) not in next_runs(known)
+    assert next_runs(known)[0][0] in {3.0, 4.0}
 
 
 def test_a_candidate_that_the_first_seed_left_out_may_run_on_it() -> None:
-    believed = belief({1.0: 5.3, 2.0: 5.2, 3.0: 5.0}, k3=1.0, ran={0: [1.0, 2.0]})
-    assert next_runs(believed, size=1) == [(3.0, 0)]
+    known = posterior({1.0: 5.3, 2.0: 5.2, 3.0: 5.0}, k3=1.0, ran={0: [1.0, 2.0]})
+    assert next_runs(known, size=1) == [(3.0, 0)]
 
 
 def test_nobody_runs_for_less_than_it_is_worth() -> None:
     even = {1.0: 5.0, 2.0: 5.0, 3.0: 5.0}
-    assert len(next_runs(belief(even, doubt=0.5))) == 2
-    assert next_runs(belief(even, doubt=0.001)) == []
-    assert next_runs(belief(even, doubt=0.5, noise=1e6)) == []
-    assert next_runs(belief({1.0: 9.0, 2.0: 8.0, 3.0: 5.0})) == []
+    assert len(next_runs(posterior(even, doubt=0.5))) == 2
+    assert next_runs(posterior(even, doubt=0.001)) == []
+    assert next_runs(posterior(even, doubt=0.5, noise=1e6)) == []
+    assert next_runs(posterior({1.0: 9.0, 2.0: 8.0, 3.0: 5.0})) == []
 
 
 def test_no_more_run_than_are_left() -> None:
-    believed = belief({float(k): 5.0 + 0.01 * k for k in range(1, 12)}, doubt=5.0)
-    assert [len(next_runs(believed, 4, left=left)) for left in (0, 1, 2, 3, 4, 9)] == [
+    known = posterior({float(k): 5.0 + 0.01 * k for k in range(1, 12)}, doubt=5.0)
+    assert [len(next_runs(known, 4, left=left)) for left in (0, 1, 2, 3, 4, 9)] == [
         0, 0, 2, 3, 4, 4,
     ]  # fmt: skip
 
 
 def test_who_may_not_run_is_still_compared_with() -> None:
-    believed = belief({1.0: 5.1, 2.0: 5.0}, ran={0: [1.0, 2.0], 1: [1.0]})
-    assert next_runs(believed, able=[2.0]) == [(2.0, 1)]
-    assert next_runs(replace(believed, ran={0: frozenset(believed.points)}), able=[2.0]) == []
+    known = posterior({1.0: 5.1, 2.0: 5.0}, ran={0: [1.0, 2.0], 1: [1.0]})
+    assert next_runs(known, able=[2.0]) == [(2.0, 1)]
+    assert next_runs(replace(known, ran={0: frozenset(known.points)}), able=[2.0]) == []
 
 
 def test_a_thousand_seeds_are_looked_at_by_who_has_run_on_them() -> None:
     ran = {seed: [1.0, 2.0] if seed % 2 else [1.0] for seed in range(1000)}
-    believed = belief({1.0: 5.0, 2.0: 5.0, 3.0: 5.0}, ran=ran)
-    track = race.Track(
-        {Candidate(3.0): range(1000), Candidate(2.0): range(0, 1000, 2)}, 1000, 99, 99
+    known = posterior({1.0: 5.0, 2.0: 5.0, 3.0: 5.0}, ran=ran)
+    remaining = Remaining(
+        {Candidate(3.0): range(1000), Candidate(2.0): range(0, 1000, 2)}, 1000, 99
     )
-    assert set(race._possible(believed, track, [])) == {
+    assert set(possible_runs(known, remaining, [])) == {
         ((Candidate(3.0), 0),), ((Candidate(3.0), 1),), ((Candidate(2.0), 0),),
     }  # fmt: skip
 

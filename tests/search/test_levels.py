@@ -18,7 +18,7 @@ from kdecay_search.report.curves import Curves, shown_trials, thinned
 from kdecay_search.report.summary import summarise
 from kdecay_search.report.text import study_panel
 from kdecay_search.search import Progress, make_plan, runs_at_most
-from kdecay_search.search.early_stopping import Curve, is_worse
+from kdecay_search.search.early_stopping import Curve, should_stop
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage.history import read_request, request_attributes
 from kdecay_search.study.builtin_tasks import SimulatedTask
@@ -267,7 +267,7 @@ def test_a_level_that_is_behind_ends_with_all_its_ks_and_the_baseline_goes_on() 
         for k in ks
         for level in LEVELS
     ]
-    ended = {c.point for c in curves if not c.protected and is_worse(spec, c, curves, 9)}
+    ended = {c.point for c in curves if not c.protected and should_stop(spec, c, curves, 9)}
     assert {Candidate(k, 0.2) for k in ks[1:]} <= ended
     assert Candidate(2.0, 0.05) not in ended
 

@@ -12,9 +12,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.search.knowledge_gradient import Posterior, Run
-from kdecay_search.search.selection import choose, posterior_of, smooth_curve, smooth_means
-from kdecay_search.search.surrogate import _NOISE_FLOOR, Array, Contrasts, Result, Results, fit
+from kdecay_search.search.policy import POLICY
+from kdecay_search.search.results import Array, Result, Results
+from kdecay_search.search.selection import Selection
+from kdecay_search.search.surrogate import (
+    Contrasts,
+    GaussianProcess,
+    Surrogate,
+    smooth_curve,
+    smooth_means,
+)
 from kdecay_search.study.candidate import Candidate
+
+
+def select(
+    points: Iterable[Candidate],
+    found: Results | Iterable[Result],
+    among: Iterable[Candidate] | None = None,
+) -> Selection:
+    given = found if isinstance(found, Results) else Results.of(found)
+    return Selection.of(Surrogate.of(points, given), among)
+
+
+def posterior(points: Iterable[Candidate], found: Results, among: Iterable[Candidate]) -> Posterior:
+    return Posterior.of(Surrogate.of(points, found), among)
+
 
 KS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
 POINTS = tuple(map(Candidate, KS))
@@ -41,7 +63,7 @@ def test_one_curve_equals_scikit_learn_s_regressor() -> None:
     from sklearn.gaussian_process import GaussianProcessRegressor
 
     one_seed = results(bowl(3.0), 1, 0.3, 0.0, 0)
-    means = fit(
+    means = GaussianProcess.fit(
         POINTS, Contrasts.of(POINTS, Results.of(one_seed)), (0.8,), np.array([2.0]), np.array([0.0])
     ).means
     free = 1e7  # of the level, in units of the noise
@@ -81,7 +103,7 @@ def test_a_surface_over_k_and_level_equals_scikit_learn_s_with_two_lengths(seeds
 
     found = [r for r in pair_results(seeds, 0.3, 0) if r[:2] != (Candidate(2.5, 0.2), 2)]
     seen = Contrasts.of(PAIRS, Results.of(found))
-    means = fit(PAIRS, seen, (0.8, 0.5), np.array([2.0]), np.array([0.0])).means[0]
+    means = GaussianProcess.fit(PAIRS, seen, (0.8, 0.5), np.array([2.0]), np.array([0.0])).means[0]
 
     def places(points: list[Candidate], of_seeds: list[int]) -> Array:
         """Log k, log lr_max, and a place of each seed far away from the others'."""
@@ -103,34 +125,34 @@ def test_a_level_that_all_share_changes_nothing() -> None:
     """Of the later stages of a search over levels."""
     plain = results(bowl(3.0), 3, 0.3, 0.5, 4)
     shared = [(Candidate(point.k, 0.1), seed, error) for point, seed, error in plain]
-    one, other = choose(POINTS, plain), choose([Candidate(k, 0.1) for k in KS], shared)
+    one, other = select(POINTS, plain), select([Candidate(k, 0.1) for k in KS], shared)
     assert one.means == other.means
     assert one.probabilities == other.probabilities
 
 
 def test_the_lowest_pair_is_chosen_without_noise() -> None:
-    choice = choose(PAIRS, pair_results(2, 0.0, 1))
-    assert PAIRS[int(np.argmin(choice.means))] == min(PAIRS, key=valley)
+    selection = select(PAIRS, pair_results(2, 0.0, 1))
+    assert PAIRS[int(np.argmin(selection.means))] == min(PAIRS, key=valley)
 
 
 def test_levels_vouch_for_each_other() -> None:
     """k = 2.5 at lr_max 0.1 did not run; its neighbours at other levels and ks did."""
     found = [r for r in pair_results(2, 0.05, 2) if r[0] != Candidate(2.5, 0.1)]
-    choice = choose(PAIRS, found)
-    assert choice.mean(Candidate(2.5, 0.1)) < choice.mean(Candidate(1.0, 0.1))
-    assert choice.mean(Candidate(2.5, 0.1)) < choice.mean(Candidate(2.5, 0.05))
+    selection = select(PAIRS, found)
+    assert selection.mean(Candidate(2.5, 0.1)) < selection.mean(Candidate(1.0, 0.1))
+    assert selection.mean(Candidate(2.5, 0.1)) < selection.mean(Candidate(2.5, 0.05))
 
 
 def test_a_single_result_of_a_search_over_levels_is_enough_to_begin_with() -> None:
     """All lengths are as likely as one another then."""
-    choice = choose(PAIRS, [(PAIRS[0], 0, 30.0)])
-    assert sum(choice.probabilities) == pytest.approx(1.0)
+    selection = select(PAIRS, [(PAIRS[0], 0, 30.0)])
+    assert sum(selection.probabilities) == pytest.approx(1.0)
 
 
 def test_a_choice_among_some_is_made_from_the_results_of_all() -> None:
     found = pair_results(3, 0.3, 3)
     some = [point for point in PAIRS if point.k == 1.0]
-    every, among = choose(PAIRS, found), choose(PAIRS, found, some)
+    every, among = select(PAIRS, found), select(PAIRS, found, some)
     assert among.points == tuple(some)
     assert among.means == tuple(every.mean(point) for point in some)
     assert sum(among.probabilities) == pytest.approx(1.0)
@@ -153,7 +175,7 @@ def dense(
     weights = np.linalg.solve(inner, covariance(k, grid)).T
     centred = error - error.mean()
     freedom = max(1, len(k) - len(set(seed)))
-    noise = (centred @ np.linalg.solve(inner, centred) + _NOISE_FLOOR) / freedom
+    noise = (centred @ np.linalg.solve(inner, centred) + POLICY.noise_floor) / freedom
     centre = np.eye(len(KS)) - 1 / len(KS)
     posterior = noise * (covariance(grid, grid) - weights @ covariance(k, grid))
     evidence = -0.5 * np.linalg.slogdet(inner)[1] - 0.5 * freedom * np.log(noise)
@@ -168,7 +190,9 @@ def test_seed_effects_are_taken_out_as_if_their_variance_were_huge(seeds: int, k
         r for r in results(bowl(3.0), seeds, 0.3, 2.0, 6) if r[0].k < 9 and random.random() < kept
     ]
     signals, own = np.array([0.5, 2.0, 32.0]), np.array([0.5, 0.0, 0.5])
-    ours = fit(POINTS, Contrasts.of(POINTS, Results.of(found)), (0.7,), signals, own)
+    ours = GaussianProcess.fit(
+        POINTS, Contrasts.of(POINTS, Results.of(found)), (0.7,), signals, own
+    )
     theirs = [dense(found, 0.7, *sizes) for sizes in zip(signals, own, strict=True)]
     assert ours.means == pytest.approx(np.array([means for means, _, _ in theirs]), abs=1e-4)
     evidence = [part for _, _, part in theirs]
@@ -183,28 +207,28 @@ def test_seed_effects_are_taken_out_as_if_their_variance_were_huge(seeds: int, k
 def test_the_work_grows_with_the_candidates_and_not_with_the_results() -> None:
     found = results(dict.fromkeys(KS, 30.0), 1000, 0.3, 1.0, 7)
     seen = Contrasts.of(POINTS, Results.of(found))
-    ours = fit(POINTS, seen, (0.7,), np.array([2.0]), np.array([0.5]))
+    ours = GaussianProcess.fit(POINTS, seen, (0.7,), np.array([2.0]), np.array([0.5]))
     sizes = {part.size for part in vars(ours.seen).values() if isinstance(part, np.ndarray)}
     assert max(sizes) == len(KS) ** 2
 
 
 def test_a_thousand_candidates_are_judged() -> None:
     points = [Candidate(k) for k in np.linspace(1.0, 100.0, 1000).tolist()]
-    choice = choose(points, [(point, 0, 30 + np.log(point.k / 10) ** 2) for point in points])
-    assert points[int(np.argmin(choice.means))].k == pytest.approx(10.0, abs=0.5)
-    assert sum(choice.probabilities) == pytest.approx(1.0)
+    selection = select(points, [(point, 0, 30 + np.log(point.k / 10) ** 2) for point in points])
+    assert points[int(np.argmin(selection.means))].k == pytest.approx(10.0, abs=0.5)
+    assert sum(selection.probabilities) == pytest.approx(1.0)
 
 
 def test_a_candidate_without_results_is_guessed_from_its_neighbours() -> None:
     found = [r for r in results(bowl(3.0), 2, 0.05, 1.0, 8) if r[0] != Candidate(3.0)]
-    choice = choose(POINTS, found)
-    assert choice.mean(Candidate(3.0)) < choice.mean(Candidate(1.5))
-    wide = [high - low for low, high in choice.intervals]
+    selection = select(POINTS, found)
+    assert selection.mean(Candidate(3.0)) < selection.mean(Candidate(1.5))
+    wide = [high - low for low, high in selection.intervals]
     assert wide[KS.index(3.0)] > wide[KS.index(2.0)]
 
 
 def test_a_gain_has_an_interval_that_holds_its_mean() -> None:
-    gain = choose(POINTS, results(bowl(3.0), 4, 0.2, 0.5, 9)).gain(Candidate(3.0))
+    gain = select(POINTS, results(bowl(3.0), 4, 0.2, 0.5, 9)).gain(Candidate(3.0))
     low, high = gain.interval
     assert low < gain.mean < high
     assert gain.mean == pytest.approx(2 * np.log(3) ** 2, abs=0.5)
@@ -214,12 +238,12 @@ def test_a_gain_has_an_interval_that_holds_its_mean() -> None:
 def test_a_belief_is_the_choice_s_draws_and_its_noise() -> None:
     known = Results.of(results(bowl(4.0), 4, 0.3, 0.5, 4))
     some = POINTS[2:6]
-    belief, choice = posterior_of(POINTS, known, some), choose(POINTS, known)
-    assert belief.means.tolist() == pytest.approx([choice.mean(point) for point in some])
-    assert belief.lowest(some) == min(some, key=choice.mean)
-    assert 0.15 < np.sqrt(belief.noise) < 0.6
-    widths = [high - low for low, high in choice.intervals]
-    gain = posterior_of(POINTS, known, (POINTS[0], POINTS[4]))
+    posterior_, selection = posterior(POINTS, known, some), select(POINTS, known)
+    assert posterior_.means.tolist() == pytest.approx([selection.mean(point) for point in some])
+    assert posterior_.lowest(some) == min(some, key=selection.mean)
+    assert 0.15 < np.sqrt(posterior_.noise) < 0.6
+    widths = [high - low for low, high in selection.intervals]
+    gain = posterior(POINTS, known, (POINTS[0], POINTS[4]))
     spread = gain.covariance[0, 0] + gain.covariance[1, 1] - 2 * gain.covariance[0, 1]
     assert 3.92 * np.sqrt(spread) == pytest.approx(widths[4], rel=0.15)
 
@@ -231,8 +255,8 @@ def on(seed: int, points: Iterable[Candidate]) -> list[Run]:
 def test_further_seeds_are_worth_more_among_equals_than_behind_a_clear_winner() -> None:
     flat = Results.of(results(dict.fromkeys(KS, 30.0), 1, 0.5, 0.0, 10))
     clear = Results.of(results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
-    assert posterior_of(POINTS, flat, POINTS).worth(on(4, POINTS)) > 0.01
-    assert posterior_of(POINTS, clear, POINTS).worth(on(4, POINTS)) < 0.001
+    assert posterior(POINTS, flat, POINTS).knowledge_gradient(on(4, POINTS)) > 0.01
+    assert posterior(POINTS, clear, POINTS).knowledge_gradient(on(4, POINTS)) < 0.001
 
 
 def test_the_worth_of_a_pair_is_the_closed_form_s() -> None:
@@ -242,15 +266,15 @@ def test_the_worth_of_a_pair_is_the_closed_form_s() -> None:
     pair = Posterior((Candidate(1.0), Candidate(2.0)), np.zeros(2), doubt**2 * np.eye(2), noise**2)
     s = 2 * doubt**2 / np.sqrt(2 * doubt**2 + 2 * noise**2)
     expected = pytest.approx(s * np.sqrt(2 / np.pi) / 2, rel=0.05)
-    assert pair.worth(on(0, pair.points)) == expected
+    assert pair.knowledge_gradient(on(0, pair.points)) == expected
     assert (
-        pair.worth(on(0, [Candidate(2.0)]))
-        == pair.worth(on(0, [Candidate(2.0), Candidate(2.0)]))
+        pair.knowledge_gradient(on(0, [Candidate(2.0)]))
+        == pair.knowledge_gradient(on(0, [Candidate(2.0), Candidate(2.0)]))
         == 0.0
     )
-    assert pair.worth([(Candidate(1.0), 0), (Candidate(2.0), 1)]) == 0.0
+    assert pair.knowledge_gradient([(Candidate(1.0), 0), (Candidate(2.0), 1)]) == 0.0
     one_is_there = replace(pair, ran={0: frozenset([Candidate(1.0)])})
-    assert one_is_there.worth(on(0, [Candidate(2.0)])) == expected
+    assert one_is_there.knowledge_gradient(on(0, [Candidate(2.0)])) == expected
 
 
 def test_a_run_where_many_ran_tells_more_than_one_where_a_single_one_did() -> None:
@@ -258,7 +282,9 @@ def test_a_run_where_many_ran_tells_more_than_one_where_a_single_one_did() -> No
     doubt = np.diag(np.where(np.arange(len(KS)) == 0, 0.5, 1e-6))
     ran = {0: frozenset(points[1:]), 1: frozenset(points[1:2])}
     believed = Posterior(points, np.zeros(len(KS)), doubt, 0.5, ran)
-    assert believed.worth(on(0, points[:1])) > 1.1 * believed.worth(on(1, points[:1]))
+    assert believed.knowledge_gradient(on(0, points[:1])) > 1.1 * believed.knowledge_gradient(
+        on(1, points[:1])
+    )
 
 
 @settings(deadline=None, max_examples=30)
@@ -268,22 +294,24 @@ def test_one_more_run_is_never_worth_less(seeds: int, draw: int, there: int) -> 
     every = results(bowl(3.0), seeds + 1, 0.5, 1.0, draw)
     ran, rest = POINTS[:there], POINTS[there:]
     known = [each for each in every if each[1] < seeds or each[0] in ran]
-    belief = posterior_of(POINTS, Results.of(known), POINTS)
-    worths = [belief.worth(on(seeds, rest[:count])) for count in range(1, len(rest) + 1)]
+    posterior_ = posterior(POINTS, Results.of(known), POINTS)
+    worths = [
+        posterior_.knowledge_gradient(on(seeds, rest[:count])) for count in range(1, len(rest) + 1)
+    ]
     assert all(b >= a - 0.1 * worths[-1] - 0.001 for a, b in pairwise(worths))
 
 
 @settings(deadline=None, max_examples=30)
 @given(best=st.sampled_from(KS), seeds=st.integers(1, 4), draw=st.integers(0, 10_000))
 def test_without_noise_the_smallest_error_is_chosen(best: float, seeds: int, draw: int) -> None:
-    choice = choose(POINTS, results(bowl(best), seeds, 0.0, 1.0, draw))
-    assert KS[int(np.argmin(choice.means))] == best
+    selection = select(POINTS, results(bowl(best), seeds, 0.0, 1.0, draw))
+    assert KS[int(np.argmin(selection.means))] == best
 
 
 def test_a_seed_s_own_level_changes_nothing() -> None:
     plain = results(bowl(3.0), 3, 0.3, 0.0, 1)
     shifted = [(point, seed, error + (0.0, 5.0, -3.0)[seed]) for point, seed, error in plain]
-    assert choose(POINTS, shifted).means == pytest.approx(choose(POINTS, plain).means, abs=1e-9)
+    assert select(POINTS, shifted).means == pytest.approx(select(POINTS, plain).means, abs=1e-9)
 
 
 def test_a_candidate_with_one_hard_seed_is_not_taken_for_a_bad_one() -> None:
@@ -291,30 +319,30 @@ def test_a_candidate_with_one_hard_seed_is_not_taken_for_a_bad_one() -> None:
     every = results(bowl(3.0), 2, 0.05, 0.0, 2)
     kept = [each for each in every if each[:2] != (Candidate(3.0), 0)]
     seen = [(point, seed, error + 4.0 * seed) for point, seed, error in kept]
-    choice = choose(POINTS, seen)
-    assert KS[int(np.argmin(choice.means))] == 3.0
+    selection = select(POINTS, seen)
+    assert KS[int(np.argmin(selection.means))] == 3.0
 
 
 def test_order_of_the_results_does_not_matter() -> None:
     found = results(bowl(3.0), 3, 0.5, 0.5, 3)
-    assert choose(POINTS, found) == choose(POINTS, reversed(found))
+    assert select(POINTS, found) == select(POINTS, reversed(found))
 
 
 def test_probabilities_sum_to_one_and_find_a_clear_winner() -> None:
-    choice = choose(POINTS, results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
-    assert sum(choice.probabilities) == pytest.approx(1.0)
-    assert choice.probability(Candidate(4.0)) > 0.99
-    assert choice.better[KS.index(4.0)] > 0.99
+    selection = select(POINTS, results({**bowl(4.0), 4.0: 25.0}, 4, 0.1, 0.5, 4))
+    assert sum(selection.probabilities) == pytest.approx(1.0)
+    assert selection.probability(Candidate(4.0)) > 0.99
+    assert selection.better[KS.index(4.0)] > 0.99
 
 
 def test_where_k_makes_no_difference_the_probability_stays_spread() -> None:
     flat = dict.fromkeys(KS, 30.0)
     claims = 0
     for draw in range(60):
-        choice = choose(POINTS, results(flat, 3, 0.5, 0.5, draw))
-        best = int(np.argmin(choice.means))
-        claims += choice.better[best] > 0.975
-        assert max(choice.probabilities) < 0.95
+        selection = select(POINTS, results(flat, 3, 0.5, 0.5, draw))
+        best = int(np.argmin(selection.means))
+        claims += selection.better[best] > 0.975
+        assert max(selection.probabilities) < 0.95
     assert claims <= 6
 
 
@@ -325,8 +353,8 @@ def test_smooth_means_pull_an_outlier_towards_its_neighbours() -> None:
 
 
 def test_a_single_result_is_enough_to_begin_with() -> None:
-    choice = choose((Candidate(1.0), Candidate(2.0)), [(Candidate(1.0), 0, 5.0)])
-    assert sum(choice.probabilities) == pytest.approx(1.0)
+    selection = select((Candidate(1.0), Candidate(2.0)), [(Candidate(1.0), 0, 5.0)])
+    assert sum(selection.probabilities) == pytest.approx(1.0)
 
 
 def test_the_curve_to_be_drawn_runs_through_clear_results_at_their_own_level() -> None:

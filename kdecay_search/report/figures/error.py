@@ -12,7 +12,7 @@ from kdecay_search.report import names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import FAINT, INK, Palette, evenly
 from kdecay_search.search import CandidateResult, Progress, Stage
-from kdecay_search.search.selection import SmoothCurve, smooth_curve
+from kdecay_search.search.surrogate import SmoothCurve, smooth_curve
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import Candidate
 

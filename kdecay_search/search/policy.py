@@ -1,0 +1,104 @@
+"""Every tuned constant of the search, in one frozen object.
+
+Whatever decides takes a :class:`Policy` and reads its numbers from it, so that an ablation or a
+benchmark changes a rule by passing another policy. docs/pruning.md has the measurements that are
+cited here, docs/tried.md what was tried and left.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The constants behind the decisions of a search.
+
+    Numbers without a unit are counts, shares are between 0 and 1, and errors are in percentage
+    points.
+    """
+
+    # The search space (search/space.py)
+    growth_share: float = 0.5
+    """Share of its width by which a grid grows whose best candidate is its largest. Not tuned."""
+    min_growth_steps: int = 2
+    """Smallest number of steps by which a grid grows. Not tuned."""
+
+    # Allocation of runs (search/stage_planner.py, search/allocation.py)
+    first_share: float = 0.5
+    """Share of the exponents that run on the first seed before any run is chosen by its worth.
+    Measured in docs/pruning.md, "How runs are allocated"."""
+    first_extra: int = 1
+    """Exponents that run on the first seed beyond ``first_share``."""
+    min_runs_to_win: int = 2
+    """Complete runs without which no candidate is chosen while another has them. With one, the
+    luckiest single run wins."""
+    grid_share: float = 0.5
+    """Largest share of the grid's runs that are trained when pruning is on. Required by the users:
+    half of the full grid's cost."""
+    extra_runs: int = 2
+    """Extra runs allowed beyond one per candidate; they matter to grids that are so small that
+    ``grid_share`` allows fewer."""
+    min_worth: float = 0.0015
+    """Smallest expected gain, in percentage points of the chosen candidate's error, for which a
+    further run is trained."""
+    max_considered: int = 16
+    """Number of candidates, the most probable to be the best, whose further runs are considered. A
+    bound on computing time: it changes nothing for smaller grids."""
+    max_seed_kinds: int = 8
+    """Number of seeds, among those that differ in who has run on them, that are considered for a
+    candidate's next run. A bound on computing time."""
+    min_batch: int = 2
+    """Smallest number of runs that are chosen together."""
+    max_batch: int = 8
+    """Largest number of runs that are chosen together. More keep more workers busy, fewer train
+    less."""
+    candidates_per_batched_run: int = 4
+    """Candidates for each of the runs that are chosen together."""
+    likely_gain: float = 0.8
+    """Probability of a gain on the reference from which on the gain is worth further pairs."""
+    knowledge_gradient_samples: int = 2048
+    """Antithetic pairs of samples behind an expected gain (search/knowledge_gradient.py)."""
+
+    # The surrogate (search/surrogate.py)
+    k_lengths: tuple[float, ...] = (0.35, 0.7, 1.4, 2.8)
+    """Length scales of the smooth curve in log k, averaged by their evidence."""
+    lr_max_lengths: tuple[float, ...] = (0.5, 2.0)
+    """Length scales in log lr_max, where candidates differ in it."""
+    signals: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 32.0, 128.0)
+    """Standard deviations of the curve in units of the noise's, averaged by their evidence."""
+    nugget: float = 0.5
+    """Standard deviation of a candidate's own deviation from the curve in units of the noise's; at
+    most the curve's."""
+    noise_floor: float = 0.05
+    """Sum of squares (squared points) that is added to the residuals, so that a single seed is not
+    taken for noise-free."""
+    min_draw_weight: float = 0.32
+    """Smallest weight of hyperparameters that are sampled from, in units of the weight that each
+    has if all are alike. A bound on computing time."""
+    draws: int = 4000
+    """Joint samples of the candidates' errors behind probabilities and intervals."""
+
+    # Early stopping (search/early_stopping.py)
+    looks: int = 12
+    """Number of evenly spaced moments of a training at which its run is compared."""
+    last_look_share: float = 0.75
+    """Share of the training after which no run is ended: too little is left to be saved."""
+    early_length: float = 1.0
+    """Length scale, in log k and in log lr_max, of the one curve that running runs are compared
+    by."""
+    early_signal: float = 1.5
+    """Standard deviation of that curve in units of the noise's."""
+    early_nugget: float = 0.5
+    """Standard deviation of a candidate's own deviation from it in units of the noise's."""
+
+    # Failures (search/tally.py)
+    memory_attempts: int = 2
+    """Attempts at a run whose device's memory is full. The second may meet a larger device."""
+    losses_per_attempt: int = 5
+    """Trials lost with their worker that count as one failed attempt: a loss says little about the
+    run."""
+
+
+POLICY = Policy()
+"""What a search decides by unless it is told otherwise."""

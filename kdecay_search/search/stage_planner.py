@@ -1,0 +1,298 @@
+"""What a stage has found, and which runs it needs next."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size, max_runs
+from kdecay_search.search.policy import Policy
+from kdecay_search.search.results import Results
+from kdecay_search.search.selection import Gain, Selection
+from kdecay_search.search.space import Space
+from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
+from kdecay_search.search.surrogate import Surrogate
+from kdecay_search.search.tally import CandidateSummary, Memo
+from kdecay_search.statistics import paired_gain
+from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.comparators import BASELINE_KS
+from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.trials import FIRST_SEED, CandidateTrials, RunKey, RunRequest, Trial
+
+CandidateRun = tuple[CandidateResult, int]
+"""A candidate and a seed."""
+
+
+class StagePlanner:
+    """The trials of one stage by candidate and run, and what follows from them."""
+
+    def __init__(
+        self,
+        spec: StudySpec,
+        incumbent: Incumbent | None,
+        space: Space,
+        replicates: Mapping[int, CandidateTrials],
+        policy: Policy,
+        memo: Memo,
+    ) -> None:
+        """
+        Args:
+            spec: The study.
+            incumbent: What the stage before ended with; None in stage 1.
+            space: The candidates that the stage begins with.
+            replicates: The trials of each candidate that has some, by its index.
+            policy: The constants behind the decisions.
+            memo: What earlier plans have worked out.
+        """
+        self.spec = spec
+        self.policy = policy
+        self.earlier = incumbent.ks if incumbent else ()
+        self.number = len(self.earlier) + 1
+        self.incumbent = incumbent
+        seeds, attempts = range(spec.search.seeds), spec.workers.max_attempts
+        self.summaries = {
+            index: memo.summary(trials, seeds, attempts, policy)
+            for index, trials in sorted(replicates.items())
+        }
+        self._no_trials = CandidateSummary.of((), seeds, attempts, policy)
+        self._memo = memo
+        self.space = space
+        # Repeat the growth that the records call for, from the space that the stage began with.
+        while True:
+            self.candidates = tuple(self._candidate(i) for i in range(len(self.space.points)))
+            self._surrogate = self._fit()
+            self.selection = self._select()
+            self.best = self._best()
+            k = self.best.k if self.best else None
+            if k is None or self._unfinished() or not self.space.is_upper_edge(k):
+                return
+            larger = self.space.grown(policy)
+            if larger is None:
+                return
+            self.space = larger
+
+    def baseline(self) -> Incumbent:
+        """In stage 1: k = 1, at its best level if several were tried, which is chosen as any winner
+        is."""
+        tried = [c for c in self.candidates if self._is_baseline(c)]
+        best = self._lowest(tried) or tried[0]
+        return Incumbent(BASELINE_KS, best.errors, best.lr_max)
+
+    def stage(self, incumbent: Incumbent) -> Stage:
+        """Where the stage stands.
+
+        Args:
+            incumbent: What its best candidate is compared with; in stage 1, the baseline.
+        """
+        best = self.best
+        gain = paired_gain(incumbent.errors, best.errors if best else {})
+        if self._unfinished():
+            progress = Progress.RUNNING
+        else:
+            progress = Progress.DONE if best else Progress.FAILED
+        is_new = best is not None and (self.number > 1 or best.k != BASELINE_KS[0])
+        smooth = self._smooth_gain()
+        gained = gain.mean
+        pairs = min(self.policy.min_runs_to_win, self.spec.search.seeds)
+        if gain.n < pairs and incumbent.errors and smooth is not None:
+            gained = smooth.mean  # they have met on too few seeds
+        is_better = gained is None or gained > self.spec.search.min_gain
+        return Stage(
+            n=self.number,
+            earlier_ks=self.earlier,
+            candidates=tuple(self._with_probability(c) for c in self.candidates),
+            progress=progress,
+            to_go=self._to_go(),
+            best=best,
+            gain=gain,
+            leads=is_new and is_better,
+            kept=progress == Progress.DONE and is_new and is_better,
+            at_edge=best is not None and best.k is not None and self.space.is_upper_edge(best.k),
+            smooth_gain=smooth,
+            lr_max=self.space.lr_max,
+        )
+
+    def missing(self) -> tuple[tuple[RunRequest, ...], tuple[RunRequest, ...]]:
+        """The runs that no open or finished trial serves: those to queue, and those to skip."""
+        missing = [
+            (candidate, seed)
+            for candidate in self.candidates
+            for seed in self._summary(candidate.index).missing
+            if candidate.k is not None or seed == FIRST_SEED  # where the sampler chooses k
+        ]
+        missing.sort(key=lambda run: run[1])
+        if not self.spec.pruning.enabled:
+            return self._requests(missing), ()
+        due = [(c, seed) for c, seed in missing if self._is_due(c, seed)]
+        if due or any(self._summary(c.index).open for c in self.candidates):
+            return self._requests(due), ()
+        further = self._allocate(missing)
+        return (self._requests(further), ()) if further else ((), self._requests(missing))
+
+    def redundant(self) -> Iterator[Trial]:
+        """Open trials of runs that another trial serves."""
+        for summary in self.summaries.values():
+            yield from summary.redundant
+
+    def _is_due(self, candidate: CandidateResult, seed: int) -> bool:
+        """Whether this run is needed however the others end: a part of the candidates begins on the
+        first seed and, if there is one level, the baseline on the second; and failed runs are
+        tried again."""
+        if seed in self._summary(candidate.index).retry:
+            return True
+        needed = self.policy.min_runs_to_win
+        later = self.space.later if self.spec.search.seeds > needed else frozenset()
+        has_level = len(self.space.levels) == 1
+        pair = seed < needed and has_level and self._is_baseline(candidate)
+        return pair or (seed == FIRST_SEED and candidate.index not in later)
+
+    def _allocate(self, missing: Sequence[CandidateRun]) -> list[CandidateRun]:
+        """Which of the ``missing`` runs come next; none if the stage is over."""
+        if self.selection is None or self._surrogate is None:
+            return []
+        seeds: dict[int, list[int]] = defaultdict(list)
+        for candidate, seed in missing:
+            seeds[candidate.index].append(seed)
+        able = {
+            c.point: c
+            for c in self.candidates
+            if c.point is not None and self._may_win(c, len(seeds[c.index]))
+        }
+        reference = able.get(self.selection.points[0]) or self.incumbent
+        allocator = RunAllocator(
+            surrogate=self._surrogate,
+            selection=self.selection,
+            candidates=able,
+            baselines=frozenset(point for point, c in able.items() if self._is_baseline(c)),
+            reference=reference.errors if reference else {},
+            remaining=Remaining(
+                missing={point: seeds[c.index] for point, c in able.items()},
+                seeds=self.spec.search.seeds,
+                left=self._left(),
+            ),
+            policy=self.policy,
+        )
+        runs = allocator.next_runs(batch_size(len(self.candidates), self.policy))
+        return [(able[point], seed) for point, seed in runs]
+
+    def _may_win(self, candidate: CandidateResult, left: int) -> bool:
+        """Whether the candidate may be chosen once it has run on the ``left`` seeds. A candidate
+        that was ended early, or that failed without a result, may not."""
+        is_lost = candidate.pruned > candidate.skipped
+        is_lost = is_lost or bool(candidate.failed and not candidate.errors)
+        return not is_lost and len(candidate.errors) + left >= self.policy.min_runs_to_win
+
+    def _fit(self) -> Surrogate | None:
+        """The surrogate of the candidates and of what they are compared with, which comes first;
+        None without results.
+
+        In stage 2 a further term equal to the first changes nothing: φ = (u^k1 + u^k1)/2. So the
+        incumbent's results stand on the curve at k = k1, and in later stages at the last term,
+        where that is nearly so.
+        """
+        k = self.earlier[-1] if self.earlier else BASELINE_KS[0]
+        reference = Candidate(k, self.space.levels[0])
+        earlier = self.incumbent.errors if self.incumbent else {}
+        given = {c.point: c.errors for c in self.candidates if c.point is not None}
+        results = Results.by_seed([(reference, earlier), *given.items()])
+        if not len(results):
+            return None
+        points = (reference, *(point for point in given if point != reference))
+        return self._memo.surrogate(points, results, self.policy)
+
+    def _select(self) -> Selection | None:
+        """The candidates, judged; where k = 1 has several levels, the best of them comes first."""
+        if self._surrogate is None:
+            return None
+        selection = Selection.of(self._surrogate)
+        if len(self.space.levels) == 1:
+            return selection
+        self.selection = selection
+        base = self._lowest([c for c in self.candidates if self._is_baseline(c)])
+        if base is None or base.point is None:
+            return selection
+        points = self._surrogate.points
+        among = (base.point, *(point for point in points if point != base.point))
+        return Selection.of(self._surrogate, among)
+
+    def _best(self) -> CandidateResult | None:
+        best = self._lowest(self.candidates)
+        return self._with_probability(best) if best else None
+
+    def _lowest(self, candidates: Iterable[CandidateResult]) -> CandidateResult | None:
+        """The lowest point of the smooth curve among the candidates with ``min_runs_to_win``
+        complete runs or more; with one or more, if none has so many."""
+        tried = [(c, c.point) for c in candidates if c.errors and c.point is not None]
+        most = max((len(c.errors) for c, _ in tried), default=0)
+        needed = min(self.policy.min_runs_to_win, most)
+        if self.selection is None:
+            return None
+        judged = [
+            (self.selection.mean(point), point, c) for c, point in tried if len(c.errors) >= needed
+        ]
+        return min(judged, key=lambda each: each[:2])[2] if judged else None
+
+    def _left(self) -> int:
+        """Number of runs that may still begin when pruning is on; negative if more have begun."""
+        begun = sum(summary.begun for summary in self.summaries.values())
+        return max_runs(len(self.candidates), self.spec.search.seeds, self.policy) - begun
+
+    def _unfinished(self) -> int:
+        return sum(candidate.unfinished for candidate in self.candidates)
+
+    def _to_go(self) -> int:
+        if not self.spec.pruning.enabled:
+            return self._unfinished()
+        under_way = sum(len(summary.open) for summary in self.summaries.values())
+        return min(self._unfinished(), max(0, self._left()) + under_way)
+
+    def _requests(self, runs: Iterable[CandidateRun]) -> tuple[RunRequest, ...]:
+        return tuple(
+            RunRequest(
+                key=RunKey(self.number, candidate.index, seed),
+                earlier_ks=self.earlier,
+                k=candidate.k,
+                bounds=self.space.bounds,
+                protected=self._is_baseline(candidate),
+                lr_max=candidate.lr_max,
+                levels=self.space.searched_levels,
+            )
+            for candidate, seed in runs
+        )
+
+    def _is_baseline(self, candidate: CandidateResult) -> bool:
+        return self.number == 1 and candidate.k == BASELINE_KS[0]
+
+    def _summary(self, index: int) -> CandidateSummary:
+        return self.summaries.get(index, self._no_trials)
+
+    def _candidate(self, index: int) -> CandidateResult:
+        summary = self._summary(index)
+        point, failed = self.space.points[index], summary.failed
+        if point is None:
+            known = summary.point
+            point = known if known and known.lr_max in self.space.levels else None
+            if point is None and failed:
+                failed = self.spec.search.seeds  # its k never came to be: no seed can run
+        ended = summary.complete + summary.pruned + failed
+        return CandidateResult(
+            index=index,
+            k=point.k if point else None,
+            errors=summary.errors,
+            pruned=summary.pruned,
+            skipped=summary.skipped,
+            failed=failed,
+            unfinished=self.spec.search.seeds - ended,
+            lr_max=point.lr_max if point else self.space.lr_max,
+        )
+
+    def _with_probability(self, candidate: CandidateResult) -> CandidateResult:
+        if self.selection is None or candidate.point is None:
+            return candidate
+        return replace(candidate, probability=self.selection.probability(candidate.point))
+
+    def _smooth_gain(self) -> Gain | None:
+        if self.selection is None or self.best is None or self.best.point is None:
+            return None
+        return self.selection.gain(self.best.point)
