@@ -1,10 +1,10 @@
-"""One run's state on disk, kept so that whatever dies, the old state or the new one is whole.
+"""A run's state on disk, written so that a crash at any moment leaves one whole state.
 
-A file is a header (magic, fingerprint, digest) and a payload that this module does not look into.
-It is written beside its place, synced, and renamed into it; what a killed writer left beside it
-goes when the run is taken up again, or ends. The fingerprint says which run the
-state belongs to (:meth:`kdecay_search.study.spec.StudySpec.fingerprint`), the digest whether every bit
-of it came back. A file that fails either test is set aside, and the run starts over.
+A file is a header (magic, fingerprint, digest) and an opaque payload. It is written under a
+temporary name, synced, and renamed; temporary files of a killed writer are removed when the run is
+resumed or ends. The fingerprint says which run the state belongs to
+(:meth:`kdecay_search.study.spec.StudySpec.fingerprint`), the digest whether every bit of it was
+read back. A file that fails either test is set aside, and the run starts over.
 """
 
 from __future__ import annotations
@@ -26,27 +26,38 @@ from kdecay_search.study.trials import RunKey
 logger = logging.getLogger(__name__)
 
 MAGIC = b"KDECAY01"
+"""First bytes of every checkpoint; the digits are the format's version."""
 DIGEST_BYTES = 32
+"""Length of the fingerprint, and of the digest."""
 _HEADER_BYTES = len(MAGIC) + 2 * DIGEST_BYTES
 
 
 @dataclass(frozen=True)
 class CheckpointFolder:
-    """Where the checkpoints of all studies lie; shared by all workers of a cluster."""
+    """The folder that holds the checkpoints of all studies."""
 
     root: Path
+    """Path of the folder; all workers of a study should see the same one."""
 
     def of_study(self, spec: StudySpec) -> Path:
-        """The study's own folder: studies of one name that train differently have two."""
+        """The study's own folder. Studies of the same name that train differently have two."""
         return self.root / f"{spec.name}-{spec.fingerprint().hex()[:12]}"
 
     def remove_study(self, spec: StudySpec) -> None:
-        """Remove what is left of a study that has ended."""
+        """Remove the folder of a study that has ended."""
         shutil.rmtree(self.of_study(spec), ignore_errors=True)
 
 
 class Checkpoint:
-    """The file of one run (stage, candidate, seed), whichever trial serves it."""
+    """The checkpoint of one run (stage, candidate, seed), shared by all trials of the run.
+
+    Args:
+        folder: The study's folder (:meth:`CheckpointFolder.of_study`).
+        key: The run.
+        fingerprint: 32 bytes that differ for runs that train differently.
+        every_seconds: How often a checkpoint is due.
+        clock: Returns the time in seconds.
+    """
 
     def __init__(
         self,
@@ -57,6 +68,7 @@ class Checkpoint:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.path = folder / f"stage{key.stage}-candidate{key.candidate}-seed{key.seed}.ckpt"
+        """Path of the file."""
         self._fingerprint = fingerprint
         self._every_seconds = every_seconds
         self._clock = clock
@@ -65,20 +77,24 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
-        """For whatever else the run's own code keeps; nobody else's, and made by whoever wants it.
-        It bears the fingerprint, since files in it are not checked."""
+        """A folder for other files that the run's own code keeps; the code creates it if needed.
+
+        Its name contains the fingerprint, since nothing checks the files in it.
+        """
         return self.path.with_name(f"{self.path.stem}-{self._fingerprint.hex()[:12]}")
 
     @property
     def is_due(self) -> bool:
-        """Whether the last one is ``every_seconds`` old."""
+        """Whether the last checkpoint is at least ``every_seconds`` old."""
         return self._clock() - self._written >= self._every_seconds
 
     def write(self, payload: bytes) -> None:
-        """Replace the file by ``payload``. What goes wrong is a warning, the first time: training
-        goes on, and the file stays as it was."""
+        """Replace the file's content by ``payload``.
+
+        If that fails, the old file stays and training continues; the first failure is logged.
+        """
         self._written = self._clock()
-        temporary = self.path.with_name(f"{self._beside}{socket.gethostname()}-{os.getpid()}")
+        temporary = self.path.with_name(f"{self._temporary}{socket.gethostname()}-{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             _write_synced(temporary, self._header(payload), payload)
@@ -87,11 +103,14 @@ class Checkpoint:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink()
-            self._warn(f"no checkpoint can be written, training goes on without: {error}")
+            self._warn(f"no checkpoint can be written, training continues without: {error}")
 
     def read(self) -> bytes | None:
-        """The payload, if a whole one of this very run is there."""
-        self._clear()
+        """Return the payload; None if there is no intact checkpoint of this run.
+
+        A damaged file, or one of another run, is set aside.
+        """
+        self._remove_temporary_files()
         try:
             content = self.path.read_bytes()
         except FileNotFoundError:
@@ -107,7 +126,7 @@ class Checkpoint:
         return None
 
     def set_aside(self, reason: str) -> None:
-        """Rename the file, so that the run starts over and somebody may look at it."""
+        """Rename the file and log why: the run starts over, and the file can be examined."""
         aside = self.path.with_suffix(".set-aside")
         try:
             self.path.replace(aside)
@@ -116,22 +135,22 @@ class Checkpoint:
         logger.warning("the checkpoint %s; the run starts over (%s)", reason, aside)
 
     def remove(self) -> None:
-        """The run has ended."""
+        """Remove everything that was kept for the run, which has ended."""
         with contextlib.suppress(OSError):
             self.path.unlink()
-        self._clear()
+        self._remove_temporary_files()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
-    def _beside(self) -> str:
-        """How the names of files begin that are being written."""
+    def _temporary(self) -> str:
+        """The prefix of the names of temporary files."""
         return f".{self.path.name}."
 
-    def _clear(self) -> None:
-        """Remove what writers left that were killed: the run has one holder, and this is it."""
+    def _remove_temporary_files(self) -> None:
+        """Remove the temporary files of killed writers: this process alone holds the run."""
         with contextlib.suppress(OSError):
             for file in self.path.parent.iterdir():
-                if file.name.startswith(self._beside):
+                if file.name.startswith(self._temporary):
                     file.unlink()
 
     def _header(self, payload: bytes) -> bytes:
@@ -153,7 +172,7 @@ def _write_synced(path: Path, *parts: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the rename itself last; not every network file system can."""
+    """Make a rename in the folder durable, if the file system supports that."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with contextlib.suppress(OSError):

@@ -1,14 +1,16 @@
-"""What a task is: a callable that trains one run and reports every epoch.
+"""What a task is: a function that trains one run and reports every epoch.
 
-The worker calls ``train(run)``; the task calls ``run.report(epoch)`` after every epoch and
-``run.poll()`` as often as it is cheap (every batch). Both may raise an :class:`Interruption`,
-which a task lets pass: the worker knows what to do with it. The last reported epoch's validation
-error is the run's result, unless the task returns another number. A task that can be taken up
-where it was interrupted keeps its state in ``run.checkpoint``, at every epoch's end, whenever that
-is due, and on :class:`Released`; it tells ``run.restore`` which epochs it found there.
+The worker calls ``train(run)``. The task calls ``run.report(epoch)`` after every epoch, and
+``run.poll()`` as often as it can afford to, such as after every batch. Both may raise an
+:class:`Interruption`, which the task must not catch: the worker handles it. The run's result is the
+validation error of the last reported epoch, unless the task returns another number.
 
-This module knows no framework; :mod:`kdecay_search.tasks.simulated`, :mod:`kdecay_search.training` and
-:mod:`kdecay_search.user_code` implement it.
+A task that can resume an interrupted run writes its state to ``run.checkpoint`` at the end of an
+epoch when a checkpoint is due, and on :class:`Released`. When it resumes, it passes the epochs that
+it found there to ``run.restore``.
+
+This module imports no framework. :mod:`kdecay_search.tasks.simulated`,
+:mod:`kdecay_search.training` and :mod:`kdecay_search.user_code` implement tasks.
 """
 
 from __future__ import annotations
@@ -22,96 +24,109 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.checkpoint import Checkpoint
 
 DIVERGED_ERROR = 100.0
-"""Error (%) of a run whose loss became NaN or infinite: a result, not a failure."""
+"""Error (%) of a run whose loss became NaN or infinite, which is a result and not a failure."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """The state after one epoch of training. Errors in percent."""
+    """What is known after one epoch of training; errors are in percent."""
 
     number: int
-    """Epochs done: 1 after the first."""
+    """How many epochs are done: 1 after the first."""
     training_loss: float | None
-    """Mean over the epoch's batches; None where nobody told."""
+    """Mean training loss over the epoch's batches; None if not reported."""
     validation_error: float
-    """Of the weights as they are."""
+    """Validation error (%) of the weights as they are."""
     averaged_error: float | None = None
-    """Of the averaged weights: what pruning looks at. A run that has none is never pruned."""
+    """Validation error (%) of the averaged weights, which early stopping compares. A run
+    without it is never pruned."""
     learning_rate: float | None = None
-    """At the epoch's last update."""
+    """Learning rate at the epoch's last update; None if not reported."""
 
     @property
     def diverged(self) -> bool:
-        """Whether the loss is no longer a number; training on is pointless."""
+        """Whether the training loss is NaN or infinite, so that training further is pointless."""
         return self.training_loss is not None and not math.isfinite(self.training_loss)
 
 
 class Interruption(Exception):
-    """Ends a training early, on the worker's wish."""
+    """Ends a training early, at the worker's request."""
 
 
 class Pruned(Interruption):
-    """Others are clearly better: the rest of this run would not change the answer."""
+    """Other candidates are clearly better: the rest of this run would not change the answer."""
 
 
 class Released(Interruption):
-    """This worker was asked to stop: the trial goes back into the queue."""
+    """The worker or the study was asked to stop: the trial goes back into the queue."""
 
 
 class Lost(Interruption):
-    """The trial is no longer this worker's: it was reaped, stopped or deleted."""
+    """The worker no longer holds the trial: it was reaped or deleted."""
 
 
 class Run(Protocol):
     """One training from step 0 to the end, as the worker hands it to a task."""
 
     @property
-    def spec(self) -> StudySpec: ...
+    def spec(self) -> StudySpec:
+        """The study that the run belongs to."""
+        ...
 
     @property
     def ks(self) -> tuple[float, ...]:
-        """All terms of the schedule: those kept by earlier stages, then the candidate."""
+        """All terms of the schedule: those that earlier stages kept, then the candidate's k."""
         ...
 
     @property
     def lr_max(self) -> float | None:
-        """The level of the LR, where it is searched, in place of ``spec.schedule.lr_max``."""
+        """The learning-rate level to use instead of ``spec.schedule.lr_max``; None if it is not
+        searched."""
         ...
 
     @property
     def comparator(self) -> str | None:
-        """In a confirmation, which schedule to train (:mod:`kdecay_search.study.comparators`), on all
-        training images, with the error on the test set. None in a search: the test set is closed.
+        """The schedule to train in a confirmation (:mod:`kdecay_search.study.comparators`): on all
+        training images, reporting the error on the test set. None in a search, which never reads
+        the test set.
         """
         ...
 
     @property
     def seed(self) -> int:
-        """Initialisation, data order and augmentation follow from it (and from nothing else)."""
+        """The only source of chance: initialisation, data order and augmentation follow from it."""
         ...
 
     @property
     def device(self) -> str:
-        """``cpu``, ``cuda`` or ``cuda:1``."""
+        """Name of the device to train on: ``cpu``, ``cuda`` or, for example, ``cuda:1``."""
         ...
 
     @property
     def checkpoint(self) -> Checkpoint | None:
-        """Where the run's state outlives this process; None to keep nothing."""
+        """Keeps the run's state beyond the life of this process; None to keep nothing."""
         ...
 
     def restore(self, epochs: Sequence[Epoch]) -> None:
-        """Take over the epochs, from the first, that an earlier attempt at this run trained."""
+        """Record the epochs, from the first, that were trained before a checkpoint was written."""
         ...
 
     def report(self, epoch: Epoch) -> None:
-        """Record an epoch. Raises :class:`Interruption`."""
+        """Record an epoch.
+
+        Raises:
+            Interruption: The training must end.
+        """
         ...
 
     def poll(self) -> None:
-        """Raise an :class:`Interruption` if there is one; cheap enough for every batch."""
+        """Check whether the training must end; cheap enough for every batch.
+
+        Raises:
+            Interruption: The training must end.
+        """
         ...
 
 
 TrainFunction = Callable[[Run], float | None]
-"""A task; it returns the run's validation error (%), or None for the last that it reported."""
+"""Trains a run. Returns its validation error (%), or None for that of the last reported epoch."""

@@ -1,24 +1,25 @@
-"""A task without torch: curves drawn from a stated error surface.
+"""A task without torch: learning curves drawn from a stated error surface.
 
-Tests, benchmarks and capacity planning run the real workers, storage and procedure on it.
+Tests, benchmarks and capacity planning run the real workers, storage and search on it.
 
 The surface: the final error of a schedule with terms k_1 … k_n is
 
     best_error + curvature · ∫₀¹ (φ(u) − φ*(u))² du,      φ(u) = (1/n) Σ u^(k_i)
 
-where φ* belongs to ``best_ks``; the integral has a closed form. With ``best_lr_max`` the level of
-the LR counts as well: the distance is that of r(1 − φ) from 1 − φ*, with r = lr_max / best_lr_max.
-So another schedule has its own best level, where its LR is nearest to the best one's: k = 1 beside
-k* = 3 at r = 1.35, which takes away more than half of the distance.
+where φ* belongs to ``best_ks``; the integral has a closed form. With ``best_lr_max`` the
+learning-rate level matters, too: the integrand is then the squared distance between r(1 − φ) and
+1 − φ*, where r = lr_max / best_lr_max. Every schedule therefore has a best level of its own, at
+which its learning rate is nearest to that of the best schedule: for k = 1 and k* = 3 at r = 1.35,
+which removes more than half of the distance.
 
-``seed_noise`` (shared by all candidates of a seed) and ``run_noise`` (a run's own) are added to it,
-as standard deviations in percentage points. On the way there a curve behaves as recorded ones do:
-while the LR is high the *raw* error lies above the averaged one by ``crossing`` points times the
-LR's share of lr_max, so that schedules with a large k look worse until the last epochs, and cross
-over only then. ``epoch_noise`` is the standard deviation between epochs at full LR.
+``seed_noise`` (shared by all candidates of a seed) and ``run_noise`` (of each run) are added to the
+final error; both are standard deviations in percentage points. Before the end, a curve behaves as
+recorded ones do: the *raw* error lies above the averaged one by ``crossing`` points times the
+learning rate's share of lr_max, so that schedules with a large k look worse until the last epochs.
+``epoch_noise`` is the standard deviation between epochs at the full learning rate.
 
-Everything follows from ``noise_seed``, the schedule, the seed and the epoch: a run that is
-repeated, by whichever worker, draws the same curve.
+A curve depends on nothing but ``noise_seed``, the schedule, the seed and the epoch: a run that is
+repeated, by any worker, draws the same curve.
 """
 
 from __future__ import annotations
@@ -36,18 +37,33 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.protocol import Epoch, Run
 
 Shape = Callable[[float], float]
-"""1 − φ(u), the LR's share of its range, by the share u of the training."""
+"""1 − φ(u), the learning rate's share of its range, as a function of the share u of training."""
 POLL_SECONDS = 0.2
+"""Longest sleep between two polls."""
 START_ERROR = 90.0
 """Error (%) of an untrained network with ten classes."""
 
 
+def train(run: Run, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Report the run's curve epoch by epoch, each after ``epoch_seconds``."""
+    task = run.spec.task
+    assert isinstance(task, SimulatedTask)
+    for epoch in comparator_curve(run.spec, run.comparator or FOUND, run.ks, run.seed, run.lr_max):
+        run.poll()
+        seconds = task.epoch_seconds
+        while seconds > 0:
+            sleep(min(seconds, POLL_SECONDS))
+            seconds -= POLL_SECONDS
+            run.poll()
+        run.report(epoch)
+
+
 def final_error(surface: SurfaceSpec, ks: Sequence[float], lr_max: float | None = None) -> float:
-    """The surface's error (%) at ``ks`` and ``lr_max``, free of noise."""
-    level = _level(surface, lr_max)
-    weighted = [(level / len(ks), k) for k in ks]
+    """The surface's error (%) without noise, for the schedule with terms ``ks``."""
+    ratio = _lr_ratio(surface, lr_max)
+    weighted = [(ratio / len(ks), k) for k in ks]
     weighted += [(-1 / len(surface.best_ks), k) for k in surface.best_ks]
-    weighted += [(1 - level, 0.0)]
+    weighted += [(1 - ratio, 0.0)]
     distance = sum(a * b / (j + k + 1) for a, j in weighted for b, k in weighted)
     return min(100.0, surface.best_error + surface.curvature * max(distance, 0.0))
 
@@ -55,20 +71,33 @@ def final_error(surface: SurfaceSpec, ks: Sequence[float], lr_max: float | None 
 def curve(
     task: SimulatedTask, ks: Sequence[float], seed: int, lr_max: float | None = None
 ) -> list[Epoch]:
-    """All epochs of one run; the learning rate is given as its share of the best level, or of
-    lr_max where that makes no difference."""
-    goal, shape = final_error(task.surface, ks, lr_max), _shape(ks, _level(task.surface, lr_max))
+    """All epochs of one run.
+
+    Args:
+        task: The surface and the number of epochs.
+        ks: The terms of the schedule.
+        seed: The seed of the run.
+        lr_max: The learning-rate level; None if it makes no difference.
+
+    Returns:
+        The epochs. Their learning rates are shares of the surface's best level, or of ``lr_max`` if
+        the surface has none.
+    """
+    goal, shape = final_error(task.surface, ks, lr_max), _shape(ks, _lr_ratio(task.surface, lr_max))
     return _curve(task, seed, goal, shape, (*ks, *_key(lr_max)))
 
 
 def comparator_curve(
     spec: StudySpec, comparator: str, ks: Sequence[float], seed: int, lr_max: float | None = None
 ) -> list[Epoch]:
-    """The same of a schedule that a confirmation trains (:mod:`kdecay_search.study.comparators`).
-    ``lr_max``: where that is searched.
+    """All epochs of one run of a schedule that a confirmation trains.
 
-    Where that has no terms, 1 − φ(u) is what its LR is above lr_min, in units of the best level's
-    range, or of the study's.
+    Args:
+        spec: A study of a simulated task.
+        comparator: Name of the schedule (:mod:`kdecay_search.study.comparators`).
+        ks: The terms of the schedule that the search has found.
+        seed: The seed of the run.
+        lr_max: The learning-rate level; None for that of ``spec.schedule``.
     """
     task = spec.task
     assert isinstance(task, SimulatedTask)
@@ -83,6 +112,8 @@ def comparator_curve(
 def comparator_shape(
     spec: StudySpec, comparator: str, ks: Sequence[float], lr_max: float | None = None
 ) -> Shape:
+    """1 − φ(u) of a comparator, which may have no terms: its learning rate above ``lr_min``, in
+    units of the range up to the surface's best level, or to ``lr_max`` if there is none."""
     schedule = schedule_of(spec, comparator, ks, lr_max=lr_max)
     assert isinstance(spec.task, SimulatedTask)
     low, best = spec.schedule.lr_min, spec.task.surface.best_lr_max
@@ -92,77 +123,58 @@ def comparator_shape(
 
 
 def shape_error(surface: SurfaceSpec, shape: Shape) -> float:
-    """The surface's error (%) for a schedule with the shape 1 − φ(u), by quadrature."""
+    """The surface's error (%) without noise for a schedule with this shape, by quadrature."""
     best = _shape(surface.best_ks)
     distance = mean_over_unit_interval(lambda u: (shape(u) - best(u)) ** 2)
     return min(100.0, surface.best_error + surface.curvature * distance)
 
 
-def _key(lr_max: float | None) -> tuple[float, ...]:
-    return () if lr_max is None else (lr_max,)
-
-
-def _level(surface: SurfaceSpec, lr_max: float | None) -> float:
-    """r: lr_max in units of the best one."""
+def _lr_ratio(surface: SurfaceSpec, lr_max: float | None) -> float:
+    """r = lr_max / best_lr_max; 1 if the level makes no difference."""
     return lr_max / surface.best_lr_max if lr_max and surface.best_lr_max else 1.0
 
 
-def _shape(ks: Sequence[float], level: float = 1.0) -> Shape:
-    return lambda u: level * (1 - sum(u**k for k in ks) / len(ks))
+def _shape(ks: Sequence[float], ratio: float = 1.0) -> Shape:
+    return lambda u: ratio * (1 - sum(u**k for k in ks) / len(ks))
+
+
+def _key(lr_max: float | None) -> tuple[float, ...]:
+    """The level's part of the key that tells the noise of two runs apart."""
+    return () if lr_max is None else (lr_max,)
 
 
 def _curve(
     task: SimulatedTask, seed: int, goal: float, shape: Shape, key: Sequence[float]
 ) -> list[Epoch]:
+    """A curve that ends at ``goal`` (%) plus noise; ``key`` identifies the schedule."""
     surface = task.surface
-    offset = _gauss(surface, surface.seed_noise, seed) + _gauss(
-        surface, surface.run_noise, seed, *key
-    )
-    epochs = range(1, task.epochs + 1)
-    return [_epoch(task, shape, (seed, number, *key), goal, offset) for number in epochs]
-
-
-def train(run: Run, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Report the run's curve epoch by epoch, each after ``epoch_seconds``."""
-    task = run.spec.task
-    assert isinstance(task, SimulatedTask)
-    for epoch in comparator_curve(run.spec, run.comparator or FOUND, run.ks, run.seed, run.lr_max):
-        _wait(run, task.epoch_seconds, sleep)
-        run.report(epoch)
-
-
-def _epoch(
-    task: SimulatedTask, shape: Shape, key: Sequence[float], goal: float, offset: float
-) -> Epoch:
-    """``key``: seed, number of the epoch, and what tells the schedule apart."""
-    surface, number = task.surface, int(key[1])
-    share = number / task.epochs
-    rate = shape(share)
-    noise = _gauss(surface, 1.0, *key) * surface.epoch_noise * rate
-    known = surface.best_error + (goal - surface.best_error) * share
-    averaged = known + offset + (START_ERROR - known) * math.exp(-8 * share) * (1 - share)
-    raw = averaged + surface.crossing * rate + noise
-    return Epoch(
-        number=number,
-        training_loss=_error(raw) / 30,
-        validation_error=_error(raw),
-        averaged_error=_error(averaged + 0.3 * noise),
-        learning_rate=rate,
-    )
+    offset = _gauss(surface, surface.seed_noise, seed)
+    offset += _gauss(surface, surface.run_noise, seed, *key)
+    epochs = []
+    for number in range(1, task.epochs + 1):
+        share = number / task.epochs
+        rate = shape(share)
+        noise = _gauss(surface, 1.0, seed, number, *key) * surface.epoch_noise * rate
+        known = surface.best_error + (goal - surface.best_error) * share
+        averaged = known + offset + (START_ERROR - known) * math.exp(-8 * share) * (1 - share)
+        raw = averaged + surface.crossing * rate + noise
+        epochs.append(
+            Epoch(
+                number=number,
+                training_loss=_percentage(raw) / 30,
+                validation_error=_percentage(raw),
+                averaged_error=_percentage(averaged + 0.3 * noise),
+                learning_rate=rate,
+            )
+        )
+    return epochs
 
 
 def _gauss(surface: SurfaceSpec, sd: float, *key: float) -> float:
+    """A normal number with standard deviation ``sd`` that depends only on the surface and key."""
     return random.Random(f"{surface.noise_seed}|{key}").gauss(0.0, sd) if sd else 0.0
 
 
-def _error(value: float) -> float:
+def _percentage(value: float) -> float:
+    """``value``, limited to 0 … 100."""
     return min(max(value, 0.0), 100.0)
-
-
-def _wait(run: Run, seconds: float, sleep: Callable[[float], None]) -> None:
-    """Sleep through an epoch in short steps, so that the worker can interrupt it."""
-    run.poll()
-    while seconds > 0:
-        sleep(min(seconds, POLL_SECONDS))
-        seconds -= POLL_SECONDS
-        run.poll()

@@ -139,7 +139,7 @@ def test_on_a_full_disk_the_old_checkpoint_survives_with_one_warning(
         file.write(b"new" * 9999)
         file.write(b"new" * 9999)
     assert len(caplog.records) == 1
-    assert "training goes on without" in caplog.text
+    assert "training continues without" in caplog.text
     assert checkpoint(tmp_path).read() == PAYLOAD
     assert len(list(tmp_path.iterdir())) == 1
     file.write(b"there is room again")
