@@ -19,11 +19,11 @@ ONE_RUN = ["search.k_max=1.0", "search.k_cap=1.0", "search.seeds=1", "search.max
            "workers.grace_seconds=1.0"]  # fmt: skip
 WARNING = "no checkpoint can be written"
 BYTES = 1000
-"""A file may not grow beyond this: the first part of a checkpoint still fits."""
+"""Size that no file may exceed: only the first part of a checkpoint fits."""
 
 
 class Log:
-    """What a process writes to stderr, line by line, while it runs."""
+    """The lines that a process writes to stderr while it runs."""
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.lines: list[str] = []
@@ -36,7 +36,7 @@ class Log:
             self.lines.append(line)
 
     def close(self) -> None:
-        """Wait for the process's end."""
+        """Wait for the process to end."""
         self._thread.join()
         self._process.communicate()
 
@@ -64,12 +64,12 @@ def test_a_full_disk_costs_one_warning_and_the_old_checkpoint_survives(
     resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (BYTES, BYTES))
     old = wait_for_the_warning(log, tmp_path)
     epochs = reported(storage)
-    wait_for(lambda: reported(storage) >= epochs + 2, "training that goes on")
+    wait_for(lambda: reported(storage) >= epochs + 2, "further epochs")
     worker.send_signal(signal.SIGKILL)
     log.close()
 
     assert log.count(WARNING) == 1
-    assert checkpoints(tmp_path) == old, "the old one, whole"
+    assert checkpoints(tmp_path) == old, "the old checkpoint, intact"
     kdecay.run(*arguments)
     assert not [path for path in (tmp_path / "full").rglob("*") if path.is_file()]
     roomy, full = (errors_by_run(kdecay.json("status", name)) for name in ("roomy", "full"))
@@ -80,8 +80,10 @@ def test_a_full_disk_costs_one_warning_and_the_old_checkpoint_survives(
 
 
 def checkpoints(folder: Path) -> dict[Path, bytes]:
-    """All checkpoints in the folder of the full disk, with what is in them. A worker that is killed
-    while it tries to write another leaves its beginning beside them, under a name with a dot."""
+    """The content of all checkpoints on the full disk, by path.
+
+    A worker that is killed while it writes leaves a temporary file, whose name begins with a dot.
+    """
     files = [path for path in (folder / "full").rglob("*") if path.is_file()]
     assert len([path for path in files if path.name.startswith(".")]) <= 1
     return {path: path.read_bytes() for path in files if not path.name.startswith(".")}

@@ -29,11 +29,11 @@ from tests.support.kdecay_command import Kdecay, errors_by_run, simulated_study
 from tests.support.queued_runs import queued, request
 from tests.support.wait import wait_for
 
-LEAVER = """
+ENDS_IN_TIME = """
 import sys, threading, time
 from kdecay_search.worker.deadline import Deadline
 stop = threading.Event()
-with Deadline(stop, 0.2, lambda: print("put back", flush=True)):
+with Deadline(stop, 0.2, lambda: print("released", flush=True)):
     stop.set()
     time.sleep(float(sys.argv[1]))
 print("ended", flush=True)
@@ -44,58 +44,58 @@ def epoch(number: int) -> Epoch:
     return Epoch(number, 1.0, 20.0, 10.0, 0.1)
 
 
-class Desk:
-    """Takes epochs, unless it is closed; answers what is asked for."""
+class FakeDatabase:
+    """Records the epochs that are reported, unless it is unavailable, and answers as told to."""
 
     def __init__(self) -> None:
-        self.taken: list[int] = []
-        self.closed = False
+        self.reported: list[int] = []
+        self.unavailable = False
         self.answers: dict[int, type[Interruption]] = {}
 
-    def tell(self, epoch: Epoch) -> type[Interruption] | None:
-        if self.closed:
-            raise StorageUnavailable("closed")
-        self.taken.append(epoch.number)
+    def report(self, epoch: Epoch) -> type[Interruption] | None:
+        if self.unavailable:
+            raise StorageUnavailable("unavailable")
+        self.reported.append(epoch.number)
         return self.answers.get(epoch.number)
 
 
-def test_reports_wait_while_the_database_is_away_and_arrive_in_order() -> None:
-    desk = Desk()
-    desk.closed = True
-    with Reporter(desk.tell) as reporter:
+def test_reports_wait_while_the_database_is_unavailable_and_arrive_in_order() -> None:
+    database = FakeDatabase()
+    database.unavailable = True
+    with Reporter(database.report) as reporter:
         for number in range(1, 6):
             reporter.put(epoch(number))
         assert not reporter.wait(0.3)
-        assert desk.taken == []
-        desk.closed = False
+        assert database.reported == []
+        database.unavailable = False
         assert reporter.wait(60)
-    assert desk.taken == [1, 2, 3, 4, 5]
+    assert database.reported == [1, 2, 3, 4, 5]
 
 
-def test_a_late_decision_to_prune_interrupts_and_later_epochs_are_still_counted() -> None:
-    desk = Desk()
-    desk.answers[1] = Pruned
-    with Reporter(desk.tell) as reporter:
+def test_a_late_decision_to_prune_interrupts_and_later_epochs_still_count() -> None:
+    database = FakeDatabase()
+    database.answers[1] = Pruned
+    with Reporter(database.report) as reporter:
         reporter.put(epoch(1))
         reporter.put(epoch(2))
         assert reporter.wait(60)
         assert reporter.interruption is Pruned
-    assert desk.taken == [1, 2]
+    assert database.reported == [1, 2]
 
 
-def test_after_a_trial_is_lost_nothing_more_is_told() -> None:
-    desk = Desk()
-    desk.answers[1] = Lost
-    with Reporter(desk.tell) as reporter:
+def test_after_a_trial_is_lost_nothing_more_is_reported() -> None:
+    database = FakeDatabase()
+    database.answers[1] = Lost
+    with Reporter(database.report) as reporter:
         reporter.put(epoch(1))
         wait_for(lambda: reporter.interruption is Lost, "the answer")
         reporter.put(epoch(2))
         assert reporter.wait(60)
-    assert desk.taken == [1]
+    assert database.reported == [1]
 
 
-def test_what_a_delivery_raises_is_kept_for_the_training_to_see() -> None:
-    def refuse(told: Epoch) -> None:
+def test_the_error_of_a_report_is_kept_for_the_training_to_raise() -> None:
+    def refuse(epoch: Epoch) -> None:
         raise KDecayError("no right to write")
 
     with Reporter(refuse) as reporter:
@@ -104,51 +104,51 @@ def test_what_a_delivery_raises_is_kept_for_the_training_to_see() -> None:
         assert isinstance(reporter.error, KDecayError)
 
 
-def test_a_reporter_that_is_left_ends_though_the_database_stays_away() -> None:
-    desk = Desk()
-    desk.closed = True
-    with Reporter(desk.tell) as reporter:
+def test_a_reporter_ends_though_the_database_stays_unavailable() -> None:
+    database = FakeDatabase()
+    database.unavailable = True
+    with Reporter(database.report) as reporter:
         reporter.put(epoch(1))
     reporter._thread.join(60)
     assert not reporter._thread.is_alive()
 
 
-class Broken:
-    """A storage in which something unforeseen is wrong."""
+class BrokenStorage:
+    """A storage that raises an unexpected error."""
 
     @property
     def engine(self) -> Storage:
         raise MemoryError("no thread can live here")
 
 
-def test_a_heartbeat_that_dies_is_told_loudly(storage: Storage) -> None:
-    queued(storage, "broken heart", [request(0, 2.0)])
-    claim = queue.claim(storage, "broken heart", "me")
+def test_a_heartbeat_that_dies_reports_its_error(storage: Storage) -> None:
+    queued(storage, "broken heartbeat", [request(0, 2.0)])
+    claim = queue.claim(storage, "broken heartbeat", "me")
     assert claim is not None
-    with Heartbeat(Broken(), claim, WorkersSpec(heartbeat_seconds=0.1)) as heart:  # type: ignore[arg-type]
-        wait_for(lambda: heart.error, "the end of the thread")
-    assert isinstance(heart.error, HeartbeatStopped)
-    assert "no thread can live here" in str(heart.error)
+    with Heartbeat(BrokenStorage(), claim, WorkersSpec(heartbeat_seconds=0.1)) as heartbeat:  # type: ignore[arg-type]
+        wait_for(lambda: heartbeat.error, "the end of the thread")
+    assert isinstance(heartbeat.error, HeartbeatStopped)
+    assert "no thread can live here" in str(heartbeat.error)
 
 
-def test_a_stopped_study_s_worker_is_told_to_release_its_trial(storage: Storage) -> None:
+def test_the_worker_of_a_stopped_study_releases_its_trial(storage: Storage) -> None:
     study_id = queued(storage, "halted", [request(0, 2.0)])
     claim = queue.claim(storage, "halted", "me")
     assert claim is not None
-    with Heartbeat(storage, claim, WorkersSpec(heartbeat_seconds=0.1)) as heart:
+    with Heartbeat(storage, claim, WorkersSpec(heartbeat_seconds=0.1)) as heartbeat:
         records.write_attributes(storage, study_id, {records.STOPPED: True})
-        wait_for(lambda: heart.interruption, "the word to stop")
-    assert heart.interruption is Released
+        wait_for(lambda: heartbeat.interruption, "the request to stop")
+    assert heartbeat.interruption is Released
 
 
-@pytest.mark.parametrize(("seconds", "said"), [("60", ["put back"]), ("0", ["ended"])])
-def test_a_training_that_does_not_look_up_is_left_in_time(seconds: str, said: list[str]) -> None:
-    command = [sys.executable, "-c", LEAVER, seconds]
+@pytest.mark.parametrize(("seconds", "output"), [("60", ["released"]), ("0", ["ended"])])
+def test_a_training_that_does_not_poll_is_ended_in_time(seconds: str, output: list[str]) -> None:
+    command = [sys.executable, "-c", ENDS_IN_TIME, seconds]
     done = subprocess.run(command, capture_output=True, text=True, timeout=50, check=True)
-    assert done.stdout.split("\n")[:-1] == said
+    assert done.stdout.split("\n")[:-1] == output
 
 
-def test_a_full_memory_is_told_with_a_hint_and_other_errors_as_they_are() -> None:
+def test_full_memory_is_described_with_a_hint_and_other_errors_as_they_are() -> None:
     import torch
 
     with pytest.raises(RuntimeError) as caught:
@@ -168,7 +168,7 @@ def test_a_worker_looks_for_work_less_often_the_longer_it_has_had_none(
 
 
 @pytest.mark.parametrize("number", [signal.SIGUSR1, signal.SIGHUP])
-def test_slurm_s_warning_drains_a_worker(
+def test_the_signals_before_a_time_limit_drain_a_worker(
     kdecay: Kdecay, tmp_path: Path, storage: Storage, number: signal.Signals
 ) -> None:
     name = f"warned-{number.name}"
@@ -182,7 +182,7 @@ def test_slurm_s_warning_drains_a_worker(
     assert not _states(storage, name)[State.RUNNING]
 
 
-def test_launch_starts_a_local_worker_anew_that_was_killed(
+def test_launch_restarts_a_local_worker_that_was_killed(
     kdecay: Kdecay, tmp_path: Path, storage: Storage
 ) -> None:
     file = simulated_study(tmp_path, name="restarted", task__epoch_seconds=0.1)
@@ -206,7 +206,7 @@ def own_home() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_an_embedded_server_that_is_killed_is_started_anew(
+def test_an_embedded_server_that_is_killed_is_restarted(
     own_home: Path, kdecay: Kdecay, tmp_path: Path
 ) -> None:
     expected = kdecay.json("launch", simulated_study(tmp_path, name="calm"), "--workers", "1")
@@ -230,9 +230,9 @@ def _states(storage: Storage, name: str) -> dict[State, int]:
 def test_the_deadline_of_a_run_that_ended_does_not_fire() -> None:
     from kdecay_search.worker.deadline import Deadline
 
-    stop, left = threading.Event(), threading.Event()
-    with Deadline(stop, 0.0, left.set) as deadline:
+    stop, released = threading.Event(), threading.Event()
+    with Deadline(stop, 0.0, released.set) as deadline:
         pass
     stop.set()
     deadline._thread.join(60)
-    assert not left.is_set()
+    assert not released.is_set()
