@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdecay_search.cli.launch import Detach, LaunchedWorkers, WorkerCount, serve, worker_count
+from kdecay_search.cli.launch import Detach, LaunchOptions, WorkerCount, run_study, worker_count
 from kdecay_search.cli.options import (
     Allow,
     AllowCommand,
@@ -18,6 +18,7 @@ from kdecay_search.cli.options import (
     allowance,
     opened,
 )
+from kdecay_search.errors import InvalidSpec
 
 if TYPE_CHECKING:
     from kdecay_search.storage import Storage
@@ -29,20 +30,29 @@ def register(app: typer.Typer) -> None:
     app.command()(confirm)
 
 
+def _refuse_old_name(given: list[str] | None) -> None:
+    if given:
+        raise InvalidSpec("--rival is now called --baseline")
+
+
 def confirm(
     name: StudyName,
     seeds: Annotated[
         int | None,
         typer.Option(
-            min=2, max=1000, help=f"Fresh seeds. Left out: the file's, or {DEFAULT_SEEDS}."
+            min=2,
+            max=1000,
+            help=f"Fresh seeds. Default: the study file's, or {DEFAULT_SEEDS}.",
         ),
     ] = None,
-    rivals: Annotated[
+    baselines: Annotated[
         list[str] | None,
-        typer.Option("--rival", metavar="SCHEDULE", help="Compare with this one, too; repeatable."),
+        typer.Option(
+            "--baseline", metavar="SCHEDULE", help="Compare with this schedule as well; repeatable."
+        ),
     ] = None,
     again: Annotated[
-        bool, typer.Option("--again", help="Repeat a comparison that is done, with other seeds.")
+        bool, typer.Option("--again", help="Repeat a finished comparison on other seeds.")
     ] = False,
     workers: WorkerCount = None,
     device: Device = "auto",
@@ -52,22 +62,25 @@ def confirm(
     json: AsJson = False,
     checkpoints: Checkpoints = None,
     storage: StorageUrl = None,
+    _old_name: Annotated[
+        list[str] | None, typer.Option("--rival", hidden=True, callback=_refuse_old_name)
+    ] = None,
 ) -> None:
     """Compare the found schedule with the original on the test set.
 
-    Both are trained anew with seeds that the search has not used, on all training images; so is
-    the original at a higher rate, whose mean is the found schedule's. A search that still runs
-    ends with this comparison.
+    Both are trained again on all training images, with seeds that the search has not used. So is
+    the original at a higher rate, whose mean is the found schedule's. A search that is still
+    running ends with this comparison.
     """
     from kdecay_search import reconcile
     from kdecay_search.storage.records import read_study
     from kdecay_search.study import file as study_file
 
     with opened(storage) as store:
-        spec, _ = read_study(store, name)
+        spec = read_study(store, name).spec
     values: dict[str, object] = {"seeds": seeds or spec.confirm.seeds or DEFAULT_SEEDS}
-    if rivals is not None:
-        values["rivals"] = rivals
+    if baselines is not None:
+        values["baselines"] = baselines
     if again:
         values["first_seed"] = spec.confirm.first_seed + spec.confirm.seeds
     spec = study_file.changed(spec, "confirm", values, f"study {name!r}")
@@ -78,10 +91,10 @@ def confirm(
 
     allowed = allowance(allow, allow_command)
     count = worker_count(spec, workers, device)
-    serve(
+    run_study(
         spec,
         start,
-        LaunchedWorkers(count, device, allowed, detach, checkpoints, storage),
-        go_on=["kdecay", "confirm", name, *allowed.options],
+        LaunchOptions(count, device, allowed, detach, checkpoints, storage),
+        resume_command=["kdecay", "confirm", name, *allowed.options],
         json=json,
     )

@@ -9,7 +9,7 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from kdecay_search.study.base import (
     AVERAGING_SHARE,
-    LATER,
+    OMITTED_IF_NONE,
     Count,
     Epochs,
     NotNegative,
@@ -124,7 +124,7 @@ class SurfaceSpec(Settings):
     epoch_noise: NotNegative = 0.3
     crossing: NotNegative = 8.0
     noise_seed: int = 0
-    best_lr_max: Annotated[Positive | None, LATER] = None
+    best_lr_max: Annotated[Positive | None, OMITTED_IF_NONE] = None
     """lr_max of the best schedule; None: the level makes no difference."""
 
 

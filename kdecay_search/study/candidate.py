@@ -1,4 +1,4 @@
-"""A candidate's place in the search space."""
+"""A candidate: one point of the search space."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from typing import NamedTuple
 
 
 class Candidate(NamedTuple):
-    """What is tried: an exponent and, where the level of the LR is searched too, its highest value.
+    """What is tried: an exponent and, if the learning-rate level is searched, that level.
 
-    A tuple, so that points sort by k, then by level.
+    A tuple, so that candidates sort by k, then by level.
     """
 
     k: float
+    """Exponent of the term that is searched."""
     lr_max: float | None = None
-    """None: that of the study file, ``schedule.lr_max``."""
+    """Highest learning rate; None stands for ``schedule.lr_max`` of the study file."""

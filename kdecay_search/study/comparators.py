@@ -1,8 +1,8 @@
 """The schedules that a confirmation compares the found one with.
 
-Raising k raises the mean of the LR, so a comparison with k = 1 alone cannot tell whether the
-shape helped or the amount. Hence the area-matched comparator: the original shape with lr_max raised
-until its mean LR is the found schedule's.
+Raising k raises the mean learning rate, so a comparison with k = 1 alone cannot show whether the
+shape helped or the amount. Hence the area-matched comparator: the original shape, with lr_max
+raised until its mean rate is the found schedule's.
 """
 
 from __future__ import annotations
@@ -18,21 +18,30 @@ from kdecay_search.study.spec import StudySpec
 
 FOUND, ORIGINAL, AREA_MATCHED = "found", "original", "area-matched"
 COMPARATORS = (FOUND, ORIGINAL, AREA_MATCHED, *BASELINES)
-"""All names, in an order that must not change: a candidate's number is its place here."""
+"""Names of all schedules that a confirmation may train. The order must not change: a candidate's
+number is its place here."""
 BASELINE_KS = (1.0,)
-"""The original schedule, which every study is measured against."""
+"""Terms of the original schedule, k = 1, which every study is measured against."""
 
 
 def comparators_of(spec: StudySpec) -> tuple[str, ...]:
-    """What the study's confirmation trains: the found schedule first, then the original."""
+    """Names of what the study's confirmation trains: the found schedule, the original, the rest."""
     matched = (AREA_MATCHED,) if spec.confirm.area_matched else ()
-    return (FOUND, ORIGINAL, *matched, *spec.confirm.rivals)
+    return (FOUND, ORIGINAL, *matched, *spec.confirm.baselines)
 
 
-def level_of(comparator: str, found: float | None, original: float | None) -> float | None:
-    """The lr_max that a comparator is made from, of those that a search found for its best schedule
-    and for the original: the found schedule's where it decides, else the original's. Rivals get
-    that without a tuning of their own. None where the level was not searched."""
+def lr_max_of(comparator: str, found: float | None, original: float | None) -> float | None:
+    """The learning-rate level that a comparator is made from.
+
+    Args:
+        comparator: One of :data:`COMPARATORS`.
+        found: Level that the search found for its best schedule; None if it was not searched.
+        original: Level that the search found for the original; None if it was not searched.
+
+    Returns:
+        ``found`` for the found schedule and for the area-matched one, whose mean follows from it;
+        else ``original``. Baselines get that level too, without a tuning of their own.
+    """
     return found if comparator in (FOUND, AREA_MATCHED) else original
 
 
@@ -43,8 +52,15 @@ def schedule_of(
     steps_per_epoch: float = 1,
     lr_max: float | None = None,
 ) -> Schedule:
-    """The schedule ``comparator`` of a study that found ``ks``; None is a search's own, ``ks``.
-    ``lr_max``: of :func:`level_of`; None is the study file's."""
+    """The schedule that a run trains with.
+
+    Args:
+        spec: The study.
+        comparator: One of :data:`COMPARATORS`; None for a run of the search, which trains ``ks``.
+        ks: Terms of the run, or in a confirmation those that the search found.
+        steps_per_epoch: Optimizer updates per epoch, for the warm-up.
+        lr_max: Learning-rate level by :func:`lr_max_of`; None for the study file's.
+    """
     found = spec.schedule_for(ks, steps_per_epoch, lr_max)
     if comparator in (None, FOUND):
         return found
@@ -53,19 +69,25 @@ def schedule_of(
         return original
     if comparator == AREA_MATCHED:
         return area_matched(original, found, round(spec.task.epochs * steps_per_epoch))
-    rival, part = BASELINES[comparator], spec.schedule
-    rates: dict[str, Any] = {"lr_max": original.lr_max, "lr_min": part.lr_min}
-    if issubclass(rival, WarmupBaseline):
-        rates["warmup_steps"] = original.warmup_steps
-    return rival(**rates)
+    baseline = BASELINES[comparator]
+    values: dict[str, Any] = {"lr_max": original.lr_max, "lr_min": original.lr_min}
+    if issubclass(baseline, WarmupBaseline):
+        values["warmup_steps"] = original.warmup_steps
+    return baseline(**values)
 
 
 def area_matched(original: KDecaySchedule, found: Schedule, total_steps: int) -> KDecaySchedule:
-    """``original`` with the lr_max that gives it the mean LR of ``found``.
+    """The original schedule with the lr_max that gives it the mean learning rate of another.
 
-    Its mean is linear in lr_max: two points of that line are enough. Both begin with the same
-    warm-up, in updates.
+    Args:
+        original: The schedule whose shape is kept.
+        found: The schedule whose mean rate is matched. Both begin with the same warm-up.
+        total_steps: Optimizer updates of the training.
+
+    Returns:
+        ``original`` with another lr_max, which is not below its lr_min.
     """
+    # The mean is linear in lr_max, so two points of that line are enough.
     at = original.area(total_steps)
     slope = replace(original, lr_max=2 * original.lr_max).area(total_steps) - at
     wanted = original.lr_max * (1 + (found.area(total_steps) - at) / slope)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
+import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
@@ -23,65 +23,26 @@ from kdecay_search.study.spec import StudySpec
 SHOWN_VALUE_LENGTH = 60
 """Characters of a wrong value, key or override that an error quotes."""
 SHOWN_REASON_LENGTH = 200
-"""The same of TOML's own words, which may hold a key."""
-MOST_BYTES = 1 << 16
-"""Of a study file. TOML's reader takes seconds for a dotted key of so many bytes."""
-
-_BARE = re.compile(r"[A-Za-z0-9_-]+")
-"""A key that TOML takes without quotes."""
+"""Characters that an error quotes of the TOML reader's message, which may hold a key."""
+MAX_FILE_BYTES = 1 << 16
+"""Largest study file. The TOML reader takes seconds for a dotted key of this size."""
 TAG_ERRORS = ("union_tag_not_found", "union_tag_invalid")
+"""Pydantic's error types for a table whose ``kind`` or ``name`` is missing or unknown."""
+RENAMED_KEYS = {"confirm.rivals": "confirm.baselines"}
+"""Dotted keys of earlier versions, and what they are called now."""
+
 Tables = tuple[type[BaseModel], ...]
 
 
-def from_json(text: str) -> StudySpec:
-    """Read a spec back from the study's storage."""
-    try:
-        return StudySpec.model_validate_json(text)
-    except ValidationError as error:
-        line = _first_error(error, source="stored study")
-        raise InvalidSpec(f"{line}; it was launched by another version of kdecay-search") from None
-
-
-def to_toml(spec: StudySpec) -> str:
-    """A study file that :func:`load` reads as the same spec, with every default written out."""
-    lines: list[str] = []
-    _write_table(lines, "", spec.model_dump(mode="json", exclude_none=True))
-    return "\n".join(lines) + "\n"
-
-
-def _write_table(lines: list[str], name: str, table: Mapping[str, Any]) -> None:
-    """Values first, then the tables under it: what follows a table's head belongs to it."""
-    values = {key: value for key, value in table.items() if not _is_table(value)}
-    if values and name:
-        lines += ["", f"[{name}]"]
-    lines += [f"{_key(key)} = {_toml(value)}" for key, value in values.items()]
-    for key, inner in table.items():
-        if _is_table(inner):
-            _write_table(lines, f"{name}.{_key(key)}" if name else _key(key), inner)
-
-
-def _is_table(value: object) -> bool:
-    """Whether it gets a section of its own."""
-    return isinstance(value, dict) and bool(value)
-
-
-def _key(key: str) -> str:
-    return key if _BARE.fullmatch(key) else _toml(key)
-
-
-def _toml(value: object) -> str:
-    """JSON's strings and numbers are TOML's, but for one character."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{_key(k)} = {_toml(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
 def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
-    """Read the study file at ``path`` and apply ``dotted.key=value`` overrides.
+    """Read a study file.
 
-    Raises :class:`InvalidSpec` with one line when either cannot be used.
+    Args:
+        path: The file.
+        overrides: ``dotted.key=value`` each; the value is TOML, or else a plain string.
+
+    Raises:
+        InvalidSpec: The file or an override cannot be used; the text is one line.
     """
     table = _read_toml(Path(path))
     for override in overrides:
@@ -96,9 +57,61 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         raise InvalidSpec(f"{path}: holds a number that is too large; use up to 1e9") from None
 
 
+def from_json(text: str) -> StudySpec:
+    """Read a spec back from the study's storage; earlier versions' names of keys are translated.
+
+    Raises:
+        InvalidSpec: The text is not a spec, or that of a version with other settings.
+    """
+    try:
+        return StudySpec.model_validate_json(_with_present_names(text))
+    except ValidationError as error:
+        line = _first_error(error, source="stored study")
+        raise InvalidSpec(f"{line}; it was launched by another version of kdecay-search") from None
+
+
+def _with_present_names(stored: str) -> str:
+    """A stored spec with every renamed key under its present name."""
+    try:
+        spec = json.loads(stored)
+    except (ValueError, RecursionError):
+        return stored  # the validation refuses it
+    for old, new in RENAMED_KEYS.items():
+        table, key = old.split(".")
+        values = spec.get(table) if isinstance(spec, dict) else None
+        if isinstance(values, dict) and key in values:
+            values[new.removeprefix(f"{table}.")] = values.pop(key)
+    return json.dumps(spec)
+
+
+def to_toml(spec: StudySpec) -> str:
+    """A study file that :func:`load` reads as the same spec, with every default written out.
+
+    TOML has no null: settings that are None, and nulls within ``task.args``, are left out.
+    """
+    return tomli_w.dumps(_without_nulls(spec.model_dump(mode="json")))
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [_without_nulls(inner) for inner in value if inner is not None]
+    return value
+
+
 def changed(spec: StudySpec, table: str, values: Mapping[str, object], source: str) -> StudySpec:
-    """``spec`` with these values in one of its tables. Raises :class:`InvalidSpec`, which names
-    ``source`` as the place of what is wrong."""
+    """A copy of a spec with other values in one of its tables.
+
+    Args:
+        spec: The spec, which is not changed.
+        table: Name of the table, such as ``confirm``.
+        values: New values by key.
+        source: What an error names as the place of a wrong value.
+
+    Raises:
+        InvalidSpec: A value is wrong.
+    """
     whole = spec.model_dump(mode="json")
     whole[table] |= values
     try:
@@ -108,11 +121,14 @@ def changed(spec: StudySpec, table: str, values: Mapping[str, object], source: s
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
-    """Dotted keys, with both values, in which two specs differ so that results would mix.
+    """The settings in which two specs differ so that their results must not be mixed.
 
-    The description, the workers' settings, the largest number of terms, the confirmation and how
-    long an epoch may take may change between launches; everything else decides what is trained or
+    The description, the workers' settings, the largest number of terms, the confirmation and the
+    longest time of an epoch may change between launches. Everything else decides what is trained or
     compared.
+
+    Returns:
+        One line per setting, with its dotted key and both values.
     """
     free = {"description", "workers", "search.max_terms", "confirm", "task.epoch_timeout"}
     before, after = (_flatten(spec.model_dump(mode="json")) for spec in (old, new))
@@ -127,6 +143,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
 
 
 def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values of nested tables by dotted key."""
     flat: dict[str, Any] = {}
     for key, value in table.items():
         if isinstance(value, dict):
@@ -137,15 +154,16 @@ def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
+    """The content of a TOML file. Raises InvalidSpec for a file that is none."""
     try:
         with path.open("rb") as file:
-            raw = file.read(MOST_BYTES + 1)  # /dev/zero has no end
+            raw = file.read(MAX_FILE_BYTES + 1)  # /dev/zero has no end
     except FileNotFoundError:
         raise InvalidSpec(f"{path}: no such file; give the path of a study file") from None
     except OSError as error:
         raise InvalidSpec(f"{path}: cannot be read: {error.strerror}") from None
-    if len(raw) > MOST_BYTES:
-        raise InvalidSpec(f"{path}: is larger than {MOST_BYTES >> 10} KiB; give a study file")
+    if len(raw) > MAX_FILE_BYTES:
+        raise InvalidSpec(f"{path}: is larger than {MAX_FILE_BYTES >> 10} KiB; give a study file")
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -165,7 +183,7 @@ def _clipped(text: str, length: int = SHOWN_VALUE_LENGTH) -> str:
 
 
 def _apply(table: dict[str, Any], override: str) -> None:
-    """Set one ``dotted.key=value``; the value is TOML, or else a plain string."""
+    """Set one ``dotted.key=value`` in the file's tables."""
     raw = override.partition("=")[2]
     parts = _override_key(override).split(".")
     shown = _clipped(override)
@@ -198,6 +216,8 @@ def _first_error(error: ValidationError, source: str, overrides: Sequence[str] =
     dotted = _clipped(dotted)
     more = f" (and {len(details) - 1} more)" if len(details) > 1 else ""
     if first["type"] == "extra_forbidden":
+        if dotted in RENAMED_KEYS:
+            return f"{source}: {dotted} is now called {RENAMED_KEYS[dotted]}{more}"
         return f"{source}: {dotted}: unknown key{_nearest(keys, tables)}{more}"
     if first["type"] == "missing":
         return f"{source}: {dotted}: is missing{more}"
@@ -205,10 +225,10 @@ def _first_error(error: ValidationError, source: str, overrides: Sequence[str] =
 
 
 def _located(detail: ErrorDetails) -> tuple[list[str], Tables]:
-    """The error's keys as in the file, and the models of the table that holds the last of them.
+    """Where an error is: its keys as in the file, and the models of the last key's table.
 
-    Pydantic puts the tag of a union's member between the keys, and leaves out the key of a tag
-    that is wrong.
+    Pydantic puts the tag of a union's member between the keys, and leaves out the key of a tag that
+    is wrong.
     """
     keys: list[str] = []
     holders: Tables = ()
@@ -226,7 +246,7 @@ def _located(detail: ErrorDetails) -> tuple[list[str], Tables]:
 
 
 def _tables_under(tables: Tables, key: str) -> Tables:
-    """The models that the value of ``key`` may have; none unless it is a table."""
+    """The models of the table under ``key``; none if its value is not a table."""
     fields = [table.model_fields[key] for table in tables if key in table.model_fields]
     options = [o for f in fields for o in (get_args(f.annotation) or (f.annotation,))]
     return tuple(o for o in options if isinstance(o, type) and issubclass(o, BaseModel))
@@ -238,10 +258,12 @@ def _tag_key(tables: Tables) -> str:
 
 
 def _tags(table: type[BaseModel]) -> tuple[str, ...]:
+    """The values of the key that tells this table from others of its union."""
     return get_args(table.model_fields[_tag_key((table,))].annotation)
 
 
 def _shown(detail: ErrorDetails) -> str:
+    """The wrong value as an error quotes it; nothing for a table."""
     value = detail["input"]
     if detail["type"] == "union_tag_invalid":
         value = value[detail["ctx"]["discriminator"].strip("'")]
@@ -252,6 +274,7 @@ def _shown(detail: ErrorDetails) -> str:
 
 
 def _rule(detail: ErrorDetails, tables: Tables) -> str:
+    """What would be right, in words that fit behind the value."""
     if detail["type"] in TAG_ERRORS:
         *others, last = (f"'{tag}'" for table in tables for tag in _tags(table))
         return f"must be {', '.join(others)} or {last}"
@@ -264,6 +287,7 @@ def _rule(detail: ErrorDetails, tables: Tables) -> str:
 
 
 def _nearest(keys: list[str], tables: Tables) -> str:
+    """The known key that an unknown one is close to, or all that are known in its table."""
     known = sorted({key for table in tables for key in table.model_fields})
     close = difflib.get_close_matches(keys[-1], known, n=1, cutoff=0.5)
     if close:

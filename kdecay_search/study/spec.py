@@ -1,7 +1,7 @@
-"""A study as frozen models: every setting, its default and its rule.
+"""A study as frozen models: every setting with its default and its rule.
 
 :mod:`kdecay_search.study.file` reads them from TOML. The validated spec is stored with the study
-(``spec.to_json()``), and workers read it from there.
+(``spec.to_json()``), and workers read it from there. docs/study-file.md describes every key.
 """
 
 from __future__ import annotations
@@ -17,34 +17,33 @@ from pydantic import Field, ValidationInfo, field_validator
 
 from kdecay_search.schedules.baselines import BASELINES
 from kdecay_search.schedules.kdecay import Family, KDecaySchedule
-from kdecay_search.study.base import (
-    LATER,
-    NotNegative,
-    Positive,
-    Settings,
-)
+from kdecay_search.study.base import OMITTED_IF_NONE, NotNegative, Positive, Settings
 from kdecay_search.study.builtin_tasks import ImagesTask, SimulatedTask
 from kdecay_search.study.user_tasks import PURPOSE, SCHEDULE_CSV, CommandTask, PythonTask
 
 MAX_CANDIDATES = 1000
-"""More grid points than this in one stage is a slip of ``k_step``, not a search."""
-
+"""Largest number of candidates in one stage; more than this is a slip of ``k_step``."""
 SMALLEST_K, LARGEST_K = 0.001, 1000.0
-MOST_SEEDS = 1000
-MOST_LEVELS = 16
-
+"""Bounds of every exponent."""
+MAX_SEEDS = 1000
+"""Largest number of seeds of a search, and of a confirmation. A search's seeds lie below it."""
+FIRST_CONFIRMATION_SEED = MAX_SEEDS
+"""Smallest seed of a confirmation, so that no search has used it."""
+MAX_LR_LEVELS = 16
+"""Largest number of learning-rate levels that one study searches."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-"""Of a study: what fits in URLs, file names and terminals."""
+"""Pattern of a study's name: what fits in URLs, file names and terminals."""
 
 Exponent = Annotated[float, Field(ge=SMALLEST_K, le=LARGEST_K)]
 
 
 def _cap(k_max: float, k_cap: float | None) -> float:
+    """Largest k that a grid may grow to."""
     return k_cap if k_cap is not None else min(2 * k_max, LARGEST_K)
 
 
-def _most_ks(search: Mapping[str, Any]) -> float:
-    """How many ks stage 1 can come to try, by the settings that are valid so far."""
+def _max_ks(search: Mapping[str, Any]) -> float:
+    """Largest number of ks that stage 1 may try, by the settings that are valid so far."""
     k_min, k_max, k_cap, k_step = (search.get(key) for key in ("k_min", "k_max", "k_cap", "k_step"))
     if search.get("sampler") != "grid" or k_min is None or k_max is None or k_step is None:
         return 1
@@ -62,14 +61,18 @@ Task = ImagesTask | PythonTask | CommandTask | SimulatedTask
 
 
 class ScheduleSpec(Settings):
-    """The schedule whose exponents are searched."""
+    """The schedule whose exponents are searched; equations are those of the k-decay paper."""
 
     family: Family = "polynomial"
+    """Ordinary schedule that k-decay is applied to (eq. 11, 12, 13)."""
     power: Positive = 1.0
-    """N of the polynomial family (eq. 11)."""
+    """N of the polynomial family (eq. 11); 1 in the others."""
     lr_min: NotNegative = 0.001
+    """Learning rate at the end, Le."""
     lr_max: Positive = 0.1
+    """Learning rate at the start of the decay, L0, unless ``search.lr_max`` searches it."""
     warmup_epochs: NotNegative = 0.0
+    """Epochs of linear warm-up before the decay."""
 
     @field_validator("power")
     @classmethod
@@ -88,23 +91,31 @@ class SearchSpec(Settings):
     """The search for the terms k1 < k2 < … of eq. 14."""
 
     sampler: Literal["grid", "tpe", "gp", "random"] = "grid"
+    """How candidates are chosen: on a grid, or each by one of Optuna's samplers."""
     ks: Annotated[tuple[Exponent, ...], Field(min_length=1, max_length=1000)] | None = None
-    """Stage 1's candidates, instead of a grid from k_min to k_max by k_step."""
+    """Candidates of stage 1, in place of a grid from ``k_min`` to ``k_max`` by ``k_step``."""
     k_min: Exponent = 1.0
+    """Smallest k of stage 1; the baseline k = 1 is tried in any case."""
     k_max: Exponent = 5.0
+    """Largest k of stage 1 at its start."""
     k_cap: Exponent | None = None
-    """The grid grows up to here while the best k is its largest; None means twice k_max."""
+    """Largest k that the grid may grow to while the best k is its largest; None means twice
+    ``k_max``."""
     k_step: Exponent = 0.5
+    """Step of the grid, and the least distance between two terms."""
     trials: Annotated[int, Field(ge=2, le=10_000)] = 10
     """Candidates per stage that tpe, gp and random try; a grid has its own number."""
     sampler_seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    """Seed of the sampler."""
     max_terms: Annotated[int, Field(ge=1, le=16)] = 2
-    seeds: Annotated[int, Field(ge=1, le=MOST_SEEDS)] = 3
+    """Largest number of terms, and so of stages."""
+    seeds: Annotated[int, Field(ge=1, le=MAX_SEEDS)] = 3
     """Replicates of every candidate."""
     min_gain: NotNegative = 0.1
     """Percentage points by which a term must lower the paired mean error to be kept."""
-    lr_max: Annotated[tuple[Positive, ...] | None, LATER] = None
-    """Levels of the LR to search jointly with the first term, in place of schedule.lr_max."""
+    lr_max: Annotated[tuple[Positive, ...] | None, OMITTED_IF_NONE] = None
+    """Learning-rate levels to search jointly with the first term, in place of
+    ``schedule.lr_max``."""
 
     @field_validator("lr_max")
     @classmethod
@@ -113,8 +124,8 @@ class SearchSpec(Settings):
     ) -> tuple[float, ...] | None:
         if levels is None:
             return None
-        if not 2 <= len(levels) <= MOST_LEVELS:  # noqa: PLR2004 - one is no search
-            raise ValueError(f"must hold 2 to {MOST_LEVELS} levels; one alone is schedule.lr_max")
+        if not 2 <= len(levels) <= MAX_LR_LEVELS:  # noqa: PLR2004 - one is no search
+            raise ValueError(f"must hold 2 to {MAX_LR_LEVELS} levels; one alone is schedule.lr_max")
         if any(later <= earlier for earlier, later in pairwise(levels)):
             raise ValueError("must strictly increase")
         sampler, trials = (info.data.get(key) for key in ("sampler", "trials"))
@@ -122,7 +133,7 @@ class SearchSpec(Settings):
             raise ValueError(
                 f"needs search.trials of {len(levels) + 1} or more: k = 1 is tried at every level"
             )
-        if len(levels) * _most_ks(info.data) > MAX_CANDIDATES:
+        if len(levels) * _max_ks(info.data) > MAX_CANDIDATES:
             raise ValueError(f"gives more than {MAX_CANDIDATES} candidates; try fewer levels or ks")
         return levels
 
@@ -159,7 +170,7 @@ class SearchSpec(Settings):
 
     @property
     def cap(self) -> float:
-        """The largest k that a grid may grow to."""
+        """Largest k that a grid may grow to."""
         return _cap(self.k_max, self.k_cap)
 
 
@@ -167,56 +178,62 @@ class PruningSpec(Settings):
     """When a run may be ended early; see :mod:`kdecay_search.search.early_stopping`."""
 
     enabled: bool = True
+    """Whether runs are chosen as the search proceeds and may end early. If not, every candidate
+    runs to the end on every seed."""
     first_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """No run is pruned before this share of its epochs."""
+    """Share of a run's epochs before which it is never pruned."""
     keep_at_least: Annotated[int, Field(ge=1, le=1000)] = 6
-    """So many candidates, beside the baseline, run to the end on the first seed."""
+    """Number of candidates, besides the baseline, that run to the end on the first seed."""
 
 
 class ConfirmSpec(Settings):
     """The comparison at a study's end: fresh seeds, all training images, error on the test set."""
 
-    seeds: Annotated[int, Field(ge=0, le=MOST_SEEDS)] = 0
-    """So many trainings of each schedule. 0: no confirmation, and the test set stays closed."""
-    first_seed: Annotated[int, Field(ge=MOST_SEEDS, le=1_000_000_000)] = MOST_SEEDS
-    """The seeds count up from here; a search's are below. Another one repeats the comparison."""
+    seeds: Annotated[int, Field(ge=0, le=MAX_SEEDS)] = 0
+    """Trainings of each schedule; 0 means no confirmation, and the test set stays closed."""
+    first_seed: Annotated[int, Field(ge=FIRST_CONFIRMATION_SEED, le=1_000_000_000)] = (
+        FIRST_CONFIRMATION_SEED
+    )
+    """Seed of the first training of each schedule; the others count up from it. Another first seed
+    repeats the comparison."""
     area_matched: bool = True
-    """Compare with the original at a higher rate as well: raised so that its mean rate is the
-    found schedule's."""
-    rivals: tuple[str, ...] = ()
-    """Usual schedules to compare with as well, between the same rates."""
+    """Whether to compare also with the original at a higher rate, raised so that its mean rate is
+    the found schedule's."""
+    baselines: tuple[str, ...] = ()
+    """Names of usual schedules to compare with as well, between the same rates."""
 
     @field_validator("seeds")
     @classmethod
     def _pairs_have_a_spread(cls, seeds: int) -> int:
         if seeds == 1:
-            raise ValueError("must be 2 or more (one pair tells no noise), or 0 for none")
+            raise ValueError("must be 2 or more, or 0 for none: one pair does not show its noise")
         return seeds
 
-    @field_validator("rivals")
+    @field_validator("baselines")
     @classmethod
-    def _rivals_are_known(cls, rivals: tuple[str, ...]) -> tuple[str, ...]:
-        for index, rival in enumerate(rivals):
-            if rival not in BASELINES:
-                raise ValueError(f"must hold names among {', '.join(BASELINES)}; not {rival!r}")
-            if rival in rivals[:index]:
-                raise ValueError(f"must name each schedule once; {rival!r} is there twice")
-        return rivals
+    def _baselines_are_known(cls, baselines: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(baselines):
+            if name not in BASELINES:
+                raise ValueError(f"must hold names among {', '.join(BASELINES)}; not {name!r}")
+            if name in baselines[:index]:
+                raise ValueError(f"must name each schedule once; {name!r} is there twice")
+        return baselines
 
 
 class WorkersSpec(Settings):
     """How workers share the study; changing these does not change any result."""
 
     heartbeat_seconds: Annotated[float, Field(ge=0.1, le=3600)] = 10.0
+    """Seconds between two heartbeats of a worker."""
     grace_seconds: Annotated[float, Field(ge=0.2, le=86_400)] = 120.0
-    """A trial whose worker has been silent for so long is given to another."""
+    """Seconds of silence after which a worker's trial is given to another worker."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """Trials that may fail with an error before their run counts as failed."""
     checkpoint_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 300.0
-    """A run's state is kept at the end of every epoch, and within it so often."""
+    """Seconds between two checkpoints within an epoch; there is one at the end of every epoch."""
     decoders: Annotated[int, Field(ge=0, le=256)] = 8
-    """Processes, at most one per core, that decode imagenet's images for each worker while it
-    trains; 0: it does that itself."""
+    """Processes, at most one per core, that decode imagenet's images for each worker; with 0 the
+    worker decodes them itself."""
 
     @field_validator("grace_seconds")
     @classmethod
@@ -227,16 +244,24 @@ class WorkersSpec(Settings):
 
 
 class StudySpec(Settings):
-    """A whole study file."""
+    """All settings of a study: a whole study file."""
 
     name: Annotated[str, Field(max_length=100, pattern=NAME_PATTERN)]
+    """Name of the study; its stages are stored as NAME/k1, NAME/k2, …"""
     description: Annotated[str, Field(max_length=10_000)] = ""
+    """Free text for people."""
     task: Annotated[Task, Field(discriminator="kind")]
+    """What is trained."""
     schedule: ScheduleSpec = ScheduleSpec()
+    """The schedule whose exponents are searched."""
     search: SearchSpec = SearchSpec()
+    """The search for the terms."""
     pruning: PruningSpec = PruningSpec()
+    """When a run may be ended early."""
     confirm: ConfirmSpec = ConfirmSpec()
+    """The comparison at the study's end."""
     workers: WorkersSpec = WorkersSpec()
+    """How workers share the study."""
 
     @field_validator("schedule")
     @classmethod
@@ -264,24 +289,29 @@ class StudySpec(Settings):
             return confirm
         if PURPOSE not in task.placeholders:
             raise ValueError(
-                "seeds needs {purpose} in task.command: it tells the program to train on all "
-                "training data and to report the error on the test set"
+                "seeds needs {purpose} in task.command, so that the program knows when to train on "
+                "all training data and to report the error on the test set"
             )
-        if confirm.rivals and SCHEDULE_CSV not in task.placeholders:
-            raise ValueError("rivals needs {schedule_csv} in task.command: they have no k")
+        if confirm.baselines and SCHEDULE_CSV not in task.placeholders:
+            raise ValueError("baselines needs {schedule_csv} in task.command: they have no k")
         return confirm
 
     def schedule_for(
         self, ks: Sequence[float], steps_per_epoch: float = 1, lr_max: float | None = None
     ) -> KDecaySchedule:
-        """The schedule with terms ``ks``, its warm-up in updates of this many per epoch.
-        ``lr_max``: where that is searched, in place of the file's."""
+        """The k-decay schedule that the study trains with.
+
+        Args:
+            ks: Terms of the schedule.
+            steps_per_epoch: Optimizer updates per epoch, for the warm-up.
+            lr_max: Learning-rate level, if the study searches it; None for the file's.
+        """
         part, warmup_steps = self.schedule, self.warmup_steps(steps_per_epoch)
         high = part.lr_max if lr_max is None else lr_max
         return KDecaySchedule(part.family, tuple(ks), part.power, high, part.lr_min, warmup_steps)
 
     def warmup_steps(self, steps_per_epoch: float) -> int:
-        """Updates of the warm-up; one update after it, at least, is left."""
+        """Optimizer updates of the warm-up; at least one update is left after it."""
         last_step = math.ceil(self.task.epochs * steps_per_epoch) - 1
         return min(round(self.schedule.warmup_epochs * steps_per_epoch), last_step)
 
@@ -292,9 +322,20 @@ class StudySpec(Settings):
         comparator: str | None = None,
         lr_max: float | None = None,
     ) -> bytes:
-        """32 bytes that tell apart trainings that differ in anything but who does them. Without
-        ``ks`` and ``seed``: studies. ``comparator``: of a confirmation's run. ``lr_max``: where that
-        is searched, in place of the file's."""
+        """Fingerprint of everything that decides what is trained, and of nothing else.
+
+        A checkpoint belongs to the run with its fingerprint, so a fingerprint must not change from
+        one version to the next.
+
+        Args:
+            ks: Terms of the run's schedule; with the defaults, the fingerprint is the study's.
+            seed: Seed of the run.
+            comparator: Schedule of a confirmation's run, one of its comparators.
+            lr_max: Learning-rate level, if the study searches it; None for the file's.
+
+        Returns:
+            32 bytes.
+        """
         schedule = self.schedule.model_dump() | ({} if lr_max is None else {"lr_max": lr_max})
         task = self.task.model_dump(exclude={"epoch_timeout"})
         decisive: list[object] = [task, schedule]
@@ -303,11 +344,11 @@ class StudySpec(Settings):
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
     def to_json(self) -> str:
-        """The spec as stored with the study; :func:`from_json` reads it back unchanged."""
+        """The spec as it is stored; :func:`kdecay_search.study.file.from_json` reads it back."""
         return self.model_dump_json()
 
 
 def grid(k_min: float, k_max: float, k_step: float) -> tuple[float, ...]:
-    """k_min, k_min + k_step, … up to k_max, without the drift of repeated addition."""
+    """The values k_min, k_min + k_step, … up to k_max, without the drift of repeated addition."""
     count = math.floor((k_max - k_min) / k_step + 1e-9) + 1
     return tuple(round(k_min + index * k_step, 10) for index in range(max(count, 0)))

@@ -25,7 +25,7 @@ from kdecay_search.study.comparators import (
     schedule_of,
 )
 from kdecay_search.study.file import changed, differences, from_json
-from kdecay_search.study.spec import MOST_SEEDS, StudySpec
+from kdecay_search.study.spec import FIRST_CONFIRMATION_SEED, StudySpec
 from kdecay_search.study.trials import CONFIRMATION, State, Trial, Trials
 from kdecay_search.tasks.simulated import comparator_shape, final_error, shape_error
 from tests.support.memory_studies import MemoryQueue, completed, failed, simulated, stated, study
@@ -74,10 +74,12 @@ def test_a_study_without_confirm_ends_with_its_search() -> None:
 
 
 def test_every_schedule_runs_once_on_every_fresh_seed() -> None:
-    queue, plan = played(confirmed_study(rivals=["cosine", "htd"]))
+    queue, plan = played(confirmed_study(baselines=["cosine", "htd"]))
     runs = [(t.request.comparator, t.key.seed) for t in of_confirmation(queue)]
     names = [FOUND, ORIGINAL, AREA_MATCHED, "cosine", "htd"]
-    assert sorted(runs) == sorted((name, MOST_SEEDS + i) for name in names for i in range(4))
+    assert sorted(runs) == sorted(
+        (name, FIRST_CONFIRMATION_SEED + i) for name in names for i in range(4)
+    )
     searched = {t.key.seed for t in queue.trials if t.key.stage != CONFIRMATION}
     assert not searched & {seed for _, seed in runs}
     assert plan.progress == Progress.DONE
@@ -86,7 +88,7 @@ def test_every_schedule_runs_once_on_every_fresh_seed() -> None:
 def test_pairs_come_before_further_seeds() -> None:
     queue, _ = played(confirmed_study())
     assert [t.key.seed for t in of_confirmation(queue)] == [
-        MOST_SEEDS + i for i in range(4) for _ in range(3)
+        FIRST_CONFIRMATION_SEED + i for i in range(4) for _ in range(3)
     ]
 
 
@@ -120,7 +122,7 @@ def test_a_run_that_fails_is_tried_again_and_then_left_out_of_the_pairs() -> Non
     works = simulated(spec)
 
     def outcome(waiting: Trial) -> Trial:
-        bad = waiting.request.comparator == FOUND and waiting.key.seed == MOST_SEEDS
+        bad = waiting.request.comparator == FOUND and waiting.key.seed == FIRST_CONFIRMATION_SEED
         return failed(waiting) if bad else works(waiting)
 
     queue, plan = played(spec, outcome)
@@ -142,10 +144,10 @@ def test_a_confirmation_of_failures_alone_fails_the_study_and_says_so() -> None:
     assert len(view_of(queue).given_up) == 12
 
 
-def test_another_first_seed_repeats_it_and_other_rivals_add_their_runs_alone() -> None:
+def test_another_first_seed_repeats_it_and_other_baselines_add_their_runs_alone() -> None:
     queue, _ = played(confirmed_study())
     before = len(of_confirmation(queue))
-    queue.spec = changed(queue.spec, "confirm", {"rivals": ["linear"]}, "test")
+    queue.spec = changed(queue.spec, "confirm", {"baselines": ["linear"]}, "test")
     queue.play()
     assert len(of_confirmation(queue)) == before + 4
     queue.spec = changed(queue.spec, "confirm", {"first_seed": 2000}, "test")
@@ -156,14 +158,14 @@ def test_another_first_seed_repeats_it_and_other_rivals_add_their_runs_alone() -
 
 
 def test_waiting_runs_of_a_confirmation_that_was_changed_are_withdrawn() -> None:
-    queue = begun(confirmed_study(rivals=["linear"]))
-    queue.spec = changed(queue.spec, "confirm", {"rivals": [], "seeds": 2}, "test")
+    queue = begun(confirmed_study(baselines=["linear"]))
+    queue.spec = changed(queue.spec, "confirm", {"baselines": [], "seeds": 2}, "test")
     withdrawn = queue.plan().withdraw
     waiting = [t for t in queue.waiting if t.key.stage == CONFIRMATION]
     assert {(t.request.comparator, t.key.seed) for t in withdrawn} == {
         (t.request.comparator, t.key.seed)
         for t in waiting
-        if t.request.comparator == "linear" or t.key.seed >= MOST_SEEDS + 2
+        if t.request.comparator == "linear" or t.key.seed >= FIRST_CONFIRMATION_SEED + 2
     }
 
 
@@ -178,7 +180,7 @@ def errors_by_control(**errors: list[float]) -> Any:
     def outcome(waiting: Trial) -> Trial:
         if waiting.request.comparator is None:
             return search(waiting)
-        value = table[waiting.request.comparator][waiting.key.seed - MOST_SEEDS]
+        value = table[waiting.request.comparator][waiting.key.seed - FIRST_CONFIRMATION_SEED]
         return completed(waiting, value)
 
     return outcome
@@ -272,7 +274,7 @@ def test_the_area_matched_control_has_the_found_schedule_s_mean_rate(
 @pytest.mark.parametrize("comparator", COMPARATORS)
 def test_every_control_goes_between_the_study_s_rates(comparator: str) -> None:
     part = {"lr_max": 0.2, "lr_min": 0.002, "warmup_epochs": 1.0}
-    spec = study(epochs=10, schedule=part, confirm={"seeds": 2, "rivals": list(BASELINES)})
+    spec = study(epochs=10, schedule=part, confirm={"seeds": 2, "baselines": list(BASELINES)})
     assert comparator in comparators_of(spec)
     schedule = schedule_of(spec, comparator, (3.0,), 20)
     assert schedule.lr_min == 0.002
@@ -283,7 +285,7 @@ def test_every_control_goes_between_the_study_s_rates(comparator: str) -> None:
 
 
 def test_simulated_controls_lie_on_the_study_s_surface() -> None:
-    spec = confirmed_study(rivals=["linear", "cosine"])
+    spec = confirmed_study(baselines=["linear", "cosine"])
     assert isinstance(spec.task, SimulatedTask)
     surface = spec.task.surface
     for comparator, ks in ((FOUND, (3.0,)), (ORIGINAL, (1.0,)), ("linear", (1.0,))):
@@ -300,8 +302,8 @@ def test_simulated_controls_lie_on_the_study_s_surface() -> None:
     ("values", "rule"),
     [
         ({"seeds": 1}, "must be 2 or more"),
-        ({"rivals": ["cosin"]}, "must hold names among linear, "),
-        ({"rivals": ["linear", "linear"]}, "must name each schedule once"),
+        ({"baselines": ["cosin"]}, "must hold names among linear, "),
+        ({"baselines": ["linear", "linear"]}, "must name each schedule once"),
         ({"first_seed": 5}, "must be greater than or equal to 1000"),
     ],
 )
@@ -314,6 +316,6 @@ def test_a_wrong_confirm_is_one_line_with_its_rule(values: dict[str, Any], rule:
 
 def test_a_confirmation_may_be_changed_without_mixing_results() -> None:
     old = confirmed_study()
-    new = changed(old, "confirm", {"seeds": 8, "rivals": ["sgdr"]}, "test")
+    new = changed(old, "confirm", {"seeds": 8, "baselines": ["sgdr"]}, "test")
     assert differences(old, new) == []
     assert from_json(new.to_json()) == new

@@ -51,7 +51,7 @@ def joint(
         surface=surface,
         search=part | {"seeds": seeds} | search,
         pruning={"enabled": prunes},
-        confirm={"seeds": confirm, "rivals": ["cosine"]},
+        confirm={"seeds": confirm, "baselines": ["cosine"]},
     )
 
 

@@ -66,12 +66,22 @@ def test_unknown_key_that_is_near_to_none_gets_the_known_ones(tmp_path: Path) ->
         (images_table(), "task.epoch_seconds"),
     ],
 )
-def test_key_of_the_other_kind_of_task_is_not_offered_as_a_mend(
+def test_key_of_the_other_kind_of_task_is_not_offered_as_a_fix(
     tmp_path: Path, table: dict[str, Any], key: str
 ) -> None:
     message = refused(tmp_path, merged(table, key, {} if key.endswith("l") else 1))
     assert f"{key}: unknown key" in message
     assert f"did you mean {key}?" not in message
+
+
+def test_renamed_key_is_named_with_its_present_name(tmp_path: Path) -> None:
+    message = refused_with(tmp_path, confirm__rivals=["cosine"])
+    assert message.endswith("study.toml: confirm.rivals is now called confirm.baselines")
+
+
+def test_renamed_key_of_an_override_is_named_with_its_present_name(tmp_path: Path) -> None:
+    message = one_line(written(tmp_path, study_table()), "confirm.rivals=['cosine']")
+    assert message == "--set: confirm.rivals is now called confirm.baselines"
 
 
 @pytest.mark.parametrize("key", ["a\nb", "a\rb", "\x1b[31m", "a\u2028b", ""])

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from kdecay_search.cli.models import _toml
 from kdecay_search.study.networks import (
     LAYERS_PER_STEP,
     MAX_DEPTH,
@@ -66,10 +65,11 @@ def test_kdecay_models_lists_every_published_count(tmp_path: Path) -> None:
 
 
 def test_what_kdecay_models_prints_can_stand_in_a_study_file(tmp_path: Path) -> None:
-    printed = Kdecay(tmp_path).run("models").stdout
-    for network in PAPER_NETWORKS:
-        (line,) = {line for line in printed.splitlines() if f"{_toml(network)} " in line}
-        table = tomllib.loads("model = {" + _toml(network) + "}")
+    _, *lines = Kdecay(tmp_path).run("models").stdout.splitlines()
+    for network, line in zip(PAPER_NETWORKS, lines, strict=True):
+        assert line.split()[0] == network.title
+        settings = re.search(r"name = .*?(?=  )", line).group()
+        table = tomllib.loads("model = {" + settings + "}")
         assert TypeAdapter(ModelSpec).validate_python(table["model"]) == network.spec
         for count in network.parameters.values():
             assert f"{count:,}" in line

@@ -16,6 +16,47 @@ from tests.study.files import written
 from tests.study.strategies import tables
 from tests.support.memory_studies import images_table, study
 
+STORED_BEFORE_BASELINES = """
+{"name":"small","description":"","task":{"kind":"simulated","epochs":3,"epoch_seconds":0.0,
+"surface":{"best_ks":[3.0],"best_error":8.0,"curvature":30.0,"seed_noise":0.0,"run_noise":0.0,
+"epoch_noise":0.0,"crossing":8.0,"noise_seed":0}},"schedule":{"family":"polynomial","power":1.0,
+"lr_min":0.001,"lr_max":0.1,"warmup_epochs":0.0},"search":{"sampler":"grid","ks":null,"k_min":1.0,
+"k_max":5.0,"k_cap":null,"k_step":0.5,"trials":10,"sampler_seed":0,"max_terms":2,"seeds":3,
+"min_gain":0.1},"pruning":{"enabled":false,"first_share":0.5,"keep_at_least":6},"confirm":{"seeds":4,
+"first_seed":1000,"area_matched":true,"rivals":["cosine","sgdr"]},"workers":{"heartbeat_seconds":10.0,
+"grace_seconds":120.0,"max_attempts":3,"checkpoint_seconds":300.0,"decoders":8}}
+"""
+"""A study as version 0.1.0 stored it."""
+
+FINGERPRINTS = [
+    (study(), "ada4e7b03a23c6c5", "a89e5ae9f4e40ac6", "8c5d4447726f0f62"),
+    (
+        study(search={"lr_max": [0.05, 0.1]}, surface={"best_lr_max": 0.1}),
+        "473bea2daa4ce28a",
+        "b85861b01a5c3dfd",
+        "6dea924b344cbf19",
+    ),
+    (
+        StudySpec.model_validate_json(json.dumps(images_table())),
+        "68ffd0093597bcc4",
+        "0771cd87767924b7",
+        "3b736902fa3312f4",
+    ),
+    (
+        study(task={"kind": "command", "epochs": 3, "command": ["t", "{k}"], "epoch_timeout": 9.0}),
+        "92c45c1a02b4a63a",
+        "67c9120a98d8f6a1",
+        "8c973f375983c79e",
+    ),
+    (
+        study(task={"kind": "python", "epochs": 3, "entry": "a:b", "args": {"x": [1, 2.5]}}),
+        "0c7db17721447ccd",
+        "8692c0b3ed2dd7ab",
+        "161d690226af842f",
+    ),
+]
+"""The first bytes of version 0.1.0's fingerprints of a study, a run, and a confirmation's run."""
+
 
 def read(table: dict[str, Any]) -> StudySpec:
     return StudySpec.model_validate_json(json.dumps(table))
@@ -64,7 +105,28 @@ def test_spec_of_another_version_says_so() -> None:
         from_json(json.dumps(stored))
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3"])
+def test_study_stored_before_baselines_had_their_name_is_read() -> None:
+    spec = from_json(STORED_BEFORE_BASELINES)
+    assert spec == study(confirm={"seeds": 4, "baselines": ["cosine", "sgdr"]})
+    assert from_json(spec.to_json()) == spec
+    assert "rivals" not in spec.to_json()
+
+
+@pytest.mark.parametrize(("spec", "of_study", "of_run", "of_confirmation"), FINGERPRINTS)
+def test_fingerprints_decide_which_checkpoints_are_found_and_never_change(
+    spec: StudySpec, of_study: str, of_run: str, of_confirmation: str
+) -> None:
+    assert spec.fingerprint().hex()[:16] == of_study
+    assert spec.fingerprint((1.0, 3.5), 2).hex()[:16] == of_run
+    assert spec.fingerprint((3.5,), 1000, "cosine", 0.2).hex()[:16] == of_confirmation
+    assert len(spec.fingerprint()) == 32
+
+
+def test_fingerprint_of_a_study_stored_before_baselines_had_their_name_is_the_same() -> None:
+    assert from_json(STORED_BEFORE_BASELINES).fingerprint() == study().fingerprint()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", '{"confirm": 3}', "[" * 100_000])
 def test_stored_text_that_is_no_spec_is_refused_in_one_line(text: str) -> None:
     with pytest.raises(InvalidSpec, match="stored study") as caught:
         from_json(text)

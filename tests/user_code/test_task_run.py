@@ -14,13 +14,13 @@ import torch
 from kdecay_search.errors import TaskError
 from kdecay_search.study.comparators import AREA_MATCHED, COMPARATORS, schedule_of
 from kdecay_search.tasks.protocol import Epoch, Lost, Pruned, Released
-from kdecay_search.training.averaging import AveragedWeights
+from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.user_code.run import TaskRun, run_function
 from tests.support.recorded_run import RecordedRun
 
 STEPS = 5
 EPOCHS = 3
-CONFIRM = {"seeds": 2, "rivals": ["sgdr", "htd"]}
+CONFIRM = {"seeds": 2, "baselines": ["sgdr", "htd"]}
 
 
 def numbers(run: RecordedRun) -> list[int]:
@@ -285,7 +285,7 @@ def test_the_average_is_that_of_the_built_in_task_and_the_model_is_given_back() 
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     task_run = with_steps(RecordedRun())
     average = task_run.average(model, optimizer)
-    reference = AveragedWeights(model, 0.08 * task_run.total_steps)
+    reference = AveragedModel(model, 0.08 * task_run.total_steps)
     optimizer.register_step_post_hook(lambda *_: reference.update())
     updates(model, optimizer, 6)
     model[2].eval()

@@ -25,7 +25,7 @@ def study_file(folder: Path, name: str, **settings: object) -> str:
 def test_a_study_file_s_confirmation_runs_by_itself_and_is_told_in_json_text_and_optuna(
     kdecay: Kdecay, storage: Storage, tmp_path: Path
 ) -> None:
-    file = study_file(tmp_path, "confirmed", confirm__seeds=3, confirm__rivals=["cosine"])
+    file = study_file(tmp_path, "confirmed", confirm__seeds=3, confirm__baselines=["cosine"])
     found = kdecay.json("launch", file, "--workers", "2")
     assert found["state"] == "done"
     said = found["confirm"]
@@ -84,9 +84,11 @@ def test_a_study_that_is_done_can_be_confirmed_and_confirmed_again(
 
 def test_wrong_confirmations_are_one_line(kdecay: Kdecay, tmp_path: Path) -> None:
     kdecay.run("launch", study_file(tmp_path, "wrong"), "--workers", "1")
-    unknown = kdecay.run("confirm", "wrong", "--rival", "cosin", code=2).stderr
-    assert unknown.startswith("kdecay: study 'wrong': confirm.rivals")
+    unknown = kdecay.run("confirm", "wrong", "--baseline", "cosin", code=2).stderr
+    assert unknown.startswith("kdecay: study 'wrong': confirm.baselines")
     assert unknown.count("\n") == 1
+    renamed = kdecay.run("confirm", "wrong", "--rival", "cosine", code=2).stderr
+    assert renamed == "kdecay: --rival is now called --baseline\n"
     missing = kdecay.run("confirm", "nowhere", code=2).stderr
     assert "no study named 'nowhere'" in missing
     assert json.loads(kdecay.run("status", "wrong", "--json").stdout)["confirm"] is None
