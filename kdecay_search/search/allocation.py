@@ -8,7 +8,7 @@ share of the grid has been trained. docs/pruning.md has the measurements behind 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdecay_search.search.knowledge_gradient import Posterior, Run
@@ -74,7 +74,7 @@ class RunAllocator:
         posterior = Posterior.of(self.surrogate, dict.fromkeys(points), self.policy)
         chosen += worthiest(posterior, self.remaining, size - len(chosen), certain)
         runs = [*due, *chosen, *self._runs_of_levels(size, due, len(chosen))]
-        return list(dict.fromkeys(runs)) or leader or self._pairs(size)
+        return list(dict.fromkeys(runs)) or leader
 
     def _challenger(self) -> Candidate | None:
         """The best candidate that is no baseline."""
@@ -107,7 +107,8 @@ class RunAllocator:
         challenger, needed = self._challenger(), self.policy.min_runs_to_win
         if challenger is None or self.remaining.left <= 0:
             return []
-        leads = self._leads(challenger)
+        selection = self.selection
+        leads = selection.mean(challenger) < selection.mean(selection.points[0])
         errors = self.candidates[challenger].errors
         met = errors.keys() & self.reference.keys() if leads else errors.keys()
         wanted = min(needed, len(self.reference)) if leads else needed
@@ -115,30 +116,9 @@ class RunAllocator:
         is_settled = not leads and any(len(c.errors) >= needed for c in others)
         if is_settled or (len(met) >= wanted and len(errors) >= needed):
             return []
-        return self._meetings(challenger, self.reference)[:1]
-
-    def _pairs(self, size: int) -> list[Run]:
-        """The runs that are left make pairs of the leader and its reference, while a gain is likely
-        and not sure."""
-        challenger = self._challenger()
-        if challenger is None or not self._leads(challenger):
-            return []
-        gain = self.selection.gain(challenger)
-        if gain.is_sure or gain.probability < self.policy.likely_gain:
-            return []
-        met = self.candidates[challenger].errors
-        runs = self._meetings(self.selection.points[0], met)
-        runs += self._meetings(challenger, self.reference)
-        pairs = [run for run in runs if run[1] in met.keys() | self.reference.keys()]
-        return pairs[: max(0, min(size, self.remaining.left))]
-
-    def _leads(self, challenger: Candidate) -> bool:
-        return self.selection.mean(challenger) < self.selection.mean(self.selection.points[0])
-
-    def _meetings(self, point: Candidate, others: Container[int]) -> list[Run]:
-        """What the candidate may still run, first on the seeds that others have run on."""
-        missing = self.remaining.missing.get(point, ())
-        return [(point, s) for s in sorted(missing, key=lambda seed: (seed not in others, seed))]
+        missing = self.remaining.missing.get(challenger, ())
+        seeds = sorted(missing, key=lambda seed: (seed not in self.reference, seed))
+        return [(challenger, seed) for seed in seeds[:1]]
 
 
 def worthiest(

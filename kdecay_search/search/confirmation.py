@@ -1,10 +1,8 @@
-"""The comparison that a study ends with: its found schedule against the original and others.
+"""The confirmation that may end a study: the found schedule against the original and others.
 
 The best of many noisy candidates looks better than it is, so the search's own numbers are no
 evidence. Here every schedule is trained anew, on seeds that the search has not used and on all
-training images, and compared on the test set, in pairs of the same seed.
-
-As :mod:`kdecay_search.search`, which calls it when the search is over, this is a pure function.
+training data, and compared on the test set, in pairs of the same seed.
 """
 
 from __future__ import annotations
@@ -43,20 +41,22 @@ STATED_STEPS_PER_EPOCH = 100
 
 @dataclass(frozen=True)
 class Row:
-    """One schedule's trainings."""
+    """The runs of one schedule."""
 
     comparator: str
-    """Its name, of :data:`kdecay_search.study.comparators.COMPARATORS`."""
+    """Name of the schedule, one of :data:`kdecay_search.study.comparators.COMPARATORS`."""
     lr_max: float | None
-    """Of the schedule, where the level was searched: found for it, or what follows from that."""
+    """Level of the learning rate; None if the search did not search it."""
     errors: Mapping[int, float]
     """Test error (%) by seed."""
     failed: int
-    """Runs that were given up."""
+    """Number of runs that were given up."""
     unfinished: int
+    """Number of runs that are waiting, running or still to be queued."""
 
     @property
     def error(self) -> Sample:
+        """Mean and standard deviation of the errors over the seeds."""
         return describe(self.errors.values())
 
 
@@ -65,15 +65,19 @@ class Confirmation:
     """What the confirmation has shown so far, and what it still needs."""
 
     ks: tuple[float, ...]
-    """The schedule that the search found."""
+    """The terms of the schedule that the search found."""
     seeds: range
+    """The fresh seeds that every schedule runs on."""
     rows: tuple[Row, ...]
-    """The found schedule, the original, the others; none if the search found nothing new."""
+    """The found schedule, the original, and the others; empty if the search found nothing new."""
     enqueue: tuple[RunRequest, ...]
+    """Runs to be queued, in the order in which workers should take them."""
     redundant: tuple[Trial, ...]
+    """Waiting and running trials of runs that another trial serves, or that are not wanted."""
 
     @property
     def is_over(self) -> bool:
+        """Whether every run has ended."""
         return not any(row.unfinished for row in self.rows)
 
     @cached_property

@@ -55,8 +55,6 @@ class Policy:
     less."""
     candidates_per_batched_run: int = 4
     """Candidates for each of the runs that are chosen together."""
-    likely_gain: float = 0.8
-    """Probability of a gain on the reference from which on the gain is worth further pairs."""
     knowledge_gradient_samples: int = 2048
     """Antithetic pairs of samples behind an expected gain (search/knowledge_gradient.py)."""
 

@@ -91,14 +91,15 @@ class Space:
 
     @property
     def searched_levels(self) -> tuple[float, ...]:
-        """Ascending; none where candidates do not differ in their level."""
+        """The learning-rate levels, ascending; empty if candidates do not differ in theirs."""
         if len(self.levels) == 1:
             return ()
         return tuple(sorted(level for level in self.levels if level is not None))
 
     @property
     def lr_max(self) -> float | None:
-        """The level of all candidates; None where they have several, or it is not searched."""
+        """The learning-rate level of all candidates; None if they have several, or if it is not
+        searched."""
         return self.levels[0] if len(self.levels) == 1 else None
 
     def grown(self, policy: Policy = POLICY) -> Space | None:
@@ -119,6 +120,7 @@ class Space:
         return Space(search, points, (lower, longer[-1]), self.levels, later)
 
     def is_upper_edge(self, k: float) -> bool:
+        """Whether ``k`` is the largest that the space holds; for a sampler, nearly so."""
         if self.search.sampler == "grid":
             return k == self.bounds[1]
         return k > self.bounds[1] - self.search.k_step

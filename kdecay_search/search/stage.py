@@ -21,41 +21,48 @@ class Progress(StrEnum):
 
 @dataclass(frozen=True)
 class CandidateResult:
-    """One value of k within a stage, or of k and lr_max, and what its runs gave."""
+    """A candidate of a stage and what its runs gave."""
 
     index: int
+    """Number of the candidate within its stage, from 0."""
     k: float | None
+    """The exponent; None until a sampler has chosen it."""
     errors: Mapping[int, float]
     """Final validation error (%) of complete runs, by seed."""
     pruned: int
-    """Runs that ended early, those included that lost the race before they began …"""
+    """Number of runs that ended early, including ``skipped``."""
     skipped: int
-    """… which are these."""
+    """Number of runs that were never started, since they could not change the answer."""
     failed: int
+    """Number of runs that were given up."""
     unfinished: int
-    """Runs that are waiting, running or still to be queued."""
+    """Number of runs that are waiting, running or still to be queued."""
     probability: float | None = None
-    """To be the best of the stage, by the results so far; None before there are any."""
+    """Probability to be the best of the stage, by the results so far; None before there are any."""
     lr_max: float | None = None
-    """Where the level of the LR is searched."""
+    """Level of the learning rate; None if it is not searched."""
 
     @property
     def point(self) -> Candidate | None:
+        """The candidate as a point of the search space; None until a sampler has chosen it."""
         return None if self.k is None else Candidate(self.k, self.lr_max)
 
     @property
     def error(self) -> Sample:
+        """Mean and standard deviation of the errors over the seeds."""
         return describe(self.errors.values())
 
 
 @dataclass(frozen=True)
 class Incumbent:
-    """The best schedule so far: its terms, its level and its errors (%) by seed."""
+    """A schedule and its results: the best so far, or the original."""
 
     ks: tuple[float, ...]
+    """Its terms."""
     errors: Mapping[int, float]
+    """Final validation error (%) of complete runs, by seed."""
     lr_max: float | None = None
-    """Where the level of the LR is searched."""
+    """Its level of the learning rate; None if it is not searched."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +70,31 @@ class Stage:
     """The search for one term."""
 
     n: int
+    """Number of the stage, from 1."""
     earlier_ks: tuple[float, ...]
+    """The terms that earlier stages kept."""
     candidates: tuple[CandidateResult, ...]
+    """All candidates, by index."""
     progress: Progress
+    """Where the stage stands."""
     to_go: int
-    """Runs that are still to be trained, or under way; while a race is open, at most."""
+    """Number of runs that are under way or still to be trained; with pruning, the largest number
+    that may be."""
     best: CandidateResult | None
-    """The best candidate so far."""
+    """The best candidate so far; None without results."""
     gain: Sample
     """By how much the best candidate improves on the incumbent, paired by seed."""
     leads: bool
     """Whether the best candidate improves on the incumbent by more than ``min_gain`` so far."""
     kept: bool
-    """Whether it does at the stage's end."""
+    """Whether the stage has ended and its best candidate is kept as a term."""
     at_edge: bool
     """Whether the best candidate is the largest that the search space allows."""
     smooth_gain: Gain | None
-    """The same by the smooth curve through all results, not only those of the pairs."""
+    """By how much the best candidate improves on the incumbent, by the smooth curve through all
+    results; None without results."""
     lr_max: float | None = None
-    """The level that the first stage found, of a later one, where it is searched."""
+    """In a later stage, the learning-rate level that stage 1 found; None if it is not searched."""
 
     @property
     def why_best(self) -> str | None:
@@ -109,7 +122,7 @@ class Stage:
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Ascending, where the stage tries several."""
+        """The learning-rate levels that the stage tries, ascending; empty if it tries one only."""
         tried = sorted({c.lr_max for c in self.candidates if c.lr_max is not None})
         return tuple(tried) if self.lr_max is None else ()
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size, max_runs
 from kdecay_search.search.policy import Policy
 from kdecay_search.search.results import Results
-from kdecay_search.search.selection import Gain, Selection
+from kdecay_search.search.selection import Selection
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
 from kdecay_search.search.surrogate import Surrogate
@@ -63,7 +63,8 @@ class StagePlanner:
             self.candidates = tuple(self._candidate(i) for i in range(len(self.space.points)))
             self._surrogate = self._fit()
             self.selection = self._select()
-            self.best = self._best()
+            best = self._lowest(self.candidates)
+            self.best = self._with_probability(best) if best else None
             k = self.best.k if self.best else None
             if k is None or self._unfinished() or not self.space.is_upper_edge(k):
                 return
@@ -92,7 +93,9 @@ class StagePlanner:
         else:
             progress = Progress.DONE if best else Progress.FAILED
         is_new = best is not None and (self.number > 1 or best.k != BASELINE_KS[0])
-        smooth = self._smooth_gain()
+        smooth = None
+        if self.selection is not None and best is not None and best.point is not None:
+            smooth = self.selection.gain(best.point)
         gained = gain.mean
         pairs = min(self.policy.min_runs_to_win, self.spec.search.seeds)
         if gain.n < pairs and incumbent.errors and smooth is not None:
@@ -216,10 +219,6 @@ class StagePlanner:
         among = (base.point, *(point for point in points if point != base.point))
         return Selection.of(self._surrogate, among)
 
-    def _best(self) -> CandidateResult | None:
-        best = self._lowest(self.candidates)
-        return self._with_probability(best) if best else None
-
     def _lowest(self, candidates: Iterable[CandidateResult]) -> CandidateResult | None:
         """The lowest point of the smooth curve among the candidates with ``min_runs_to_win``
         complete runs or more; with one or more, if none has so many."""
@@ -291,8 +290,3 @@ class StagePlanner:
         if self.selection is None or candidate.point is None:
             return candidate
         return replace(candidate, probability=self.selection.probability(candidate.point))
-
-    def _smooth_gain(self) -> Gain | None:
-        if self.selection is None or self.best is None or self.best.point is None:
-            return None
-        return self.selection.gain(self.best.point)

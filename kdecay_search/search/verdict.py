@@ -131,12 +131,16 @@ def _judge(plan: Plan) -> Verdict:
         return verdict(Outcome.TOO_FEW_RUNS, text, paired.mean, None, Model.PAIRED)
     outcome = outcome_of(smooth.interval)
     curves = "a smooth curve" if len(leader.ks) == 1 else "the stages' smooth curves"
-    numbers = (
-        f"(95 % interval {span(_facing(outcome, smooth.interval))}, by {curves} through all runs"
-    )
+    low, high = smooth.interval
+    difference = f"{outcome.capitalize()} by {points(abs(smooth.mean))} points"
+    if outcome == Outcome.WORSE:
+        low, high = -high, -low
+    elif outcome == Outcome.NO_DIFFERENCE:
+        difference = f"No detectable difference: {signed(smooth.mean)} points"
+    numbers = f"(95 % interval {span((low, high))}, by {curves} through all runs"
     if paired.mean is not None:
         numbers += f"; {_over(paired)}: {signed(paired.mean)}"
-    text = f"{both}. {_difference(outcome, smooth.mean)} {numbers})."
+    text = f"{both}. {difference} {numbers})."
     return verdict(outcome, text, smooth.mean, smooth.interval, Model.SMOOTH_CURVE)
 
 
@@ -261,17 +265,6 @@ def signed(value: float) -> str:
 def span(interval: tuple[float, float]) -> str:
     """An interval, such as ``0.50 to 1.40``."""
     return f"{points(interval[0])} to {points(interval[1])}"
-
-
-def _difference(outcome: Outcome, mean: float) -> str:
-    if outcome == Outcome.NO_DIFFERENCE:
-        return f"No detectable difference: {signed(mean)} points"
-    return f"{outcome.capitalize()} by {points(abs(mean))} points"
-
-
-def _facing(outcome: Outcome, interval: tuple[float, float]) -> tuple[float, float]:
-    """The interval of the size that the sentence states: of a loss, the other way round."""
-    return (-interval[1], -interval[0]) if outcome == Outcome.WORSE else interval
 
 
 def _over(paired: Sample) -> str:

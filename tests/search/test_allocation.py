@@ -92,7 +92,7 @@ def test_a_race_trains_half_of_the_grid_at_most(k_max: float, seeds: int) -> Non
         queue = played(raced(seeds, noise=noise, k_max=k_max, k_cap=k_max))
         count = len(queue.plan().stages[0].candidates)
         trained = sum(t.state == State.COMPLETE for t in queue.trials)
-        assert trained <= max(count * seeds // 2, count + 4)
+        assert trained <= max(count * seeds // 2, count + 2)
     assert queue.plan().progress == Progress.DONE
 
 
@@ -265,14 +265,16 @@ def test_what_is_found_has_met_k_1_on_two_seeds() -> None:
 
 @pytest.mark.parametrize(("min_gain", "kept"), [(0.2, True), (2.0, False)])
 def test_a_gain_of_one_pair_is_judged_by_the_smooth_curve(min_gain: float, kept: bool) -> None:
-    """Here the pair tells 4.1 points, and all runs together 0.4."""
-    spec = raced(3, noise=1.0, noise_seed=66, k_max=8.0, k_cap=8.0, min_gain=min_gain)
-    stage = played(spec).plan().stages[0]
-    assert stage.gain.n == 1
-    assert stage.gain.mean is not None
-    assert stage.smooth_gain is not None
-    assert 0.2 < stage.smooth_gain.mean < 2.0 < stage.gain.mean
-    assert stage.kept == kept
+    """Of noisy studies, the first whose pair says a gain above 2 points, and all its runs one from
+    0.2 to 2. Which study that is depends on how a processor rounds."""
+    for noise_seed in range(500):
+        spec = raced(3, noise=1.0, noise_seed=noise_seed, k_max=8.0, k_cap=8.0, min_gain=min_gain)
+        stage = played(spec).plan().stages[0]
+        assert stage.smooth_gain is not None
+        if stage.gain.n == 1 and 0.2 < stage.smooth_gain.mean < 2.0 < (stage.gain.mean or 0.0):
+            assert stage.kept == kept
+            return
+    pytest.fail("no study of these has a leader with one pair")
 
 
 def test_the_most_probable_of_a_small_grid_is_the_one_that_is_chosen() -> None:

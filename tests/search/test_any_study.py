@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.search import Plan, Progress, make_plan, runs_at_most
-from kdecay_search.search.allocators import RUNS_TO_WIN
-from kdecay_search.search.tally import LOSSES_PER_ATTEMPT
+from kdecay_search.search.policy import POLICY
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State, Trial
 from tests.search.searches import QUARTERS, again, played
@@ -74,7 +73,7 @@ def check_soundness(spec: StudySpec, queue: MemoryQueue, plan: Plan) -> None:
     part = spec.search
     for key, count in queue.runs().items():
         states = [t.state for t in queue.trials if t.key == key]
-        assert count <= spec.workers.max_attempts * LOSSES_PER_ATTEMPT
+        assert count <= spec.workers.max_attempts * POLICY.losses_per_attempt
         assert sum(state in {State.COMPLETE, State.PRUNED} for state in states) <= 1
     for stage in plan.stages:
         assert stage.n == len(stage.earlier_ks) + 1
@@ -85,7 +84,7 @@ def check_soundness(spec: StudySpec, queue: MemoryQueue, plan: Plan) -> None:
             assert all(k <= max(part.cap, 1.0) + 1e-9 for k in grid_ks)
         assert all(k > earlier for k in grid_ks for earlier in stage.earlier_ks)
         if stage.kept and stage.gain.mean is not None:
-            is_paired = stage.gain.n >= min(RUNS_TO_WIN, part.seeds)
+            is_paired = stage.gain.n >= min(POLICY.min_runs_to_win, part.seeds)
             judged = stage.gain if is_paired else stage.smooth_gain
             assert judged is not None
             assert judged.mean is not None

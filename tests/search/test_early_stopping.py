@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from kdecay_search.search.early_stopping import (
-    LAST_SHARE,
     Curve,
     is_look,
     may_stop,
     should_stop,
 )
+from kdecay_search.search.policy import POLICY
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunKey, RunRequest
@@ -90,7 +90,9 @@ def test_decisions_lie_between_the_first_share_and_the_last(epochs: int) -> None
     asked = spec(epochs)
     decisions = [epoch for epoch in range(1, epochs + 1) if is_look(asked, epoch)]
     assert len(decisions) <= 12
-    assert all(1 / 3 <= epoch / epochs + 1e-9 <= LAST_SHARE + 1e-8 for epoch in decisions)
+    assert all(
+        1 / 3 <= epoch / epochs + 1e-9 <= POLICY.last_look_share + 1e-8 for epoch in decisions
+    )
     if epochs >= 12:
         assert decisions
 

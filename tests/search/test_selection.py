@@ -198,7 +198,9 @@ def test_seed_effects_are_taken_out_as_if_their_variance_were_huge(seeds: int, k
     evidence = [part for _, _, part in theirs]
     assert np.diff(ours.evidence) == pytest.approx(np.diff(evidence), abs=1e-3)
     for number, (_, covariance, _) in enumerate(theirs):
-        wide = replace(ours, seen=replace(ours.seen, freedom=1_000_000))  # next to a Gaussian
+        wide = replace(
+            ours, contrasts=replace(ours.contrasts, freedom=1_000_000)
+        )  # next to a Gaussian
         drawn = wide.draw(number, 40_000, np.random.default_rng(number))
         drawn -= drawn.mean(axis=1, keepdims=True)
         assert np.cov(drawn.T) == pytest.approx(covariance, abs=0.04 * np.abs(covariance).max())
@@ -208,7 +210,7 @@ def test_the_work_grows_with_the_candidates_and_not_with_the_results() -> None:
     found = results(dict.fromkeys(KS, 30.0), 1000, 0.3, 1.0, 7)
     seen = Contrasts.of(POINTS, Results.of(found))
     ours = GaussianProcess.fit(POINTS, seen, (0.7,), np.array([2.0]), np.array([0.5]))
-    sizes = {part.size for part in vars(ours.seen).values() if isinstance(part, np.ndarray)}
+    sizes = {part.size for part in vars(ours.contrasts).values() if isinstance(part, np.ndarray)}
     assert max(sizes) == len(KS) ** 2
 
 
