@@ -1,17 +1,17 @@
 """Every error that kdecay-search raises on purpose, in one tree.
 
-    KDecayError                 exit code 2; its text is one line: value, rule and mend
+    KDecayError                 exit code 2; its text is one line: value, rule and fix
     ├── InvalidSchedule         a schedule that cannot be computed (also a ValueError)
     ├── InvalidSpec             a study file that cannot be used; names file and dotted key
     ├── StudyError              a study that is missing, or exists and differs
     ├── StorageError            the database
-    │   └── StorageUnavailable  it cannot be reached at the moment; trying again may help
+    │   └── StorageUnavailable  the database cannot be reached now; trying again may help
     ├── DataError               the data set that a task trains on
-    ├── TaskError               training code of your own that did what a task must not
-    ├── NotAllowed              own code that this worker's command line does not allow
+    ├── TaskError               the user's training code did what a task must not
+    ├── NotAllowed              user code that this worker's command line does not allow
     └── MissingPackage          an optional package that this command needs
 
-Errors of dependencies are mapped to these where they are called: pydantic's in ``spec``,
+Errors of dependencies are mapped to these where they are called: pydantic's in ``study.file``,
 SQLAlchemy's and Optuna's in ``storage``.
 """
 
@@ -20,19 +20,19 @@ from __future__ import annotations
 import re
 
 KEPT_BYTES = 16_384
-"""Bytes that are kept of the end of what a failed program wrote, or of its traceback."""
+"""Bytes of a failed program's output, or of its traceback, that are kept: the last ones."""
 _CONTROL_SEQUENCES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)?|[@-_])")
 
 
 def printable(text: str) -> str:
-    """``text`` on one line, with nothing in it that a terminal would act upon."""
+    """``text`` on one line; what a terminal would act upon is escaped."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def cleaned(text: str) -> str:
     """``text`` as lines that are safe to print.
 
-    Control sequences such as colours are removed, of a progress bar the last state is kept, and
+    Control sequences such as colours are removed, a progress bar is reduced to its last state, and
     everything else that a terminal would act upon is escaped.
     """
     plain = _CONTROL_SEQUENCES.sub("", text)
@@ -41,7 +41,7 @@ def cleaned(text: str) -> str:
 
 
 class KDecayError(Exception):
-    """Base class: the text is one line for the user, whatever was quoted in it."""
+    """Base class. The text is one line for the user, whatever it quotes."""
 
     def __init__(self, text: str) -> None:
         super().__init__(printable(text))
@@ -60,7 +60,7 @@ class StudyError(KDecayError):
 
 
 class StorageError(KDecayError):
-    """The database refused or cannot do what was asked."""
+    """The database refused what was asked, or cannot do it."""
 
 
 class StorageUnavailable(StorageError):
@@ -72,7 +72,7 @@ class DataError(KDecayError):
 
 
 class TaskError(KDecayError):
-    """Training code of your own that did what a task must not, such as reporting a word."""
+    """The user's training code did what a task must not, such as reporting a word as an error."""
 
 
 class NotAllowed(KDecayError):

@@ -1,4 +1,4 @@
-"""The user's data folder: embedded database, logs, caches."""
+"""The user's data folder, for the embedded database, logs and caches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """``KDECAY_HOME``, or else the platform's folder for user data; created if it is missing."""
+    """The data folder: ``KDECAY_HOME``, or else the platform's folder for user data.
+
+    It is created if it is missing.
+    """
     configured = os.environ.get("KDECAY_HOME")
     if configured:
         folder = Path(configured).expanduser().resolve()

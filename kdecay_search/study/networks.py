@@ -14,27 +14,32 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 from kdecay_search.study.base import Settings
 
 MAX_DEPTH = 1202
+"""Largest depth of a network: the deepest that the residual networks' authors trained."""
 BOTTLENECK_EXPANSION = 4
-"""A bottleneck block puts out this many times the channels of its 3x3 convolution."""
+"""Channels that a bottleneck block puts out, per channel of its 3x3 convolution."""
 
 BlockKind = Literal["basic", "preact-basic", "preact-bottleneck"]
 ShortcutOption = Literal["A", "B"]
 Depth = Annotated[int, Field(le=MAX_DEPTH)]
 
 LAYERS_PER_STEP: dict[BlockKind, int] = {"basic": 6, "preact-basic": 6, "preact-bottleneck": 9}
-"""Three groups of n blocks with two or three convolutions each."""
+"""Layers that three groups of blocks gain when each gets one block more, of two or three
+convolutions."""
 
 
 class BlockShape(NamedTuple):
-    """What a residual block takes and gives: channels, and by how much it shrinks the sides."""
+    """Shape of a residual block."""
 
     inputs: int
+    """Channels that the block takes."""
     outputs: int
+    """Channels that the block puts out."""
     stride: int
+    """Factor by which the block divides the sides of its images."""
 
     @property
     def changes(self) -> bool:
-        """Whether the identity does not fit around the block."""
+        """Whether the block changes the shape, so that its shortcut cannot be the identity."""
         return self.stride != 1 or self.inputs != self.outputs
 
     @property
@@ -44,7 +49,13 @@ class BlockShape(NamedTuple):
 
 
 def block_shapes(stem: int, groups: Sequence[int], per_group: int) -> Iterator[BlockShape]:
-    """Blocks after a stem with so many channels; each group but the first halves the sides."""
+    """Shapes of a network's blocks, in order. Each group but the first halves the sides.
+
+    Args:
+        stem: Channels of the first convolution.
+        groups: Channels that the blocks of each group put out.
+        per_group: Blocks in each group.
+    """
     inputs = stem
     for group, outputs in enumerate(groups):
         for block in range(per_group):
@@ -56,10 +67,14 @@ class ResNetSpec(Settings):
     """Residual networks for small images (arXiv:1512.03385, 4.2; pre-activation: 1603.05027)."""
 
     name: Literal["resnet"] = "resnet"
+    """Tag of this kind of network."""
     block: BlockKind = "basic"
+    """Kind of the residual blocks."""
     depth: Depth = 8
+    """Layers with weights: 6n + 2, or 9n + 2 with bottleneck blocks."""
     shortcut: ShortcutOption | None = None
-    """Where a block changes the shape: A pads with zero channels, B is a 1x1 convolution."""
+    """Shortcut of a block that changes the shape: A pads with zero channels, B is a 1x1
+    convolution. None means A, or B with bottleneck blocks."""
     width: Annotated[int, Field(ge=1, le=1024)] = 16
     """Channels of the first convolution."""
 
@@ -75,7 +90,7 @@ class ResNetSpec(Settings):
 
     @property
     def shortcut_option(self) -> ShortcutOption:
-        """Left out, that of the papers' results: A, and B where blocks are bottlenecks."""
+        """The shortcut that is built; if it is not stated, that of the papers' results."""
         return self.shortcut or ("B" if self.block == "preact-bottleneck" else "A")
 
     def shapes(self) -> list[BlockShape]:
@@ -85,7 +100,7 @@ class ResNetSpec(Settings):
         return list(block_shapes(self.width, (first, 2 * first, 4 * first), per_group))
 
     def parameters(self, classes: int, channels: int = 3) -> int:
-        """Numbers that training sets."""
+        """Number of trainable parameters, for images of a number of classes and channels."""
         shapes = self.shapes()
         last = shapes[-1].outputs
         norm = _norm(self.width if self.block == "basic" else last)
@@ -102,10 +117,13 @@ class WideResNetSpec(Settings):
     """Wide residual networks, WRN-depth-widen (arXiv:1605.07146)."""
 
     name: Literal["wide-resnet"] = "wide-resnet"
+    """Tag of this kind of network."""
     depth: Depth
+    """Layers with weights: 6n + 4."""
     widen: Annotated[int, Field(ge=1, le=64)]
+    """Factor of the width: the groups have 16, 32 and 64 times as many channels."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the numbers between a block's convolutions that is set to zero in training."""
+    """Share of the values between a block's two convolutions that training sets to zero."""
 
     @field_validator("depth")
     @classmethod
@@ -118,7 +136,7 @@ class WideResNetSpec(Settings):
         return list(block_shapes(16, groups, (self.depth - 4) // 6))
 
     def parameters(self, classes: int, channels: int = 3) -> int:
-        """Numbers that training sets."""
+        """Number of trainable parameters, for images of a number of classes and channels."""
         shapes = self.shapes()
         last = shapes[-1].outputs
         blocks = sum(_preact_basic(shape, "B") for shape in shapes)
@@ -129,7 +147,9 @@ class DenseNetSpec(Settings):
     """DenseNet-BC-depth-growth (arXiv:1608.06993): three dense blocks of bottleneck layers."""
 
     name: Literal["densenet-bc"] = "densenet-bc"
+    """Tag of this kind of network."""
     depth: Depth
+    """Layers with weights: 6n + 4."""
     growth: Annotated[int, Field(ge=1, le=256)]
     """Channels that every layer adds."""
     compression: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -152,6 +172,7 @@ class DenseNetSpec(Settings):
 
     @property
     def layers_per_block(self) -> int:
+        """Bottleneck layers of each dense block."""
         return (self.depth - 4) // 6
 
     def compressed(self, channels: int) -> int:
@@ -159,7 +180,7 @@ class DenseNetSpec(Settings):
         return max(1, int(channels * self.compression))
 
     def parameters(self, classes: int, channels: int = 3) -> int:
-        """Numbers that training sets."""
+        """Number of trainable parameters, for images of a number of classes and channels."""
         width, total = self.stem, _conv(channels, self.stem, 3)
         for block in range(3):
             if block:
@@ -177,9 +198,10 @@ class ResNet50Spec(Settings):
     """torchvision's ResNet-50 for ImageNet (arXiv:1512.03385; stride in the 3x3 convolution)."""
 
     name: Literal["resnet50"] = "resnet50"
+    """Tag of this kind of network."""
 
     def parameters(self, classes: int, channels: int = 3) -> int:
-        """Numbers that training sets."""
+        """Number of trainable parameters, for images of a number of classes and channels."""
         inputs, total = 64, _conv(channels, 64, 7) + _norm(64)
         for inner, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
             outputs = BOTTLENECK_EXPANSION * inner
@@ -192,7 +214,7 @@ class ResNet50Spec(Settings):
 
 
 def _resnet_unless_named(table: Any) -> Any:
-    """``name`` may be left out, as any key with a default."""
+    """A model's table with the default of ``name``, which tells the kinds of networks apart."""
     return {"name": "resnet"} | table if isinstance(table, dict) else table
 
 
@@ -209,6 +231,7 @@ def _is_depth(depth: int, step: int, rest: int) -> bool:
 
 
 def _check_depth(depth: int, step: int, rest: int, network: str, hint: str = "") -> int:
+    """The depth, if it fits the network. Raises ValueError with the nearest that do."""
     if _is_depth(depth, step, rest):
         return depth
     below = depth - (depth - rest) % step
@@ -218,7 +241,7 @@ def _check_depth(depth: int, step: int, rest: int, network: str, hint: str = "")
     raise ValueError(f"must be {step}n + {rest} for {network}; {nearest}{hint}")
 
 
-# Parameters of layers. Convolutions have no bias: a batch norm follows or went before.
+# Numbers of parameters of layers. Convolutions have no bias: a batch norm follows or precedes them.
 
 
 def _conv(inputs: int, outputs: int, side: int) -> int:

@@ -12,29 +12,34 @@ from kdecay_search.study.networks import (
 )
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "imagenet": 1000}
+"""Number of classes by data set."""
 SMALL = ("cifar10", "cifar100")
+"""Data sets of small images."""
 
 
 class PaperNetwork(NamedTuple):
     """A network under the name that papers use for it, and the data sets that it is trained on."""
 
     title: str
+    """Name of the network in the papers, such as ``ResNet-110``."""
     spec: ResNetSpec | WideResNetSpec | DenseNetSpec | ResNet50Spec
+    """Settings that build the network."""
     data_sets: tuple[str, ...] = SMALL
+    """Data sets that the papers train the network on."""
 
     @property
     def depth(self) -> int:
-        """Layers with weights."""
+        """Number of layers with weights."""
         return 50 if isinstance(self.spec, ResNet50Spec) else self.spec.depth
 
     @property
     def block(self) -> str | None:
-        """Only ResNets for small images have several kinds."""
+        """Kind of the residual blocks; None for networks that have one kind only."""
         return self.spec.block if isinstance(self.spec, ResNetSpec) else None
 
     @property
     def parameters(self) -> dict[str, int]:
-        """By data set."""
+        """Number of trainable parameters by data set."""
         return {name: self.spec.parameters(CLASSES[name]) for name in self.data_sets}
 
 
@@ -54,3 +59,4 @@ PAPER_NETWORKS = (
     PaperNetwork("DenseNet-BC-250-24", DenseNetSpec(depth=250, growth=24)),
     PaperNetwork("ResNet-50", ResNet50Spec(), ("imagenet",)),
 )
+"""All networks of the paper, some in several variants."""

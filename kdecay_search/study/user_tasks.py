@@ -1,7 +1,7 @@
-"""Training code of the user's own, as a study file names it: a Python function, or any program.
+"""The user's own training code as a study file names it: a Python function, or any program.
 
-Nothing here imports or runs it: :mod:`kdecay_search.user_code` does, in a process of its own, where a
-worker's command line allows it.
+Nothing here imports or runs that code: :mod:`kdecay_search.user_code` does, in a separate process,
+and only if the worker's command line allows it.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator
 from kdecay_search.study.base import AVERAGING_SHARE, Count, Epochs, Settings
 
 EPOCH_TIMEOUT_SECONDS = 7200.0
-MOST_ROWS = 5_000_000
-"""Of a schedule that is written to a file."""
+"""Default of ``epoch_timeout``."""
+MAX_SCHEDULE_ROWS = 5_000_000
+"""Largest number of rows of a schedule that is written to a file for a command."""
 SCHEDULE_CSV = "schedule_csv"
 TERMS = ("k", "ks")
 CHECKPOINT_DIR = "checkpoint_dir"
@@ -33,7 +34,7 @@ PLACEHOLDERS = (
     CHECKPOINT_DIR,
     PURPOSE,
 )
-"""What may stand in braces in a command's arguments; docs/own-code.md says what each becomes."""
+"""Names that may stand in braces in a command's arguments; docs/own-code.md lists their values."""
 
 _IDENTIFIER = r"[^\W\d]\w*"
 _ENTRY = re.compile(rf"{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}(\.{_IDENTIFIER})*")
@@ -43,21 +44,23 @@ EpochTimeout = Annotated[float, Field(gt=0, le=604_800)]
 
 
 class PythonTask(Settings):
-    """A function of the user's, called once a run."""
+    """A Python function of the user, called once for every run."""
 
     kind: Literal["python"]
+    """Tag of this kind of task."""
     epochs: Epochs
-    """How often a run reports."""
+    """Number of epochs that every run reports."""
     entry: Annotated[str, Field(max_length=500)]
-    """``package.module:function``; the folder in which the worker was started is importable."""
+    """The function as ``package.module:function``; the folder in which the worker was started is
+    importable."""
     args: dict[str, JsonValue] = Field({})
-    """Whatever the function wants to know, as it stands."""
+    """JSON-serialisable values by name, which the function gets unchanged."""
     steps_per_epoch: Count | None = None
-    """Optimizer updates per epoch; None: the function says so."""
+    """Optimizer updates per epoch; None means that the function reports them."""
     averaging_share: Annotated[float, Field(gt=0, le=1)] = AVERAGING_SHARE
     """Half-life, as a share of the training, of the averaged weights of ``run.average``."""
     epoch_timeout: EpochTimeout = EPOCH_TIMEOUT_SECONDS
-    """Seconds; a run that reports nothing for so long has failed."""
+    """Seconds without a report after which a run has failed."""
 
     @field_validator("entry")
     @classmethod
@@ -76,19 +79,21 @@ class PythonTask(Settings):
 
 
 class CommandTask(Settings):
-    """Any program, which prints a line of JSON for every epoch."""
+    """Any program that prints a line of JSON for every epoch."""
 
     kind: Literal["command"]
+    """Tag of this kind of task."""
     epochs: Epochs
-    """How many epochs a run reports."""
+    """Number of epochs that every run reports."""
     command: Annotated[
         tuple[Annotated[str, Field(max_length=10_000)], ...], Field(min_length=1, max_length=1000)
     ]
-    """The program and its arguments, with :data:`PLACEHOLDERS`; no shell sees them."""
+    """The program and its arguments, with :data:`PLACEHOLDERS` in braces; they are not passed
+    through a shell."""
     steps_per_epoch: Count | None = None
-    """Optimizer updates per epoch; None: the schedule's file has one rate an epoch."""
+    """Optimizer updates per epoch; None means one row per epoch in the schedule's file."""
     epoch_timeout: EpochTimeout = EPOCH_TIMEOUT_SECONDS
-    """Seconds; a run that reports nothing for so long has failed."""
+    """Seconds without a report after which a run has failed."""
 
     @field_validator("command")
     @classmethod
@@ -97,40 +102,53 @@ class CommandTask(Settings):
             raise ValueError("must begin with a program, and hold no NUL character")
         if not {SCHEDULE_CSV, *TERMS} & placeholders(command):
             raise ValueError(
-                "must hold {schedule_csv}, {k} or {ks}: nothing else tells it the schedule"
+                "must hold {schedule_csv}, {k} or {ks}, so that the program gets the schedule"
             )
         return command
 
     @field_validator("steps_per_epoch")
     @classmethod
     def _schedule_fits_a_file(cls, steps: int | None, info: ValidationInfo) -> int | None:
-        if steps is not None and steps * info.data.get("epochs", 1) > MOST_ROWS:
+        if steps is not None and steps * info.data.get("epochs", 1) > MAX_SCHEDULE_ROWS:
             raise ValueError(
-                f"gives more than {MOST_ROWS:,} rows of {{{SCHEDULE_CSV}}}; "
-                "leave it out for one row an epoch"
+                f"gives more than {MAX_SCHEDULE_ROWS:,} rows of {{{SCHEDULE_CSV}}}; "
+                "leave it out for one row per epoch"
             )
         return steps
 
     @property
     def placeholders(self) -> set[str]:
+        """Names in braces that the command uses."""
         return placeholders(self.command)
 
 
-OwnTask = PythonTask | CommandTask
+UserTask = PythonTask | CommandTask
 
 
 def is_entry(text: str) -> bool:
-    """Whether it has the form ``module:function``."""
+    """Whether a text has the form ``module:function``."""
     return _ENTRY.fullmatch(text) is not None
 
 
 def placeholders(command: Iterable[str]) -> set[str]:
-    """The names in braces. Raises :class:`ValueError` for those that are not known."""
+    """The names in braces in a command's arguments.
+
+    Raises:
+        ValueError: A name is not one of :data:`PLACEHOLDERS`, or a brace is single.
+    """
     return {name for argument in command for name in _names(argument)}
 
 
 def filled(command: Iterable[str], values: Mapping[str, str]) -> list[str]:
-    """The arguments with values in the place of names, and single braces for doubled ones."""
+    """A command's arguments with values in place of the names in braces.
+
+    Args:
+        command: Arguments that :func:`placeholders` accepts.
+        values: A value for every name that they use.
+
+    Returns:
+        The arguments; doubled braces have become single ones.
+    """
 
     def value(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -140,18 +158,20 @@ def filled(command: Iterable[str], values: Mapping[str, str]) -> list[str]:
 
 
 def _names(argument: str) -> Iterable[str]:
+    """The names in braces in one argument. Raises ValueError for what cannot be filled in."""
     for match in _BRACES.finditer(argument):
         found, name = match.group(), match.group(1)
         if found in ("{", "}"):
             raise ValueError(f"has a single {found} in {argument!r}; write {found * 2} for a brace")
         if name is not None and name not in PLACEHOLDERS:
             known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
-            raise ValueError(f"knows no {found}; there are {known}; write {{{{ for a brace")
+            raise ValueError(f"has an unknown {found}; known are {known}; write {{{{ for a brace")
         if name is not None:
             yield name
 
 
 def _numbers(value: JsonValue) -> Iterable[float]:
+    """All floats within a JSON value."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from kdecay_search.errors import cleaned
-from kdecay_search.study.user_tasks import OwnTask
+from kdecay_search.study.user_tasks import UserTask
 from kdecay_search.tasks.protocol import Interruption, Released, Run
 from kdecay_search.user_code.process import Program
 
@@ -40,7 +40,7 @@ class Hung(Exception):
     """Nothing was reported for ``task.epoch_timeout``; the program has been killed."""
 
 
-def serve(run: Run, task: OwnTask, program: Program, take: Take, leave: Leave) -> None:
+def serve(run: Run, task: UserTask, program: Program, take: Take, leave: Leave) -> None:
     """Take what the program reports until it has ended.
 
     Raises :class:`Interruption` of the run when the program has left, and :class:`Hung`.
@@ -66,7 +66,7 @@ def leaving_seconds(run: Run, wish: Interruption) -> float:
     return longest if isinstance(wish, Released) else min(LEAVING_SECONDS, longest)
 
 
-def hang_text(task: OwnTask, epochs: int) -> str:
+def hang_text(task: UserTask, epochs: int) -> str:
     """``epochs``: that were reported before."""
     return (
         f"epoch {epochs + 1} was not reported within task.epoch_timeout = {task.epoch_timeout:g} s "
