@@ -9,26 +9,26 @@ from torch import Tensor
 
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Run
-from kdecay_search.training.averaging import AveragedWeights
+from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.data import Split, load
-from kdecay_search.training.device import make_deterministic, resolve
-from kdecay_search.training.images import Training
-from kdecay_search.training.randomness import isolated
+from kdecay_search.training.device import make_deterministic, resolve_device
+from kdecay_search.training.seeding import forked_rng
+from kdecay_search.training.trainer import Trainer
 
 
 def train(run: Run, task: ImagesTask, windows: Sequence[float]) -> dict[float, list[float | None]]:
-    """As :func:`kdecay_search.training.images.train`, to the bit; returns the errors (%) of the
+    """As :func:`kdecay_search.training.trainer.train`, to the bit; returns the errors (%) of the
     averages after each epoch, by their half-life in epochs."""
-    device = resolve(run.device)
+    device = resolve_device(run.device)
     make_deterministic(task.threads)
     split = load(task.data, device)
-    with isolated("model", run.seed, device):
+    with forked_rng("model", run.seed, device):
         training = _WithAverages(run, task, split, device, windows)
-        training.all_epochs()
+        training.fit()
     return training.errors
 
 
-class _WithAverages(Training):
+class _WithAverages(Trainer):
     """A training that keeps further averages beside its own. They only read the weights, so that
     everything else is as without them."""
 
@@ -41,20 +41,20 @@ class _WithAverages(Training):
         windows: Sequence[float],
     ) -> None:
         super().__init__(run, task, split, device)
-        steps = self._batches.steps_per_epoch
-        self._averages = {w: AveragedWeights(self._model, w * steps) for w in windows}
+        steps = self._train_loader.steps_per_epoch
+        self._averages = {w: AveragedModel(self._model, w * steps) for w in windows}
         self.errors: dict[float, list[float | None]] = {window: [] for window in windows}
 
-    def _update(self, images: Tensor, labels: Tensor) -> Tensor:
-        loss = super()._update(images, labels)
+    def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
+        loss = super()._train_step(images, labels)
         for averages in self._averages.values():
             averages.update()
         return loss
 
-    def _epoch(self, number: int) -> Epoch:
-        epoch = super()._epoch(number)
+    def _train_epoch(self, number: int) -> Epoch:
+        epoch = super()._train_epoch(number)
         with self._precision():
             for window, averages in self._averages.items():
-                error = float(self._validation.error(averages.model))
+                error = float(self._evaluator.error(averages.model))
                 self.errors[window].append(DIVERGED_ERROR if epoch.diverged else error)
         return epoch

@@ -27,7 +27,7 @@ from kdecay_search.search.selection import Gain
 from kdecay_search.statistics import Comparison, Noise, Sample, compare, paired_gain, pooled_noise
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State, Trial
-from kdecay_search.training.inventory import cpu
+from kdecay_search.training.device_inventory import cpu_info
 
 TRUTHS = (0.0, 0.2, 0.5)
 """Percentage points by which the best k's true error is below that of k = 1."""
@@ -256,7 +256,11 @@ def _mean(values: Iterable[float]) -> float | None:
 def as_json(studies: int, rows: Sequence[Row]) -> str:
     """The contract of ``--json``."""
     told = {"studies": studies, "run_noise": RUN_NOISE, "seed_noise": SEED_NOISE}
-    rest = {"rows": [asdict(row) for row in rows], "machine": cpu()["name"], "versions": versions()}
+    rest = {
+        "rows": [asdict(row) for row in rows],
+        "machine": cpu_info()["name"],
+        "versions": versions(),
+    }
     return json.dumps(told | rest)
 
 
@@ -266,7 +270,7 @@ def versions() -> dict[str, str]:
 
 
 def as_table(studies: int, rows: Sequence[Row]) -> Table:
-    caption = f"{cpu()['name']}; " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    caption = f"{cpu_info()['name']}; " + ", ".join(f"{k} {v}" for k, v in versions().items())
     title = f"{studies} studies of each truth and search; shares of those that found a k, %"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     headings = ("truth", "search", "found", "told by", "covers", "better", "falsely", "bias")

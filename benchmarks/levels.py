@@ -33,7 +33,7 @@ from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.simulated import curve, final_error
-from kdecay_search.training.inventory import cpu
+from kdecay_search.training.device_inventory import cpu_info
 
 KS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
 EPOCHS, SEEDS = 30, 3
@@ -173,7 +173,11 @@ def _baselines(case: Case) -> list[int]:
 def as_json(studies: int, rows: Iterable[Row]) -> str:
     """The contract of ``--json``."""
     told = {"studies": studies, "ks": KS, "epochs": EPOCHS, "seeds": SEEDS, "noise": NOISE}
-    rest = {"rows": [asdict(row) for row in rows], "machine": cpu()["name"], "versions": versions()}
+    rest = {
+        "rows": [asdict(row) for row in rows],
+        "machine": cpu_info()["name"],
+        "versions": versions(),
+    }
     return json.dumps(told | rest)
 
 
@@ -183,7 +187,7 @@ def versions() -> dict[str, str]:
 
 
 def as_table(studies: int, rows: Sequence[Row]) -> Table:
-    caption = f"{cpu()['name']}; " + ", ".join(f"{k} {v}" for k, v in versions().items())
+    caption = f"{cpu_info()['name']}; " + ", ".join(f"{k} {v}" for k, v in versions().items())
     title = f"{studies} studies each; shares in %, regret in points; mean regret {_regret(rows)}"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
     headings = ("truth", "levels", "policy", "workers", "right", "near", "level", "regret")

@@ -138,9 +138,9 @@ def record(
     if isinstance(spec.task, SimulatedTask):
         windows, device = [1.0], "cpu"
     else:
-        from kdecay_search.training.device import resolve  # noqa: PLC0415 - torch
+        from kdecay_search.training.device import resolve_device  # noqa: PLC0415 - torch
 
-        device = str(resolve(device))
+        device = str(resolve_device(device))
     columns = (RAW, *(averaged_name(window) for window in windows), TRAIN_LOSS)
     recording = Recording(describe(spec, device), spec.task.epochs, columns)
     if out.exists():

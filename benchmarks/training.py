@@ -35,13 +35,13 @@ from kdecay_search.study.builtin_tasks import DataSpec, ImagesTask
 from kdecay_search.study.paper_networks import PAPER_NETWORKS
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.training import models
-from kdecay_search.training.augmentation import HeldValidation
 from kdecay_search.training.data import Split, load
-from kdecay_search.training.device import make_deterministic, resolve
-from kdecay_search.training.evaluation import Validation
-from kdecay_search.training.images import Training
-from kdecay_search.training.inventory import cpu
-from kdecay_search.training.randomness import isolated
+from kdecay_search.training.device import make_deterministic, resolve_device
+from kdecay_search.training.device_inventory import cpu_info
+from kdecay_search.training.evaluation import Evaluator
+from kdecay_search.training.in_memory_loader import InMemoryValidationLoader
+from kdecay_search.training.seeding import forked_rng
+from kdecay_search.training.trainer import Trainer
 from kdecay_search.worker.devices import usable_cores
 from kdecay_search.worker.local_workers import MALLOC_SETTINGS
 
@@ -59,7 +59,7 @@ RANDOM_IMAGES = 4096
 CLASSES = 10
 
 
-class OurLoop(Training):
+class OurLoop(Trainer):
     """The task's own loop, a step at a time."""
 
     def __init__(self, run: BareRun, task: ImagesTask, split: Split, device: torch.device) -> None:
@@ -68,10 +68,10 @@ class OurLoop(Training):
 
     def _forever(self) -> Iterator[tuple[Tensor, Tensor]]:
         for number in itertools.count(1):
-            yield from self._batches.epoch(number)
+            yield from self._train_loader.epoch(number)
 
     def step(self) -> None:
-        self._loss_sum += self._update(*next(self._pairs))
+        self._loss_sum += self._train_step(*next(self._pairs))
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ def _serve(pipe: Connection, name: str, options: argparse.Namespace) -> None:
 
 
 def setting_of(options: argparse.Namespace) -> Setting:
-    device = resolve(options.device)
+    device = resolve_device(options.device)
     torch.set_num_threads(usable_cores())
     data = DataSpec(name="digits")
     if options.data:
@@ -227,18 +227,18 @@ def has_bfloat16(device: torch.device) -> bool:
     """Whether the hardware computes with it, and not an emulation that only costs."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return bool(cpu()["bf16"])
+    return bool(cpu_info()["bf16"])
 
 
 def errors(setting: Setting, seeds: int, precision: str) -> dict[str, list[float]]:
     """Validation errors (%) of both loops after the same epochs, by seed."""
     found: dict[str, list[float]] = {"plain": [], "ours": []}
-    validation = Validation(HeldValidation(setting.split, setting.device), setting.device)
+    validation = Evaluator(InMemoryValidationLoader(setting.split, setting.device), setting.device)
     for seed in range(seeds):
         found["plain"].append(float(validation.error(_trained_plainly(setting, seed))))
-        with isolated("model", seed, setting.device):
+        with forked_rng("model", seed, setting.device):
             ours = setting.ours(precision, seed)
-            ours.all_epochs()
+            ours.fit()
         found["ours"].append(float(validation.error(ours._model)))
         print(f"seed {seed}: {found['plain'][-1]:.2f} {found['ours'][-1]:.2f}", file=sys.stderr)
     return found
@@ -287,7 +287,7 @@ def named(device: torch.device) -> str:
     """The GPU's name, or the CPU's and the cores that may be used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    return f"{cpu()['name']}, {usable_cores()} cores"
+    return f"{cpu_info()['name']}, {usable_cores()} cores"
 
 
 def show(report: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.data import extract_batch_size
 
 from kdecay_search.errors import TaskError
-from kdecay_search.training.swapping import SwappedAverage
+from kdecay_search.training.averaging import SwappedAverage
 from kdecay_search.user_code import state as states
 from kdecay_search.user_code.run import TaskRun
 

@@ -1,4 +1,4 @@
-"""Which device to train on, and the settings under which it gives the same bits every time."""
+"""The device to train on, and the settings under which it gives the same bits every time."""
 
 from __future__ import annotations
 
@@ -9,13 +9,17 @@ import torch
 
 from kdecay_search.errors import KDecayError
 
-RULE = "must be auto, cpu, cuda or cuda:N"
+DEVICE_RULE = "must be auto, cpu, cuda or cuda:N"
 
 
-def resolve(device: str) -> torch.device:
-    """The torch device that ``device`` names, after trying it; ``auto`` prefers a GPU.
+def resolve_device(device: str) -> torch.device:
+    """Find the torch device that ``device`` names, and try it.
 
-    A plain ``cuda`` becomes ``cuda:0``. Raises :class:`KDecayError` with one line.
+    Args:
+        device: ``cpu``, ``cuda:N``, ``cuda`` (for ``cuda:0``) or ``auto`` (a GPU if there is one).
+
+    Raises:
+        KDecayError: The name is unknown, or there is no such device, or it cannot be used.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -23,11 +27,11 @@ def resolve(device: str) -> torch.device:
         return torch.device("cpu")
     kind, colon, index = device.partition(":")
     if kind != "cuda" or (colon and not (index.isascii() and index.isdigit())):
-        raise KDecayError(f"device {device!r} is unknown: {RULE}")
-    return _gpu(device, int(index or 0))
+        raise KDecayError(f"device {device!r} is unknown: {DEVICE_RULE}")
+    return _usable_gpu(device, int(index or 0))
 
 
-def _gpu(device: str, index: int) -> torch.device:
+def _usable_gpu(device: str, index: int) -> torch.device:
     if not torch.cuda.is_available():
         raise KDecayError(f"device {device!r}: torch finds no usable GPU here; use cpu or auto")
     count = torch.cuda.device_count()
@@ -44,16 +48,20 @@ def _gpu(device: str, index: int) -> torch.device:
 
 
 def make_deterministic(threads: int) -> None:
-    """Make every operation give the same bits on the same device; 0 threads leaves their number.
+    """Make every operation give the same bits on the same device.
 
-    These are settings of the whole process, so each run sets them again: it must not matter what
+    These are settings of the whole process, so every run sets them again: it must not matter what
     the process trained before.
+
+    Args:
+        threads: Number of CPU threads of an operation, which decides the last bits of sums; 0
+            leaves the number as it is.
     """
     # cuBLAS reads this when its handle is made; without it a deterministic matmul is an error.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    # use_deterministic_algorithms says so to torch.compile as well, and imports that: 1.2 s.
+    # use_deterministic_algorithms would also set this for torch.compile, and import it: 1.2 s.
     torch.set_deterministic_debug_mode("error")
     # Filling every new tensor with NaN would find reads of unset memory at the cost of time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -62,7 +70,10 @@ def make_deterministic(threads: int) -> None:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give back what earlier runs of this process took: others may train on the device."""
+    """Return the GPU memory that earlier runs of this process left in torch's cache.
+
+    Other processes may train on the same device.
+    """
     if device.type == "cuda":
         gc.collect()
         with torch.cuda.device(device):

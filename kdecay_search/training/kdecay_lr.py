@@ -1,4 +1,4 @@
-"""k-decay as a scheduler of torch, for training loops of your own."""
+"""``KDecayLR``: k-decay (arXiv:2004.05909) as a learning-rate scheduler of torch."""
 
 from __future__ import annotations
 
@@ -17,28 +17,44 @@ from kdecay_search.schedules.kdecay import Family, KDecaySchedule
 
 
 class KDecayLR(LRScheduler):
-    """Sets each parameter group's LR by k-decay, from the group's own ``lr`` down to ``lr_min``.
+    """Scheduler that anneals every parameter group's learning rate by k-decay.
 
-    ``total_steps``: how often ``step()`` will be called: epochs · batches where it is called after
-    every batch, as in the paper, or epochs where it is called after every epoch. Calls beyond that
-    leave the LR at ``lr_min``.
-    ``ks``, ``family``, ``power``, ``warmup_steps``: as :class:`~kdecay_search.KDecaySchedule` and
-    ``kdecay best`` have them; the warm-up is a part of ``total_steps``.
-    ``lr_min``: the LR at the end, one number for all parameter groups or one for each. It is
-    absolute, as in torch's schedulers, so that the LRs are those of the search to the bit.
-    ``last_epoch``: the steps done, less one, where the optimizer's groups have an ``initial_lr``
-    from before; -1 starts anew.
+    Each group starts at its own ``lr`` and ends at ``lr_min``. The learning rate of a step is
+    computed from the step's number alone, so a training that is resumed from a state dict, at any
+    step, continues with the same learning rates to the last bit.
 
-    The LR of a step is computed from its number alone (a closed form): loading a state dict, at
-    any step, goes on with the same bits. Raises InvalidSchedule (a ValueError).
+    Args:
+        optimizer: The optimizer whose learning rates are set.
+        total_steps: How often ``step()`` will be called: epochs · batches if it is called after
+            every batch, as in the paper, or epochs if it is called after every epoch. Further calls
+            leave the learning rate at ``lr_min``.
+        ks: Exponents k_1 < k_2 < … of the schedule (eq. 14 of arXiv:2004.05909); one exponent gives
+            eq. 10. ``(1.0,)`` is the plain schedule of the family.
+        family: ``polynomial`` (eq. 11), ``cosine`` (eq. 12) or ``exponential`` (eq. 13).
+        power: Exponent N of the polynomial (eq. 11); must be 1 in the other families.
+        lr_min: Learning rate at the end: one number for all parameter groups, or a list with one
+            for each. It is absolute, as in torch's schedulers, so that the learning rates are those
+            of the search to the last bit.
+        warmup_steps: Steps of linear warm-up; they are a part of ``total_steps``.
+        last_epoch: Number of steps made minus one, if the optimizer's groups have an ``initial_lr``
+            from an earlier training; -1 starts a new one.
+
+    Raises:
+        InvalidSchedule: A setting is outside its domain (a ``ValueError``).
     """
 
     total_steps: int
+    """How often ``step()`` will be called."""
     family: Family
+    """Family of the schedule: polynomial, cosine or exponential."""
     ks: tuple[float, ...]
+    """Exponents of the schedule, in increasing order."""
     power: float
+    """Exponent N of the polynomial family."""
     lr_min: list[float]
+    """Learning rate at the end, for each parameter group."""
     warmup_steps: int
+    """Number of warm-up steps."""
 
     def __init__(
         self,
@@ -57,19 +73,19 @@ class KDecayLR(LRScheduler):
             )
         checked = KDecaySchedule(family, ks, power, warmup_steps=warmup_steps)
         checked(0, int(total_steps))
-        # Numbers and strings only: they are the state dict, which torch.load reads without trust.
+        # Numbers and strings only: they make the state dict, which torch.load reads safely.
         self.total_steps = int(total_steps)
         self.family = family
         self.ks = checked.ks
         self.power = checked.power
-        self.lr_min = _one_each(lr_min, len(optimizer.param_groups))
+        self.lr_min = _one_per_group(lr_min, len(optimizer.param_groups))
         self.warmup_steps = checked.warmup_steps
         for group, end in zip(optimizer.param_groups, self.lr_min, strict=True):
             self._schedule(float(group.get("initial_lr", group["lr"])), end)
         super().__init__(optimizer, last_epoch)
 
     def get_lr(self) -> list[float | Tensor]:
-        """The LR of each parameter group at the present step."""
+        """Learning rate of each parameter group at the present step."""
         step = min(self.last_epoch, self.total_steps)
         return [
             self._schedule(float(lr_max), lr_min)(step, self.total_steps)
@@ -77,12 +93,14 @@ class KDecayLR(LRScheduler):
         ]
 
     def _get_closed_form_lr(self) -> list[float | Tensor]:
-        """What torch asks for when it jumps to a step, as SequentialLR does."""
+        """Called by torch when it jumps to a step, as ``SequentialLR`` does."""
         return self.get_lr()
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on from a state dict. The LRs are set at once, before or after the optimizer's own
-        state is loaded, or without it."""
+        """Load a state dict and set the learning rates at once.
+
+        The optimizer's own state may be loaded before or after this, or not at all.
+        """
         super().load_state_dict(state_dict)
         for group, rate in zip(self.optimizer.param_groups, self.get_last_lr(), strict=True):
             if isinstance(group["lr"], Tensor):
@@ -94,11 +112,12 @@ class KDecayLR(LRScheduler):
         return _schedule(self.family, tuple(self.ks), self.power, lr_max, lr_min, self.warmup_steps)
 
 
-# Checking the parameters takes longer than computing an LR.
+# Cached, because checking the parameters takes longer than computing a learning rate.
 _schedule = lru_cache(maxsize=1024)(KDecaySchedule)
 
 
-def _one_each(lr_min: float | Sequence[float], groups: int) -> list[float]:
+def _one_per_group(lr_min: float | Sequence[float], groups: int) -> list[float]:
+    """``lr_min`` as one number for each of ``groups`` parameter groups."""
     if isinstance(lr_min, str) or not isinstance(lr_min, Sequence):
         return [number("lr_min", lr_min)] * groups
     if len(lr_min) != groups:

@@ -41,7 +41,7 @@ class Recorder:
 
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No test sees another's data, not even in memory."""
+    """Tests share no data, not even in memory."""
     from kdecay_search.training.data import load
 
     monkeypatch.setenv("KDECAY_HOME", str(tmp_path / "home"))
@@ -52,7 +52,7 @@ def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]
 
 @pytest.fixture(autouse=True)
 def _settings_restored() -> Iterator[None]:
-    """A training sets what holds for the whole process."""
+    """Restore what a training sets for the whole process."""
     threads, state = torch.get_num_threads(), torch.random.get_rng_state()
     yield
     torch.use_deterministic_algorithms(False)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdecay_search.training.averaging import AveragedWeights
+from kdecay_search.training.averaging import AveragedModel
 
 
 def small_model() -> nn.Module:
@@ -27,9 +27,9 @@ def floats(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("half_life", [0.5, 3.0, 1000.0])
-def test_averages_equal_a_plain_weighted_mean_of_all_weights_so_far(half_life: float) -> None:
+def test_the_average_is_a_weighted_mean_of_all_weights_so_far(half_life: float) -> None:
     model = small_model()
-    averaged = AveragedWeights(model, half_life)
+    averaged = AveragedModel(model, half_life)
     history = []
     for step in range(12):
         train_one_step(model, step)
@@ -44,7 +44,7 @@ def test_averages_equal_a_plain_weighted_mean_of_all_weights_so_far(half_life: f
 
 def test_the_first_average_is_the_first_updated_weights_exactly() -> None:
     model = small_model()
-    averaged = AveragedWeights(model, 100.0)
+    averaged = AveragedModel(model, 100.0)
     train_one_step(model, 0)
     averaged.update()
     for name, tensor in floats(model).items():
@@ -53,7 +53,7 @@ def test_the_first_average_is_the_first_updated_weights_exactly() -> None:
 
 def test_batch_norm_statistics_are_averaged_and_counters_are_not() -> None:
     model = small_model()
-    averaged = AveragedWeights(model, 2.0)
+    averaged = AveragedModel(model, 2.0)
     for step in range(4):
         train_one_step(model, step)
         averaged.update()
@@ -65,7 +65,7 @@ def test_batch_norm_statistics_are_averaged_and_counters_are_not() -> None:
 
 def test_the_averaged_model_shares_no_memory_with_the_trained_one() -> None:
     model = small_model()
-    averaged = AveragedWeights(model, 2.0)
+    averaged = AveragedModel(model, 2.0)
     mine = {tensor.data_ptr() for tensor in model.state_dict().values()}
     assert mine.isdisjoint(t.data_ptr() for t in averaged.model.state_dict().values())
     assert not any(p.requires_grad for p in averaged.model.parameters())

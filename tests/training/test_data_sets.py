@@ -25,7 +25,7 @@ from kdecay_search.errors import DataError, MissingPackage
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data import Split, download, load
 from kdecay_search.training.data.cifar import cifar
-from kdecay_search.training.data.drawing import stratified_split
+from kdecay_search.training.data.sampling import stratified_split
 
 CPU = torch.device("cpu")
 
@@ -72,7 +72,7 @@ def test_another_split_seed_gives_other_validation_images() -> None:
     assert sorted(images_of(one)) == sorted(images_of(other))
 
 
-def test_mean_and_deviation_are_those_of_the_images_to_train_on() -> None:
+def test_statistics_are_those_of_the_images_to_train_on() -> None:
     split = digits(validation=0.5)
     pixels = split.training_images.double()
     assert split.mean == pytest.approx((pixels.mean().item(),))
@@ -87,7 +87,7 @@ def test_mean_and_deviation_are_those_of_the_images_to_train_on() -> None:
         ("imagenet", (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
     ],
 )
-def test_published_means_and_deviations_can_be_used_with_any_colour_images(
+def test_published_statistics_can_be_used_with_any_colour_images(
     tiny_cifar: Path, name: Any, mean: tuple[float, ...], std: tuple[float, ...]
 ) -> None:
     split = load(DataSpec(name="cifar10", root=str(tiny_cifar), normalisation=name), CPU)
@@ -100,7 +100,7 @@ def test_grey_digits_are_not_normalised_as_colours() -> None:
         DataSpec(name="digits", normalisation="cifar10")
 
 
-def test_a_tenth_of_fifty_thousand_is_the_papers_split_and_follows_from_its_seed() -> None:
+def test_the_papers_split_is_a_tenth_of_fifty_thousand() -> None:
     labels = np.repeat(np.arange(10), 5000)
     training, validation = stratified_split(labels, 0.1, 0)
     assert (len(training), len(validation)) == (45_000, 5_000)
@@ -132,7 +132,7 @@ def test_impossible_splits_are_one_clear_line(keys: dict[str, Any], words: list[
     assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-def test_a_missing_package_is_named_with_the_way_to_install_it(
+def test_a_missing_package_is_named_with_its_installation(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
@@ -157,14 +157,14 @@ def tiny_cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     checksum = write("data_batch_1", batch)
     monkeypatch.setattr(datasets.CIFAR10, "train_list", [["data_batch_1", checksum]])
-    # No file of the test part exists, and a checksum nobody has: opening it would fail.
+    # There is no file of the test set: opening it would fail.
     monkeypatch.setattr(datasets.CIFAR10, "test_list", [])
     names = {"filename": "meta", "key": "label_names", "md5": write("meta", meta)}
     monkeypatch.setattr(datasets.CIFAR10, "meta", names)
     return tmp_path
 
 
-def test_cifar_is_read_from_its_folder_without_the_test_part(tiny_cifar: Path) -> None:
+def test_cifar_is_read_without_its_test_set(tiny_cifar: Path) -> None:
     split = load(DataSpec(name="cifar10", root=str(tiny_cifar), validation=0.5), CPU)
     assert split.training_images.shape == (10, 3, 32, 32)
     raw = pickle.loads((tiny_cifar / "cifar-10-batches-py" / "data_batch_1").read_bytes())
@@ -173,7 +173,7 @@ def test_cifar_is_read_from_its_folder_without_the_test_part(tiny_cifar: Path) -
 
 
 @pytest.mark.parametrize("name", ["cifar10", "cifar100"])
-def test_cifar_that_can_neither_be_found_nor_fetched_is_one_clear_line(
+def test_cifar_that_cannot_be_found_is_one_clear_line(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(datasets.CIFAR10, "url", "http://127.0.0.1:9/cifar.tar.gz")
@@ -189,7 +189,7 @@ def test_cifar_in_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path)
 
 
 class Server(ThreadingHTTPServer):
-    """Sends ``content``, or nothing for ever if that is None; counts who asked."""
+    """Sends ``content``, or nothing for ever if that is None; counts the requests."""
 
     daemon_threads = True
 
@@ -219,7 +219,7 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server(tiny_cifar: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Has the tiny CIFAR-10 as an archive, and nobody else has it any more."""
+    """Serves the tiny CIFAR-10 as an archive; its folder is gone."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as archive:
         archive.add(tiny_cifar / "cifar-10-batches-py", "cifar-10-batches-py")
@@ -238,7 +238,7 @@ def server(tiny_cifar: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server
         thread.join()
 
 
-def test_of_several_that_want_cifar_one_downloads_it_and_tells_how_far_it_is(
+def test_one_of_several_downloads_cifar_and_logs_its_progress(
     server: Server, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     data = DataSpec(name="cifar10", root=str(tmp_path / "data"))
@@ -270,9 +270,7 @@ def test_a_server_that_falls_silent_is_given_up(
         cifar(DataSpec(name="cifar10", root=str(tmp_path / "data")))
 
 
-def test_an_archive_that_is_there_is_unpacked_without_a_network(
-    server: Server, tmp_path: Path
-) -> None:
+def test_an_archive_is_unpacked_without_a_network(server: Server, tmp_path: Path) -> None:
     assert server.content
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(server.content)
     assert len(cifar(DataSpec(name="cifar10", root=str(tmp_path))).labels) == 20

@@ -15,7 +15,7 @@ from PIL import Image
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data import Split, load
-from kdecay_search.training.data.cache import cache_folder, through_cache
+from kdecay_search.training.data.cache import cache_folder, cached
 
 CPU = torch.device("cpu")
 MakeFolder = Callable[..., Path]
@@ -51,7 +51,7 @@ def test_a_folder_gives_the_pixels_of_its_files(
     assert found == {file.tobytes() for file in files}
 
 
-def test_the_train_folder_is_used_where_there_is_one_and_test_stays_closed(
+def test_train_is_used_if_there_is_one_and_test_stays_closed(
     image_folder: MakeFolder, folder_data: MakeData
 ) -> None:
     image_folder({"cat": 3, "dog": 3}, under="train")
@@ -70,7 +70,7 @@ def test_grey_images_get_three_channels_and_jpegs_are_read(
     assert torch.equal(images[:, 0], images[:, 2])
 
 
-def test_images_of_several_sizes_are_brought_to_one_when_asked(
+def test_images_of_several_sizes_are_resized_to_one(
     image_folder: MakeFolder, folder_data: MakeData
 ) -> None:
     image_folder({"cat": 4}, size=(20, 10))
@@ -135,7 +135,7 @@ def test_a_damaged_cache_file_is_made_again(
     assert not list(cache_folder().glob("*.part"))
 
 
-def test_without_a_place_for_the_cache_training_goes_on_with_a_warning(
+def test_without_a_cache_there_is_a_warning(
     image_folder: MakeFolder,
     folder_data: MakeData,
     tmp_path: Path,
@@ -150,7 +150,7 @@ def test_without_a_place_for_the_cache_training_goes_on_with_a_warning(
     assert "cannot keep decoded images" in caplog.text
 
 
-def test_of_several_that_want_the_same_images_one_decodes() -> None:
+def test_one_of_several_decodes_the_same_images() -> None:
     calls = []
 
     def decode() -> np.ndarray:
@@ -160,8 +160,7 @@ def test_of_several_that_want_the_same_images_one_decodes() -> None:
 
     results: list[np.ndarray] = []
     threads = [
-        threading.Thread(target=lambda: results.append(through_cache("key", decode)))
-        for _ in range(4)
+        threading.Thread(target=lambda: results.append(cached("key", decode))) for _ in range(4)
     ]
     for thread in threads:
         thread.start()

@@ -17,7 +17,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, PolynomialL
 from kdecay_search import KDecaySchedule
 from kdecay_search.errors import InvalidSchedule
 from kdecay_search.torch import KDecayLR
-from kdecay_search.training.randomness import isolated
+from kdecay_search.training.seeding import forked_rng
 
 STEPS = 40
 SHAPES: list[dict[str, Any]] = [
@@ -63,7 +63,7 @@ def test_every_group_decays_from_its_own_rate_to_its_own_end() -> None:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_state_dict_of_any_step_goes_on_with_the_same_bits(shape: dict[str, Any]) -> None:
+def test_a_state_dict_of_any_step_resumes_with_the_same_bits(shape: dict[str, Any]) -> None:
     whole = rates(KDecayLR(optimizer(0.1, 0.03), STEPS, **shape), STEPS + 3)
     running = KDecayLR(optimizer(0.1, 0.03), STEPS, **shape)
     for step in range(STEPS + 3):
@@ -92,7 +92,7 @@ def test_optimizer_and_scheduler_are_loaded_in_either_order(optimizer_first: boo
     assert rates(resumed, 20) == rates(running, 20)
 
 
-def test_last_epoch_goes_on_after_that_step() -> None:
+def test_last_epoch_resumes_after_that_step() -> None:
     whole = rates(KDecayLR(optimizer(), STEPS, ks=(2.0,), warmup_steps=5), STEPS)
     for done in range(STEPS):
         again = optimizer()
@@ -192,7 +192,7 @@ def test_rates_that_are_tensors_are_set_in_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "told"),
+    ("settings", "message"),
     [
         ({"total_steps": 0}, "total_steps=0 must be 1 or more"),
         ({"total_steps": 2.5}, "total_steps=2.5 must be a whole number; count the calls of step()"),
@@ -207,13 +207,13 @@ def test_rates_that_are_tensors_are_set_in_place() -> None:
         ({"warmup_steps": 40}, "warmup_steps=40 must be below total_steps=40"),
     ],
 )
-def test_bad_settings_are_told_in_one_line_and_leave_the_optimizer_alone(
-    settings: dict[str, Any], told: str
+def test_bad_settings_are_one_line_and_change_nothing(
+    settings: dict[str, Any], message: str
 ) -> None:
     sgd = optimizer()
     with pytest.raises(InvalidSchedule) as caught:
         KDecayLR(sgd, **({"total_steps": STEPS} | settings))
-    assert told in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert sgd.param_groups[0]["lr"] == 0.1
     assert "initial_lr" not in sgd.param_groups[0]
@@ -222,7 +222,7 @@ def test_bad_settings_are_told_in_one_line_and_leave_the_optimizer_alone(
 def test_the_plain_loop_of_the_document_runs(capsys: pytest.CaptureFixture[str]) -> None:
     document = (Path(__file__).parents[2] / "docs" / "use-it.md").read_text()
     example = document.split("```python\n")[1].partition("```")[0]
-    with isolated("document", 0, torch.device("cpu")):
+    with forked_rng("document", 0, torch.device("cpu")):
         exec(compile(example, "use-it.md", "exec"), {})
     lines = capsys.readouterr().out.splitlines()
     expected = [KDecaySchedule(ks=(1.5, 4.0))(8 * epoch, 32) for epoch in (1, 2, 3, 4)]

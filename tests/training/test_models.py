@@ -16,10 +16,10 @@ from kdecay_search.study.networks import (
     WideResNetSpec,
 )
 from kdecay_search.study.paper_networks import CLASSES, PAPER_NETWORKS, PaperNetwork
-from kdecay_search.training.images import train
 from kdecay_search.training.models import build
 from kdecay_search.training.models.blocks import BasicBlock, PointwiseConv, PreactBasicBlock
-from kdecay_search.training.randomness import isolated
+from kdecay_search.training.seeding import forked_rng
+from kdecay_search.training.trainer import train
 
 SMALL: list[ModelSpec] = [
     ResNetSpec(width=4),
@@ -43,37 +43,35 @@ def parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def unmade(spec: ModelSpec, classes: int, channels: int = 3) -> nn.Module:
+def on_meta(spec: ModelSpec, classes: int, channels: int = 3) -> nn.Module:
     """The network without any numbers: as fast for 36 million parameters as for 300."""
     with torch.device("meta"):
         return build(spec, classes, channels)
 
 
 def seeded(spec: ModelSpec, channels: int = 3, seed: int = 0) -> nn.Module:
-    with isolated("model", seed, torch.device("cpu")):
+    with forked_rng("model", seed, torch.device("cpu")):
         return build(spec, classes=10, channels=channels)
 
 
 @pytest.mark.parametrize("network", PAPER_NETWORKS, ids=lambda n: title(n.spec))
-def test_a_network_of_the_paper_has_the_parameters_that_are_counted_without_torch(
+def test_the_papers_networks_have_the_counted_parameters(
     network: PaperNetwork,
 ) -> None:
     for data, counted in network.parameters.items():
-        assert parameters(unmade(network.spec, CLASSES[data])) == counted
+        assert parameters(on_meta(network.spec, CLASSES[data])) == counted
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("spec", [*SMALL, ResNet50Spec()], ids=title)
-def test_any_network_has_the_parameters_that_are_counted_without_torch(
-    spec: ModelSpec, channels: int
-) -> None:
-    assert parameters(unmade(spec, 7, channels)) == spec.parameters(7, channels)
+def test_any_network_has_the_counted_parameters(spec: ModelSpec, channels: int) -> None:
+    assert parameters(on_meta(spec, 7, channels)) == spec.parameters(7, channels)
 
 
 @pytest.mark.parametrize("spec", SMALL, ids=title)
-def test_depth_counts_the_layers_with_weights_along_the_way(spec: ModelSpec) -> None:
+def test_depth_counts_the_layers_with_weights(spec: ModelSpec) -> None:
     """A wide ResNet's depth also counts three projections, whether it has them or not."""
-    model = unmade(spec, classes=10)
+    model = on_meta(spec, classes=10)
     shortcuts = {m for n, part in model.named_modules() if "shortcut" in n for m in part.modules()}
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert not isinstance(spec, ResNet50Spec)
@@ -92,7 +90,7 @@ def test_images_of_any_size_become_one_row_of_logits_each(
 
 
 def test_the_network_for_imagenet_takes_small_grey_images_too() -> None:
-    with isolated("model", 0, torch.device("cpu")):
+    with forked_rng("model", 0, torch.device("cpu")):
         model = build(ResNet50Spec(), 7, 1)
         assert model(torch.randn(2, 1, 32, 32)).shape == (2, 7)
 
@@ -124,7 +122,7 @@ def test_option_a_drops_every_other_pixel_and_adds_zero_channels() -> None:
 
 
 @pytest.mark.parametrize("option", ["A", "B"])
-def test_a_preactivation_block_passes_the_image_on_untouched(option: Any) -> None:
+def test_the_shortcut_of_a_preactivation_block_is_the_identity(option: Any) -> None:
     """Negative pixels too: nothing but the sum lies on the way from block to block."""
     block = PreactBasicBlock(BlockShape(4, 4, 1), option)
     nn.init.zeros_(block.conv2.weight)
@@ -132,9 +130,7 @@ def test_a_preactivation_block_passes_the_image_on_untouched(option: Any) -> Non
     assert torch.equal(block(images), images)
 
 
-def test_the_shortcut_of_a_preactivation_block_that_changes_the_shape_begins_after_its_relu() -> (
-    None
-):
+def test_a_shortcut_that_changes_the_shape_starts_after_the_relu() -> None:
     block = PreactBasicBlock(BlockShape(2, 4, 2), "A")
     nn.init.zeros_(block.conv2.weight)
     images = torch.randn(2, 2, 4, 4)
@@ -149,12 +145,12 @@ def test_a_pointwise_convolution_is_torchs_strided_one() -> None:
     torch.testing.assert_close(conv(images), expected)
 
 
-def test_dropout_acts_in_training_alone_and_follows_the_seed() -> None:
+def test_dropout_follows_the_seed_and_ends_with_training() -> None:
     model = seeded(WideResNetSpec(depth=10, widen=1, dropout=0.5))
     images = torch.rand(4, 3, 8, 8)
 
     def logits(seed: int) -> torch.Tensor:
-        with isolated("dropout", seed, torch.device("cpu")):
+        with forked_rng("dropout", seed, torch.device("cpu")):
             result: torch.Tensor = model(images)
             return result
 
@@ -174,7 +170,7 @@ def test_dropout_acts_in_training_alone_and_follows_the_seed() -> None:
     ],
     ids=["resnet", "preact", "wide-resnet", "densenet"],
 )
-def test_convolutions_start_with_the_variance_of_the_papers_code(
+def test_convolutions_have_the_variance_of_the_papers_code(
     spec: ModelSpec, fan: Callable[[nn.Conv2d], int]
 ) -> None:
     model = seeded(spec)
@@ -186,7 +182,7 @@ def test_convolutions_start_with_the_variance_of_the_papers_code(
     assert not model.classifier.bias.any()
 
 
-def test_a_seed_decides_the_first_weights_and_leaves_the_global_generator_alone() -> None:
+def test_the_seed_decides_the_first_weights() -> None:
     def first_weights(seed: int) -> torch.Tensor:
         weights = seeded(ResNetSpec(width=4), channels=1, seed=seed).parameters()
         return nn.utils.parameters_to_vector(weights)

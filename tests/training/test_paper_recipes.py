@@ -1,4 +1,4 @@
-"""The paper's study files really train, with what makes them big turned down."""
+"""The paper's study files train, with smaller networks and fewer images."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.study.file import load
-from kdecay_search.training.images import train
+from kdecay_search.training.trainer import train
 
 FILES = sorted((Path(__file__).parents[2] / "studies" / "paper").glob("*.toml"))
 ONE_OF_EACH = [file for file in FILES if not file.stem.endswith("cifar100")]
@@ -28,7 +28,7 @@ SMALL_TASK = ["task.epochs=1", "task.batch_size=10", "task.data.validation=0.2"]
 
 @pytest.fixture
 def stand_in(image_folder: Callable[..., Path]) -> Path:
-    """A few images, for the data sets that are not there: colours, two classes."""
+    """A few colour images in two classes, in place of the data sets."""
     return image_folder({"cat": 15, "dog": 15}, under="train", size=(32, 32))
 
 

@@ -1,4 +1,4 @@
-"""A run that is interrupted and taken up again is, to the bit, the run that was not."""
+"""A run that is interrupted and resumed gives the same bits as one that is not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from kdecay_search.study.trials import RunKey
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch, Released
 from kdecay_search.training import checkpoints
-from kdecay_search.training.images import train
+from kdecay_search.training.trainer import train
 
 MakeRecorder = Callable[..., Any]
 STEPS_PER_EPOCH = 4
@@ -22,7 +22,7 @@ EPOCHS = 3
 
 
 class Host:
-    """Trains one run again and again, each time until it is interrupted after so many polls."""
+    """Trains one run repeatedly, each time until it is interrupted after a number of polls."""
 
     def __init__(self, make: MakeRecorder, folder: Path, **settings: Any) -> None:
         self._make, self._folder, self._settings = make, folder, settings
@@ -64,9 +64,7 @@ def values(epochs: list[Epoch]) -> list[Mapping[str, float]]:
 
 
 @pytest.mark.parametrize("polls", range(EPOCHS * STEPS_PER_EPOCH))
-def test_a_run_interrupted_before_any_update_goes_on_to_the_same_bits(
-    host: Host, polls: int
-) -> None:
+def test_a_run_interrupted_before_any_update_gives_the_same_bits(host: Host, polls: int) -> None:
     expected = host.undisturbed()
     first = host.interrupted(polls)
     torch.manual_seed(99)  # another process has other random numbers
@@ -78,7 +76,7 @@ def test_a_run_interrupted_before_any_update_goes_on_to_the_same_bits(
     assert second.polls == EPOCHS * STEPS_PER_EPOCH - polls
 
 
-def test_a_run_interrupted_at_every_update_goes_on_to_the_same_bits(host: Host) -> None:
+def test_a_run_interrupted_at_every_update_gives_the_same_bits(host: Host) -> None:
     expected = host.undisturbed()
     for _ in range(EPOCHS * STEPS_PER_EPOCH):
         run = host.run(polls=1)
@@ -89,7 +87,7 @@ def test_a_run_interrupted_at_every_update_goes_on_to_the_same_bits(host: Host) 
     assert values(run.restored + run.epochs) == values(expected)
 
 
-def test_a_killed_run_goes_on_from_its_last_whole_epoch(host: Host) -> None:
+def test_a_killed_run_resumes_after_its_last_whole_epoch(host: Host) -> None:
     """Nothing is saved on the way out when a process is killed: the epoch's end must do."""
     expected = host.undisturbed()
     run = host.run()
@@ -109,7 +107,7 @@ def test_a_killed_run_goes_on_from_its_last_whole_epoch(host: Host) -> None:
     assert values(second.restored + second.epochs) == values(expected)
 
 
-def test_within_an_epoch_the_state_is_kept_every_so_many_seconds(host: Host) -> None:
+def test_within_an_epoch_the_state_is_saved_when_due(host: Host) -> None:
     run = host.run(every_seconds=0.0)
     update = run.poll
 
@@ -129,7 +127,7 @@ def test_within_an_epoch_the_state_is_kept_every_so_many_seconds(host: Host) -> 
     assert values(second.restored + second.epochs) == values(host.undisturbed())
 
 
-def test_a_finished_run_that_nobody_heard_of_is_told_again_and_not_trained(host: Host) -> None:
+def test_a_finished_run_is_reported_again_and_not_trained(host: Host) -> None:
     train(host.run())
     again = host.run()
     train(again)
@@ -148,7 +146,7 @@ def test_a_diverged_run_stays_diverged_after_a_resume(
     assert again.epochs == []
 
 
-def test_bytes_that_torch_cannot_load_are_set_aside_and_the_run_starts_over(
+def test_bytes_that_torch_cannot_load_are_set_aside(
     host: Host, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = host.run()
@@ -158,7 +156,7 @@ def test_bytes_that_torch_cannot_load_are_set_aside_and_the_run_starts_over(
     assert values(run.epochs) == values(host.undisturbed())
 
 
-def test_a_state_that_would_run_code_when_it_is_loaded_is_set_aside(
+def test_a_state_that_would_run_code_is_set_aside(
     host: Host, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     import io

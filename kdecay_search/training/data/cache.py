@@ -1,37 +1,45 @@
-"""Decoded images, kept as files under ``$KDECAY_HOME/cache``; it may be deleted any time."""
+"""Decoded images, kept as files in ``$KDECAY_HOME/cache``. The folder may be deleted any time."""
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 
 from kdecay_search.paths import home
-from kdecay_search.training.data.source import Images
+from kdecay_search.training.data.dataset import Images
+from kdecay_search.training.data.locking import exclusive_lock
 
-_log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """Where decoded images are kept; created if it is missing."""
+    """The folder where decoded images are kept; it is created if it is missing."""
     folder = home() / "cache"
     folder.mkdir(exist_ok=True)
     return folder
 
 
-def through_cache(key: str, decode: Callable[[], Images]) -> Images:
-    """The images kept as ``key``, or else those that ``decode`` makes, kept for the next time.
+def cached(key: str, decode: Callable[[], Images]) -> Images:
+    """Read images from the cache, or decode them and keep them for the next time.
 
-    Of several processes that want the same images one decodes and the others wait for it. Where
-    nothing can be kept (no room, no permission) images are decoded every time, with a warning.
+    Of several processes that want the same images, one decodes and the others wait for it. If
+    nothing can be kept (no space, no permission), images are decoded every time, with a warning.
+
+    Args:
+        key: Name of the images in the cache; it must change whenever the images do.
+        decode: Makes the images.
     """
-    with locked(key):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(exclusive_lock(cache_folder() / f"{key}.lock"))
+        except OSError as error:
+            logger.warning("cannot lock the cache of decoded images: %s", error)
         images = _read(key)
         if images is None:
             images = decode()
@@ -39,22 +47,8 @@ def through_cache(key: str, decode: Callable[[], Images]) -> Images:
     return images
 
 
-@contextmanager
-def locked(key: str) -> Iterator[None]:
-    """Keep other processes of this user and machine away from ``key``, where that is possible."""
-    try:
-        file = (cache_folder() / f"{key}.lock").open("w")
-    except OSError as error:
-        _log.warning("cannot lock the cache of decoded images: %s", error)
-        yield
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
 def _read(key: str) -> Images | None:
-    """None if there is no such file, or a damaged one (a machine that lost power leaves those)."""
+    """The images under ``key``; None if there is no file, or a damaged one after a power cut."""
     try:
         images: Images = np.load(cache_folder() / f"{key}.npy", allow_pickle=False)
     except (OSError, ValueError, EOFError):
@@ -63,7 +57,7 @@ def _read(key: str) -> Images | None:
 
 
 def _write(key: str, images: Images) -> None:
-    """Written under another name and renamed: a reader sees all of it or nothing."""
+    """Write under another name and rename, so that readers see the whole file or none."""
     try:
         folder = cache_folder()
         with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
@@ -76,4 +70,4 @@ def _write(key: str, images: Images) -> None:
                 Path(file.name).unlink(missing_ok=True)
                 raise
     except OSError as error:
-        _log.warning("cannot keep decoded images, the next run decodes them again: %s", error)
+        logger.warning("cannot keep decoded images, the next run decodes them again: %s", error)

@@ -1,4 +1,4 @@
-"""Image files to pixels."""
+"""Decodes image files into pixels."""
 
 from __future__ import annotations
 
@@ -11,22 +11,37 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from kdecay_search.errors import DataError
-from kdecay_search.training.data.source import Images
+from kdecay_search.training.data.dataset import Images
 
 THREADS = 8
+"""Largest number of threads that decode images."""
 
 
-def decoded(paths: Sequence[str], image_size: int | None) -> Images:
-    """The images in colour; all must have one size, which ``image_size`` (pixels a side) gives."""
-    first = _image(paths[0], image_size)
+def decode_images(paths: Sequence[str], image_size: int | None) -> Images:
+    """Decode image files into one array of colour images.
+
+    Args:
+        paths: The image files, at least one.
+        image_size: Side (pixels) of the result. The shorter side of an image is scaled to it and
+            the rest is cut off on both sides, so that shapes are not distorted. None keeps the
+            images' own size, which must be the same for all.
+
+    Returns:
+        uint8 images (N, 3, H, W).
+
+    Raises:
+        DataError: A file cannot be decoded, or images differ in size.
+    """
+    first = _decode(paths[0], image_size)
     images = np.empty((len(paths), *first.shape), dtype=np.uint8)
 
     def place(index: int) -> None:
-        image = _image(paths[index], image_size)
+        image = _decode(paths[index], image_size)
         if image.shape != first.shape:
+            (_, height, width), (_, first_height, first_width) = image.shape, first.shape
             raise DataError(
-                f"image {paths[index]!r}: is {_size(image)} pixels, but {paths[0]!r} is "
-                f"{_size(first)}; set task.data.image_size to bring all to one size"
+                f"image {paths[index]!r}: is {width} x {height} pixels, but {paths[0]!r} is "
+                f"{first_width} x {first_height}; set task.data.image_size to resize all images"
             )
         images[index] = image
 
@@ -36,25 +51,23 @@ def decoded(paths: Sequence[str], image_size: int | None) -> Images:
     return images
 
 
-def _size(image: NDArray[np.uint8]) -> str:
-    return f"{image.shape[2]} x {image.shape[1]}"
-
-
-def _image(path: str, image_size: int | None) -> NDArray[np.uint8]:
-    """One image as (3, H, W)."""
-    picture = opened(path)
+def _decode(path: str, image_size: int | None) -> NDArray[np.uint8]:
+    """Decode one image: uint8 (3, H, W)."""
+    image = open_image(path)
     if image_size is not None:
-        # The shorter side is scaled to fit and the middle cut out: shapes are not distorted.
-        size = (image_size, image_size)
-        picture = ImageOps.fit(picture, size, Image.Resampling.BILINEAR)
-    return np.asarray(picture).transpose(2, 0, 1)
+        image = ImageOps.fit(image, (image_size, image_size), Image.Resampling.BILINEAR)
+    return np.asarray(image).transpose(2, 0, 1)
 
 
-def opened(path: str) -> Image.Image:
-    """The image in colour. Grey ones get three equal channels; transparency is dropped."""
+def open_image(path: str) -> Image.Image:
+    """Open an image in RGB. Grey images get three equal channels; transparency is dropped.
+
+    Raises:
+        DataError: The file cannot be decoded.
+    """
     try:
         with Image.open(path) as file:
             return file.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).partition("\n")[0]
-        raise DataError(f"image {path!r}: cannot be decoded: {reason}; mend or remove it") from None
+        raise DataError(f"image {path!r}: cannot be decoded: {reason}; fix or remove it") from None

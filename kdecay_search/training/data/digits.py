@@ -1,4 +1,4 @@
-"""scikit-learn's bundled handwritten digits: 1797 grey images of 8x8 pixels, ten classes."""
+"""scikit-learn's handwritten digits: 1797 grey images of 8 x 8 pixels in ten classes."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data.drawing import stratified_split
-from kdecay_search.training.data.source import Images, Indices, Labels, Source, in_memory
+from kdecay_search.training.data.dataset import (
+    ImageDataset,
+    Images,
+    Indices,
+    Labels,
+    in_memory_dataset,
+)
+from kdecay_search.training.data.sampling import stratified_split
 
 CLASSES = 10
 BRIGHTEST = 16
-"""Pixels come as 0 to 16."""
+"""Largest value of a pixel in scikit-learn's arrays; the smallest is 0."""
 
-# The set has no test part of its own. These two numbers define one, and must never change:
-# with other values, images that studies have chosen k on would turn up in the test part.
+# The data set has no test set of its own. These two numbers define one and must never change: with
+# other values, images that studies have chosen k by would turn up in the test set.
 TEST_SHARE = 0.2
 TEST_SEED = 1797
 
 
-def digits(data: DataSpec) -> Source:
-    """Four fifths of the digits to train on; the others are the test part."""
+def digits(data: DataSpec) -> ImageDataset:
+    """The digits: four fifths are the training set, the others the test set."""
     bunch = load_digits()
     pixels = np.rint(np.asarray(bunch.images) * (255 / BRIGHTEST)).astype(np.uint8)
     labels = np.asarray(bunch.target, dtype=np.int64)
@@ -29,4 +35,4 @@ def digits(data: DataSpec) -> Source:
     def part(chosen: Indices) -> tuple[Images, Labels]:
         return pixels[chosen][:, None], labels[chosen]
 
-    return in_memory("digits", part(training), lambda: part(test), CLASSES, data.image_size)
+    return in_memory_dataset("digits", part(training), lambda: part(test), CLASSES, data.image_size)

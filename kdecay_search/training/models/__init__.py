@@ -1,4 +1,4 @@
-"""The built-in networks, as :mod:`kdecay_search.study.networks` describes them."""
+"""The built-in networks, built from their specifications in :mod:`kdecay_search.study.networks`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,15 @@ from kdecay_search.training.models.resnet import resnet, wide_resnet
 
 
 def build(model: ModelSpec, classes: int, channels: int) -> nn.Module:
-    """The network for images of this many channels, initialised by torch's global generator.
+    """Build a network, with weights drawn from torch's global generator.
 
-    It takes (N, channels, H, W) float images and gives (N, classes) logits.
+    Args:
+        model: ``[task.model]`` of the study.
+        classes: Number of classes.
+        channels: Number of channels of an image.
+
+    Returns:
+        A network that maps float images (N, channels, H, W) to logits (N, classes).
     """
     if isinstance(model, ResNetSpec):
         return resnet(model, classes, channels)
@@ -20,6 +26,7 @@ def build(model: ModelSpec, classes: int, channels: int) -> nn.Module:
         return wide_resnet(model, classes, channels)
     if isinstance(model, DenseNetSpec):
         return DenseNet(model, classes, channels)
-    from kdecay_search.training.models import imagenet  # noqa: PLC0415 - torchvision: 1 s to import
+    # Imported here because torchvision takes a second to import.
+    from kdecay_search.training.models.resnet50 import resnet50  # noqa: PLC0415
 
-    return imagenet.resnet50(classes, channels)
+    return resnet50(classes, channels)

@@ -1,4 +1,4 @@
-"""Residual blocks: (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
+"""Residual blocks: they map (N, inputs, H, W) to (N, outputs, H / stride, W / stride)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kdecay_search.study.networks import BlockShape, ShortcutOption
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions; batch norm and ReLU after them (arXiv:1512.03385)."""
+    """Two 3x3 convolutions, with batch norm and ReLU after them (arXiv:1512.03385)."""
 
     def __init__(self, shape: BlockShape, option: ShortcutOption) -> None:
         super().__init__()
@@ -26,10 +26,10 @@ class BasicBlock(nn.Module):
 
 
 class PreactBlock(nn.Module):
-    """Batch norm and ReLU go before the convolutions (arXiv:1603.05027).
+    """A block with batch norm and ReLU before its convolutions (arXiv:1603.05027).
 
-    Where the shape changes, the shortcut begins after the first ReLU, as in that paper's code;
-    elsewhere it is the identity, past everything.
+    Where the shape changes, the shortcut starts after the first ReLU, as in that paper's code.
+    Elsewhere the shortcut is the identity from the block's input to its output.
     """
 
     def __init__(self, shape: BlockShape, option: ShortcutOption) -> None:
@@ -48,7 +48,7 @@ class PreactBlock(nn.Module):
 
 
 class PreactBasicBlock(PreactBlock):
-    """Two 3x3 convolutions, with dropout between them if wanted (arXiv:1605.07146)."""
+    """Two 3x3 convolutions, with optional dropout between them (arXiv:1605.07146)."""
 
     def __init__(self, shape: BlockShape, option: ShortcutOption, dropout: float = 0.0) -> None:
         super().__init__(shape, option)
@@ -64,7 +64,10 @@ class PreactBasicBlock(PreactBlock):
 
 
 class PreactBottleneckBlock(PreactBlock):
-    """1x1, 3x3 and 1x1 convolutions; the first has the stride (resnet-pre-act.lua)."""
+    """1x1, 3x3 and 1x1 convolutions; the first has the stride.
+
+    This is resnet-pre-act.lua of github.com/KaimingHe/resnet-1k-layers.
+    """
 
     def __init__(self, shape: BlockShape, option: ShortcutOption) -> None:
         super().__init__(shape, option)
@@ -83,10 +86,11 @@ class PreactBottleneckBlock(PreactBlock):
 
 
 class PointwiseConv(nn.Conv2d):
-    """A 1x1 convolution of every stride-th pixel.
+    """A 1x1 convolution with a stride.
 
-    The pixels are picked before it: oneDNN's own strided version writes past its buffer in the
-    backward pass where there are fewer inputs than floats in a register (oneDNN issue 6035).
+    The pixels are selected before the convolution, because oneDNN's strided version writes past
+    its buffer in the backward pass if there are fewer input channels than floats in a register
+    (oneDNN issue 6035).
     """
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
@@ -98,7 +102,10 @@ class PointwiseConv(nn.Conv2d):
 
 
 class PaddedShortcut(nn.Module):
-    """Option A: every stride-th pixel; added channels are zero, half before, half after."""
+    """Shortcut option A of arXiv:1512.03385: no parameters.
+
+    Takes every stride-th pixel and adds channels of zeros, half of them before, half after.
+    """
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
@@ -112,6 +119,7 @@ class PaddedShortcut(nn.Module):
 
 
 def _shortcut(shape: BlockShape, option: ShortcutOption, norm: bool) -> nn.Module:
+    """The identity where the shape stays the same, else option A or B (a projection)."""
     if not shape.changes:
         return nn.Identity()
     if option == "A":

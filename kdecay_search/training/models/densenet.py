@@ -1,4 +1,4 @@
-"""DenseNet-BC (Huang et al., arXiv:1608.06993)."""
+"""DenseNet-BC for small images (Huang et al., arXiv:1608.06993)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,27 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from kdecay_search.study.networks import DenseNetSpec
-from kdecay_search.training.models.initialisation import he
+from kdecay_search.training.models.initialisation import he_initialisation
 
 BLOCKS = 3
+"""Number of dense blocks."""
 
 
 class DenseNet(nn.Module):
-    """Three blocks of layers that each see all channels before them, on 1, 1/2, 1/4 of the side."""
+    """Three dense blocks, at 1, 1/2 and 1/4 of the image's side.
+
+    Every layer of a block gets the channels of all layers before it.
+    """
 
     def __init__(self, spec: DenseNetSpec, classes: int, channels: int) -> None:
         super().__init__()
-        parts = list(_parts(spec))
-        outputs = parts[-1].outputs
+        layers = list(_layers(spec))
+        outputs = layers[-1].outputs
         self.stem = nn.Conv2d(channels, spec.stem, 3, padding=1, bias=False)
-        self.blocks = nn.Sequential(*parts)
+        self.blocks = nn.Sequential(*layers)
         self.norm = nn.BatchNorm2d(outputs)
         self.classifier = nn.Linear(outputs, classes)
-        he(self, "fan_out")
+        he_initialisation(self, "fan_out")
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = functional.relu(self.norm(self.blocks(self.stem(images))), inplace=True)
@@ -34,7 +38,10 @@ class DenseNet(nn.Module):
 
 
 class DenseLayer(nn.Module):
-    """A 1x1 and a 3x3 convolution, batch norm and ReLU before each; adds ``growth`` channels."""
+    """A 1x1 and a 3x3 convolution with batch norm and ReLU before each.
+
+    Its output is its input with ``growth`` more channels.
+    """
 
     def __init__(self, inputs: int, bottleneck: int, growth: int) -> None:
         super().__init__()
@@ -51,7 +58,7 @@ class DenseLayer(nn.Module):
 
 
 class Transition(nn.Module):
-    """A 1x1 convolution to fewer channels and the mean of 2x2 pixels, between two blocks."""
+    """Between two blocks: a 1x1 convolution to fewer channels, and the average of 2x2 pixels."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -64,7 +71,8 @@ class Transition(nn.Module):
         return functional.avg_pool2d(hidden, 2)
 
 
-def _parts(spec: DenseNetSpec) -> Iterator[DenseLayer | Transition]:
+def _layers(spec: DenseNetSpec) -> Iterator[DenseLayer | Transition]:
+    """All layers between the stem and the last batch norm, in order."""
     width = spec.stem
     for block in range(BLOCKS):
         if block:

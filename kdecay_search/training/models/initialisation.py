@@ -1,4 +1,4 @@
-"""How weights start."""
+"""Initial weights of the built-in networks."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from typing import Literal
 from torch import nn
 
 
-def he(model: nn.Module, fan: Literal["fan_in", "fan_out"]) -> None:
-    """He initialisation (arXiv:1502.01852), with the fan of each paper's own code.
+def he_initialisation(model: nn.Module, fan: Literal["fan_in", "fan_out"]) -> None:
+    """Apply He initialisation (arXiv:1502.01852), with the fan that each paper's own code uses.
 
-    Convolutions: normal, variance 2 / (fan x kernel area), where the fan is the number of output
-    channels in the code of ResNet (github.com/facebook/fb.resnet.torch,
-    github.com/KaimingHe/resnet-1k-layers) and of DenseNet (github.com/liuzhuang13/DenseNet), and
-    of input channels in that of wide ResNets (github.com/szagoruyko/wide-residual-networks).
+    Convolutions get a normal distribution with variance 2 / (fan · kernel area). The fan is the
+    number of output channels in the code of ResNet (github.com/facebook/fb.resnet.torch,
+    github.com/KaimingHe/resnet-1k-layers) and DenseNet (github.com/liuzhuang13/DenseNet), and the
+    number of input channels in that of wide ResNets (github.com/szagoruyko/wide-residual-networks).
 
-    Batch norm starts as the identity in every block; the last one of a block is *not* zeroed, which
-    is a later trick that the papers' baselines do not have. The classifier keeps torch's default
-    weights; its bias starts at 0.
+    Batch norm starts as the identity. The last one of a block is *not* zeroed: that is a later
+    technique, which the papers' baselines do not have. The classifier keeps torch's default
+    weights, and its bias starts at 0.
+
+    Args:
+        model: The network, changed in place.
+        fan: Which channels the variance counts.
     """
     for module in model.modules():
         if isinstance(module, nn.Conv2d):

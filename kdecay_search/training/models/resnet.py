@@ -1,7 +1,7 @@
-"""Residual networks for small images.
+"""Residual networks for small images such as CIFAR's.
 
-A 3x3 convolution, three groups of blocks on 1, 1/2 and 1/4 of the image's side, a global mean and
-a classifier.
+Each is a 3x3 convolution, three groups of blocks at 1, 1/2 and 1/4 of the image's side, a global
+average and a linear classifier.
 """
 
 from __future__ import annotations
@@ -19,32 +19,36 @@ from kdecay_search.training.models.blocks import (
     PreactBlock,
     PreactBottleneckBlock,
 )
-from kdecay_search.training.models.initialisation import he
+from kdecay_search.training.models.initialisation import he_initialisation
 
 PREACT_BLOCKS = {"preact-basic": PreactBasicBlock, "preact-bottleneck": PreactBottleneckBlock}
+"""Pre-activation blocks by the names that ``task.model.block`` takes."""
 
 
 def resnet(spec: ResNetSpec, classes: int, channels: int) -> nn.Module:
-    """A ResNet with weights as its papers' code starts them."""
+    """Build a ResNet, initialised as in its papers' own code (He with fan-out)."""
     if spec.block == "basic":
         model: nn.Module = ResNet(spec, classes, channels)
     else:
         make_block = partial(PREACT_BLOCKS[spec.block], option=spec.shortcut_option)
         model = PreactResNet(spec.shapes(), make_block, classes, channels)
-    he(model, "fan_out")
+    he_initialisation(model, "fan_out")
     return model
 
 
 def wide_resnet(spec: WideResNetSpec, classes: int, channels: int) -> nn.Module:
-    """A wide ResNet: the pre-activation basic block, with projections and dropout."""
+    """Build a wide ResNet (arXiv:1605.07146), initialised as in its own code (He with fan-in).
+
+    It has pre-activation basic blocks, with projections as shortcuts and, if wanted, dropout.
+    """
     make_block = partial(PreactBasicBlock, option="B", dropout=spec.dropout)
     model = PreactResNet(spec.shapes(), make_block, classes, channels)
-    he(model, "fan_in")
+    he_initialisation(model, "fan_in")
     return model
 
 
 class ResNet(nn.Module):
-    """Basic blocks with the ReLU after the sum (arXiv:1512.03385, section 4.2)."""
+    """A ResNet of basic blocks, with the ReLU after the sum (arXiv:1512.03385, section 4.2)."""
 
     def __init__(self, spec: ResNetSpec, classes: int, channels: int) -> None:
         super().__init__()
@@ -60,7 +64,10 @@ class ResNet(nn.Module):
 
 
 class PreactResNet(nn.Module):
-    """Blocks that begin with batch norm and ReLU, and one more pair at the end (1603.05027)."""
+    """A ResNet of pre-activation blocks (arXiv:1603.05027).
+
+    Blocks begin with batch norm and ReLU; another pair of them follows the last block.
+    """
 
     def __init__(
         self,
@@ -82,6 +89,7 @@ class PreactResNet(nn.Module):
 
 
 def _logits(features: Tensor, classifier: nn.Linear) -> Tensor:
+    """Logits (N, classes) of features (N, C, H, W), by their global average."""
     # Not adaptive_avg_pool2d: its gradient has no deterministic version on GPUs.
     logits: Tensor = classifier(features.mean((2, 3)))
     return logits

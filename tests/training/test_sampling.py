@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kdecay_search.training.data.drawing import even_subset, stratified_split
+from kdecay_search.training.data.sampling import balanced_subset, stratified_split
 
 label_lists = st.lists(st.integers(0, 6), min_size=1, max_size=300).map(
     lambda labels: np.array(labels, dtype=np.int64)
@@ -31,11 +31,11 @@ def test_a_split_takes_the_same_share_of_every_class(
 
 
 @given(label_lists, st.data(), seeds)
-def test_a_subset_is_even_over_the_classes(
+def test_a_subset_is_balanced_over_the_classes(
     labels: np.ndarray, data: st.DataObject, seed: int
 ) -> None:
     size = data.draw(st.integers(1, len(labels)))
-    chosen = even_subset(labels, size, seed)
+    chosen = balanced_subset(labels, size, seed)
     assert len(chosen) == len(set(chosen)) == size
     counts = {label: np.sum(labels[chosen] == label) for label in np.unique(labels)}
     for label, count in counts.items():
@@ -44,16 +44,16 @@ def test_a_subset_is_even_over_the_classes(
 
 def test_another_seed_draws_other_images() -> None:
     labels = np.arange(200) % 10
-    assert not np.array_equal(even_subset(labels, 50, 0), even_subset(labels, 50, 1))
+    assert not np.array_equal(balanced_subset(labels, 50, 0), balanced_subset(labels, 50, 1))
     assert not np.array_equal(
         stratified_split(labels, 0.5, 0)[1], stratified_split(labels, 0.5, 1)[1]
     )
 
 
-def test_draws_are_the_same_on_every_machine() -> None:
-    """Written down once; a machine that differs would train a study on other images."""
+def test_samples_are_the_same_on_every_machine() -> None:
+    """Recorded once: a machine that differs would train a study on other images."""
     labels = np.arange(20) % 2
-    assert even_subset(labels, 4, 7).tolist() == SUBSET
+    assert balanced_subset(labels, 4, 7).tolist() == SUBSET
     assert stratified_split(labels, 0.2, 7)[1].tolist() == PART
 
 
@@ -63,4 +63,4 @@ PART = [0, 5, 16, 17]
 
 @pytest.mark.parametrize("size", [1, 2, 3])
 def test_a_subset_may_be_smaller_than_the_number_of_classes(size: int) -> None:
-    assert len(even_subset(np.arange(10), size, 0)) == size
+    assert len(balanced_subset(np.arange(10), size, 0)) == size

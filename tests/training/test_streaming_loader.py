@@ -25,8 +25,8 @@ from kdecay_search.study.trials import RunKey
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Released
 from kdecay_search.training.data import StreamedSplit, load
-from kdecay_search.training.images import train
-from kdecay_search.training.streaming import StreamedBatches, StreamedValidation
+from kdecay_search.training.streaming_loader import StreamingTrainLoader, StreamingValidationLoader
+from kdecay_search.training.trainer import train
 from tests.support.wait import wait_for
 
 CPU = torch.device("cpu")
@@ -47,12 +47,14 @@ def streamed(data: DataSpec) -> StreamedSplit:
     return split
 
 
-def batches(data: DataSpec, *, size: int = 7, seed: int = 0, decoders: int = 0) -> StreamedBatches:
-    return StreamedBatches(data, streamed(data), size, seed, CPU, decoders)
+def batches(
+    data: DataSpec, *, size: int = 7, seed: int = 0, decoders: int = 0
+) -> StreamingTrainLoader:
+    return StreamingTrainLoader(data, streamed(data), size, seed, CPU, decoders)
 
 
-def validation(data: DataSpec, decoders: int = 0) -> StreamedValidation:
-    return StreamedValidation(data, streamed(data), 4, CPU, decoders)
+def validation(data: DataSpec, decoders: int = 0) -> StreamingValidationLoader:
+    return StreamingValidationLoader(data, streamed(data), 4, CPU, decoders)
 
 
 def pixels(images: torch.Tensor, split: StreamedSplit) -> torch.Tensor:
@@ -64,7 +66,7 @@ def pixels(images: torch.Tensor, split: StreamedSplit) -> torch.Tensor:
 
 @pytest.fixture
 def folder(image_folder: MakeFolder) -> Path:
-    """Three classes of 12 images of noise, of several sizes; and a test part that is rubbish."""
+    """Three classes of 12 images of noise, of several sizes; and a test set that is rubbish."""
     image_folder({"cat": 12}, under="train", size=(30, 20), suffix=".jpg")
     image_folder({"dog": 12}, under="train", size=(24, 41), mode="L")
     root = image_folder({"eel": 12}, under="train", size=(17, 60), suffix=".JPEG")
@@ -84,7 +86,7 @@ def plain_colours(tmp_path: Path) -> Path:
     return tmp_path / "colours"
 
 
-def test_decoders_change_nothing_and_an_epoch_can_be_taken_up_anywhere(folder: Path) -> None:
+def test_decoders_change_nothing_and_an_epoch_can_be_resumed_anywhere(folder: Path) -> None:
     data = imagenet(folder)
     alone = list(batches(data).epoch(3))
     assert len(alone) == batches(data).steps_per_epoch == 3
@@ -113,7 +115,7 @@ def test_batches_are_normalised_floats_channels_last(folder: Path) -> None:
     assert other.mean == (125.3, 123.0, 113.9)
 
 
-def test_views_are_of_224_pixels_unless_told_otherwise(folder: Path) -> None:
+def test_images_are_224_pixels_wide_by_default(folder: Path) -> None:
     data = imagenet(folder, image_size=None)
     assert next(batches(data, size=2).epoch(1))[0].shape == (2, 3, 224, 224)
     assert next(iter(validation(data)))[0].shape == (4, 3, 224, 224)
@@ -139,7 +141,7 @@ def test_every_image_is_seen_once_an_epoch_with_its_own_label(plain_colours: Pat
     assert trained != seen(batches(data, size=6).epoch(2))
 
 
-def test_the_last_images_sit_out_an_epoch_that_they_cannot_fill_a_batch_of(folder: Path) -> None:
+def test_images_that_fill_no_batch_are_left_out(folder: Path) -> None:
     sizes = [len(labels) for _, labels in batches(imagenet(folder), size=10).epoch(1)]
     assert sizes == [10, 10]
 
@@ -159,7 +161,7 @@ def test_crops_differ_between_epochs_seeds_and_images(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("flip", [None, True, False])
-def test_images_are_mirrored_unless_told_otherwise(tmp_path: Path, flip: bool | None) -> None:
+def test_images_are_flipped_by_default(tmp_path: Path, flip: bool | None) -> None:
     ramp = np.tile(np.arange(0, 240, 6, dtype=np.uint8)[None, :, None], (40, 1, 3))
     for name in ("a", "b"):
         (tmp_path / "train" / name).mkdir(parents=True)
@@ -171,7 +173,7 @@ def test_images_are_mirrored_unless_told_otherwise(tmp_path: Path, flip: bool | 
     assert rising.all() == (flip is False)
 
 
-def test_validation_sees_the_middle_of_the_scaled_image(folder: Path) -> None:
+def test_validation_images_are_resized_and_cropped_at_the_centre(folder: Path) -> None:
     data = imagenet(folder)
     split = streamed(data)
     found = torch.cat([pixels(images, split) for images, _ in validation(data)])
@@ -193,7 +195,7 @@ def test_a_subset_is_drawn_evenly_and_split_by_seed(folder: Path) -> None:
 # ---- training ---------------------------------------------------------------------------------
 
 
-def test_a_run_taken_up_within_an_epoch_goes_on_to_the_same_bits(
+def test_a_run_resumed_within_an_epoch_gives_the_same_bits(
     folder: Path, tmp_path: Path, recorder: Callable[..., Any]
 ) -> None:
     """Dropout draws from the generator that torchvision's crops draw from, too."""
@@ -230,7 +232,7 @@ def test_a_run_taken_up_within_an_epoch_goes_on_to_the_same_bits(
     assert second.restored + second.epochs == whole.epochs
 
 
-# ---- what goes wrong --------------------------------------------------------------------------
+# ---- errors -----------------------------------------------------------------------------------
 
 
 def expect_line(act: Callable[[], object], *words: str) -> None:
@@ -264,14 +266,14 @@ def test_too_few_images_are_one_clear_line(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("decoders", [0, 2])
-def test_an_unreadable_image_is_one_clear_line_that_names_it(folder: Path, decoders: int) -> None:
+def test_an_unreadable_image_is_one_line_that_names_it(folder: Path, decoders: int) -> None:
     for path in (folder / "train" / "cat").iterdir():
         path.write_bytes(path.read_bytes()[:200])
     epoch = batches(imagenet(folder), decoders=decoders).epoch(1)
     expect_line(lambda: list(epoch), "train/cat/0", ".jpg", "cannot be decoded", "remove it")
 
 
-def test_decoders_that_are_killed_end_the_attempt_and_do_not_hang_it(folder: Path) -> None:
+def test_killed_decoders_end_the_attempt(folder: Path) -> None:
     before = multiprocessing.active_children()
     epoch = batches(imagenet(folder), size=2, decoders=2).epoch(1)
     next(epoch)
@@ -290,13 +292,13 @@ def test_decoders_that_are_killed_end_the_attempt_and_do_not_hang_it(folder: Pat
         ({"normalisation": "measured"}, "must be a published one for imagenet"),
     ],
 )
-def test_keys_without_a_meaning_for_imagenet_are_refused(keys: dict[str, Any], words: str) -> None:
+def test_keys_without_meaning_for_imagenet_are_refused(keys: dict[str, Any], words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         imagenet(Path("/"), **keys)
 
 
-def test_a_python_that_ends_with_an_unfinished_epoch_ends(folder: Path, tmp_path: Path) -> None:
-    """It terminates its decoders and waits for them: they must heed it, if nobody else."""
+def test_python_can_exit_within_an_epoch(folder: Path, tmp_path: Path) -> None:
+    """At its exit Python terminates its decoders and waits for them."""
     (tmp_path / "host.py").write_text(HOST)
     command = [sys.executable, str(tmp_path / "host.py"), str(folder)]
     done = subprocess.run(
@@ -312,26 +314,24 @@ from pathlib import Path
 import torch
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data import load
-from kdecay_search.training.streaming import StreamedBatches
+from kdecay_search.training.streaming_loader import StreamingTrainLoader
 
 if __name__ == "__main__":
     data = DataSpec(name="imagenet", root=sys.argv[1], image_size=16)
     cpu = torch.device("cpu")
-    epoch = StreamedBatches(data, load(data, cpu), 2, 0, cpu, 2).epoch(1)
+    epoch = StreamingTrainLoader(data, load(data, cpu), 2, 0, cpu, 2).epoch(1)
     next(epoch)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     sys.stdin.readline()
     print(len(list(epoch)), flush=True)
-    again = StreamedBatches(data, load(data, cpu), 2, 0, cpu, 2).epoch(1)
+    again = StreamingTrainLoader(data, load(data, cpu), 2, 0, cpu, 2).epoch(1)
     next(again)
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
     sys.stdin.readline()
 """
 
 
-def test_decoders_outlast_signals_to_their_worker_but_not_the_worker(
-    folder: Path, tmp_path: Path
-) -> None:
+def test_decoders_survive_signals_and_end_with_their_worker(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "host.py").write_text(HOST)
     command = [sys.executable, str(tmp_path / "host.py"), str(folder)]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}

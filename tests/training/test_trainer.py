@@ -17,8 +17,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from kdecay_search.errors import DataError, KDecayError
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.protocol import Pruned, Released
-from kdecay_search.training.averaging import AveragedWeights
-from kdecay_search.training.images import train
+from kdecay_search.training.averaging import AveragedModel
+from kdecay_search.training.trainer import train
 
 MakeRecorder = Callable[..., Any]
 
@@ -36,7 +36,7 @@ def test_training_learns_to_read_digits(recorder: MakeRecorder) -> None:
     assert run.epochs[-1].training_loss < 0.5 * run.epochs[0].training_loss
 
 
-def test_every_epoch_is_reported_and_every_batch_polled(recorder: MakeRecorder) -> None:
+def test_every_epoch_is_reported_and_every_batch_polls(recorder: MakeRecorder) -> None:
     run = recorder(epochs=3, batch_size=50)
     train(run)
     assert [epoch.number for epoch in run.epochs] == [1, 2, 3]
@@ -59,8 +59,8 @@ def test_every_update_has_the_schedules_rate(recorder: MakeRecorder, ks: tuple[f
     assert [epoch.learning_rate for epoch in run.epochs] == [rates[3], rates[7], rates[11]]
 
 
-def test_a_run_at_a_level_is_trained_at_that(recorder: MakeRecorder) -> None:
-    """As by a study file that has this level for all."""
+def test_a_run_is_trained_at_its_own_lr_max(recorder: MakeRecorder) -> None:
+    """As by a study file with this lr_max for all runs."""
     run = recorder(ks=(2.0,), epochs=1)
     run.lr_max = 0.03
     plain = recorder(ks=(2.0,), epochs=1, schedule={"lr_max": 0.03})
@@ -96,7 +96,7 @@ sys.path.insert(0, sys.argv[2])
 from conftest import Recorder
 from dataclasses import asdict
 from kdecay_search.study.file import from_json
-from kdecay_search.training.images import train
+from kdecay_search.training.trainer import train
 spec = from_json(open(sys.argv[1]).read())
 torch.rand(17)
 train(Recorder(spec, ks=(4.0,), seed=8))
@@ -107,14 +107,14 @@ print(json.dumps([asdict(epoch) for epoch in run.epochs]))
 """
 
 
-def test_a_run_leaves_the_global_generator_as_it_was(recorder: MakeRecorder) -> None:
+def test_a_run_restores_the_global_generator(recorder: MakeRecorder) -> None:
     torch.manual_seed(7)
     before = torch.random.get_rng_state()
     train(recorder(epochs=1))
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_seed_and_k_change_the_curve_and_the_half_life_only_the_averages(
+def test_what_changes_the_curve_and_what_only_the_averages(
     recorder: MakeRecorder,
 ) -> None:
     def columns(run: Any) -> tuple[list[float], list[float]]:
@@ -149,9 +149,9 @@ def test_averaged_error_is_that_of_the_average_of_all_updates(
     train(run)
     assert [e.averaged_error for e in run.epochs] == [e.validation_error for e in run.epochs]
     updates = []
-    original = AveragedWeights.update
+    original = AveragedModel.update
     monkeypatch.setattr(
-        AveragedWeights, "update", lambda self: (updates.append(1), original(self))[1]
+        AveragedModel, "update", lambda self: (updates.append(1), original(self))[1]
     )
     train(recorder())
     assert len(updates) == 2 * (240 // 50)
@@ -216,14 +216,14 @@ def test_an_image_folder_trains(recorder: MakeRecorder, image_folder: Callable[.
     assert 0 <= run.epochs[-1].validation_error <= 100
 
 
-def test_data_errors_reach_the_worker_before_anything_is_trained(recorder: MakeRecorder) -> None:
+def test_data_errors_come_before_any_training(recorder: MakeRecorder) -> None:
     run = recorder(data={"subset": 100_000})
     with pytest.raises(DataError, match=r"task\.data\.subset = 100000"):
         train(run)
     assert run.polls == 0
 
 
-def test_an_unusable_device_is_an_error_of_ours(recorder: MakeRecorder) -> None:
+def test_an_unusable_device_is_a_kdecay_error(recorder: MakeRecorder) -> None:
     run = recorder()
     run.device = "cuda:99"
     with pytest.raises(KDecayError, match="cuda:99"):

@@ -1,4 +1,4 @@
-"""The test part of a data set is read by a confirmation, and by nothing else."""
+"""The test set of a data set is read by a confirmation, and by nothing else."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import torch
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.tasks.protocol import Run
-from kdecay_search.training import images
+from kdecay_search.training import trainer
 from kdecay_search.training.data import Purpose, Split, StreamedSplit, load
-from kdecay_search.training.data.sealed import Sealed, TestPartIsSealed
+from kdecay_search.training.data.held_out import HeldOutTestSet, TestSetAccessError
 
 CPU = torch.device("cpu")
 MakeFolder = Callable[..., Path]
@@ -26,28 +26,28 @@ def pixels(*parts: torch.Tensor) -> set[bytes]:
     return {image.numpy().tobytes() for part in parts for image in part}
 
 
-def test_a_sealed_part_is_not_read_by_a_search() -> None:
+def test_a_search_cannot_open_the_test_set() -> None:
     read: list[int] = []
-    sealed = Sealed(lambda: read.append(1))
-    with pytest.raises(TestPartIsSealed, match="asked for by a search"):
-        sealed.open(Purpose.SEARCH)
+    test_set = HeldOutTestSet(lambda: read.append(1))
+    with pytest.raises(TestSetAccessError, match="asked for by a search"):
+        test_set.open(Purpose.SEARCH)
     assert read == []
-    sealed.open(Purpose.CONFIRMATION)
+    test_set.open(Purpose.CONFIRMATION)
     assert read == [1]
 
 
-def test_a_confirmation_trains_on_what_the_search_held_out_and_measures_on_other_digits() -> None:
-    search, last = load(DIGITS, CPU), load(DIGITS, CPU, Purpose.CONFIRMATION)
+def test_a_confirmation_trains_on_all_and_measures_on_other_digits() -> None:
+    search, confirmation = load(DIGITS, CPU), load(DIGITS, CPU, Purpose.CONFIRMATION)
     assert isinstance(search, Split)
-    assert isinstance(last, Split)
+    assert isinstance(confirmation, Split)
     seen = torch.cat([search.training_images, search.validation_images])
-    assert len(last.training_images) == len(seen) == 1438
-    assert pixels(last.training_images) == pixels(seen)
-    assert len(last.validation_images) == 1797 - 1438
-    assert pixels(last.validation_images).isdisjoint(pixels(seen))
+    assert len(confirmation.training_images) == len(seen) == 1438
+    assert pixels(confirmation.training_images) == pixels(seen)
+    assert len(confirmation.validation_images) == 1797 - 1438
+    assert pixels(confirmation.validation_images).isdisjoint(pixels(seen))
 
 
-def test_a_subset_holds_for_the_training_part_alone(
+def test_a_subset_leaves_the_test_set_whole(
     image_folder: MakeFolder, folder_data: MakeData
 ) -> None:
     image_folder({"cat": 8, "dog": 8}, under="train")
@@ -58,7 +58,7 @@ def test_a_subset_holds_for_the_training_part_alone(
     assert torch.bincount(split.validation_labels).tolist() == [5, 7]
 
 
-def test_a_search_reads_no_file_of_the_test_part(
+def test_a_search_reads_no_file_of_the_test_set(
     image_folder: MakeFolder, folder_data: MakeData
 ) -> None:
     image_folder({"cat": 4, "dog": 4}, under="train")
@@ -70,7 +70,7 @@ def test_a_search_reads_no_file_of_the_test_part(
         load(folder_data(root), CPU, Purpose.CONFIRMATION)
 
 
-def test_imagenet_s_test_part_is_val(image_folder: MakeFolder) -> None:
+def test_the_test_set_of_imagenet_is_val(image_folder: MakeFolder) -> None:
     image_folder({"cat": 4, "dog": 4}, under="train")
     root = image_folder({"cat": 1, "dog": 2}, under="val")
     split = load(DataSpec(name="imagenet", root=str(root)), CPU, Purpose.CONFIRMATION)
@@ -81,18 +81,18 @@ def test_imagenet_s_test_part_is_val(image_folder: MakeFolder) -> None:
 
 
 @pytest.mark.parametrize(
-    ("test_part", "says"),
+    ("counts", "message"),
     [
-        ({}, "has no test/; a confirmation needs a test part"),
+        ({}, "has no test/; a confirmation needs a test set"),
         ({"cat": 2}, r"differs from train/ in \['dog'\]"),
     ],
 )
-def test_a_test_part_that_cannot_be_used_is_one_line(
-    test_part: dict[str, int], says: str, image_folder: MakeFolder, folder_data: MakeData
+def test_an_unusable_test_set_is_one_line(
+    counts: dict[str, int], message: str, image_folder: MakeFolder, folder_data: MakeData
 ) -> None:
     root = image_folder({"cat": 4, "dog": 4}, under="train")
-    image_folder(test_part, under="test")
-    with pytest.raises(DataError, match=says) as caught:
+    image_folder(counts, under="test")
+    with pytest.raises(DataError, match=message) as caught:
         load(folder_data(root), CPU, Purpose.CONFIRMATION)
     assert "\n" not in str(caught.value)
 
@@ -106,31 +106,31 @@ def test_test_images_of_another_size_are_refused(
         load(folder_data(root), CPU, Purpose.CONFIRMATION)
 
 
-def test_the_task_opens_the_test_part_for_controls_alone(
+def test_the_task_opens_the_test_set_for_comparators_alone(
     recorder: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the task measures on, by the labels that its validation sees."""
     parts = []
-    training = images.Training
+    make_trainer = trainer.Trainer
 
     def note(run: Run, task: object, split: Split, device: torch.device) -> object:
         parts.append(len(split.validation_labels))
-        return training(run, task, split, device)  # type: ignore[arg-type]
+        return make_trainer(run, task, split, device)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(images, "Training", note)
+    monkeypatch.setattr(trainer, "Trainer", note)
     for comparator in (None, "found", "area-matched"):
         run = recorder(epochs=1)
         run.comparator = comparator  # type: ignore[misc]
-        images.train(run)
+        trainer.train(run)
     assert parts == [80, 359, 359]
 
 
-def test_a_control_is_trained_at_its_own_rates(recorder: Callable[..., Run]) -> None:
+def test_a_comparator_is_trained_at_its_own_rates(recorder: Callable[..., Run]) -> None:
     last = {}
     for comparator in ("found", "original", "area-matched", "cosine"):
         run = recorder(ks=(4.0,), epochs=2, schedule={"lr_max": 0.1, "lr_min": 0.01})
         run.comparator = comparator  # type: ignore[misc]
-        images.train(run)
+        trainer.train(run)
         last[comparator] = run.epochs[0].learning_rate  # type: ignore[attr-defined]
     steps = 320 // 50
     u = (steps - 1) / (2 * steps)

@@ -1,4 +1,4 @@
-"""torchvision's network for ImageNet."""
+"""ResNet-50 for ImageNet, from torchvision."""
 
 from __future__ import annotations
 
@@ -9,14 +9,22 @@ RGB = 3
 
 
 class GlobalMean(nn.Module):
-    """(N, C, H, W) to (N, C, 1, 1). Adaptive pooling has no deterministic gradient on GPUs."""
+    """Global average pooling with a deterministic gradient on GPUs, unlike adaptive pooling."""
 
     def forward(self, images: Tensor) -> Tensor:
+        """Average (N, C, H, W) over height and width to (N, C, 1, 1)."""
         return images.mean((2, 3), keepdim=True)
 
 
 def resnet50(classes: int, channels: int) -> nn.Module:
-    """ResNet-50, not pretrained, started as torchvision does: He with fan-out, no zeroed norms."""
+    """Build ResNet-50 (arXiv:1512.03385), not pretrained.
+
+    It is initialised as torchvision does: He with fan-out, and no batch norm that starts at zero.
+
+    Args:
+        classes: Number of classes.
+        channels: Number of channels of an image; the first convolution is replaced unless it is 3.
+    """
     model: nn.Module = models.resnet50(weights=None, num_classes=classes)
     model.avgpool = GlobalMean()
     if channels != RGB:

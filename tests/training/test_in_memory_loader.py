@@ -8,8 +8,8 @@ from torch.nn import functional
 
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.augmentation import Batches, Normalisation
 from kdecay_search.training.data import Split
+from kdecay_search.training.in_memory_loader import InMemoryTrainLoader, Normalisation
 
 COUNT, CHANNELS, HEIGHT, WIDTH = 30, 3, 8, 10
 
@@ -30,8 +30,10 @@ def split() -> Split:
     )
 
 
-def batches(split: Split, *, batch_size: int = 7, seed: int = 0, **data: Any) -> Batches:
-    return Batches(DataSpec(name="cifar10", root="/", **data), split, batch_size, seed)
+def batches(
+    split: Split, *, batch_size: int = 7, seed: int = 0, **data: Any
+) -> InMemoryTrainLoader:
+    return InMemoryTrainLoader(DataSpec(name="cifar10", root="/", **data), split, batch_size, seed)
 
 
 def padded_image(split: Split, label: int, padding: int, mode: str) -> torch.Tensor:
@@ -45,10 +47,10 @@ def padded_image(split: Split, label: int, padding: int, mode: str) -> torch.Ten
     return padded
 
 
-def views(
+def crops_of(
     split: Split, label: int, padding: int, flip: bool, mode: str = "mean"
 ) -> list[torch.Tensor]:
-    """Every crop of one image, mirrored too if asked, by slicing."""
+    """Every crop of one image, flipped as well if wanted, by slicing."""
     padded = padded_image(split, label, padding, mode)
     ends = range(2 * padding + 1)
     crops = [padded[:, y : y + HEIGHT, x : x + WIDTH] for y in ends for x in ends]
@@ -65,8 +67,10 @@ def test_every_image_of_a_batch_is_a_crop_of_its_own_image(
         epoch_batches = batches(split, crop_padding=padding, flip=flip).epoch(epoch)
         for images, labels in epoch_batches:
             for image, label in zip(images, labels.tolist(), strict=True):
-                allowed = [normalise(view[None])[0] for view in views(split, label, padding, flip)]
-                matches = [n for n, view in enumerate(allowed) if torch.equal(view, image)]
+                allowed = [
+                    normalise(crop[None])[0] for crop in crops_of(split, label, padding, flip)
+                ]
+                matches = [n for n, crop in enumerate(allowed) if torch.equal(crop, image)]
                 assert matches
                 seen.add(matches[0])
     possible = (2 * padding + 1) ** 2 * (2 if flip else 1)
@@ -74,15 +78,15 @@ def test_every_image_of_a_batch_is_a_crop_of_its_own_image(
 
 
 @pytest.mark.parametrize("mode", ["mean", "black", "reflect"])
-def test_padding_is_of_the_kind_that_was_asked_for(split: Split, mode: str) -> None:
+def test_padding_has_the_mode_of_the_study(split: Split, mode: str) -> None:
     normalise = Normalisation(split, torch.device("cpu"))
     made = batches(split, batch_size=COUNT, crop_padding=2, flip=False, padding_mode=mode)
     seen = set()
     for epoch in range(30):
         ((images, labels),) = made.epoch(epoch)
         image = images[labels == 3]
-        allowed = [normalise(view[None]) for view in views(split, 3, 2, False, mode)]
-        matches = [n for n, view in enumerate(allowed) if torch.equal(view, image)]
+        allowed = [normalise(crop[None]) for crop in crops_of(split, 3, 2, False, mode)]
+        matches = [n for n, crop in enumerate(allowed) if torch.equal(crop, image)]
         assert matches
         seen.add(matches[0])
     assert {n for n in seen if n != 12}, "only the middle was drawn: nothing of the padding"
@@ -95,12 +99,12 @@ def test_reflection_may_be_wider_than_the_image(split: Split) -> None:
     assert images.shape == (COUNT, CHANNELS, HEIGHT, WIDTH)
 
 
-def test_padding_is_an_eighth_of_the_shorter_side_and_digits_are_not_mirrored(
+def test_default_padding_and_flips(
     split: Split,
 ) -> None:
     def drawn(name: str) -> set[tuple[float, ...]]:
         data = DataSpec(name=name, root="/")  # type: ignore[arg-type]
-        made = Batches(data, split, COUNT, 0)
+        made = InMemoryTrainLoader(data, split, COUNT, 0)
         return {
             tuple(image.flatten().tolist())
             for epoch in range(12)
@@ -111,7 +115,7 @@ def test_padding_is_an_eighth_of_the_shorter_side_and_digits_are_not_mirrored(
     normalise = Normalisation(split, torch.device("cpu"))
 
     def allowed(flip: bool) -> set[tuple[float, ...]]:
-        crops = views(split, 3, 1, flip)
+        crops = crops_of(split, 3, 1, flip)
         return {tuple(normalise(crop[None]).flatten().tolist()) for crop in crops}
 
     assert drawn("digits") <= allowed(flip=False)
@@ -119,7 +123,7 @@ def test_padding_is_an_eighth_of_the_shorter_side_and_digits_are_not_mirrored(
     assert not drawn("cifar10") <= allowed(flip=False)
 
 
-def test_an_epoch_shows_every_image_once_and_drops_the_last_partial_batch(split: Split) -> None:
+def test_an_epoch_has_every_image_once_and_no_partial_batch(split: Split) -> None:
     made = batches(split, batch_size=7)
     assert made.steps_per_epoch == 4
     labels = [labels for _, labels in made.epoch(1)]
