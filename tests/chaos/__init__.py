@@ -1,1 +1,1 @@
-"""The chaos programme: a study whose processes and database die all the time; see README.md."""
+"""Chaos tests: a study whose processes and database are killed all the time; see README.md."""

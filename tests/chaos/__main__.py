@@ -1,21 +1,21 @@
-"""``python -m tests.chaos``: run the programme and print one line; exit code 1 if they differ."""
+"""``python -m tests.chaos``: run a scenario, print one line, and exit with 1 if results differ."""
 
 from __future__ import annotations
 
 import argparse
 import sys
 
-from tests.chaos.hosts import why_not
-from tests.chaos.programme import Programme, run
+from tests.chaos.hosts import unavailable_reason
+from tests.chaos.scenario import Scenario, run
 
 
 def main(arguments: list[str] | None = None) -> int:
     chosen = _parser().parse_args(arguments)
-    if chosen.hosts > 1 and (reason := why_not()) is not None:
+    if chosen.hosts > 1 and (reason := unavailable_reason()) is not None:
         print(f"chaos with {chosen.hosts} hosts is skipped: {reason}")
         return 0
     report = run(
-        Programme(chosen.task, chosen.pruning == "on", chosen.short, chosen.hosts, chosen.seed)
+        Scenario(chosen.task, chosen.pruning == "on", chosen.short, chosen.hosts, chosen.seed)
     )
     for difference in report.differences:
         print(f"  {difference}")
@@ -27,7 +27,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
-    parser.add_argument("--seed", type=int, default=0, help="of the disturbances")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the disturbances")
     parser.add_argument("--task", choices=("simulated", "digits"), default="simulated")
     parser.add_argument("--pruning", choices=("on", "off"), default="off")
     parser.add_argument("--hosts", type=int, choices=(1, 2), default=1)

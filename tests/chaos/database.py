@@ -1,4 +1,4 @@
-"""Looking into the database from beside it: who has just claimed a trial, and who ticks."""
+"""A probe into the database: which process has just claimed a trial, and which reconciles."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg2
 
-FRESH = """
+NOT_REPORTED = """
     SELECT a.value_json FROM trials t JOIN studies s USING (study_id)
     JOIN trial_user_attributes a ON a.trial_id = t.trial_id AND a.key = 'worker'
     WHERE t.state = 'RUNNING' AND s.study_name LIKE %s AND NOT EXISTS
@@ -23,8 +23,8 @@ LOCK_HOLDERS = """
 """
 
 
-class Peephole:
-    """A connection of the harness's own."""
+class DatabaseProbe:
+    """Asks the database what a process is doing, over a connection of its own."""
 
     def __init__(self, connection: Any, study: str) -> None:
         self._connection = connection
@@ -32,11 +32,11 @@ class Peephole:
 
     def has_claimed(self, pid: int) -> bool:
         """Whether the process has claimed a trial and not yet reported an epoch of it."""
-        workers = [json.loads(row[0]) for row in self._rows(FRESH, f"{self._study}/k%")]
+        workers = [json.loads(row[0]) for row in self._rows(NOT_REPORTED, f"{self._study}/k%")]
         return pid in [int(worker.split(":")[1]) for worker in workers]
 
-    def is_ticking(self, pid: int) -> bool:
-        """Whether a connection of the process holds the study's lock."""
+    def is_reconciling(self, pid: int) -> bool:
+        """Whether the process holds the study's lock, and so reconciles the study."""
         return bool({row[0] for row in self._rows(LOCK_HOLDERS)} & _ports(pid))
 
     def _rows(self, statement: str, *values: object) -> list[Any]:
@@ -46,18 +46,22 @@ class Peephole:
 
 
 @contextmanager
-def peephole(url: str, study: str) -> Iterator[Peephole]:
-    """Raises ``psycopg2.Error`` while the database is away."""
+def database_probe(url: str, study: str) -> Iterator[DatabaseProbe]:
+    """Connect a probe for the length of a ``with`` block.
+
+    Raises:
+        psycopg2.Error: The database is unavailable.
+    """
     connection = psycopg2.connect(url)
     try:
         connection.autocommit = True
-        yield Peephole(connection, study)
+        yield DatabaseProbe(connection, study)
     finally:
         connection.close()
 
 
 def _ports(pid: int) -> set[int]:
-    """Local TCP ports (IPv4) of a process."""
+    """Local TCP ports (IPv4) that a process has open."""
     process = Path(f"/proc/{pid}")
     try:
         links = [str(link.readlink()) for link in (process / "fd").iterdir()]

@@ -1,4 +1,4 @@
-"""What is done to the fleet and its database, and the plan of it: a seed repeats the plan."""
+"""Disturbances of the fleet and its database, and the plan that a seed draws of them."""
 
 from __future__ import annotations
 
@@ -13,161 +13,175 @@ from typing import Literal, Protocol
 
 import psycopg2
 
-from tests.chaos.database import Peephole, peephole
-from tests.chaos.fleet import Fleet, Member
+from tests.chaos.database import DatabaseProbe, database_probe
+from tests.chaos.fleet import Fleet, Service
 from tests.chaos.hosts import Link
 from tests.support.postgres_servers import Server
 
-CATCH_SECONDS = 6.0
-"""How long we lie in wait for the right moment, before we take any other."""
+WATCH_SECONDS = 6.0
+"""Longest wait for the right moment of a disturbance; after that the next one is tried."""
 LOOK_SECONDS = 0.01
+"""Time between two looks for the right moment."""
 LONG_SECONDS = 35.0
-"""Longer than the server leaves the study's lock to a process that is silent."""
+"""A freeze that outlasts the server's patience with a silent holder of the study's lock."""
 
 
 @dataclass
-class Scene:
-    """What can be disturbed, and what has been."""
+class Target:
+    """What the disturbances act on, and a record of those that were carried out."""
 
     fleet: Fleet
+    """The study's processes."""
     server: Server
+    """The Postgres server."""
     url: str
+    """URL of the database."""
     study: str
+    """Name of the study."""
     link: Link | None = None
+    """Link to the second host, if there is one."""
     done: Counter[str] = field(default_factory=Counter)
-    later: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
-    """What ends a disturbance, with the time (monotonic) to do it."""
+    """How many disturbances of each kind were carried out."""
+    _scheduled: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
+    """Actions that end a disturbance, with the time (monotonic, s) at which each is due."""
 
     def after(self, seconds: float, action: Callable[[], None]) -> None:
-        self.later.append((time.monotonic() + seconds, action))
+        """Schedule the end of a disturbance."""
+        self._scheduled.append((time.monotonic() + seconds, action))
 
-    def end_what_is_due(self) -> None:
+    def end_due_disturbances(self) -> None:
+        """End the disturbances that have lasted long enough."""
         now = time.monotonic()
-        due = [action for moment, action in self.later if moment <= now]
-        self.later = [(moment, action) for moment, action in self.later if moment > now]
+        due = [action for moment, action in self._scheduled if moment <= now]
+        self._scheduled = [(moment, action) for moment, action in self._scheduled if moment > now]
         for action in due:
             action()
 
-    def worker(self, place: int) -> Member | None:
-        """A worker at work: the one in this place or, if it is not, the next."""
-        workers = self.fleet.workers[place:] + self.fleet.workers[:place]
+    def worker(self, index: int) -> Service | None:
+        """The worker of this index or, if that is not at work, the next one that is."""
+        workers = self.fleet.workers[index:] + self.fleet.workers[:index]
         return next((w for w in workers if w.free and w.ready), None)
 
     @contextlib.contextmanager
-    def looking(self) -> Iterator[Callable[[], Peephole | None]]:
-        """Yields what gives a peephole for ``CATCH_SECONDS``, and then, or without a database,
-        None; the fleet is tended meanwhile."""
-        deadline = time.monotonic() + CATCH_SECONDS
+    def watching(self) -> Iterator[Callable[[], DatabaseProbe | None]]:
+        """Yield a function to call until it returns None: it looks after the fleet and returns a
+        probe for ``WATCH_SECONDS``, or None at once if the database is unavailable."""
+        deadline = time.monotonic() + WATCH_SECONDS
         with contextlib.ExitStack() as stack:
             try:
-                hole = stack.enter_context(peephole(self.url, self.study))
+                probe = stack.enter_context(database_probe(self.url, self.study))
             except psycopg2.Error:
-                hole = None
+                probe = None
 
-            def look() -> Peephole | None:
+            def look() -> DatabaseProbe | None:
                 time.sleep(LOOK_SECONDS)
-                self.end_what_is_due()
-                self.fleet.tend()
-                return hole if time.monotonic() < deadline else None
+                self.end_due_disturbances()
+                self.fleet.restart_ended()
+                return probe if time.monotonic() < deadline else None
 
             yield look
 
 
 class Disturbance(Protocol):
-    """Returns whether there was something to disturb; if not, it is tried again."""
+    """Disturbs the target; returns False if there was nothing to disturb, to be tried again."""
 
-    def __call__(self, scene: Scene) -> bool: ...
+    def __call__(self, target: Target) -> bool: ...
 
 
 @dataclass(frozen=True)
 class EndWorker:
-    """SIGKILL, whatever the worker in that place is doing, or SIGTERM: it puts its trial back."""
+    """Send a worker SIGKILL, or SIGTERM, after which it releases its trial."""
 
-    place: int
+    index: int
+    """Index of the worker in the fleet."""
     number: signal.Signals
+    """The signal to send."""
     counted_as: str
+    """Name under which the disturbance is counted."""
 
-    def __call__(self, scene: Scene) -> bool:
-        worker = scene.worker(self.place)
+    def __call__(self, target: Target) -> bool:
+        worker = target.worker(self.index)
         if worker is None:
             return False
         worker.end(self.number)
-        scene.done[self.counted_as] += 1
+        target.done[self.counted_as] += 1
         return True
 
 
 @dataclass(frozen=True)
-class KillClaimer:
-    """SIGKILL to a worker that has claimed a trial and not yet reported an epoch of it."""
+class KillBeforeReport:
+    """Send SIGKILL to a worker that has claimed a trial and not yet reported an epoch of it."""
 
-    def __call__(self, scene: Scene) -> bool:
-        with scene.looking() as look:
-            while (hole := look()) is not None:
-                for worker in scene.fleet.workers:
-                    if worker.free and _caught(worker, hole.has_claimed):
+    def __call__(self, target: Target) -> bool:
+        with target.watching() as look:
+            while (probe := look()) is not None:
+                for worker in target.fleet.workers:
+                    if worker.free and _stop_at(worker, probe.has_claimed):
                         worker.end(signal.SIGKILL)
-                        scene.done["killed"] += 1
-                        scene.done["killed before the first report"] += 1
+                        target.done["killed"] += 1
+                        target.done["killed before the first report"] += 1
                         return True
         return False
 
 
 @dataclass(frozen=True)
 class FreezeWorker:
-    """SIGSTOP for longer than the grace period, then SIGCONT: its trial is somebody else's."""
+    """Freeze a worker for longer than the grace period, so that its trial is reaped."""
 
-    place: int
+    index: int
+    """Index of the worker in the fleet."""
     seconds: float
+    """Time between SIGSTOP and SIGCONT."""
 
-    def __call__(self, scene: Scene) -> bool:
-        worker = scene.worker(self.place)
+    def __call__(self, target: Target) -> bool:
+        worker = target.worker(self.index)
         if worker is None:
             return False
         worker.freeze()
-        scene.after(self.seconds, worker.thaw)
-        scene.done["frozen"] += 1
+        target.after(self.seconds, worker.thaw)
+        target.done["frozen"] += 1
         return True
 
 
 @dataclass(frozen=True)
-class DisturbTicking:
-    """Kill or freeze whoever ticks, in the midst of a tick."""
+class DisturbReconciling:
+    """Kill or freeze a process while it reconciles the study."""
 
     seconds: float | None
-    """How long to freeze it; None kills it."""
+    """How long to freeze the process; None kills it."""
 
-    def __call__(self, scene: Scene) -> bool:
-        with scene.looking() as look:
-            while (hole := look()) is not None:
-                for member in reversed(scene.fleet.members):  # launch ticks most
-                    if member.free and _caught(member, hole.is_ticking):
-                        self._disturb(scene, member)
+    def __call__(self, target: Target) -> bool:
+        with target.watching() as look:
+            while (probe := look()) is not None:
+                for service in reversed(target.fleet.services):  # launch reconciles most often
+                    if service.free and _stop_at(service, probe.is_reconciling):
+                        self._disturb(target, service)
                         return True
         return False
 
-    def _disturb(self, scene: Scene, member: Member) -> None:
+    def _disturb(self, target: Target, service: Service) -> None:
         if self.seconds is None:
-            member.end(signal.SIGKILL)
-            is_worker = member is not scene.fleet.ticker
-            scene.done["killed" if is_worker else "ticker killed"] += 1
-            scene.done["killed in a tick"] += 1
+            service.end(signal.SIGKILL)
+            is_worker = service is not target.fleet.launcher
+            target.done["killed" if is_worker else "launch killed"] += 1
+            target.done["killed while reconciling"] += 1
         else:
-            member.freeze()
-            scene.after(self.seconds, member.thaw)
-            scene.done["frozen"] += 1
-            scene.done["frozen in a tick"] += 1
+            service.freeze()
+            target.after(self.seconds, service.thaw)
+            target.done["frozen"] += 1
+            target.done["frozen while reconciling"] += 1
 
 
 @dataclass(frozen=True)
-class KillTicker:
-    """SIGKILL to ``launch``, at any moment."""
+class KillLauncher:
+    """Send SIGKILL to ``launch``, at any moment."""
 
-    def __call__(self, scene: Scene) -> bool:
-        ticker = scene.fleet.ticker
-        if ticker is None or not ticker.free:
+    def __call__(self, target: Target) -> bool:
+        launcher = target.fleet.launcher
+        if launcher is None or not launcher.free:
             return False
-        ticker.end(signal.SIGKILL)
-        scene.done["ticker killed"] += 1
+        launcher.end(signal.SIGKILL)
+        target.done["launch killed"] += 1
         return True
 
 
@@ -176,110 +190,115 @@ class RestartDatabase:
     """Stop Postgres, cleanly or by a crash, and start it again after a while."""
 
     mode: Literal["fast", "immediate"]
+    """How ``pg_ctl`` stops the server; ``immediate`` is a crash."""
     seconds: float
+    """Time until the server is started again."""
 
-    def __call__(self, scene: Scene) -> bool:
-        scene.server.stop(self.mode)
+    def __call__(self, target: Target) -> bool:
+        target.server.stop(self.mode)
         deadline = time.monotonic() + self.seconds
         while time.monotonic() < deadline:
             time.sleep(LOOK_SECONDS)
-            scene.end_what_is_due()
-            scene.fleet.tend()
-        scene.server.start()
-        scene.done[f"restarted {self.mode}"] += 1
+            target.end_due_disturbances()
+            target.fleet.restart_ended()
+        target.server.start()
+        target.done[f"restarted {self.mode}"] += 1
         return True
 
 
 @dataclass(frozen=True)
 class CutLink:
-    """Take the other host's link to the database down for longer than the grace period."""
+    """Cut the second host's link to the database for longer than the grace period."""
 
     seconds: float
+    """Time until the link is restored."""
 
-    def __call__(self, scene: Scene) -> bool:
-        if scene.link is None or scene.link.is_cut:
+    def __call__(self, target: Target) -> bool:
+        if target.link is None or target.link.is_cut:
             return False
-        scene.link.cut()
-        scene.after(self.seconds, scene.link.restore)
-        scene.done["link cut"] += 1
+        target.link.cut()
+        target.after(self.seconds, target.link.restore)
+        target.done["link cut"] += 1
         return True
 
 
-def _caught(member: Member, is_right_moment: Callable[[int], bool]) -> bool:
-    """Stop a process, look, and let it go on unless the moment is right: then it stays stopped."""
-    member.send(signal.SIGSTOP)
+def _stop_at(service: Service, is_right_moment: Callable[[int], bool]) -> bool:
+    """Stop a process; return whether the moment is right, and else continue the process."""
+    service.send(signal.SIGSTOP)
     try:
-        if is_right_moment(member.pid):
+        if is_right_moment(service.pid):
             return True
     except psycopg2.Error:
         pass
-    member.send(signal.SIGCONT)
+    service.send(signal.SIGCONT)
     return False
 
 
 @dataclass(frozen=True)
 class Counts:
-    """How much of everything a plan holds."""
+    """How many disturbances of each kind a plan holds."""
 
     kills: int
-    kills_of_claimers: int
+    kills_before_a_report: int
     terminations: int
     freezes: int
-    freezes_in_a_tick: int
-    ticker_kills: int
-    kills_in_a_tick: int
+    freezes_while_reconciling: int
+    launcher_kills: int
+    kills_while_reconciling: int
     restarts: int
-    long_freezes_in_a_tick: int = 0
+    long_freezes_while_reconciling: int = 0
     cuts: int = 0
 
 
 Plan = list[tuple[float, Disturbance]]
-"""Disturbances, each with the pause (s) before it."""
+"""The disturbances in their order, each with the pause (s) before it."""
 
 
 def draw(
     seed: int, counts: Counts, pause_seconds: float, grace_seconds: float, workers: int
 ) -> Plan:
-    """A plan in random order, with exponential pauses of this mean."""
+    """Draw a plan in random order, with exponentially distributed pauses of mean
+    ``pause_seconds``."""
     chance = random.Random(seed)
 
-    def place() -> int:
+    def worker() -> int:
         return chance.randrange(workers)
 
-    def longer() -> float:
+    def beyond_grace() -> float:
         return grace_seconds * chance.uniform(1.3, 2.2)
 
     disturbances: list[Disturbance] = [
-        *(EndWorker(place(), signal.SIGKILL, "killed") for _ in range(counts.kills)),
-        *(KillClaimer() for _ in range(counts.kills_of_claimers)),
-        *(EndWorker(place(), signal.SIGTERM, "terminated") for _ in range(counts.terminations)),
-        *(FreezeWorker(place(), longer()) for _ in range(counts.freezes)),
-        *(DisturbTicking(longer()) for _ in range(counts.freezes_in_a_tick)),
-        *(DisturbTicking(LONG_SECONDS) for _ in range(counts.long_freezes_in_a_tick)),
-        *(DisturbTicking(None) for _ in range(counts.kills_in_a_tick)),
-        *(KillTicker() for _ in range(counts.ticker_kills)),
+        *(EndWorker(worker(), signal.SIGKILL, "killed") for _ in range(counts.kills)),
+        *(KillBeforeReport() for _ in range(counts.kills_before_a_report)),
+        *(EndWorker(worker(), signal.SIGTERM, "terminated") for _ in range(counts.terminations)),
+        *(FreezeWorker(worker(), beyond_grace()) for _ in range(counts.freezes)),
+        *(DisturbReconciling(beyond_grace()) for _ in range(counts.freezes_while_reconciling)),
+        *(DisturbReconciling(LONG_SECONDS) for _ in range(counts.long_freezes_while_reconciling)),
+        *(DisturbReconciling(None) for _ in range(counts.kills_while_reconciling)),
+        *(KillLauncher() for _ in range(counts.launcher_kills)),
         *(
             RestartDatabase(("fast", "immediate")[i % 2], chance.uniform(0.0, 1.5 * grace_seconds))
             for i in range(counts.restarts)
         ),
-        *(CutLink(longer()) for _ in range(counts.cuts)),
+        *(CutLink(beyond_grace()) for _ in range(counts.cuts)),
     ]
     chance.shuffle(disturbances)
     return [(chance.expovariate(1 / pause_seconds), each) for each in disturbances]
 
 
 def required(counts: Counts) -> dict[str, int]:
-    """What must have been done at least when the plan is carried out, by the scene's words."""
-    killed = counts.kills + counts.kills_of_claimers
-    in_a_tick = counts.freezes_in_a_tick + counts.long_freezes_in_a_tick
+    """The fewest disturbances of each kind that count as a plan carried out, by the names in
+    :attr:`Target.done`."""
+    killed = counts.kills + counts.kills_before_a_report
+    while_reconciling = counts.freezes_while_reconciling + counts.long_freezes_while_reconciling
     wanted = {
         "killed": killed,
-        "killed before the first report": counts.kills_of_claimers,
+        "killed before the first report": counts.kills_before_a_report,
         "terminated": counts.terminations,
-        "frozen": counts.freezes + in_a_tick,
-        "frozen in a tick": in_a_tick,
-        "ticker killed": counts.ticker_kills,
-        "killed in a tick": counts.kills_in_a_tick,
+        "frozen": counts.freezes + while_reconciling,
+        "frozen while reconciling": while_reconciling,
+        "launch killed": counts.launcher_kills,
+        "killed while reconciling": counts.kills_while_reconciling,
         "restarted fast": (counts.restarts + 1) // 2,
         "restarted immediate": counts.restarts // 2,
         "link cut": counts.cuts,

@@ -1,4 +1,4 @@
-"""A second host: a network namespace, joined to this one by a link that can be cut."""
+"""A second host: a network namespace, joined to this host by a link that can be cut."""
 
 from __future__ import annotations
 
@@ -12,31 +12,37 @@ from dataclasses import dataclass
 
 @dataclass
 class Link:
-    """A pair of virtual network devices; ``near`` is this host's end."""
+    """A pair of virtual network devices that joins two hosts."""
 
     namespace: str
+    """Name of the network namespace that is the other host."""
     device: str
+    """Name of this host's device."""
     near: str
+    """Address of this host."""
     far: str
+    """Address of the other host."""
     is_cut: bool = False
+    """Whether packets are dropped."""
 
     @property
     def prefix(self) -> list[str]:
-        """What runs a command on the other host."""
+        """A command that runs another command on the other host."""
         return ["ip", "netns", "exec", self.namespace]
 
     def cut(self) -> None:
-        """All packets are lost; the other host's connections are not told."""
+        """Drop all packets, without closing any connection."""
         _ip("link", "set", self.device, "down")
         self.is_cut = True
 
     def restore(self) -> None:
+        """Let packets through again."""
         _ip("link", "set", self.device, "up")
         self.is_cut = False
 
 
-def why_not() -> str | None:
-    """Why there can be no second host here; None if there can."""
+def unavailable_reason() -> str | None:
+    """The reason why no second host can be made here; None if one can."""
     if shutil.which("ip") is None:
         return "the command ip (Debian: iproute2) is not installed"
     name = f"kdecay-try-{os.getpid()}"
@@ -52,7 +58,7 @@ def why_not() -> str | None:
 
 @contextmanager
 def second_host() -> Iterator[Link]:
-    """Make the namespace and its link, and take them away again."""
+    """Create the namespace and its link, and remove them at the end of a ``with`` block."""
     number = os.getpid()
     subnet = f"10.{200 + number % 50}.{number // 50 % 256}"
     link = Link(f"kdecay-{number}", f"kd{number}", f"{subnet}.1", f"{subnet}.2")
@@ -77,6 +83,6 @@ def _ip(*arguments: str) -> None:
 
 
 def _try(*arguments: str) -> str | None:
-    """Run ``ip``; its complaint if it has one."""
+    """Run ``ip``; return its error message, or None if it succeeds."""
     done = subprocess.run(["ip", *arguments], capture_output=True, text=True, check=False)
     return None if done.returncode == 0 else done.stderr.strip() or f"code {done.returncode}"

@@ -1,4 +1,4 @@
-"""The studies that are disturbed: shipped study files with overrides."""
+"""The studies of a scenario: shipped study files with overrides."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ GRACE_SECONDS = 2.5
 WORKERS_SETTINGS = {
     "workers.heartbeat_seconds": 0.3,
     "workers.grace_seconds": GRACE_SECONDS,
-    "workers.max_attempts": 100,  # kills use them up, and nothing else is wrong with these runs
+    "workers.max_attempts": 100,  # every kill costs a run one of its attempts
 }
 
 
 def disturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
-    """Values by dotted key.
+    """Settings of the disturbed study, by dotted key.
 
-    With pruning the search has one term and its grid does not grow, so that the undisturbed study,
-    which is never pruned, holds the curve of every run that the disturbed one may train; and it
-    has more seeds, of which few are trained.
+    With pruning, the search has one term and its grid does not grow, so that the undisturbed study,
+    which is never pruned, holds the curve of every run that the disturbed study may train. It then
+    has more seeds, few of which are trained.
     """
     few, many = (
         ((2, 6) if short else (3, 8)) if task == "simulated" else ((3, 6) if short else (6, 8))
@@ -37,21 +37,21 @@ def disturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
 
 
 def undisturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
-    """The same runs, all of them, and without the simulated task's naps."""
+    """Settings of the undisturbed study: it trains all runs; simulated epochs take no time."""
     values = disturbed(task, pruning, short)
-    naps = {"task.epoch_seconds": 0.0} if task == "simulated" else {}
-    return values | naps | {"name": "undisturbed", "pruning.enabled": False}
+    instant = {"task.epoch_seconds": 0.0} if task == "simulated" else {}
+    return values | instant | {"name": "undisturbed", "pruning.enabled": False}
 
 
 def launch_arguments(task: Task, values: dict[str, Any]) -> list[str]:
-    """What ``kdecay launch`` is given."""
+    """The arguments of ``kdecay launch``."""
     overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
     file = str(FILES / f"{task}.toml")
     return [file, *(part for override in overrides for part in ("--set", override))]
 
 
 def _simulated(short: bool) -> dict[str, Any]:
-    """Each of two terms helps; a run naps for 1.6 (short) or 3 seconds."""
+    """A surface on which each of two terms helps; a run takes 1.6 (short) or 3 seconds."""
     return {
         "task.epochs": 8 if short else 12,
         "task.epoch_seconds": 0.2 if short else 0.25,

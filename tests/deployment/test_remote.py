@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from kdecay_search.doctor.check import Check, Mark
+from kdecay_search.doctor.check import Check, Severity
 from kdecay_search.doctor.database import database_checks
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.storage import Storage
@@ -29,7 +29,7 @@ from tests.support.kdecay_command import (
 )
 
 NO_SERVICES = debian.why_not("postgres", "pgbouncer", "openssl")
-NO_HOST = hosts.why_not()
+NO_HOST = hosts.unavailable_reason()
 
 pytestmark = pytest.mark.skipif(NO_SERVICES is not None, reason=str(NO_SERVICES))
 on_two_hosts = pytest.mark.skipif(NO_HOST is not None, reason=str(NO_HOST))
@@ -163,7 +163,7 @@ def test_a_client_certificate_in_the_url_takes_the_place_of_a_password(server: S
         Storage(server.url("certified", None))
 
 
-def test_doctor_says_what_the_connection_has_and_how_to_mend_it(server: Service) -> None:
+def test_doctor_shows_tls_and_pooler_and_names_the_fix(server: Service) -> None:
     url = owner_of(server)
     direct = by_subject(url)
     assert "TLSv1.3" in direct["server"].value
@@ -171,16 +171,16 @@ def test_doctor_says_what_the_connection_has_and_how_to_mend_it(server: Service)
     server.certificates.sign("stranger")
     stranger = str(server.certificates.pair("stranger")[0])
     unknown = by_subject(server.url("owner", sslrootcert=stranger))["server"]
-    assert (unknown.mark, "sslrootcert" in str(unknown.mend)) == (Mark.BAD, True)
+    assert (unknown.severity, "sslrootcert" in str(unknown.fix)) == (Severity.ERROR, True)
     missing = by_subject(server.url("owner", sslrootcert="/nowhere.pem"))["server"]
-    assert "sslrootcert" in str(missing.mend)
+    assert "sslrootcert" in str(missing.fix)
     plain = by_subject(server.url("owner", sslmode="disable"))["server"]
-    assert "sslmode=verify-full" in str(plain.mend)
+    assert "sslmode=verify-full" in str(plain.fix)
     with pgbouncer(server, ["owner"], pool_size=1) as pooler:
         pooled = by_subject(pooler.url("owner"))
         assert "behind a pooler, TLSv1.3" in pooled["server"].value
         assert "shared by the pooler's clients" in pooled["connections"].value
         options = by_subject(pooler.url("owner", options="-csearch_path=public"))["server"]
-        assert "ignore_startup_parameters" in str(options.mend)
+        assert "ignore_startup_parameters" in str(options.fix)
         wrong = by_subject(pooler.url("owner", "wrong"))["server"]
-        assert "password" in str(wrong.mend)
+        assert "password" in str(wrong.fix)

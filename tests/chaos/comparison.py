@@ -1,4 +1,4 @@
-"""Whether a disturbed study has the answer of the undisturbed one."""
+"""Comparison of a disturbed study with the same study undisturbed."""
 
 from __future__ import annotations
 
@@ -11,27 +11,34 @@ from kdecay_search.storage import Storage, records
 from tests.support.kdecay_command import errors_by_run
 
 FINISHED = ("COMPLETE", "PRUNED")
+"""States of a trial that has finished its run."""
 REASONS = ("lost", "withdrawn")
-"""Why a trial may fail in a study whose runs have nothing wrong with them."""
+"""Reasons for which a trial may fail although nothing is wrong with its run."""
 
 Run = tuple[tuple[float, ...], float, int]
-"""(earlier ks, k, seed): what decides a run's curve."""
+"""(earlier ks, k, seed), which determine a run's curve."""
 
 
 @dataclass(frozen=True)
-class Attempt:
+class TrialRecord:
     """One trial, as the storage holds it."""
 
     run: Run
+    """The run that the trial is an attempt at."""
     state: str
+    """The name of Optuna's state."""
     error: float | None
+    """Validation error (%) of a complete trial; else None."""
     reports: Mapping[int, float]
     """Averaged error (%) by epoch, from 1."""
     curves: Mapping[str, list[float]]
+    """The curves stored with the trial, by name: one value for each epoch."""
     reason: str | None
+    """Why the trial failed; None if it did not."""
     message: str | None
+    """Text stored with a failed trial."""
     resumed_epochs: int = 0
-    """Of the reports, those that an earlier trial of the run trained."""
+    """How many of the reported epochs an earlier trial of the run has trained."""
 
     def __str__(self) -> str:
         earlier, k, seed = self.run
@@ -40,45 +47,49 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Outcome:
-    """``kdecay status --json`` and all trials."""
+    """How a study ended."""
 
     summary: Mapping[str, Any]
-    attempts: list[Attempt]
+    """The output of ``kdecay status --json``."""
+    trials: list[TrialRecord]
+    """All trials of all stages."""
 
     def count(self, state: str) -> int:
-        return sum(attempt.state == state for attempt in self.attempts)
+        """Count the trials in a state."""
+        return sum(trial.state == state for trial in self.trials)
 
     @property
     def resumed(self) -> int:
-        """Trials that went on from a checkpoint."""
-        return sum(attempt.resumed_epochs > 0 for attempt in self.attempts)
+        """How many trials resumed from a checkpoint."""
+        return sum(trial.resumed_epochs > 0 for trial in self.trials)
 
     @property
-    def finished(self) -> dict[Run, list[Attempt]]:
+    def finished(self) -> dict[Run, list[TrialRecord]]:
+        """The trials that finished, by run."""
         found = defaultdict(list)
-        for attempt in self.attempts:
-            if attempt.state in FINISHED:
-                found[attempt.run].append(attempt)
+        for trial in self.trials:
+            if trial.state in FINISHED:
+                found[trial.run].append(trial)
         return found
 
 
 def read_outcome(url: str, study: str, summary: Mapping[str, Any]) -> Outcome:
-    """Read all trials of all stages."""
+    """Read all trials of a study; ``summary`` is its ``kdecay status --json``."""
     storage = Storage(url)
     try:
         ids = records.stage_ids(storage, study).values()
         return Outcome(
             summary,
-            [_attempt(t) for study_id in ids for t in storage.optuna.get_all_trials(study_id)],
+            [_trial_record(t) for study_id in ids for t in storage.optuna.get_all_trials(study_id)],
         )
     finally:
         storage.close()
 
 
-def _attempt(trial: Any) -> Attempt:
+def _trial_record(trial: Any) -> TrialRecord:
     attributes = trial.user_attrs
     k = trial.params.get(records.PARAMETER, attributes["k"])
-    return Attempt(
+    return TrialRecord(
         run=(tuple(attributes["earlier_ks"]), k, attributes["seed"]),
         state=trial.state.name,
         error=trial.value if trial.state.name == "COMPLETE" else None,
@@ -91,32 +102,30 @@ def _attempt(trial: Any) -> Attempt:
 
 
 def differences(disturbed: Outcome, undisturbed: Outcome, pruning: bool) -> list[str]:
-    """Everything in which they differ and must not; empty if all is well.
+    """Describe all differences that must not be; the list is empty if all is well.
 
-    Without pruning every run is complete in both. With it, what is pruned may depend on who comes
-    first; ``undisturbed`` is not pruned, and so holds the curves of all runs.
+    Without pruning, every run is complete in both studies. With pruning, which runs are pruned may
+    depend on which worker is first; ``undisturbed`` is never pruned, so it holds all curves.
     """
-    found = [*_unfinished(disturbed), *_unaccounted(disturbed, undisturbed)]
+    found = [*_unfinished(disturbed), *_wrong_runs(disturbed, undisturbed)]
     found += _failures(disturbed)
     found += _wrong_curves(disturbed, undisturbed)
     if not pruning:
         found += _wrong_results(disturbed.summary, undisturbed.summary)
-        found += [
-            f"{attempt} was pruned" for attempt in disturbed.attempts if attempt.state == "PRUNED"
-        ]
+        found += [f"{trial} was pruned" for trial in disturbed.trials if trial.state == "PRUNED"]
     return found
 
 
 def _unfinished(disturbed: Outcome) -> Iterator[str]:
     if disturbed.summary["state"] != "done":
         yield f"the study is {disturbed.summary['state']}"
-    for attempt in disturbed.attempts:
-        if attempt.state in ("RUNNING", "WAITING"):
-            yield f"{attempt} is still {attempt.state}"
+    for trial in disturbed.trials:
+        if trial.state in ("RUNNING", "WAITING"):
+            yield f"{trial} is still {trial.state}"
 
 
-def _unaccounted(disturbed: Outcome, undisturbed: Outcome) -> Iterator[str]:
-    finished = {run: len(attempts) for run, attempts in disturbed.finished.items()}
+def _wrong_runs(disturbed: Outcome, undisturbed: Outcome) -> Iterator[str]:
+    finished = {run: len(trials) for run, trials in disturbed.finished.items()}
     for run in undisturbed.finished.keys() - finished.keys():
         yield f"{run} is lost"
     for run in finished.keys() - undisturbed.finished.keys():
@@ -127,32 +136,32 @@ def _unaccounted(disturbed: Outcome, undisturbed: Outcome) -> Iterator[str]:
 
 
 def _failures(disturbed: Outcome) -> Iterator[str]:
-    for attempt in disturbed.attempts:
-        if attempt.state == "FAIL" and attempt.reason not in REASONS:
-            yield f"{attempt} failed for the reason {attempt.reason}: {attempt.message}"
+    for trial in disturbed.trials:
+        if trial.state == "FAIL" and trial.reason not in REASONS:
+            yield f"{trial} failed for the reason {trial.reason}: {trial.message}"
 
 
 def _wrong_curves(disturbed: Outcome, undisturbed: Outcome) -> Iterator[str]:
-    """Whatever a trial has reported, the undisturbed run has reported too, at the same epoch."""
-    right = {run: attempts[0] for run, attempts in undisturbed.finished.items()}
-    for attempt in disturbed.attempts:
-        if attempt.run not in right:
+    """Reports of any trial that differ from the undisturbed run's at the same epoch."""
+    expected_trials = {run: trials[0] for run, trials in undisturbed.finished.items()}
+    for trial in disturbed.trials:
+        if trial.run not in expected_trials:
             continue
-        expected = right[attempt.run]
-        for epoch, error in attempt.reports.items():
+        expected = expected_trials[trial.run]
+        for epoch, error in trial.reports.items():
             if expected.reports.get(epoch) != error:
-                yield f"{attempt}, epoch {epoch}: {error}, and {expected.reports.get(epoch)} before"
-        if attempt.state == "COMPLETE":
-            yield from _incomplete(attempt, expected)
+                yield f"{trial}, epoch {epoch}: {error}, and {expected.reports.get(epoch)} before"
+        if trial.state == "COMPLETE":
+            yield from _wrong_end(trial, expected)
 
 
-def _incomplete(attempt: Attempt, expected: Attempt) -> Iterator[str]:
-    if attempt.error != expected.error:
-        yield f"{attempt} ended with {attempt.error}, and with {expected.error} before"
-    if attempt.reports.keys() != expected.reports.keys():
-        yield f"{attempt} reported the epochs {sorted(attempt.reports)}"
-    if attempt.curves != expected.curves:
-        yield f"{attempt} has other curves"
+def _wrong_end(trial: TrialRecord, expected: TrialRecord) -> Iterator[str]:
+    if trial.error != expected.error:
+        yield f"{trial} ended with {trial.error}, and with {expected.error} before"
+    if trial.reports.keys() != expected.reports.keys():
+        yield f"{trial} reported the epochs {sorted(trial.reports)}"
+    if trial.curves != expected.curves:
+        yield f"{trial} has other curves"
 
 
 def _wrong_results(disturbed: Mapping[str, Any], undisturbed: Mapping[str, Any]) -> Iterator[str]:
@@ -173,4 +182,4 @@ def _stage_ks(summary: Mapping[str, Any]) -> list[tuple[int, float, bool]]:
 
 def reasons(outcome: Outcome) -> Counter[str]:
     """How many trials failed, by reason."""
-    return Counter(str(a.reason) for a in outcome.attempts if a.state == "FAIL")
+    return Counter(str(a.reason) for a in outcome.trials if a.state == "FAIL")
