@@ -16,13 +16,13 @@
 
 set -euo pipefail
 
-kdecay=$HOME/kdecay-search/.venv/bin/kdecay              # <-- where it is installed
+kdecay=$HOME/kdecay-search/.venv/bin/kdecay              # <-- where kdecay is installed
 export KDECAY_CHECKPOINTS=/shared/kdecay/checkpoints     # <-- a folder that all nodes see
 KDECAY_STORAGE=$(< "$HOME/.kdecay-storage")              # the database's URL; chmod 600
 export KDECAY_STORAGE
 
-# Slurm warns this shell alone. Pass that on, wait for the worker to keep its run's state, and go on
-# in the queue. A worker with --drain ends by itself when no work is left.
+# Slurm signals only this shell. Pass the signal on, wait for the worker to write its checkpoint, and
+# requeue the job. A worker with --drain ends by itself when no work is left.
 requeue() {
     kill -s USR1 "$worker"
     wait "$worker"
@@ -31,7 +31,7 @@ requeue() {
 }
 trap requeue USR1
 
-# scancel's SIGTERM reaches the worker too. Only wait: passed on, it would be the second, which kills.
+# scancel's SIGTERM reaches the worker, too. Only wait: a second signal would kill it.
 trap 'wait "$worker"; exit' TERM
 
 "$kdecay" worker --device auto --drain &

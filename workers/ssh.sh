@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Workers on machines with nothing but SSH: one process on each GPU of each host, or one on its CPU.
+# Workers on machines that have only SSH: one process on each GPU of each host, or one on its CPU.
 # Change the lines marked <--, then
 #
 #     export KDECAY_STORAGE=postgresql://user:password@host/database
 #     workers/ssh.sh HOST...
 #
-# They end when no work is left, or by `kdecay stop NAME`, or by `ssh HOST kill PID` (which drains).
+# They end when no work is left, on `kdecay stop NAME`, or on `ssh HOST kill PID` (which drains).
 
 set -euo pipefail
 
@@ -22,7 +22,7 @@ remote="
     echo \"\$!\"
 "
 
-# The URL goes through the connection's input: a command line can be read by all users of a host.
+# The URL is sent through the connection's input: all users of a host can read a command line.
 failed=0
 for host in "$@"; do
     if pid=$(ssh -o BatchMode=yes "$host" "$remote" <<< "$KDECAY_STORAGE"); then

@@ -2,12 +2,12 @@
 # Build workers/Dockerfile without a Docker engine, and run a study with its image's worker.
 #
 #     workers/try-image.sh                                        simulated study, no torch: minutes
-#     EXTRAS=worker workers/try-image.sh studies/digits.toml      with torch: 20 GB of disk for a while
-#     EXTRAS=worker BASE=/folder workers/try-image.sh …           with a base that is there already
+#     EXTRAS=worker workers/try-image.sh studies/digits.toml      with torch: needs 20 GB of disk
+#     EXTRAS=worker BASE=/folder workers/try-image.sh …           with the base image in this folder
 #
-# As root, with Debian's buildah, debootstrap and postgresql. debootstrap makes a base image of
-# Debian with python3, in place of the public one that the Dockerfile names. Exit code 77: something
-# that it needs is missing, and nothing was tried.
+# Run it as root, with Debian's buildah, debootstrap and postgresql installed. debootstrap makes a base
+# image of Debian with python3, instead of the public one that the Dockerfile names. Exit code 77 means
+# that something is missing, and that nothing was built.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -29,7 +29,7 @@ postgres=$(find /usr/lib/postgresql/*/bin -name initdb -printf '%h\n' 2> /dev/nu
 [ -n "$postgres" ] || skip "apt-get install postgresql"
 
 folder=$(mktemp -d /tmp/kdecay-image-XXXXXX)
-chmod 711 "$folder" # the database's user passes through
+chmod 711 "$folder" # the database's user must be able to enter
 driver=vfs
 mkdir "$folder/lower" "$folder/upper" "$folder/work" "$folder/both"
 overlay="lowerdir=$folder/lower,upperdir=$folder/upper,workdir=$folder/work"
@@ -65,7 +65,7 @@ base=$(image from scratch)
 image copy --quiet "$base" "$BASE" / > /dev/null
 image commit --quiet --rm "$base" kdecay-try-base > /dev/null
 
-# This machine's way to the package registry, and the authorities that it trusts.
+# This machine's pip configuration and certificate authorities.
 mine=()
 for file in /etc/pip.conf "$HOME/.config/pip/pip.conf" /etc/ssl/certs/ca-certificates.crt; do
     [ -e "$file" ] && mine+=(--volume "$file:${file/#$HOME//root}:ro")
@@ -80,7 +80,7 @@ build() {
 echo "the image, EXTRAS=$EXTRAS (storage: $driver)"
 build > "$folder/build.log" 2>&1 || { tail -40 "$folder/build.log" && exit 1; }
 
-echo "the image again, after a change of the program: its dependencies are kept"
+echo "the image again, after a change of the package: the layer of dependencies is reused"
 probe=kdecay_search/try_image.py
 trap 'rm -f "$probe"; clean_up' EXIT
 echo "# made by workers/try-image.sh" > "$probe"
