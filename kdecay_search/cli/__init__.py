@@ -1,5 +1,5 @@
 """The ``kdecay`` command: one small file per group of commands.
 
-What is slow to import (Optuna, pydantic, SQLAlchemy) is imported inside the commands, so that
-``kdecay --help`` answers at once.
+Modules that are slow to import (Optuna, pydantic, SQLAlchemy) are imported inside the commands, so
+that ``kdecay --help`` answers at once.
 """

@@ -1,4 +1,4 @@
-"""``confirm``: is the found schedule really better?"""
+"""``confirm``: compare the found schedule on the test set."""
 
 from __future__ import annotations
 
@@ -66,11 +66,11 @@ def confirm(
         list[str] | None, typer.Option("--rival", hidden=True, callback=_refuse_old_name)
     ] = None,
 ) -> None:
-    """Compare the found schedule with the original on the test set.
+    """Compare the found schedule on the test set.
 
-    Both are trained again on all training images, with seeds that the search has not used. So is
-    the original at a higher rate, whose mean is the found schedule's. A search that is still
-    running ends with this comparison.
+    The found schedule and the original are trained again, on all training images, with seeds that
+    the search has not used; so is the original at the learning rate that gives it the mean of the
+    found schedule. A search that is still running ends with this comparison.
     """
     from kdecay_search import reconcile
     from kdecay_search.storage.records import read_study

@@ -1,4 +1,4 @@
-"""``doctor``: whether a worker could work here, and what to mend."""
+"""``doctor``: could a worker work here, and if not, what fixes it?"""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ if TYPE_CHECKING:
     from kdecay_search.study.spec import StudySpec
 
 STORAGE_SECONDS = 30.0
-"""For a database that accepts connections and then falls silent; libpq waits 10 s for one."""
+"""The time limit for a database. It may accept a connection and then fall silent; libpq alone
+waits 10 s to connect."""
 START_SECONDS = 60.0
-"""For the embedded server to start."""
+"""The time limit for the embedded server, which may have to start first."""
 FOLDER_SECONDS = 20.0
 MACHINE_SECONDS = 150.0
-SYMBOLS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "bad": ("✗", "bold red")}
+SYMBOLS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "bold red")}
 
 
 def register(app: typer.Typer) -> None:
@@ -31,26 +32,26 @@ def register(app: typer.Typer) -> None:
 
 def doctor(
     file: Annotated[
-        str | None, typer.Argument(metavar="[FILE]", help="Look at the data of this study file.")
+        str | None, typer.Argument(metavar="[FILE]", help="Check the data of this study file.")
     ] = None,
     study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Look at the data of this stored study.")
+        str | None, typer.Option(metavar="NAME", help="Check the data of this stored study.")
     ] = None,
     checkpoints: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
             envvar="KDECAY_CHECKPOINTS",
-            help="The folder for checkpoints. Left out: checkpoints in the data folder.",
+            help="Check this folder for checkpoints. Default: checkpoints in KDECAY_HOME.",
         ),
     ] = None,
     json: AsJson = False,
     storage: StorageUrl = None,
 ) -> None:
-    """Check whether a worker could work here, and print what to mend.
+    """Check whether a worker could work here, and print what to fix.
 
-    Looks at the database, this machine's devices, and the folders. Exit code 0: a worker could
-    work here; 2: something is bad.
+    Checks the database, this machine and its devices, and the folders that a worker uses. Exit
+    code 0: a worker could work here; 2: there is an error.
     """
     from kdecay_search.errors import KDecayError
     from kdecay_search.study.file import load
@@ -58,16 +59,20 @@ def doctor(
     if file is not None and study is not None:
         raise KDecayError("--study: give a study file or the name of a stored study, not both")
     spec = None if file is None else load(file)
-    found = []
+    checks = []
     for check in _checks(storage, study, spec, checkpoints):
-        found.append(check)
+        checks.append(check)
         if not json:
             _print(check, stdout())
     if json:
-        print_json({"ok": not _is_bad(found), "checks": [_as_json(check) for check in found]})
-    elif not _is_bad(found):
+        values = [
+            {"subject": c.subject, "severity": str(c.severity), "value": c.value, "fix": c.fix}
+            for c in checks
+        ]
+        print_json({"ok": not _has_error(checks), "checks": values})
+    elif not _has_error(checks):
         typer.echo("a worker can work here")
-    if _is_bad(found):
+    if _has_error(checks):
         raise typer.Exit(2)
 
 
@@ -81,17 +86,16 @@ def _checks(
     storage = list(_storage_checks(url))
     yield from storage
     if study is not None:
-        spec, unknown = _stored(url, study, storage)
-        yield from unknown
-    look = "look at the first error above"
-    yield from within(MACHINE_SECONDS, "machine", lambda: machine_checks(spec), look)
-    disk = "a network disk that does not answer blocks whoever touches it: look at mount and dmesg"
-    embeds = not url
-    yield from within(FOLDER_SECONDS, "home", lambda: home_checks(embeds), disk)
-    yield from within(FOLDER_SECONDS, "checkpoints", lambda: checkpoint_checks(checkpoints), disk)
+        spec, unreadable = _stored_spec(url, study, storage)
+        yield from unreadable
+    fix = "fix the first error above"
+    yield from within(MACHINE_SECONDS, "machine", lambda: machine_checks(spec), fix)
+    fix = "a network disk that does not answer blocks every access: run mount and dmesg"
+    yield from within(FOLDER_SECONDS, "home", lambda: home_checks(is_embedded=not url), fix)
+    yield from within(FOLDER_SECONDS, "checkpoints", lambda: checkpoint_checks(checkpoints), fix)
     if spec is not None:
         named = spec
-        yield from within(FOLDER_SECONDS, "data", lambda: data_checks(named), disk)
+        yield from within(FOLDER_SECONDS, "data", lambda: data_checks(named), fix)
 
 
 def _storage_checks(url: str | None) -> Iterator[Check]:
@@ -101,64 +105,56 @@ def _storage_checks(url: str | None) -> Iterator[Check]:
     from kdecay_search.worker.devices import count_gpus, usable_cores
 
     workers = count_gpus() or usable_cores()
-    seconds = STORAGE_SECONDS if url else START_SECONDS
-    hint = "look at the server, and at the network between"
-    hint = hint if url else "give KDECAY_HOME a folder that this user may write to"
+    if url:
+        seconds, fix = STORAGE_SECONDS, "check the server, and the network in between"
+    else:
+        seconds, fix = START_SECONDS, "set KDECAY_HOME to a folder that this user can write to"
     yield from within(
-        seconds, "server", lambda: database_checks(url or embedded_url(), workers), hint
+        seconds, "server", lambda: database_checks(url or embedded_url(), workers), fix
     )
 
 
-def _stored(
+def _stored_spec(
     url: str | None, study: str, storage: list[Check]
 ) -> tuple[StudySpec | None, list[Check]]:
-    """The spec of a stored study, or why there is none; looking makes no tables."""
-    from kdecay_search.doctor.check import bad
+    """Read the spec of a stored study; or return None and the reason. Creates no tables."""
+    from kdecay_search.doctor.check import error
     from kdecay_search.doctor.database import NO_TABLES
     from kdecay_search.errors import KDecayError
     from kdecay_search.storage.records import read_study
 
-    hint = "kdecay list shows all studies"
-    if _is_bad(storage):
-        return None, [bad("study", f"{study}: cannot be read", "mend the database first")]
+    fix = "kdecay list shows all studies"
+    if _has_error(storage):
+        return None, [error("study", f"{study}: cannot be read", "fix the database first")]
     if any(check.value == NO_TABLES for check in storage):
-        return None, [bad("study", f"{study}: there are no studies in this database", hint)]
+        return None, [error("study", f"{study}: there are no studies in this database", fix)]
     try:
         with opened(url) as store:
-            return read_study(store, study)[0], []
-    except KDecayError as error:
-        return None, [bad("study", str(error), hint)]
+            return read_study(store, study).spec, []
+    except KDecayError as raised:
+        return None, [error("study", str(raised), fix)]
 
 
-def _is_bad(checks: list[Check]) -> bool:
-    return any(check.mark == "bad" for check in checks)
-
-
-def _as_json(check: Check) -> dict[str, str | None]:
-    return {
-        "subject": check.subject,
-        "mark": str(check.mark),
-        "value": check.value,
-        "mend": check.mend,
-    }
+def _has_error(checks: list[Check]) -> bool:
+    return any(check.severity == "error" for check in checks)
 
 
 def _print(check: Check, console: Console) -> None:
-    """A line for the finding, and one below it for what to do."""
+    """Print a line for the result, and one below it for the fix."""
     from rich.table import Table
     from rich.text import Text
 
     if not console.is_terminal:
-        typer.echo(f"{check.mark!s:8} {check.subject:12} {check.value}")
-        if check.mend:
-            typer.echo(f"{'':21} {check.mend}")
+        typer.echo(f"{check.severity!s:8} {check.subject:12} {check.value}")
+        if check.fix:
+            typer.echo(f"{'':21} {check.fix}")
         return
-    symbol, style = SYMBOLS[check.mark]
+    symbol, style = SYMBOLS[check.severity]
     grid = Table.grid(padding=(0, 1))
     grid.add_column(width=1)
     grid.add_column(width=11)
     grid.add_column()
     grid.add_row(Text(symbol, style), Text(check.subject, "bold"), Text(check.value))
-    if check.mend:
-        grid.add_row("", "", Text(f"→ {check.mend}", style))
+    if check.fix:
+        grid.add_row("", "", Text(f"→ {check.fix}", style))
     console.print(grid)

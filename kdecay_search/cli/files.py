@@ -1,4 +1,4 @@
-"""``check``: what a study file would do."""
+"""``check``: validate a study file and print its plan."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def register(app: typer.Typer) -> None:
 def check(file: StudyFile, set_: Overrides = None) -> None:
     """Validate a study file and print its plan.
 
-    The plan says how many stages, runs and epochs the study takes at most.
+    The plan lists the stages, and how many runs and epochs each of them takes at most.
     """
     from kdecay_search.study.file import load
 
@@ -30,7 +30,7 @@ def check(file: StudyFile, set_: Overrides = None) -> None:
 
 
 def require_data(spec: StudySpec) -> None:
-    """Raise :class:`DataError` if the study's data folder is not on this machine."""
+    """Raise :class:`DataError` if the data of the study is not on this machine."""
     from pathlib import Path
 
     from kdecay_search.errors import DataError
@@ -39,7 +39,7 @@ def require_data(spec: StudySpec) -> None:
         return
     root = spec.task.data.root
     if root is None or not Path(root).is_dir():
-        raise DataError(f"task.data.root = {root}: no such folder; give the data set's folder")
+        raise DataError(f"task.data.root = {root}: no such folder; it must be that of the data set")
 
 
 def _print_plan(spec: StudySpec) -> None:
@@ -50,7 +50,7 @@ def _print_plan(spec: StudySpec) -> None:
 
     search, epochs = spec.search, spec.task.epochs
     table = Table(
-        caption="At most: pruning ends runs early, and a term that does not help ends the search.",
+        caption="At most: hopeless runs stop early, and a term that does not help ends the search.",
         caption_justify="left",
         title_justify="left",
         box=None,

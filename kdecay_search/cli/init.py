@@ -1,4 +1,4 @@
-"""``init``: a study file and an example of training code to begin with."""
+"""``init``: write an example study, with its training code, to start from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import typer
 
 
 class Kind(StrEnum):
-    """For whom there is an example; each is a folder of ``kdecay_search/examples``."""
+    """The examples; each is a folder of ``kdecay_search/examples``."""
 
     PYTORCH = "pytorch"
     LIGHTNING = "lightning"
@@ -30,7 +30,7 @@ NEEDS = {
     },
     Kind.COMMAND: {"numpy": "numpy", "sklearn": "scikit-learn"},
 }
-"""What each example imports, and the package that has it."""
+"""The modules that each example imports, and the packages that provide them."""
 STUDY, CODE = "study.toml", "train.py"
 
 
@@ -40,53 +40,47 @@ def register(app: typer.Typer) -> None:
 
 def init(
     folder: Annotated[
-        Path, typer.Argument(metavar="[FOLDER]", help="Where to write; made if it is not there.")
+        Path, typer.Argument(metavar="[FOLDER]", help="Where to write; created if needed.")
     ] = Path(),
     for_: Annotated[
         Kind,
-        typer.Option("--for", help="What your training is written with; command is any program."),
+        typer.Option("--for", help="The library you train with; command is any program."),
     ] = Kind.PYTORCH,
 ) -> None:
-    """Write a study file and an example of training code to begin with.
+    """Write an example study to start from.
 
-    Both run as they are, in a minute, on a CPU. A file that exists is never overwritten.
+    It consists of a study file and training code, and runs as it is in a minute on a CPU. Existing
+    files are never overwritten.
     """
-    _write(folder, _contents(for_))
+    from importlib.util import find_spec
+
+    source = files("kdecay_search") / "examples" / for_.value
+    contents = {name: (source / name).read_text(encoding="utf-8") for name in (STUDY, CODE)}
+    _write(folder, contents)
     typer.echo(f"wrote {folder / STUDY} and {folder / CODE}\n")
-    missing = _missing(for_)
+    missing = [package for module, package in NEEDS[for_].items() if find_spec(module) is None]
     steps = [f"cd {shlex.quote(str(folder))}"] if folder != Path() else []
     steps += [f"pip install {' '.join(missing)}"] if missing else []
     steps += [f"kdecay try {STUDY}", f"kdecay launch {STUDY}"]
     notes = {
         "pip": "the example needs it",
-        "kdecay try": "one short run, to see that it works",
+        "kdecay try": "one short run, to check that it works",
         "kdecay launch": "the search",
     }
     for step in steps:
         note = next((note for start, note in notes.items() if step.startswith(start)), "")
         typer.echo(f"    {step:<28}{note}".rstrip())
-    typer.echo(f"\nThen put your own training into {CODE}: docs/own-code.md says what it gets.")
-
-
-def _contents(kind: Kind) -> dict[str, str]:
-    source = files("kdecay_search") / "examples" / kind.value
-    return {name: (source / name).read_text(encoding="utf-8") for name in (STUDY, CODE)}
-
-
-def _missing(kind: Kind) -> list[str]:
-    from importlib.util import find_spec
-
-    return [package for module, package in NEEDS[kind].items() if find_spec(module) is None]
+    typer.echo(f"\nThen put your own training into {CODE}: see docs/own-code.md.")
 
 
 def _write(folder: Path, contents: dict[str, str]) -> None:
-    """All of them, or none. Raises :class:`KDecayError`."""
+    """Write all files or none; raise :class:`KDecayError` if one exists or cannot be written."""
     from kdecay_search.errors import KDecayError
 
     for name in contents:
         if (folder / name).exists() or (folder / name).is_symlink():
             raise KDecayError(
-                f"{folder / name}: exists and is left as it is; give another folder: "
+                f"{folder / name}: exists and is not overwritten; use another folder: "
                 "kdecay init FOLDER"
             )
     try:
@@ -95,6 +89,7 @@ def _write(folder: Path, contents: dict[str, str]) -> None:
             with (folder / name).open("x", encoding="utf-8") as file:
                 file.write(text)
     except OSError as error:
+        where = error.filename or folder
         raise KDecayError(
-            f"{error.filename or folder}: {error.strerror}; give a folder that can be written to"
+            f"{where}: {error.strerror}; use a folder that this user can write to"
         ) from error

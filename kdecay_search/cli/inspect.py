@@ -1,4 +1,4 @@
-"""``status``, ``list``, ``best``, ``stop``, ``delete``: studies that exist."""
+"""``status``, ``list``, ``best``, ``stop`` and ``delete``: commands on existing studies."""
 
 from __future__ import annotations
 
@@ -32,26 +32,27 @@ def register(app: typer.Typer) -> None:
 
 def status(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Left out: the newest study.")
+        str | None,
+        typer.Argument(metavar="[NAME]", help="The study's name. Default: the newest one."),
     ] = None,
     watch: Annotated[
-        bool, typer.Option("--watch", help="Show it live until the study ends.")
+        bool, typer.Option("--watch", help="Keep showing it until the study ends.")
     ] = False,
     errors: Annotated[
         bool,
         typer.Option(
             "--errors",
-            help="Show why attempts failed instead: the traceback of your own code, or the last "
-            "words of a program.",
+            help="Show why attempts failed instead: the traceback of your training code, or the "
+            "last output of a program.",
         ),
     ] = False,
     json: AsJson = False,
     storage: StorageUrl = None,
 ) -> None:
-    """Show where a study stands.
+    """Show the state of a study.
 
-    Its stages, candidates with their errors, running trials, epochs and best schedule; and, where
-    the terminal is wide enough, plots of the schedule and of the error against k.
+    Prints its stages, the candidates with their errors, the running trials, the epochs trained,
+    the best schedule, and plots of the schedule and of the error against k.
     """
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.report.failures import as_text, as_values, read_failures
@@ -59,7 +60,7 @@ def status(
     from kdecay_search.snapshot import read_snapshot
 
     with opened(storage) as store:
-        name = name or newest(store)
+        name = name or newest_study(store)
         snapshot = read_snapshot(store, name)
         if watch:
             snapshot = watch_study(lambda: read_snapshot(store, name), stderr())
@@ -84,7 +85,8 @@ def _print_status(snapshot: StudySnapshot) -> None:
         console.print(charts)
 
 
-def newest(storage: Storage) -> str:
+def newest_study(storage: Storage) -> str:
+    """Return the name of the newest study; raise :class:`StudyError` if there is none."""
     from kdecay_search.errors import StudyError
     from kdecay_search.storage.records import study_names
 
@@ -120,21 +122,21 @@ def list_studies(json: AsJson = False, storage: StorageUrl = None) -> None:
 
 def best(
     name: StudyName,
-    as_: Annotated[Form, typer.Option("--as", help="The form to print.")] = Form.JSON,
+    as_: Annotated[Form, typer.Option("--as", help="The format to print.")] = Form.JSON,
     total_steps: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Optimizer updates of your training, to be filled in. csv: left out, one row an "
-            "epoch.",
+            help="The optimizer updates of your training, filled into what is printed. Default for "
+            "csv: one row per epoch.",
         ),
     ] = None,
     storage: StorageUrl = None,
 ) -> None:
     """Print the best schedule found so far.
 
-    As JSON, as a Python function of ten lines that needs nothing else, as a table of values, or as
-    a scheduler for a training library. Each works as printed.
+    The formats are JSON, a Python function of ten lines without dependencies, a table of values,
+    and schedulers for training libraries. Each works as printed.
     """
     from kdecay_search.report.winner import winner_as
     from kdecay_search.snapshot import read_snapshot
@@ -144,28 +146,31 @@ def best(
 
 
 def stop(name: StudyName, storage: StorageUrl = None) -> None:
-    """Stop a study; launch goes on with it.
+    """Stop a study; launch resumes it.
 
-    Its workers put their trials back into the queue and take no more.
+    Its workers put their trials back into the queue, and claim no further ones.
     """
     from kdecay_search import reconcile
 
     with opened(storage) as store:
         reconcile.stop(store, name)
-    typer.echo(f"{name} is stopped; kdecay launch with its file goes on with it", err=True)
+    typer.echo(f"{name} is stopped; kdecay launch with its study file resumes it", err=True)
 
 
 def delete(
     name: StudyName,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     storage: StorageUrl = None,
 ) -> None:
-    """Delete a study with all its trials."""
+    """Delete a study and all its trials.
+
+    Asks for confirmation first.
+    """
     from kdecay_search.storage.records import count_trials, delete_study
 
     with opened(storage) as store:
         trials = count_trials(store, name)
-        if not yes and not typer.confirm(f"Delete {name} with its {trials} trials?", err=True):
+        if not yes and not typer.confirm(f"Delete {name} and its {trials} trials?", err=True):
             raise typer.Exit(1)
         delete_study(store, name)
     typer.echo(f"{name} is deleted", err=True)

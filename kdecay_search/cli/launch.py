@@ -1,4 +1,4 @@
-"""``launch``: start a study, or go on with it, and watch it to its end."""
+"""``launch``: start or resume a study, and watch it to its end."""
 
 from __future__ import annotations
 
@@ -44,11 +44,13 @@ def register(app: typer.Typer) -> None:
 WorkerCount = Annotated[
     int | None,
     typer.Option(
-        min=0, max=1024, help="Local workers to start. Left out: what this machine can feed."
+        min=0,
+        max=1024,
+        help="Local workers to start. Default: as many as this machine can keep busy.",
     ),
 ]
 Detach = Annotated[
-    bool, typer.Option("--detach", help="Return at once; workers go on by themselves.")
+    bool, typer.Option("--detach", help="Return at once and leave the local workers running.")
 ]
 
 
@@ -64,8 +66,8 @@ def launch(
 ) -> None:
     """Run a study to its best schedule.
 
-    A study that exists is gone on with. Ctrl-C stops the local workers cleanly; the same command
-    goes on later, every run from where it stood.
+    An existing study is resumed. Ctrl-C stops the local workers; the same command resumes the study
+    later, each run from where it was interrupted.
     """
     from kdecay_search import reconcile
     from kdecay_search.study.file import load
@@ -73,66 +75,83 @@ def launch(
 
     spec = load(file, set_ or [])
     overrides = [part for override in set_ or [] for part in ("--set", override)]
-    serve(
+    count = worker_count(spec, workers, device)
+    run_study(
         spec,
         lambda store: reconcile.launch(store, spec),
-        LaunchedWorkers(
-            worker_count(spec, workers, device),
-            device,
-            Allowance.of(spec),
-            detach,
-            checkpoints,
-            storage,
-        ),
-        go_on=["kdecay", "launch", file, *overrides],
+        LaunchOptions(count, device, Allowance.of(spec), detach, checkpoints, storage),
+        resume_command=["kdecay", "launch", file, *overrides],
         json=json,
     )
 
 
 @dataclass(frozen=True)
-class LaunchedWorkers:
-    """The local workers of a launch, and where they work."""
+class LaunchOptions:
+    """Where a launch finds the storage, and how it starts its local workers."""
 
-    count: int
+    workers: int
+    """The number of local workers."""
     device: str
+    """The value of ``--device``."""
     allowance: Allowance
+    """The training code that the local workers may run."""
     detach: bool
+    """Whether the local workers keep running after the launch has returned."""
     checkpoints: str | None
+    """The folder for checkpoints; None stands for the default."""
     storage: str | None
+    """The URL of the database; None stands for the embedded one."""
 
 
-def serve(
+def run_study(
     spec: StudySpec,
     start: Callable[[Storage], bool],
-    launched: LaunchedWorkers,
-    go_on: list[str],
+    options: LaunchOptions,
+    resume_command: list[str],
     json: bool,
 ) -> None:
-    """``start`` the study, which says whether it is new, and see it to its end.
+    """Start a study with its local workers, watch it to its end, and print the result.
 
-    ``go_on``: the command that goes on with it after an interruption.
+    Args:
+        spec: The study.
+        start: Writes the study to the storage; returns whether it is new.
+        options: The local workers.
+        resume_command: The command that resumes the study, shown after an interruption.
+        json: Whether to print the result as JSON.
     """
     from kdecay_search import reconcile
     from kdecay_search.cli.files import require_data
     from kdecay_search.snapshot import read_snapshot
 
-    if launched.count:
-        launched.allowance.require(spec)
+    if options.workers:
+        options.allowance.require(spec)
         require_data(spec)
-        checkpoint_folder(launched.checkpoints)
-    with opened(launched.storage) as store, _termination_as_interrupt() as asked:
+        checkpoint_folder(options.checkpoints)
+    with opened(options.storage) as store, _signals_as_interrupt() as interrupted:
         is_new = start(store)
         reconcile.reconcile(store, spec.name)
         snapshot = read_snapshot(store, spec.name)
-        _announce(snapshot, is_new, launched.count)
+        _announce(snapshot, is_new, options.workers)
         if snapshot.state == "running":
-            snapshot = _run(store, snapshot, launched, shlex.join(go_on), asked)
-        _conclude(snapshot, json, launched.detach)
+            snapshot = _run(store, snapshot, options, shlex.join(resume_command), interrupted)
+        _conclude(snapshot, json, options.detach)
 
 
 def worker_count(spec: StudySpec, asked: int | None, device: str) -> int:
-    """How many workers to start; zero, with a word, where torch is missing. Own code has one on
-    each device: nobody knows what it needs."""
+    """Return how many local workers to start.
+
+    By default a built-in task gets one worker per GPU, or as many as the cores can keep busy, and
+    none if torch is missing. Training code of the user's own, whose needs are not known, gets one
+    per device.
+
+    Args:
+        spec: The study.
+        asked: The value of ``--workers``; None stands for the default.
+        device: The value of ``--device``.
+
+    Raises:
+        MissingPackage: Workers are asked for, and torch is missing.
+    """
     import importlib.util
 
     from kdecay_search.errors import MissingPackage
@@ -147,10 +166,11 @@ def worker_count(spec: StudySpec, asked: int | None, device: str) -> int:
         if asked is not None:
             raise MissingPackage(
                 "--workers: torch is not installed here; pip install 'kdecay-search[worker]', "
-                "or --workers 0 to leave the training to other machines"
+                "or use --workers 0 to leave the training to other machines"
             )
         typer.echo(
-            "torch is not installed here: no local workers; run kdecay worker elsewhere", err=True
+            "torch is not installed here: no local workers; run kdecay worker elsewhere",
+            err=True,
         )
         return 0
     if asked is not None:
@@ -161,22 +181,23 @@ def worker_count(spec: StudySpec, asked: int | None, device: str) -> int:
 
 
 @contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[threading.Event]:
-    """What ends a worker ends a launch as Ctrl-C does.
+def _signals_as_interrupt() -> Iterator[threading.Event]:
+    """Let every signal that drains a worker interrupt this process as Ctrl-C does.
 
-    The event tells of it, too: Python drops a KeyboardInterrupt that strikes in a finalizer.
+    The signal also sets the event that is returned, since Python drops a KeyboardInterrupt that is
+    raised in a finalizer.
     """
     from kdecay_search.worker.signals import DRAIN_SIGNALS
 
-    asked = threading.Event()
+    interrupted = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        asked.set()
+        interrupted.set()
         raise KeyboardInterrupt
 
     before = [signal.signal(number, interrupt) for number in DRAIN_SIGNALS]
     try:
-        yield asked
+        yield interrupted
     finally:
         for number, handler in zip(DRAIN_SIGNALS, before, strict=True):
             signal.signal(number, handler)
@@ -185,73 +206,82 @@ def _termination_as_interrupt() -> Iterator[threading.Event]:
 def _announce(snapshot: StudySnapshot, is_new: bool, workers: int) -> None:
     what = "new study" if is_new else f"study ({snapshot.state})"
     noun = "worker" if workers == 1 else "workers"
-    there = f", {workers} local {noun}" if snapshot.state == "running" else ""
-    typer.echo(f"{what} {snapshot.spec.name}{there}", err=True)
+    local = f", {workers} local {noun}" if snapshot.state == "running" else ""
+    typer.echo(f"{what} {snapshot.spec.name}{local}", err=True)
 
 
 def _run(
     store: Storage,
     snapshot: StudySnapshot,
-    launched: LaunchedWorkers,
-    go_on: str,
-    asked: threading.Event,
+    options: LaunchOptions,
+    resume_command: str,
+    interrupted: threading.Event,
 ) -> StudySnapshot:
-    """Start the workers and, unless detached, watch them to the end of the study."""
+    """Start the local workers and, unless detached, watch the study to its end."""
     from kdecay_search.snapshot import read_snapshot
 
     name = snapshot.spec.name
-    workers = _start_workers(snapshot.spec, launched)
-    if launched.detach:
+    workers = _start_workers(snapshot.spec, options)
+    if options.detach:
         return snapshot
-    patience = snapshot.spec.workers.grace_seconds
+    grace = snapshot.spec.workers.grace_seconds
     try:
-        final = _watch(store, name, workers, asked)
+        final = _watch(store, name, workers, interrupted)
     except KeyboardInterrupt:
         typer.echo(
             f"\nstopping the local workers; their trials go back into the queue. "
-            f"Go on with: {go_on}",
+            f"Resume by: {resume_command}",
             err=True,
         )
-        workers.drain(patience)
+        workers.drain(grace)
         raise
     except BaseException:
         workers.signal(signal.SIGTERM)
         raise
-    workers.wait(patience)
+    workers.wait(grace)
     return read_snapshot(store, name) if final.state == "running" else final
 
 
-def _start_workers(spec: StudySpec, launched: LaunchedWorkers) -> LocalWorkers:
+def _start_workers(spec: StudySpec, options: LaunchOptions) -> LocalWorkers:
     from kdecay_search.paths import home
-    from kdecay_search.worker.devices import expand, usable_cores
+    from kdecay_search.worker.devices import expand
     from kdecay_search.worker.local_workers import LocalWorkers
 
-    environment = worker_environment(launched.storage, launched.checkpoints)
-    if _shares_cores(spec.task, launched.count):
-        threads = max(1, usable_cores() // max(1, launched.count))
-        environment = environment | {"OMP_NUM_THREADS": str(threads)}
-    devices = expand(launched.device)
+    environment = worker_environment(options.storage, options.checkpoints)
+    environment |= _thread_limit(spec.task, options.workers)
+    devices = expand(options.device)
     workers = LocalWorkers()
-    for index in range(launched.count):
+    for index in range(options.workers):
         arguments = ["--study", spec.name, "--drain", "--device", devices[index % len(devices)]]
-        arguments += launched.allowance.options
+        arguments += options.allowance.options
         log = home() / "logs" / spec.name / f"worker-{index}.log"
-        workers.start(arguments, environment, log, detached=launched.detach)
+        workers.start(arguments, environment, log, detached=options.detach)
     return workers
 
 
-def _shares_cores(task: Task, workers: int) -> bool:
-    """Whether workers are told how many CPU threads to use: those of own code, which would all
-    take every core, unless the user has told them."""
+def _thread_limit(task: Task, workers: int) -> dict[str, str]:
+    """Return the variable that divides the cores among the workers, each of which would otherwise
+    use all of them; empty if the user has set it, or the study sets its threads."""
+    from kdecay_search.worker.devices import usable_cores
+
     if task.kind == "images":
-        return task.threads == 0
-    return task.kind != "simulated" and workers > 1 and "OMP_NUM_THREADS" not in os.environ
+        is_needed = task.threads == 0
+    else:
+        is_needed = task.kind != "simulated" and workers > 1 and "OMP_NUM_THREADS" not in os.environ
+    if not is_needed:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // max(1, workers)))}
 
 
 def _watch(
-    store: Storage, name: str, workers: LocalWorkers, asked: threading.Event
+    store: Storage, name: str, workers: LocalWorkers, interrupted: threading.Event
 ) -> StudySnapshot:
-    """Tick and look until the study no longer runs, or no local worker is left of some."""
+    """Reconcile and show the study until it ends; return its last snapshot.
+
+    Raises:
+        KeyboardInterrupt: A signal was received.
+        KDecayError: All local workers have ended, and the study still needs some.
+    """
     from kdecay_search import reconcile
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.errors import KDecayError
@@ -259,25 +289,25 @@ def _watch(
     from kdecay_search.storage import queue
     from kdecay_search.worker.loop import worker_name_prefix
 
-    def look() -> StudySnapshot:
+    def read() -> StudySnapshot:
         return reconcile.reconcile(store, name) or read_snapshot(store, name)
 
     def check() -> None:
-        if asked.is_set():
+        if interrupted.is_set():
             raise KeyboardInterrupt
         for pid in workers.restart_killed():
             queue.reap_process(store, name, worker_name_prefix(pid))
-        if workers.processes and not workers.running and look().state == "running":
+        if workers.processes and not workers.running and read().state == "running":
             reason = workers.failure() or "they ended before the study did"
             raise KDecayError(
                 f"no local worker is left: {reason} (log: {workers.processes[0].log})"
             )
 
-    return watch_study(look, stderr(), check)
+    return watch_study(read, stderr(), check)
 
 
 def _conclude(snapshot: StudySnapshot, json: bool, detach: bool) -> None:
-    """Print the result, and what to do next; a failed study has exit code 1."""
+    """Print the result, and what to do next; exit with code 1 if the study has failed."""
     from kdecay_search.report.summary import summarise
     from kdecay_search.report.text import study_panel
 
@@ -286,8 +316,7 @@ def _conclude(snapshot: StudySnapshot, json: bool, detach: bool) -> None:
         print_json(summarise(snapshot))
     elif detach and snapshot.state == "running":
         stdout().print(
-            f"{name} goes on by itself. See it: kdecay status {name} --watch; "
-            f"stop it: kdecay stop {name}"
+            f"{name} is running. See it: kdecay status {name} --watch; stop it: kdecay stop {name}"
         )
     else:
         if not stderr().is_terminal:

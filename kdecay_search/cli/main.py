@@ -1,4 +1,4 @@
-"""The command's entry point: errors become one line and exit code 2."""
+"""The entry point of ``kdecay``: an error becomes one line on stderr and an exit code."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich help takes as long again as all the rest of --help
+    rich_markup_mode=None,  # rich would double the time that --help takes
 )
 
 
-def _show_version(wanted: bool) -> None:
-    if wanted:
+def _show_version(is_asked: bool) -> None:
+    if is_asked:
         typer.echo(f"kdecay-search {__version__}")
         raise typer.Exit
 
@@ -46,10 +46,12 @@ def _show_version(wanted: bool) -> None:
 def _options(
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+        typer.Option(
+            "--version", callback=_show_version, is_eager=True, help="Show the version and exit."
+        ),
     ] = False,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show a traceback with an error. May stand anywhere.")
+        bool, typer.Option("--debug", help="Show the traceback of an error. May stand anywhere.")
     ] = False,
 ) -> None:
     pass
@@ -74,31 +76,33 @@ for register in (
 
 
 def main() -> NoReturn:
-    """Run the command line.
+    """Run the command line and exit.
 
-    Exit codes: 0 well, 1 the study failed, 2 bad input or a database that cannot be used,
-    130 Ctrl-C.
+    Exit codes: 0 success, 1 a failed study or an unexpected error, 2 bad input or an unusable
+    database, 130 Ctrl-C.
     """
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
         app(arguments, prog_name="kdecay")
     except KDecayError as error:
-        _tell(error, str(error), debug)
+        _print_error(error, str(error), debug)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # `kdecay list | head` has seen enough
+    except BrokenPipeError:  # as in `kdecay list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
-        kind = type(error).__name__
-        _tell(error, f"unforeseen {kind}: {error}; please report it with --debug's output", debug)
+        line = (
+            f"unexpected {type(error).__name__}: {error}; please report it, with --debug's output"
+        )
+        _print_error(error, line, debug)
         sys.exit(1)
     sys.exit(0)
 
 
-def _tell(error: Exception, line: str, debug: bool) -> None:
+def _print_error(error: Exception, line: str, debug: bool) -> None:
     if debug:
         import traceback
 

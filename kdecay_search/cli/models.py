@@ -1,4 +1,4 @@
-"""``models``: the built-in networks."""
+"""``models``: the networks of the paper."""
 
 from __future__ import annotations
 
@@ -20,15 +20,18 @@ def register(app: typer.Typer) -> None:
 
 
 def models(json: AsJson = False) -> None:
-    """List the paper's networks: their settings in a study file and their parameters.
+    """List the networks of the paper.
 
-    Other depths and widths work as well; docs/study-file.md has every key.
+    Each with its settings in a study file, and its number of parameters by data set. Other depths
+    and widths work, too; docs/study-file.md has every key.
     """
     from kdecay_search.study.paper_networks import PAPER_NETWORKS
 
     if json:
         print_json([row for network in PAPER_NETWORKS for row in _rows(network)])
         return
+    from json import dumps
+
     from rich.table import Table
 
     table = Table(box=None)
@@ -39,7 +42,8 @@ def models(json: AsJson = False) -> None:
     for network in PAPER_NETWORKS:
         counts = network.parameters
         cells = [f"{counts[key]:,}" if key in counts else "" for key in DATA_SETS]
-        table.add_row(network.title, _toml(network), *cells)
+        settings = (f"{key} = {dumps(value)}" for key, value in _settings(network).items())
+        table.add_row(network.title, ", ".join(settings), *cells)
     stdout().print(table)
     typer.echo("The numbers are parameters, by data set.", err=True)
 
@@ -60,11 +64,5 @@ def _rows(network: PaperNetwork) -> list[dict[str, Any]]:
 
 
 def _settings(network: PaperNetwork) -> dict[str, Any]:
-    """What a study file must say; the rest is default."""
+    """Return the keys of ``[task.model]`` that differ from their defaults."""
     return {"name": network.spec.name} | network.spec.model_dump(exclude_defaults=True)
-
-
-def _toml(network: PaperNetwork) -> str:
-    import json
-
-    return ", ".join(f"{key} = {json.dumps(value)}" for key, value in _settings(network).items())

@@ -21,7 +21,7 @@ StorageUrl = Annotated[
         "--storage",
         metavar="URL",
         envvar="KDECAY_STORAGE",
-        help="postgresql://user:password@host/database. Left out: your own embedded server.",
+        help="postgresql://user:password@host/database. Default: your own embedded server.",
     ),
 ]
 StudyFile = Annotated[str, typer.Argument(metavar="FILE", help="The study file (TOML).")]
@@ -29,7 +29,9 @@ StudyName = Annotated[str, typer.Argument(metavar="NAME", help="The study's name
 Overrides = Annotated[
     list[str] | None,
     typer.Option(
-        "--set", metavar="KEY=VALUE", help="Override a value of the study file by its dotted key."
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override a value of the study file by its dotted key; repeatable.",
     ),
 ]
 Device = Annotated[
@@ -41,8 +43,8 @@ Checkpoints = Annotated[
         "--checkpoints",
         envvar="KDECAY_CHECKPOINTS",
         metavar="DIR",
-        help="Folder for the state of unfinished runs; on a cluster one that all workers share. "
-        "Left out: a folder of this user's.",
+        help="Folder for the state of unfinished runs; on a cluster, one that all workers share. "
+        "Default: checkpoints in KDECAY_HOME.",
     ),
 ]
 Allow = Annotated[
@@ -50,18 +52,18 @@ Allow = Annotated[
     typer.Option(
         "--allow",
         metavar="MODULE:FUNCTION",
-        help="Let studies run this training code of your own; repeatable. Else none is imported.",
+        help="Allow studies to call this function of yours; repeatable. Default: none is imported.",
     ),
 ]
 AllowCommand = Annotated[
     bool,
     typer.Option(
         "--allow-command",
-        help="Let studies run any program: whoever can write to the database can then run "
-        "programs here.",
+        help="Allow studies to run any program. Everybody who can write to the database can then "
+        "run programs on this machine.",
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, and nothing else, to stdout.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 PIPE_WIDTH = 120
@@ -69,31 +71,34 @@ PIPE_WIDTH = 120
 
 @contextlib.contextmanager
 def opened(url: str | None, patience_seconds: float = 0.0) -> Iterator[Storage]:
-    """A connection to the storage that the options name, or to the embedded one.
+    """Connect to the storage, and close it at the end.
 
-    ``patience_seconds``: for how long it is tried again, since the server may be starting.
+    Args:
+        url: The database; None or an empty text stands for the embedded one.
+        patience_seconds: How long to retry, since the server may still be starting.
     """
+    from kdecay_search.storage import Storage, embedded
     from kdecay_search.storage.connect import retried_for
 
-    def tell(text: str) -> None:
-        typer.echo(f"{text}; trying for {patience_seconds:g} s", err=True)
+    def connect() -> Storage:
+        return Storage(url) if url else Storage(embedded.embedded_url(), embedded.revive)
 
-    connect = retried_for(patience_seconds, _connected, tell) if patience_seconds else _connected
-    storage = connect(url)
+    def log(text: str) -> None:
+        typer.echo(f"{text}; retrying for {patience_seconds:g} s", err=True)
+
+    storage = retried_for(patience_seconds, connect, log)() if patience_seconds else connect()
     try:
         yield storage
     finally:
         storage.close()
 
 
-def _connected(url: str | None) -> Storage:
-    from kdecay_search.storage import Storage, embedded
-
-    return Storage(url) if url else Storage(embedded.embedded_url(), embedded.revive)
-
-
 def allowance(entries: list[str] | None, commands: bool) -> Allowance:
-    """What the command line allows. Raises :class:`KDecayError` for what names no function."""
+    """Return the training code that ``--allow`` and ``--allow-command`` let studies run.
+
+    Raises:
+        KDecayError: An entry is not of the form ``module:function``.
+    """
     from kdecay_search.errors import KDecayError
     from kdecay_search.study.user_tasks import is_entry
     from kdecay_search.user_code.allowance import Allowance
@@ -101,13 +106,17 @@ def allowance(entries: list[str] | None, commands: bool) -> Allowance:
     for entry in entries or []:
         if not is_entry(entry):
             raise KDecayError(
-                f"--allow {entry}: must be module:function, as task.entry of the study file"
+                f"--allow {entry}: must be MODULE:FUNCTION, as task.entry in the study file"
             )
     return Allowance(frozenset(entries or []), commands)
 
 
 def checkpoint_folder(option: str | None) -> CheckpointFolder:
-    """Where checkpoints go. Raises :class:`KDecayError` if that cannot be a folder."""
+    """Return the folder for checkpoints, created if needed.
+
+    Raises:
+        KDecayError: It cannot be created.
+    """
     from pathlib import Path
 
     from kdecay_search.errors import KDecayError
@@ -119,19 +128,20 @@ def checkpoint_folder(option: str | None) -> CheckpointFolder:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise KDecayError(
-            f"--checkpoints {root}: {error.strerror}; give a folder that can be written to"
+            f"--checkpoints {root}: {error.strerror}; use a folder that this user can write to"
         ) from error
     return CheckpointFolder(root)
 
 
 def worker_environment(url: str | None, checkpoints: str | None) -> dict[str, str]:
-    """What workers are told by their environment: a command line is for all to read."""
+    """Return the variables by which worker processes get the URL, which a command line would show
+    to every user of the machine, and the folder for checkpoints."""
     given = {"KDECAY_STORAGE": url, "KDECAY_CHECKPOINTS": checkpoints}
     return {name: value for name, value in given.items() if value}
 
 
 def stdout() -> Console:
-    """A console for results; in a pipe wide enough for its tables."""
+    """Return the console for results."""
     from rich.console import Console
 
     console = Console(highlight=False)
@@ -139,14 +149,14 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    """A console for progress."""
+    """Return the console for progress."""
     from rich.console import Console
 
     return Console(stderr=True, highlight=False)
 
 
 def print_json(value: object) -> None:
-    """One JSON document on stdout."""
+    """Print one JSON document to stdout."""
     import json
 
     print(json.dumps(value, indent=2, allow_nan=False))

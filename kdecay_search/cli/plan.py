@@ -1,4 +1,4 @@
-"""``plan``: how many seeds it takes to show a difference."""
+"""``plan``: estimate how many seeds show a difference."""
 
 from __future__ import annotations
 
@@ -16,22 +16,26 @@ if TYPE_CHECKING:
     from kdecay_search.study.spec import StudySpec
 
 DIFFERENCES = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""Percentage points; the wanted one is added."""
-POWER, LEVEL = 0.8, 0.95
+"""The differences in the table, in percentage points; the wanted one is added."""
+POWER, CONFIDENCE = 0.8, 0.95
 
 
 @dataclass(frozen=True)
 class Row:
-    """What one difference takes, for each compared schedule."""
+    """What it takes to show one difference, for each of the compared schedules."""
 
     difference: float
-    """Percentage points."""
+    """The true difference of the two errors, in percentage points."""
     wanted: bool
+    """Whether this is the difference that was asked for by ``--difference``."""
     seeds: int
+    """The number of seeds that shows the difference."""
     seeds_interval: tuple[int, int] | None
-    """For both ends of the noise's interval; None for a given noise."""
+    """The numbers of seeds for both ends of the interval of the noise; None if it was given."""
     runs: int
+    """The number of runs: one per seed."""
     epochs: int
+    """The number of epochs of all these runs."""
 
 
 def register(app: typer.Typer) -> None:
@@ -43,29 +47,30 @@ def plan(
         str, typer.Argument(metavar="STUDY", help="A study's name, or its file (TOML).")
     ],
     difference: Annotated[
-        float, typer.Option(metavar="POINTS", help="The true difference to be shown.")
+        float,
+        typer.Option(metavar="POINTS", help="The true difference to show, in percentage points."),
     ] = 0.2,
     noise: Annotated[
         float | None,
         typer.Option(
             metavar="SD",
             help="Standard deviation of the difference of two runs on one seed, in percentage "
-            "points. Left out: measured from the study's complete runs.",
+            "points. Default: measured from the complete runs of the study.",
         ),
     ] = None,
     json: AsJson = False,
     storage: StorageUrl = None,
 ) -> None:
-    """Tell how many seeds show a difference.
+    """Estimate how many seeds show a difference.
 
-    How many fresh seeds a confirmation needs to show a difference between two schedules with 80 %
-    power (paired t test, two-sided, 5 %), by the noise measured so far, and what they cost.
-    10,000 seeds stand for so many or more.
+    Prints how many fresh seeds a confirmation needs to show a difference between two schedules
+    with 80 % power (paired t test, two-sided, 5 %), given the noise measured so far, and what they
+    cost. The table ends at 10,000 seeds, which stands for that many or more.
     """
     _require_points("--difference", difference)
     if noise is not None:
         _require_points("--noise", noise)
-    spec, measured = _study(study, storage, noise is None)
+    spec, measured = _spec_and_noise(study, storage, noise is None)
     used = noise if measured is None else measured.sd
     assert used is not None  # it was given or measured
     rows = _rows(spec.task.epochs, difference, used, measured)
@@ -82,27 +87,29 @@ def _require_points(option: str, value: float) -> None:
         raise KDecayError(f"{option} {value:g}: must be above 0 and at most 100 percentage points")
 
 
-def _study(study: str, url: str | None, measures: bool) -> tuple[StudySpec, Noise | None]:
-    """The study, and its noise if that is to be measured: one that is not stored has none."""
+def _spec_and_noise(
+    study: str, url: str | None, is_measured: bool
+) -> tuple[StudySpec, Noise | None]:
+    """Read a study by its name or file, and measure its noise if ``is_measured``."""
     from kdecay_search.errors import StudyError
     from kdecay_search.snapshot import read_snapshot
     from kdecay_search.storage.records import study_names
     from kdecay_search.study.file import load
 
     file = load(study, []) if study.endswith(".toml") or "/" in study else None
-    if file is not None and not measures:
+    if file is not None and not is_measured:
         return file, None
     with opened(url) as store:
         if file is not None and file.name not in study_names(store):
             raise StudyError(
-                f"study {file.name!r} has not been launched: its noise is not known; "
-                "give it with --noise SD"
+                f"study {file.name!r} has not been launched, so its noise is not known; "
+                "give it by --noise SD"
             )
         snapshot = read_snapshot(store, file.name if file else study)
-        return snapshot.spec, _measured(snapshot) if measures else None
+        return snapshot.spec, _measured_noise(snapshot) if is_measured else None
 
 
-def _measured(snapshot: StudySnapshot) -> Noise:
+def _measured_noise(snapshot: StudySnapshot) -> Noise:
     from kdecay_search.errors import StudyError
     from kdecay_search.statistics import pooled_noise
 
@@ -115,8 +122,8 @@ def _measured(snapshot: StudySnapshot) -> Noise:
     noise = pooled_noise(errors.values())
     if noise is None:
         raise StudyError(
-            f"study {snapshot.spec.name!r} has too few complete runs to know its noise: it takes two "
-            "schedules that share two seeds; give it with --noise SD"
+            f"study {snapshot.spec.name!r} has too few complete runs to measure its noise: it "
+            "takes two schedules that share two seeds; give it by --noise SD"
         )
     return noise
 
@@ -126,10 +133,10 @@ def _rows(epochs: int, wanted: float, sd: float, measured: Noise | None) -> list
 
     rows = []
     for points in sorted({*DIFFERENCES, wanted}):
-        seeds = seeds_needed(sd, points, POWER, LEVEL)
+        seeds = seeds_needed(sd, points, POWER, CONFIDENCE)
         ends = None
         if measured is not None:
-            low, high = (seeds_needed(end, points, POWER, LEVEL) for end in measured.interval)
+            low, high = (seeds_needed(end, points, POWER, CONFIDENCE) for end in measured.interval)
             ends = (low, high)
         rows.append(Row(points, points == wanted, seeds, ends, seeds, seeds * epochs))
     return rows
@@ -143,11 +150,11 @@ def _as_json(
         "noise": {
             "sd": sd,
             "interval": measured.interval if measured else None,
-            "freedom": measured.degrees_of_freedom if measured else None,
+            "degrees_of_freedom": measured.degrees_of_freedom if measured else None,
             "measured": measured is not None,
         },
         "power": POWER,
-        "level": LEVEL,
+        "confidence": CONFIDENCE,
         "epochs_per_run": spec.task.epochs,
         "rows": [asdict(row) for row in rows],
     }
@@ -165,22 +172,22 @@ def _print(spec: StudySpec, sd: float, measured: Noise | None, rows: Sequence[Ro
         mark = "wanted" if row.wanted else ""
         table.add_row(f"{row.difference:g}", *(f"{cell:,}" for cell in cells), mark)
     console = stdout()
-    console.print(_told(spec, sd, measured))
+    console.print(_noise_sentence(spec, sd, measured))
     console.print(table)
     console.print(
-        "For each compared schedule, one run a seed, so that the difference is shown with 80 % "
-        "power (paired t test, two-sided, 5 %)."
-        + ("" if measured is None else " From, to: for the ends of the noise's interval.")
+        "For each of the compared schedules, with one run per seed, to show the difference with "
+        "80 % power (paired t test, two-sided, 5 %)."
+        + ("" if measured is None else " From, to: for both ends of the interval of the noise.")
     )
 
 
-def _told(spec: StudySpec, sd: float, measured: Noise | None) -> str:
-    given = f"{spec.name}: two runs on one seed differ by noise of {sd:.3g} points"
+def _noise_sentence(spec: StudySpec, sd: float, measured: Noise | None) -> str:
+    start = f"{spec.name}: two runs on one seed differ by noise of {sd:.3g} points"
     if measured is None:
-        return f"{given} (sd, as given)."
+        return f"{start} (sd, as given)."
     low, high = measured.interval
     return (
-        f"{given} (sd; 95 % interval {low:.3g} to {high:.3g}, "
-        f"{measured.degrees_of_freedom} degrees of freedom), by validation errors; those on the "
-        "test set may differ."
+        f"{start} (sd; 95 % interval {low:.3g} to {high:.3g}, "
+        f"{measured.degrees_of_freedom} degrees of freedom), by validation errors; the noise of "
+        "test errors may differ."
     )

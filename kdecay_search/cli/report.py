@@ -1,4 +1,4 @@
-"""``report``, ``plot``: a study as HTML."""
+"""``report`` and ``plot``: write a study as HTML."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Annotated
 
 import typer
 
-from kdecay_search.cli.inspect import newest
+from kdecay_search.cli.inspect import newest_study
 from kdecay_search.cli.options import StorageUrl, opened
 
 
 class FigureName(StrEnum):
-    """What ``plot`` draws."""
+    """The figures that ``plot`` can draw."""
 
     SCHEDULE = "schedule"
     ERROR = "error-vs-k"
@@ -23,7 +23,7 @@ class FigureName(StrEnum):
 
 
 NewestOr = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="Left out: the newest study.")
+    str | None, typer.Argument(metavar="[NAME]", help="The study's name. Default: the newest one.")
 ]
 
 
@@ -39,17 +39,18 @@ def report(
     ] = Path(),
     storage: StorageUrl = None,
 ) -> None:
-    """Write a study's report: one HTML file that needs no network.
+    """Write the report of a study as one HTML file.
 
-    What was found and whether it is real, the schedules and curves, what it cost, and how to
-    repeat it. At any time while the study runs, too.
+    The report shows what was found and whether it is significant, the schedules and the curves,
+    what they cost, and how to reproduce them. It works offline, and also for a study that is still
+    running.
     """
     from datetime import UTC, datetime
 
     from kdecay_search.report.page import study_report, write
 
     with opened(storage) as store:
-        page = study_report(store, name or newest(store), datetime.now(UTC))
+        page = study_report(store, name or newest_study(store), datetime.now(UTC))
     path = out / "report.html"
     write(path, page)
     typer.echo(path)
@@ -57,19 +58,24 @@ def report(
 
 def plot(
     name: NewestOr = None,
-    figure: Annotated[FigureName, typer.Option(help="What to draw.")] = FigureName.ERROR,
+    figure: Annotated[FigureName, typer.Option(help="The figure to draw.")] = FigureName.ERROR,
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="FILE.html", help="Left out: NAME-FIGURE.html, here."),
+        typer.Option(
+            "--out", metavar="FILE.html", help="The file to write. Default: NAME-FIGURE.html."
+        ),
     ] = None,
     storage: StorageUrl = None,
 ) -> None:
-    """Write one of the report's figures, for every stage, as an HTML file of its own."""
+    """Write one figure of the report as HTML.
+
+    The file shows that figure for every stage of the study, and works offline.
+    """
     from kdecay_search.report.page import figure_page, figures_of, write
     from kdecay_search.snapshot import read_snapshot
 
     with opened(storage) as store:
-        snapshot = read_snapshot(store, name or newest(store))
+        snapshot = read_snapshot(store, name or newest_study(store))
         shown = figures_of(figure.value, store, snapshot)
     path = out or Path(f"{snapshot.spec.name}-{figure.value}.html")
     write(path, figure_page(f"{snapshot.spec.name}: {figure.value}", shown))

@@ -1,4 +1,4 @@
-"""``schedule``: print or draw a schedule's values."""
+"""``schedule``: print or draw a k-decay schedule."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ScheduleFormat(StrEnum):
-    """What ``schedule`` prints."""
+    """The formats that ``schedule`` can print."""
 
     TABLE = "table"
     CSV = "csv"
@@ -37,19 +37,30 @@ def register(app: typer.Typer) -> None:
 
 
 def schedule(
-    family: Annotated[FamilyName, typer.Option(help="Shape of the decay.")] = FamilyName.POLYNOMIAL,
-    ks: Annotated[str, typer.Option(metavar="K1,K2,…", help="The terms, increasing.")] = "1",
+    family: Annotated[
+        FamilyName, typer.Option(help="The shape of the decay.")
+    ] = FamilyName.POLYNOMIAL,
+    ks: Annotated[
+        str, typer.Option(metavar="K1,K2,…", help="The terms, in increasing order.")
+    ] = "1",
     power: Annotated[float, typer.Option(help="N of the polynomial family.")] = 1.0,
-    lr_max: Annotated[float, typer.Option(help="LR at the start.")] = 0.1,
-    lr_min: Annotated[float, typer.Option(help="LR at the end.")] = 0.001,
-    warmup: Annotated[int, typer.Option(min=0, help="Updates of linear warm-up.")] = 0,
-    total: Annotated[int, typer.Option(min=1, max=10_000_000, help="Updates in all.")] = 100,
+    lr_max: Annotated[float, typer.Option(help="The learning rate at the start.")] = 0.1,
+    lr_min: Annotated[float, typer.Option(help="The learning rate at the end.")] = 0.001,
+    warmup: Annotated[int, typer.Option(min=0, help="Optimizer updates of linear warm-up.")] = 0,
+    total: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Optimizer updates in total.")
+    ] = 100,
     as_: Annotated[
         ScheduleFormat,
-        typer.Option("--as", help="table draws and samples; csv and json hold every value."),
+        typer.Option(
+            "--as", help="table draws about 20 of the values; csv and json print all of them."
+        ),
     ] = ScheduleFormat.TABLE,
 ) -> None:
-    """Print or draw a k-decay schedule."""
+    """Print or draw a k-decay schedule.
+
+    No study and no database are needed.
+    """
     from kdecay_search.schedules import export
     from kdecay_search.schedules.kdecay import KDecaySchedule
 
@@ -82,7 +93,7 @@ def _numbers(text: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError:
         raise InvalidSchedule(
-            f"--ks {text}: must be numbers with commas between, as 1.5,4"
+            f"--ks {text}: must be numbers separated by commas, such as 1.5,4"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""``try``: one short run in this process, to see that a task works."""
+"""``try``: check a task by one short run in this process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from kdecay_search.study.spec import StudySpec
     from kdecay_search.user_code.tryout import Tried
 
-FEW_EPOCHS = 2
+DEFAULT_EPOCHS = 2
 SYMBOLS = {"good": ("✓", "green"), "missing": ("!", "yellow"), "wrong": ("✗", "bold red")}
 
 
@@ -27,19 +27,20 @@ def register(app: typer.Typer) -> None:
 def try_(
     file: StudyFile,
     epochs: Annotated[
-        int, typer.Option(min=1, max=100_000, help="Train so many epochs at most.")
-    ] = FEW_EPOCHS,
-    k: Annotated[float, typer.Option("--k", help="The schedule's exponent.")] = 1.0,
+        int, typer.Option(min=1, max=100_000, help="The number of epochs to train.")
+    ] = DEFAULT_EPOCHS,
+    k: Annotated[float, typer.Option("--k", help="The exponent of the schedule.")] = 1.0,
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
     ] = "auto",
     set_: Overrides = None,
 ) -> None:
-    """Train one short run in this process, without a database, to see that the task works.
+    """Check a task by one short training run.
 
-    Prints what the task did and when, and what it lacks. The schedule is squeezed into the few
-    epochs. Code of your own is run: the file is yours. A function that keeps its state is
-    interrupted once, as a worker may be, and called again.
+    Trains in this process, without a database, and prints what the task did and what is missing.
+    The schedule is compressed into these few epochs. Training code of your own that the file names
+    is run; if it saves its state, it is interrupted once, as it may be in a worker, and called
+    again.
     """
     from kdecay_search.cli.files import require_data
     from kdecay_search.study.file import load
@@ -52,23 +53,23 @@ def try_(
     tried = Tried(shortened(spec, epochs))
     _announce(spec, tried.spec.task.epochs, k, device)
     if not _run(tried, k, device):
-        typer.echo("\nIt does not work yet: mend this, and try again.")
+        typer.echo("\nIt does not work yet: fix this, and try again.")
         raise typer.Exit(1)
     _conclude(tried, file)
 
 
 def _announce(spec: StudySpec, epochs: int, k: float, device: str) -> None:
     total = spec.task.epochs
-    many = "all" if epochs == total else f"{epochs} of"
-    squeezed = "" if epochs == total else "; the schedule is squeezed into them"
+    trained = "all" if epochs == total else f"{epochs} of"
+    compressed = "" if epochs == total else "; the schedule is compressed into them"
     typer.echo(
         f"{spec.name}: one run in this process, without a database\n"
-        f"{many} {total} epochs, k = {k:g}, seed 0, {device}{squeezed}\n"
+        f"{trained} {total} epochs, k = {k:g}, seed 0, {device}{compressed}\n"
     )
 
 
 def _run(tried: Tried, k: float, device: str) -> bool:
-    """Whether it came to its end; if not, why is printed."""
+    """Train; return whether it succeeded, and print the reason if it did not."""
     from kdecay_search.errors import KDecayError, TaskError
     from kdecay_search.user_code.entry import Unfit
     from kdecay_search.user_code.failures import described, shown_traceback
@@ -77,15 +78,15 @@ def _run(tried: Tried, k: float, device: str) -> bool:
     try:
         _train(tried, k, device)
     except Unfit as error:
-        return _fails(str(error), "")
+        return _print_failure(str(error), "")
     except RunFailed as error:
-        return _fails(str(error), error.output)
+        return _print_failure(str(error), error.output)
     except TaskError as error:
-        return _fails(described(error), "")
+        return _print_failure(described(error), "")
     except KDecayError:
         raise
     except (Exception, SystemExit) as error:
-        return _fails(described(error), shown_traceback(error))
+        return _print_failure(described(error), shown_traceback(error))
     return True
 
 
@@ -94,41 +95,42 @@ def _train(tried: Tried, k: float, device: str) -> None:
     from kdecay_search.user_code.tryout import try_function, try_task
     from kdecay_search.worker.train import load_task
 
-    tell = _teller()
+    log = _logger()
     task = tried.spec.task
     if task.kind == "python":
-        tell(f"import {task.entry.partition(':')[0]}")
+        log(f"import {task.entry.partition(':')[0]}")
         sys.path.insert(0, os.getcwd())
         function = imported(task.entry)
-        tell(f"{task.entry.partition(':')[2]}(run)")
-        try_function(tried, function, k, device, tell)
+        log(f"{task.entry.partition(':')[2]}(run)")
+        try_function(tried, function, k, device, log)
     else:
         if task.kind != "command":
-            tell(f"the {task.kind} task")
-        try_task(tried, load_task(tried.spec), k, device, tell)
-    tell("the end" if tried.result is None else f"the end: returned {tried.result:g} %")
+            log(f"the {task.kind} task")
+        try_task(tried, load_task(tried.spec), k, device, log)
+    log("the end" if tried.result is None else f"the end: returned {tried.result:g} %")
 
 
-def _teller() -> Callable[[str], None]:
-    """Prints lines with the seconds since now. So it does what would stand in a worker's log."""
+def _logger() -> Callable[[str], None]:
+    """Return a function that prints lines with the seconds since now; log records of this package
+    are printed by it, too."""
     import logging
 
     begin = time.monotonic()
 
-    def tell(text: str) -> None:
+    def log(text: str) -> None:
         typer.echo(f"{time.monotonic() - begin:8.2f} s  {text}")
 
-    class Told(logging.Handler):
+    class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            tell(record.getMessage())
+            log(record.getMessage())
 
     logger = logging.getLogger("kdecay_search")
-    logger.addHandler(Told())
+    logger.addHandler(Handler())
     logger.setLevel(logging.INFO)
-    return tell
+    return log
 
 
-def _fails(line: str, output: str) -> bool:
+def _print_failure(line: str, output: str) -> bool:
     if output:
         typer.echo(f"\n{output.rstrip()}")
     typer.echo()
@@ -146,10 +148,10 @@ def _conclude(tried: Tried, file: str) -> None:
     wrong = sum(finding.level == Level.WRONG for finding in found)
     missing = sum(finding.level == Level.MISSING for finding in found)
     if wrong:
-        typer.echo("\nIt does not work yet: mend what is marked ✗, and try again.")
+        typer.echo("\nIt does not work yet: fix what is marked ✗, and try again.")
         raise typer.Exit(1)
-    lacks = f", but for what is marked ! ({missing})" if missing else ""
-    typer.echo(f"\nIt works{lacks}. Search: kdecay launch {file}")
+    rest = f", except for what is marked ! ({missing})" if missing else ""
+    typer.echo(f"\nIt works{rest}. Search: kdecay launch {file}")
 
 
 def _print(level: str, text: str) -> None:

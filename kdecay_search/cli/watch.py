@@ -1,10 +1,10 @@
-"""Showing a study while it runs: live in a terminal, as plain lines in a pipe."""
+"""Show a running study: live in a terminal, by plain lines elsewhere."""
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.live import Live
@@ -19,74 +19,71 @@ if TYPE_CHECKING:
     from kdecay_search.snapshot import StudySnapshot
 
 PERIOD_SECONDS = 0.5
+"""The time between two reads of the study."""
 
 
 def watch_study(
-    look: Callable[[], StudySnapshot],
+    read: Callable[[], StudySnapshot],
     console: Console,
     check: Callable[[], None] = lambda: None,
 ) -> StudySnapshot:
-    """Look at a study until it no longer runs; return the last snapshot.
+    """Show a study until it no longer runs.
 
-    ``check`` is called at every look and may raise to end the watch.
+    While the database is out of reach, the last snapshot stays.
+
+    Args:
+        read: Reads the study.
+        console: Where to show it.
+        check: Called after every read; may raise to end the watch.
+
+    Returns:
+        The last snapshot.
     """
-    if console.is_terminal:
-        return _watch_live(look, console, check)
-    return _watch_lines(look, console, check)
-
-
-def _watch_live(
-    look: Callable[[], StudySnapshot], console: Console, check: Callable[[], None]
-) -> StudySnapshot:
-    snapshot = retried(look)()
-    pace = _Pace(snapshot)
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    snapshot = retried(read)()
+    show = _live(console, snapshot) if console.is_terminal else _by_lines(console)
+    with show as update:
         while True:
-            live.update(study_panel(snapshot, pace.seconds_left(snapshot)), refresh=True)
+            update(snapshot)
             if snapshot.state != "running":
                 return snapshot
-            _check(check)
+            with contextlib.suppress(StorageUnavailable):
+                check()
             time.sleep(PERIOD_SECONDS)
-            snapshot = _look_again(look, snapshot)
+            with contextlib.suppress(StorageUnavailable):
+                snapshot = read()
 
 
-def _watch_lines(
-    look: Callable[[], StudySnapshot], console: Console, check: Callable[[], None]
-) -> StudySnapshot:
-    before = None
-    while True:
-        snapshot = retried(look)() if before is None else _look_again(look, before)
+@contextlib.contextmanager
+def _live(console: Console, first: StudySnapshot) -> Iterator[Callable[[StudySnapshot], None]]:
+    pace = _Pace(first)
+    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+        yield lambda snapshot: live.update(
+            study_panel(snapshot, pace.seconds_left(snapshot)), refresh=True
+        )
+
+
+@contextlib.contextmanager
+def _by_lines(console: Console) -> Iterator[Callable[[StudySnapshot], None]]:
+    before: StudySnapshot | None = None
+
+    def update(snapshot: StudySnapshot) -> None:
+        nonlocal before
         for line in news(before, snapshot):
             console.print(line, markup=False, soft_wrap=True)
-        if snapshot.state != "running":
-            return snapshot
         before = snapshot
-        _check(check)
-        time.sleep(PERIOD_SECONDS)
 
-
-def _check(check: Callable[[], None]) -> None:
-    """Check; while the database is away, another time."""
-    with contextlib.suppress(StorageUnavailable):
-        check()
-
-
-def _look_again(look: Callable[[], StudySnapshot], last: StudySnapshot) -> StudySnapshot:
-    """The study now; while the database is away, as it was."""
-    try:
-        return look()
-    except StorageUnavailable:
-        return last
+    yield update
 
 
 class _Pace:
-    """How long the stages opened so far may still take, from the epochs seen to pass."""
+    """Estimates the remaining time of the stages opened so far, from the epochs per second."""
 
     def __init__(self, snapshot: StudySnapshot) -> None:
         self._started = time.monotonic()
         self._epochs = snapshot.epochs_trained
 
     def seconds_left(self, snapshot: StudySnapshot) -> float | None:
+        """Return the estimate; None until an epoch has passed."""
         passed = snapshot.epochs_trained - self._epochs
         if passed <= 0:
             return None

@@ -1,4 +1,4 @@
-"""``worker``: serve studies on this machine's devices."""
+"""``worker``: train trials on the devices of this machine."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from kdecay_search.worker.local_workers import WorkerProcess
     from kdecay_search.worker.loop import Options
 
-MOST_PER_DEVICE = 256
+MAX_PER_DEVICE = 256
 START_SECONDS = 20.0
-"""How long a worker that starts waits for a database that is restarting."""
+"""How long a starting worker retries to connect to a database that may be restarting."""
 
 
 def register(app: typer.Typer) -> None:
@@ -34,55 +34,57 @@ def register(app: typer.Typer) -> None:
 
 def worker(
     study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Serve one study. Left out: all of them.")
+        str | None,
+        typer.Option(metavar="NAME", help="Train only this study. Default: all studies."),
     ] = None,
     device: Device = "auto",
     per_device: Annotated[
         str,
         typer.Option(
             metavar="N|auto",
-            help="Processes per device; auto adds one while that makes the device faster.",
+            help="Processes per device; auto adds processes as long as that raises the throughput.",
         ),
     ] = "1",
-    drain: Annotated[bool, typer.Option("--drain", help="End when no work is left.")] = False,
+    drain: Annotated[bool, typer.Option("--drain", help="Exit when no work is left.")] = False,
     allow: Allow = None,
     allow_command: AllowCommand = False,
     checkpoints: Checkpoints = None,
     storage: StorageUrl = None,
 ) -> None:
-    """Claim trials, train and report, until stopped.
+    """Train trials on this machine's devices.
 
-    The first Ctrl-C, SIGTERM or SIGUSR1 keeps the run's state, puts its trial back into the
-    queue and ends; the second kills.
+    Claims trials from the queue, trains them and reports the results, until it is stopped. The
+    first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 makes it save a checkpoint of the run, put its trial
+    back into the queue, and exit; the second kills it.
     """
     from kdecay_search.worker.devices import expand
     from kdecay_search.worker.loop import Options
 
-    grows = per_device == "auto"
-    count = 1 if grows else _processes(per_device)
+    is_auto = per_device == "auto"
+    count = 1 if is_auto else _parse_per_device(per_device)
     devices = [name for name in expand(device) for _ in range(count)]
     options = Options(study, drain, allowance(allow, allow_command))
-    if len(devices) == 1 and not grows:
+    if len(devices) == 1 and not is_auto:
         _serve(options, devices[0], checkpoints, storage)
     else:
-        _start_many(options, devices, grows, checkpoints, storage)
+        _start_many(options, devices, is_auto, checkpoints, storage)
 
 
-def _processes(text: str) -> int:
+def _parse_per_device(text: str) -> int:
     from kdecay_search.errors import KDecayError
 
     count = int(text) if text.isascii() and text.isdigit() else 0
-    if not 1 <= count <= MOST_PER_DEVICE:
-        raise KDecayError(f"--per-device {text}: must be 1 to {MOST_PER_DEVICE}, or auto")
+    if not 1 <= count <= MAX_PER_DEVICE:
+        raise KDecayError(f"--per-device {text}: must be 1 to {MAX_PER_DEVICE}, or auto")
     return count
 
 
 def _serve(options: Options, device: str, checkpoints: str | None, url: str | None) -> None:
     import logging
 
-    from kdecay_search.worker.train import WorkerContext
     from kdecay_search.worker.loop import Worker
     from kdecay_search.worker.signals import drain_on_signal
+    from kdecay_search.worker.train import WorkerContext
 
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("kdecay_search").setLevel(logging.INFO)
@@ -100,11 +102,11 @@ def _serve(options: Options, device: str, checkpoints: str | None, url: str | No
 def _start_many(
     options: Options,
     devices: list[str],
-    grows: bool,
+    is_auto: bool,
     checkpoints: str | None,
     url: str | None,
 ) -> None:
-    """Processes on each of ``devices``; with ``grows``, as many as make it faster."""
+    """Start one process per entry of ``devices``; add more while that pays, if ``is_auto``."""
     from kdecay_search.worker.autoscaling import autoscale
     from kdecay_search.worker.local_workers import LocalWorkers
     from kdecay_search.worker.signals import drain_on_signal
@@ -120,7 +122,7 @@ def _start_many(
         arguments += ["--drain"] if options.drain else []
         return workers.start(arguments, environment, log=None)
 
-    if grows:
+    if is_auto:
         with opened(url, START_SECONDS) as storage:
             autoscale(
                 storage, workers, devices, start, stop, lambda text: typer.echo(text, err=True)

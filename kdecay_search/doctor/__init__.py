@@ -1,5 +1,5 @@
-"""What ``kdecay doctor`` looks at: whether a worker could work here, and what to mend if not.
+"""The checks of ``kdecay doctor``: could a worker work here, and if not, what fixes it?
 
-Everything is really tried, and nothing is left behind: rows and tables are rolled back, files
-removed.
+Every check does the real thing and leaves nothing behind: rows and tables are rolled back, files
+are removed.
 """

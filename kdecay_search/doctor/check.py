@@ -1,4 +1,4 @@
-"""One finding, and looking for findings within a time limit."""
+"""The result of one check, and running checks within a time limit."""
 
 from __future__ import annotations
 
@@ -10,62 +10,71 @@ from enum import StrEnum
 from kdecay_search.errors import KDecayError
 
 
-class Mark(StrEnum):
-    """How a finding is judged: only what is bad keeps a worker from working."""
+class Severity(StrEnum):
+    """How serious a result is. Only an error keeps a worker from working."""
 
     OK = "ok"
     WARNING = "warning"
-    BAD = "bad"
+    ERROR = "error"
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor's."""
+    """The result of one check."""
 
     subject: str
-    mark: Mark
+    """What was checked, in one or two words."""
+    severity: Severity
     value: str
-    mend: str | None = None
-    """What to do about it; None where nothing is wrong."""
+    """What was found."""
+    fix: str | None = None
+    """What to do about it; None if the severity is ``OK``."""
 
 
 def ok(subject: str, value: str) -> Check:
-    return Check(subject, Mark.OK, value)
+    return Check(subject, Severity.OK, value)
 
 
-def warning(subject: str, value: str, mend: str) -> Check:
-    return Check(subject, Mark.WARNING, value, mend)
+def warning(subject: str, value: str, fix: str) -> Check:
+    return Check(subject, Severity.WARNING, value, fix)
 
 
-def bad(subject: str, value: str, mend: str) -> Check:
-    return Check(subject, Mark.BAD, value, mend)
+def error(subject: str, value: str, fix: str) -> Check:
+    return Check(subject, Severity.ERROR, value, fix)
 
 
 def within(
-    seconds: float, subject: str, look: Callable[[], Iterable[Check]], hint: str
+    seconds: float, subject: str, run_checks: Callable[[], Iterable[Check]], fix: str
 ) -> Iterator[Check]:
-    """What ``look`` finds; one bad finding, with ``hint``, if it takes longer or fails.
+    """Run checks, and report an error if they take longer than ``seconds`` or raise.
 
-    It runs in a daemon thread: a dead network disk blocks a system call for ever, and a frozen
-    database one that waits for its answer.
+    They run in a daemon thread, because a system call on a dead network disk, or on a frozen
+    database, may never return.
+
+    Args:
+        seconds: The time limit for all of them.
+        subject: The subject of the error that is reported.
+        run_checks: Yields the results.
+        fix: What to do if the checks take too long or raise.
     """
-    found: list[Check] = []
+    results: list[Check] = []
 
     def work() -> None:
         try:
-            found.extend(look())
-        except KDecayError as error:
-            found.append(bad(subject, str(error), hint))
-        except OSError as error:
-            found.append(bad(subject, f"{error.filename or ''}: {error.strerror or error}", hint))
-        except Exception as error:
-            found.append(bad(subject, f"unforeseen {type(error).__name__}: {error}", hint))
+            results.extend(run_checks())
+        except KDecayError as raised:
+            results.append(error(subject, str(raised), fix))
+        except OSError as raised:
+            where, what = raised.filename or "", raised.strerror or raised
+            results.append(error(subject, f"{where}: {what}", fix))
+        except Exception as raised:
+            results.append(error(subject, f"unexpected {type(raised).__name__}: {raised}", fix))
 
     thread = threading.Thread(target=work, name=f"doctor: {subject}", daemon=True)
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        yield from list(found)
-        yield bad(subject, f"no answer within {seconds:g} s", hint)
+        yield from list(results)
+        yield error(subject, f"no answer within {seconds:g} s", fix)
     else:
-        yield from found
+        yield from results

@@ -1,4 +1,4 @@
-"""This machine: software, cores, memory, devices."""
+"""Checks of this machine: software, cores, memory, devices."""
 
 from __future__ import annotations
 
@@ -11,19 +11,20 @@ from pathlib import Path
 from typing import Any
 
 from kdecay_search import __version__
-from kdecay_search.doctor.check import Check, bad, ok, warning
+from kdecay_search.doctor.check import Check, error, ok, warning
 from kdecay_search.errors import KDecayError
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.worker.devices import count_gpus, usable_cores
 
 GIB = 2**30
 LITTLE_MEMORY = GIB
+"""Less free memory, in bytes, is a warning."""
 PROBE_SECONDS = 120.0
-"""For importing torch and waking the devices; on a slow disk that takes long."""
+"""The time limit for importing torch and querying the devices; a slow disk takes long."""
 INSTALL = "pip install 'kdecay-search[worker]'"
 PACKAGES = {"digits": "sklearn", "cifar10": "torchvision", "cifar100": "torchvision",
             "image-folder": "torchvision", "imagenet": "torchvision"}  # fmt: skip
-"""What each data set is read with, beside torch."""
+"""The package that reads each data set, besides torch."""
 
 
 def gib(number: float) -> str:
@@ -31,9 +32,11 @@ def gib(number: float) -> str:
 
 
 def machine_checks(spec: StudySpec | None) -> Iterator[Check]:
-    """Look at software, cores and memory, then at torch and the devices as it sees them.
+    """Check software, cores and memory, then torch and the devices that it can use.
 
-    ``spec``: the study to be served, if one was named; what it does not need is not missed.
+    Args:
+        spec: The study that workers would serve, if one was named. What it does not need is no
+            error if it is missing.
     """
     yield ok("software", f"kdecay-search {__version__}, Python {platform.python_version()}")
     yield cores()
@@ -46,13 +49,13 @@ def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> Check:
     quota = _cpu_quota(cgroup)
     value = f"{usable} usable"
     if quota is not None and quota < usable:
-        mend = f"give launch --workers {max(1, int(quota))}, or the container more CPU time"
-        return warning("cores", f"{value}, but CPU time for only {quota:g}", mend)
+        fix = f"use launch --workers {max(1, int(quota))}, or give the container more CPU time"
+        return warning("cores", f"{value}, but CPU time for only {quota:g}", fix)
     return ok("cores", value)
 
 
 def _cpu_quota(cgroup: Path) -> float | None:
-    """Cores' worth of CPU time that a container's limit (cgroup v2 or v1) allows; None: all."""
+    """Return the CPU limit of this container (cgroup v2 or v1), in cores; None if there is none."""
     both = _words(cgroup / "cpu.max") or [
         *_words(cgroup / "cpu/cpu.cfs_quota_us"),
         *_words(cgroup / "cpu/cpu.cfs_period_us"),
@@ -73,7 +76,8 @@ def memory(meminfo: Path = Path("/proc/meminfo"), cgroup: Path = Path("/sys/fs/c
     limit = min([total, *limits])
     value = f"{gib(min(free, limit))} free of {gib(limit)}"
     if min(free, limit) < LITTLE_MEMORY:
-        return warning("memory", value, "end what uses it: the kernel kills who asks for more")
+        fix = "stop what uses it: when none is left, the kernel kills processes"
+        return warning("memory", value, fix)
     return ok("memory", value)
 
 
@@ -85,16 +89,19 @@ def _words(path: Path) -> list[str]:
 
 
 def probe(seconds: float = PROBE_SECONDS) -> dict[str, Any]:
-    """What :mod:`kdecay_search.training.inventory` finds, in a process of its own: a device's
-    driver may hang or crash. Raises :class:`KDecayError` then."""
-    command = [sys.executable, "-W", "ignore", "-m", "kdecay_search.training.inventory"]
+    """Return what :mod:`kdecay_search.training.device_inventory` finds in a process of its own.
+
+    Raises:
+        KDecayError: That process crashed or hung, as the driver of a device may make it do.
+    """
+    command = [sys.executable, "-W", "ignore", "-m", "kdecay_search.training.device_inventory"]
     try:
         done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:
         raise KDecayError(f"torch and the devices did not answer within {seconds:g} s") from None
     if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise KDecayError(f"looking at torch ended with {done.returncode}: {(said or ['?'])[-1]}")
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
+        raise KDecayError(f"importing torch failed with exit code {done.returncode}: {lines[-1]}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -102,12 +109,18 @@ def probe(seconds: float = PROBE_SECONDS) -> dict[str, Any]:
 def torch_checks(
     found: dict[str, Any], spec: StudySpec | None, device_files: int
 ) -> Iterator[Check]:
-    """Judge what :func:`probe` found; ``device_files``: NVIDIA devices that the kernel shows."""
+    """Judge what :func:`probe` found.
+
+    Args:
+        found: What :func:`probe` returned.
+        spec: The study that workers would serve, if one was named.
+        device_files: The number of NVIDIA devices that the kernel shows.
+    """
     trains = spec is None or spec.task.kind == "images"
     versions, reasons = found["versions"], found["reasons"]
     if "torch" in reasons:
-        value = f"torch {reasons['torch']}: here one can launch, watch, and work on simulated tasks"
-        yield (bad if trains else warning)("torch", value, INSTALL)
+        value = f"torch {reasons['torch']}: only launch, status and simulated tasks work here"
+        yield (error if trains else warning)("torch", value, INSTALL)
         return
     yield ok("torch", f"torch {versions['torch']} for {found['built_for']}")
     for package in ("torchvision", "sklearn"):
@@ -119,10 +132,10 @@ def torch_checks(
 
 
 def _missing(package: str, reason: str, spec: StudySpec | None) -> Check:
-    lost = [name for name, needed in PACKAGES.items() if needed == package]
-    is_needed = spec is not None and spec.task.kind == "images" and spec.task.data.name in lost
-    value = f"{package} {reason}: no {', '.join(lost)}"
-    return (bad if is_needed else warning)("packages", value, INSTALL)
+    data_sets = [name for name, needed in PACKAGES.items() if needed == package]
+    is_needed = spec is not None and spec.task.kind == "images" and spec.task.data.name in data_sets
+    value = f"{package} {reason}: {', '.join(data_sets)} cannot be read"
+    return (error if is_needed else warning)("packages", value, INSTALL)
 
 
 def _devices(
@@ -135,17 +148,17 @@ def _devices(
         yield _device(device, wants_bf16)
     gpus = sum(device["device"] != "cpu" for device in devices)
     if gpus < device_files:
-        value = f"{device_files} NVIDIA devices are there, but torch can use {gpus}"
-        mend = f"look at nvidia-smi: its driver must be new enough for {built_for}"
+        value = f"this machine has {device_files} NVIDIA devices, but torch can use {gpus}"
+        fix = f"run nvidia-smi: its driver must be new enough for {built_for}"
         if built_for == "CPU":
-            mend = "install a torch that is built for CUDA"
-        yield (warning if gpus else bad)("devices", value, mend)
+            fix = "install a torch that is built for CUDA"
+        yield (warning if gpus else error)("devices", value, fix)
 
 
 def _device(device: dict[str, Any], wants_bf16: bool) -> Check:
     subject = device["device"]
     if device["failure"] is not None:
-        return bad(subject, f"{device['name']}: {device['failure']}", "look at nvidia-smi")
+        return error(subject, f"{device['name']}: {device['failure']}", "run nvidia-smi")
     memory = ""
     if device["memory_bytes"] is not None:
         memory = f", {gib(device['free_bytes'])} free of {gib(device['memory_bytes'])}"
@@ -154,5 +167,5 @@ def _device(device: dict[str, Any], wants_bf16: bool) -> Check:
     if wants_bf16 and not device["bf16"]:
         return warning(subject, value, "task.precision = 'bfloat16' is slow here: use 'float32'")
     if device["free_bytes"] is not None and device["free_bytes"] < LITTLE_MEMORY:
-        return warning(subject, value, "end what uses its memory; nvidia-smi names it")
+        return warning(subject, value, "stop what uses its memory; nvidia-smi names it")
     return ok(subject, value)

@@ -19,31 +19,33 @@ DIGITS = str(ROOT / "studies" / "digits.toml")
 
 
 def launched(storage: Storage, folder: Path, name: str, runs: int) -> str:
-    """A study file whose first ``runs`` runs are complete, seed by seed, with errors of chance."""
-    dice = random.Random(name)
+    """Launch a study and complete its first ``runs`` runs with random errors; return its file."""
+    generator = random.Random(name)
     file = simulated_study(folder, name=name, search__seeds=4)
     reconcile.launch(storage, load(file))
     reconcile.reconcile(storage, name)
     for _ in range(runs):
         claim = queue.claim(storage, name, "me")
         assert claim is not None
-        queue.complete(storage, claim.trial_id, 8 + dice.gauss(0, 0.3))
+        queue.complete(storage, claim.trial_id, 8 + generator.gauss(0, 0.3))
     return file
 
 
-def test_a_study_that_has_run_tells_its_noise_and_the_seeds_it_takes(
+def test_noise_of_a_study_and_the_seeds_it_takes(
     kdecay: Kdecay, storage: Storage, tmp_path: Path
 ) -> None:
     file = launched(storage, tmp_path, "planned", runs=18)
-    told = kdecay.json("plan", "planned", "--difference", "0.3")
+    printed = kdecay.json("plan", "planned", "--difference", "0.3")
     stage = kdecay.json("status", "planned")["stages"][0]
     errors = [dict(zip(c["seeds"], c["errors"], strict=True)) for c in stage["candidates"]]
     expected = pooled_noise(errors)
-    assert told["noise"]["sd"] == pytest.approx(expected.sd)
-    assert told["noise"]["interval"] == pytest.approx(expected.interval)
-    assert told["noise"]["freedom"] == 10, "18 runs less 5 schedules, 4 seeds; plus 1"
-    assert [row["difference"] for row in told["rows"]] == [0.05, 0.1, 0.2, 0.3, 0.5, 1.0]
-    wanted = next(row for row in told["rows"] if row["wanted"])
+    assert printed["noise"]["sd"] == pytest.approx(expected.sd)
+    assert printed["noise"]["interval"] == pytest.approx(expected.interval)
+    assert printed["noise"]["degrees_of_freedom"] == 10, (
+        "18 runs minus 5 schedules, minus 4 seeds, plus 1"
+    )
+    assert [row["difference"] for row in printed["rows"]] == [0.05, 0.1, 0.2, 0.3, 0.5, 1.0]
+    wanted = next(row for row in printed["rows"] if row["wanted"])
     low, high = expected.interval
     assert wanted == {
         "difference": 0.3,
@@ -53,28 +55,31 @@ def test_a_study_that_has_run_tells_its_noise_and_the_seeds_it_takes(
         "runs": wanted["seeds"],
         "epochs": 4 * wanted["seeds"],
     }
-    assert kdecay.json("plan", file, "--difference", "0.3") == told
+    assert kdecay.json("plan", file, "--difference", "0.3") == printed
     text = kdecay.run("plan", "planned").stdout
     assert f"{expected.sd:.3g} points (sd; 95 % interval" in text
     assert f"{seeds_needed(expected.sd, 0.2)}" in text
 
 
-def test_with_a_given_noise_a_file_is_enough(kdecay: Kdecay) -> None:
-    told = kdecay.json("plan", DIGITS, "--noise", "1", "--difference", "0.8")
-    assert told["noise"] == {"sd": 1.0, "interval": None, "freedom": None, "measured": False}
-    wanted = next(row for row in told["rows"] if row["wanted"])
-    assert (wanted["seeds"], wanted["epochs"]) == (15, 15 * told["epochs_per_run"])
+def test_given_noise_with_a_file(kdecay: Kdecay) -> None:
+    printed = kdecay.json("plan", DIGITS, "--noise", "1", "--difference", "0.8")
+    assert printed["noise"] == {
+        "sd": 1.0,
+        "interval": None,
+        "degrees_of_freedom": None,
+        "measured": False,
+    }
+    wanted = next(row for row in printed["rows"] if row["wanted"])
+    assert (wanted["seeds"], wanted["epochs"]) == (15, 15 * printed["epochs_per_run"])
     assert wanted["seeds_interval"] is None
 
 
-def test_a_study_with_one_seed_so_far_needs_the_noise_given(
-    kdecay: Kdecay, storage: Storage, tmp_path: Path
-) -> None:
+def test_one_seed_needs_a_given_noise(kdecay: Kdecay, storage: Storage, tmp_path: Path) -> None:
     launched(storage, tmp_path, "one-seed", runs=5)
-    told = kdecay.run("plan", "one-seed", code=2).stderr
-    assert told == (
-        "kdecay: study 'one-seed' has too few complete runs to know its noise: it takes two "
-        "schedules that share two seeds; give it with --noise SD\n"
+    line = kdecay.run("plan", "one-seed", code=2).stderr
+    assert line == (
+        "kdecay: study 'one-seed' has too few complete runs to measure its noise: it takes "
+        "two schedules that share two seeds; give it by --noise SD\n"
     )
     rows = kdecay.json("plan", "one-seed", "--noise", "0.5")["rows"]
     assert [row["seeds"] for row in rows] == [seeds_needed(0.5, row["difference"]) for row in rows]
@@ -91,17 +96,13 @@ def test_a_study_with_one_seed_so_far_needs_the_noise_given(
         ([DIGITS, "--difference", str(math.inf)], "--difference inf: must be above 0"),
     ],
 )
-def test_what_cannot_be_planned_is_one_line(
-    kdecay: Kdecay, arguments: list[str], line: str
-) -> None:
-    told = kdecay.run("plan", *arguments, code=2)
-    assert told.stdout == ""
-    assert line in told.stderr
-    assert told.stderr.count("\n") == 1
+def test_bad_input_is_refused_in_one_line(kdecay: Kdecay, arguments: list[str], line: str) -> None:
+    done = kdecay.run("plan", *arguments, code=2)
+    assert done.stdout == ""
+    assert line in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
-def test_a_file_that_was_never_launched_needs_the_noise_given(
-    kdecay: Kdecay, tmp_path: Path
-) -> None:
+def test_file_that_was_not_launched_needs_a_given_noise(kdecay: Kdecay, tmp_path: Path) -> None:
     file = simulated_study(tmp_path, name="unlaunched")
     assert "'unlaunched' has not been launched" in kdecay.run("plan", file, code=2).stderr

@@ -1,4 +1,5 @@
-"""Commands as users start them, each in a new Python: other tests fork theirs from a warm one."""
+"""Commands in a new Python process, as users start them. Other tests fork a process that has
+already imported the package."""
 
 from __future__ import annotations
 
@@ -10,9 +11,7 @@ OF_A_STUDY = ["status", "best", "plan", "report", "plot", "stop", "delete", "con
 
 
 @pytest.mark.parametrize("command", OF_A_STUDY)
-def test_a_command_in_a_new_python_tells_in_one_line_that_there_is_no_such_study(
-    kdecay: Kdecay, command: str
-) -> None:
+def test_unknown_study_is_refused_in_one_line(kdecay: Kdecay, command: str) -> None:
     process = kdecay.start(command, "nobody", *(["--yes"] if command == "delete" else []))
     out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     assert (process.returncode, out) == (2, "")
@@ -20,7 +19,7 @@ def test_a_command_in_a_new_python_tells_in_one_line_that_there_is_no_such_study
     assert err.count("\n") == 1
 
 
-def test_a_warm_python_runs_a_command_as_a_new_one_does(alone: Kdecay) -> None:
+def test_forked_process_behaves_as_a_new_one(alone: Kdecay) -> None:
     for arguments in (["list"], ["--help"], ["status", "nobody", "--debug"], ["bogus"]):
         process = alone.start(*arguments)
         out, err = process.communicate(timeout=TIMEOUT_SECONDS)

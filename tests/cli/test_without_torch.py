@@ -1,4 +1,4 @@
-"""The driver's side on a machine without torch: a real environment that lacks it."""
+"""All commands that do not train, in a real environment without torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, home: Path, storage_url: str) -> Run:
-    """Run Python in an environment that has all installed packages except the worker's."""
+    """Run Python in an environment with all installed packages except those for training."""
     folder = tmp_path_factory.mktemp("without-torch")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     packages = next(folder.glob("lib/python*/site-packages"))
@@ -46,7 +46,7 @@ def kdecay(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
     return run("-m", "kdecay_search", *arguments)
 
 
-def test_help_check_schedule_models_launch_detached_and_status_work(run: Run) -> None:
+def test_commands_that_do_not_train_work(run: Run) -> None:
     digits = str(ROOT / "studies" / "digits.toml")
     for arguments in (
         ["--help"],
@@ -62,20 +62,20 @@ def test_help_check_schedule_models_launch_detached_and_status_work(run: Run) ->
         assert "Traceback" not in done.stderr
 
 
-def test_the_dashboard_needs_none_of_what_trains(run: Run) -> None:
+def test_dashboard_works(run: Run) -> None:
     taken = kdecay(run, "dashboard", "--host", "192.0.2.1")
     assert taken.stderr.startswith("kdecay: cannot listen on 192.0.2.1"), taken.stderr
     done = run("-c", "import optuna_dashboard; print(optuna_dashboard.wsgi.__name__)")
     assert (done.returncode, done.stdout) == (0, "wsgi\n"), done.stderr
 
 
-def test_launch_says_that_it_starts_no_workers(run: Run) -> None:
+def test_launch_reports_that_it_starts_no_workers(run: Run) -> None:
     digits = str(ROOT / "studies" / "digits.toml")
     done = kdecay(run, "launch", digits, "--detach", "--set", "name=torchless2")
     assert "torch is not installed here: no local workers" in done.stderr
 
 
-def test_asking_for_workers_or_being_one_says_how_to_install_torch(run: Run) -> None:
+def test_workers_name_the_package_to_install(run: Run) -> None:
     digits = str(ROOT / "studies" / "digits.toml")
     name = "name=torchless3"
     asked = kdecay(run, "launch", digits, "--workers", "1", "--set", name)
@@ -87,17 +87,19 @@ def test_asking_for_workers_or_being_one_says_how_to_install_torch(run: Run) -> 
     assert "pip install 'kdecay-search[worker]'" in worker.stderr.splitlines()[-1]
 
 
-def test_simulated_studies_run_to_their_end(run: Run, tmp_path: Path) -> None:
+def test_simulated_study_runs_to_its_end(run: Run, tmp_path: Path) -> None:
     file = simulated_study(tmp_path, name="torchless4")
     done = kdecay(run, "launch", file, "--workers", "1")
     assert done.returncode == 0, done.stderr
     assert "Use it:  kdecay best torchless4" in done.stdout
 
 
-def test_doctor_says_what_works_here_and_what_to_install(run: Run, tmp_path: Path) -> None:
+def test_doctor_names_the_package_to_install(run: Run, tmp_path: Path) -> None:
     done = kdecay(run, "doctor")
     assert done.returncode == 2
-    assert "torch is not installed: here one can launch, watch" in done.stdout
+    assert (
+        "torch is not installed: only launch, status and simulated tasks work here" in done.stdout
+    )
     assert "pip install 'kdecay-search[worker]'" in done.stdout
     simulated = kdecay(run, "doctor", simulated_study(tmp_path, name="torchless5"))
     assert simulated.returncode == 0, simulated.stdout

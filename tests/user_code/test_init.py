@@ -49,4 +49,4 @@ def test_a_folder_that_cannot_be_made_is_told_in_one_line(kdecay: Kdecay, tmp_pa
     (tmp_path / "file").write_text("")
     error = kdecay.run("init", str(tmp_path / "file" / "mine"), code=2).stderr
     assert error.count("\n") == 1
-    assert "give a folder that can be written to" in error
+    assert "use a folder that this user can write to" in error

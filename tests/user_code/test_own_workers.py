@@ -211,7 +211,7 @@ def test_what_names_no_function_cannot_be_allowed(entry: str) -> None:
     with pytest.raises(KDecayError) as caught:
         allowance([entry], commands=False)
     assert str(caught.value) == (
-        f"--allow {entry}: must be module:function, as task.entry of the study file"
+        f"--allow {entry}: must be MODULE:FUNCTION, as task.entry in the study file"
     )
 
 

@@ -208,10 +208,10 @@ def test_a_task_is_tried_in_this_process_and_the_verdict_says_what_comes_next(
     tmp_path: Path,
 ) -> None:
     out = run_try(tmp_path, TASK | {"epochs": 90}, GOOD)
-    assert "2 of 90 epochs, k = 1, seed 0, cpu; the schedule is squeezed into them" in out
+    assert "2 of 90 epochs, k = 1, seed 0, cpu; the schedule is compressed into them" in out
     assert "hello from the training" in out
     assert "epoch 2: error 20.00 %" in out
-    assert "It works, but for what is marked ! (5). Search: kdecay launch study.toml" in out
+    assert "It works, except for what is marked ! (5). Search: kdecay launch study.toml" in out
     assert "epoch 3:" in run_try(tmp_path, TASK | {"epochs": 90}, GOOD, "--epochs", "3")
 
 
@@ -252,7 +252,7 @@ def test_a_program_is_tried_as_well(tmp_path: Path) -> None:
     assert "epoch 2: error 20.00 %" in out
     assert "no run ends early" in out
     assert "print averaged_error, too" in out
-    assert "It works, but for what is marked ! (1). Search: kdecay launch study.toml" in out
+    assert "It works, except for what is marked ! (1). Search: kdecay launch study.toml" in out
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from kdecay_search.storage import Storage, records
+from kdecay_search.storage.attributes import SPEC
 from kdecay_search.study.trials import State
 from tests.support import wait
 from tests.support.kdecay_command import Kdecay, errors_by_run, simulated_study
@@ -195,7 +196,7 @@ def test_ctrl_c_stops_launch_cleanly_and_the_same_command_goes_on(
     os.killpg(launch.pid, signal.SIGINT)  # as a terminal does
     _, shown = launch.communicate(timeout=60)
     assert launch.returncode == 130
-    assert f"Go on with: kdecay launch {file}" in shown
+    assert f"Resume by: kdecay launch {file}" in shown
     assert "Traceback" not in shown
     states = {trial.state for trial in records.read_trials(storage, "interrupted")}
     assert states <= {State.WAITING, State.COMPLETE}
@@ -263,7 +264,7 @@ def test_a_study_of_another_version_is_listed_left_alone_and_can_be_deleted(
     assert alone.url is not None
     storage = Storage(alone.url)
     study_id = records.create_stage(storage, "foreign", 1)
-    records.write_attributes(storage, study_id, {records.SPEC: '{"name": "foreign", "x": 1}'})
+    records.write_attributes(storage, {study_id: {SPEC: '{"name": "foreign", "x": 1}'}})
     storage.close()
     assert "foreign: stored study: task: is missing" in alone.run("list").stderr
     file = simulated_study(tmp_path, name="native")
