@@ -1,8 +1,8 @@
 """Study files, valid and broken: strategies that follow the models' own fields and bounds.
 
-A file is bytes and ``--set`` overrides. It begins as a table whose values lie within the bounds
-that :mod:`kdecay_search.study.spec` states, most often at them; then it may be broken, as a table (a
-value of another type, an odd key) or as text (cut off, a line twice, other bytes).
+A file is bytes and ``--set`` overrides. It begins as a table whose values lie within the bounds of
+:mod:`kdecay_search.study.spec`, most often at them. Then it may be broken, as a table (a value of
+another type, an odd key) or as text (cut off, a line twice, other bytes).
 """
 
 from __future__ import annotations
@@ -22,20 +22,22 @@ from pydantic import BaseModel
 from kdecay_search.study.spec import StudySpec
 
 Table = dict[str, Any]
-OWN_CODE: dict[str, list[Any]] = {
+USER_CODE: dict[str, list[Any]] = {
     "entry": ["train:train", "my.own_1.code:Trainer.train", "train", "train:"],
     "command": [["./train", "{ks}"], ["{{{k}}}", "--x={lr_max}"], ["{k", "}"], ["{nothing}"]],
 }
 WIDE = 10**6
-"""Numbers without a bound of their own lie within this most of the time."""
+"""Bound of most numbers that have no bound in the model."""
 
 
 @dataclass(frozen=True)
 class StudyFile:
-    """What a user hands to a command."""
+    """A study file and the overrides that a user gives to a command."""
 
     content: bytes
+    """Content of the file."""
     overrides: tuple[str, ...] = ()
+    """Values of ``--set``."""
 
 
 # ---- values within the models' bounds --------------------------------------------------------
@@ -43,7 +45,7 @@ class StudyFile:
 
 @cache
 def table(model: type[BaseModel]) -> st.SearchStrategy[Table]:
-    """A table of ``model``: its required keys, and some of the others."""
+    """Tables of ``model`` with its required keys and some of the others."""
     fields = {name: _field(model, name) for name in model.model_fields}
     required = {name for name, field in model.model_fields.items() if field.is_required()}
     optional = sorted(fields.keys() - required)
@@ -60,8 +62,8 @@ def table(model: type[BaseModel]) -> st.SearchStrategy[Table]:
 def _field(model: type[BaseModel], name: str) -> st.SearchStrategy[Any]:
     if model is StudySpec and name == "name":
         return st.text("aZ09._-", min_size=1, max_size=20).map(lambda text: f"x{text}")
-    if name in OWN_CODE:
-        return st.sampled_from(OWN_CODE[name]) | _values(
+    if name in USER_CODE:
+        return st.sampled_from(USER_CODE[name]) | _values(
             model.model_fields[name].annotation, model.model_fields[name].metadata
         )
     field = model.model_fields[name]
@@ -96,7 +98,7 @@ def _bound(metadata: list[Any], name: str, otherwise: Any) -> Any:
 
 
 def _flat(metadata: list[Any]) -> list[Any]:
-    """With what pydantic's FieldInfo holds inside."""
+    """Metadata together with what pydantic's FieldInfo holds inside."""
     return [inner for part in metadata for inner in (part, *getattr(part, "metadata", ()))]
 
 
@@ -131,11 +133,11 @@ DICTS = st.dictionaries(
     ),
     max_size=3,
 )
-"""What TOML and JSON have in common."""
+"""Tables of values that both TOML and JSON have."""
 
 
 def fitted(study: Table) -> Table:
-    """With values that must fit each other brought in order, where that is easy."""
+    """The study with values that must fit together put in order, where that is easy."""
     for name, keys in (
         ("search", ("k_min", "k_max", "k_cap")),
         ("schedule", ("lr_min", "lr_max")),
@@ -184,7 +186,7 @@ ODD_KEYS = TEXTS | st.sampled_from(["epoch", "K_MAX", "__class__", "spec", "k" *
 
 
 def _paths(value: Any) -> list[tuple[Table, str]]:
-    """Every table within ``value`` with each of its keys."""
+    """Every table within ``value``, paired with each of its keys."""
     if not isinstance(value, dict):
         return []
     return [place for key, inner in value.items() for place in ((value, key), *_paths(inner))]
@@ -215,7 +217,7 @@ BREAK_TABLE: list[Callable[[st.DrawFn, tuple[Table, str]], None]] = [
 
 
 def toml(value: Any) -> str:
-    """A value as TOML, tables inline."""
+    """A value as TOML, with inline tables."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{toml(k)} = {toml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
@@ -228,7 +230,7 @@ def toml(value: Any) -> str:
 
 
 def document(study: Table) -> str:
-    """As people write it: simple values first, then a section for every table."""
+    """A study file as people write it: simple values first, then a section for every table."""
     plain = {key: value for key, value in study.items() if not isinstance(value, dict)}
     lines = [f"{toml(key)} = {toml(value)}" for key, value in plain.items()]
     for key in study.keys() - plain.keys():
@@ -297,7 +299,7 @@ WAYS = st.sampled_from(["as it is"] * 4 + ["table", "table", "text", "overrides"
 
 @st.composite
 def study_files(draw: st.DrawFn) -> StudyFile:
-    """Valid and broken ones, about as many of each."""
+    """Valid and broken study files, about as many of each."""
     study = draw(table(StudySpec))
     study = fitted(study) if draw(st.integers(0, 9)) else study
     way = draw(WAYS)

@@ -28,11 +28,11 @@ from tests.fuzz.study_files import StudyFile, study_files
 
 FILES = int(os.environ.get("KDECAY_FUZZ_FILES", "300"))
 COMMANDS = max(20, FILES // 50)
-"""Those that go through the command itself, once each for check and launch."""
+"""Number of files that go through the commands themselves, check and launch."""
 LONGEST_LINE = 1000
 HANG_SECONDS = 30
-MOST_RUNS = 50
-"""Larger studies are checked and not launched: queueing takes milliseconds a run."""
+MAX_LAUNCHED_RUNS = 50
+"""Runs of the largest study that is launched, since queueing takes milliseconds a run."""
 
 fuzzed = settings(
     deadline=None,
@@ -76,10 +76,10 @@ def test_a_study_file_can_be_planned_or_is_refused_in_one_line(
         try:
             spec = load(written(tmp_path, file), file.overrides)
         except KDecayError as refused:
-            spec, told = None, str(refused)
+            spec, message = None, str(refused)
         event("accepted" if spec else "refused")
         if spec is None:
-            assert is_one_line(told)
+            assert is_one_line(message)
             return
         again = from_json(spec.to_json())
         assert (again, again.to_json(), differences(spec, again)) == (spec, spec.to_json(), [])
@@ -167,15 +167,15 @@ def test_the_commands_refuse_in_one_line_and_leave_the_database_as_it_was(
     overrides = [f"--set={override}" for override in file.overrides]
     before = contents(database)
     checked, out, err = command("check", path, *overrides)
-    assume(checked or runs(file, path) <= MOST_RUNS)
+    assume(checked or runs(file, path) <= MAX_LAUNCHED_RUNS)
     options = ["--workers=0", "--detach", f"--storage={database.secret_url}"]
     launched, _, launch_err = command("launch", path, *overrides, *options)
-    for code, said in ((checked, err), (launched, launch_err)):
+    for code, message in ((checked, err), (launched, launch_err)):
         assert code in (0, 2)
-        assert "Traceback" not in said
-        assert "unforeseen" not in said
+        assert "Traceback" not in message
+        assert "unexpected" not in message
         if code == 2:
-            assert is_one_line(said.removesuffix("\n"))
+            assert is_one_line(message.removesuffix("\n"))
     event(f"check {checked}, launch {launched}")
     if launched == 2:
         assert contents(database) == before

@@ -1,4 +1,4 @@
-"""Study files to write, and what is said of those that are refused."""
+"""Writes study files, and checks the error of those that are refused."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def merged(table: dict[str, Any], dotted: str, value: Any) -> dict[str, Any]:
 
 
 def one_line(path: Path, *overrides: str) -> str:
-    """The refusal of a study file: always one line, and it names where the fault is."""
+    """The error of a study file that is refused: always one line, which names the place."""
     with pytest.raises(InvalidSpec) as caught:
         load(path, overrides)
     message = str(caught.value)
@@ -49,11 +49,12 @@ def one_line(path: Path, *overrides: str) -> str:
 
 
 def refused(folder: Path, table: dict[str, Any], *overrides: str) -> str:
+    """The error of this table as a study file."""
     return one_line(written(folder, table), *overrides)
 
 
 def refused_with(folder: Path, **values: Any) -> str:
-    """Refusal of a minimal simulated study with these values; ``__`` stands for a dot."""
+    """The error of a minimal simulated study with these values; ``__`` stands for a dot."""
     table = study_table()
     for key, value in values.items():
         table = merged(table, key.replace("__", "."), value)

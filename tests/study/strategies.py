@@ -1,4 +1,4 @@
-"""Study files by Hypothesis, and the texts and numbers in them."""
+"""Hypothesis strategies for study files and for the texts and numbers in them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Anything at all is a study, or is refused in one line."""
+"""Any input either is a study or is refused in one line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ VALUES = st.recursive(
 
 
 def check_answer(path: Path, *overrides: str) -> None:
-    """StudySpec, which is usable, or InvalidSpec in one line; nothing else."""
+    """Loading gives a usable StudySpec, or raises InvalidSpec with one line."""
     try:
         spec = load(path, overrides)
     except InvalidSpec as error:

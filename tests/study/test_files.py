@@ -1,4 +1,4 @@
-"""Files: of the documented shape, missing, empty, binary, broken, deep."""
+"""Study files of the documented shape, and those that are missing, empty, binary or broken."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Values of a study file that must fit each other."""
+"""Values of a study file that must fit together."""
 
 from __future__ import annotations
 

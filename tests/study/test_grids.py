@@ -1,4 +1,4 @@
-"""The grid of k."""
+"""The grid of candidates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each key and each value of a study file by itself."""
+"""Single keys and values of a study file."""
 
 from __future__ import annotations
 

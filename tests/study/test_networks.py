@@ -1,4 +1,4 @@
-"""Networks as settings: counts against the papers' numbers, and rules."""
+"""Networks as settings: numbers of parameters as published, and rules of depth."""
 
 from __future__ import annotations
 

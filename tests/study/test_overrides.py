@@ -1,4 +1,4 @@
-"""``--set``: values in place of those of the file."""
+"""``--set``: overrides of a study file's values."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_last_override_of_a_key_counts(tmp_path: Path) -> None:
 
 
 def test_overrides_turn_one_data_set_into_another(tmp_path: Path) -> None:
-    """As in the issue: an image folder, with --set alone, from a shipped study file."""
+    """A study of digits becomes one of an image folder by --set alone."""
     overrides = [
         "name=folder",
         "task.data.name=image-folder",
@@ -89,7 +89,7 @@ def test_override_through_something_that_is_no_table_is_refused(
         ("name=a/b", '--set: name = "a/b": must start with'),
     ],
 )
-def test_fault_of_an_override_is_laid_to_set(tmp_path: Path, override: str, expected: str) -> None:
+def test_error_of_an_override_names_set(tmp_path: Path, override: str, expected: str) -> None:
     assert one_line(written(tmp_path, study_table()), override).startswith(expected)
 
 
@@ -97,11 +97,11 @@ def test_fault_of_an_override_is_laid_to_set(tmp_path: Path, override: str, expe
     "override",
     ["task.surface={crossing = -1}", "task.surface.best_ks=[1, -1]", "task . epochs=0"],
 )
-def test_fault_inside_an_override_is_laid_to_set(tmp_path: Path, override: str) -> None:
+def test_error_inside_an_override_names_set(tmp_path: Path, override: str) -> None:
     assert one_line(written(tmp_path, study_table()), override).startswith("--set")
 
 
-def test_fault_of_the_file_is_not_laid_to_an_override_beside_it(tmp_path: Path) -> None:
+def test_error_of_the_file_does_not_name_set_because_of_another_override(tmp_path: Path) -> None:
     path = written(tmp_path, merged(study_table(), "search.seeds", 0))
     assert one_line(path, "search.k_max=3").startswith(f"{path}: search.seeds = 0")
 

@@ -1,4 +1,4 @@
-"""Stored studies are read back as they were, and compared."""
+"""Stored studies are read back unchanged, also those of earlier versions, and compared."""
 
 from __future__ import annotations
 
@@ -7,14 +7,25 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.search import runs_at_most
-from kdecay_search.study.file import differences, from_json, load
+from kdecay_search.study.file import differences, from_json, load, to_toml
 from kdecay_search.study.spec import StudySpec
 from tests.study.files import written
-from tests.study.strategies import tables
+from tests.study.strategies import TEXTS, numbers, tables
 from tests.support.memory_studies import images_table, study
+
+JSON_TABLES = st.dictionaries(
+    TEXTS,
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**53), 2**53) | numbers(-1e9, 1e9) | TEXTS,
+        lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+        max_leaves=6,
+    ),
+    max_size=4,
+)
 
 STORED_BEFORE_BASELINES = """
 {"name":"small","description":"","task":{"kind":"simulated","epochs":3,"epoch_seconds":0.0,
@@ -79,8 +90,37 @@ def test_file_and_json_give_the_same_spec(
     assert load(written(tmp_path_factory.getbasetemp(), table)) == read(table)
 
 
+@settings(deadline=None, max_examples=60)
+@given(table=tables())
+def test_spec_written_as_toml_is_read_back_unchanged(
+    tmp_path_factory: pytest.TempPathFactory, table: dict[str, Any]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "written.toml"
+    path.write_bytes(to_toml(read(table)).encode())
+    assert load(path) == read(table)
+
+
+@settings(deadline=None, max_examples=60)
+@given(args=JSON_TABLES)
+def test_arguments_written_as_toml_are_read_back_without_their_nulls(
+    tmp_path_factory: pytest.TempPathFactory, args: dict[str, Any]
+) -> None:
+    task = {"kind": "python", "epochs": 3, "entry": "a:b"}
+    path = tmp_path_factory.getbasetemp() / "arguments.toml"
+    path.write_bytes(to_toml(study(task=task | {"args": args})).encode())
+    assert load(path) == study(task=task | {"args": without_nulls(args)})
+
+
+def without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: without_nulls(inner) for key, inner in value.items() if inner is not None}
+    if isinstance(value, list):
+        return [without_nulls(inner) for inner in value if inner is not None]
+    return value
+
+
 def check_usable(spec: StudySpec) -> None:
-    """What was accepted must not be refused later, by a worker or a report."""
+    """A spec that was accepted must not be refused later, by a worker or a report."""
     schedule = spec.schedule_for((spec.search.k_min, spec.search.k_min + 1))
     epochs = spec.task.epochs
     assert schedule(epochs, epochs) == spec.schedule.lr_min
@@ -177,7 +217,7 @@ def test_another_kind_of_task_is_a_difference() -> None:
 @settings(deadline=None, max_examples=40)
 @given(old=tables(), new=tables())
 def test_specs_without_differences_train_the_same(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Differences are the same both ways round, and none at all only where nothing matters."""
+    """Differences name the same keys both ways round; without any, the trainings are the same."""
     one, other = read(old), read(new)
     there, back = differences(one, other), differences(other, one)
     assert [line.partition(":")[0] for line in there] == [line.partition(":")[0] for line in back]
