@@ -1,7 +1,7 @@
 """How well a search over k and the level of the LR together finds the best pair, and at what cost.
 
-Simulated studies whose truth is known (:mod:`kdecay_search.tasks.simulated` with ``best_lr_max``): the
-real procedure, pruner and choice on their curves, in the simulated asynchronous time of
+Simulated studies whose truth is known (:mod:`kdecay_search.tasks.simulated` with ``best_lr_max``):
+the real search and early stopping on their curves, in the simulated asynchronous time of
 :mod:`benchmarks.replay`. The yardstick is the full grid: every pair on every seed, to its end.
 
     python -m benchmarks.levels --studies 200 --workers 1,4,16 [--json]

@@ -19,7 +19,7 @@ from optuna.distributions import distribution_to_json
 from kdecay_search import reconcile
 from kdecay_search.search import make_plan
 from kdecay_search.storage import Storage, queue, records
-from kdecay_search.storage.history import request_attributes
+from kdecay_search.storage.attributes import CURVES, K, request_attributes
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.spec import PruningSpec, StudySpec
 from kdecay_search.study.trials import RunRequest
@@ -157,7 +157,7 @@ def _tables(
         "trial_params",
         "trial_id, param_name, param_value, distribution_json",
         (
-            (i, records.PARAMETER, t.request.k, distribution_to_json(queue.distribution(t.request)))
+            (i, K, t.request.k, distribution_to_json(queue.distribution(t.request)))
             for i, t in every
         ),
     )
@@ -188,7 +188,7 @@ def _attributes(trial: Past) -> dict[str, Any]:
     request = request_attributes(trial.request)
     if not trial.epochs:
         return request
-    curves = {name: [getattr(e, name) for e in trial.epochs] for name in records.CURVES}
+    curves = {name: [getattr(e, name) for e in trial.epochs] for name in CURVES}
     return {**request, "worker": "node-1:4242:cuda:0", **curves}
 
 

@@ -12,9 +12,9 @@ from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, Successive
 from optuna.trial import TrialState
 
 from benchmarks.replay import Job, Judge
-from kdecay_search.search.early_stopping import FIRST_SEED, Curve, may_stop
+from kdecay_search.search.early_stopping import Curve, may_stop, should_stop
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RunKey, Trial
+from kdecay_search.study.trials import FIRST_SEED, RunKey, Trial
 
 LOOKS = 12
 """How often MedianPruner compares in a training, evenly spaced: as often as the package's own."""
@@ -26,7 +26,7 @@ class NoPruning:
     def start(self, job: Job) -> None:
         pass
 
-    def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
+    def should_stop(self, job: Job, trials: Sequence[Trial]) -> bool:
         return False
 
     def end(self, job: Job) -> None:
@@ -44,7 +44,7 @@ class Ours:
         if job.request.key.seed == FIRST_SEED:
             self._first.append(job)
 
-    def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
+    def should_stop(self, job: Job, trials: Sequence[Trial]) -> bool:
         if not may_stop(self._spec, job.request, job.epochs):
             return False
         judged = {
@@ -89,7 +89,7 @@ class OfOptuna:
     def start(self, job: Job) -> None:
         self._ids[job.request.key] = self._storage.create_new_trial(self._study._study_id)
 
-    def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
+    def should_stop(self, job: Job, trials: Sequence[Trial]) -> bool:
         asked = job.epochs in self._steps
         if asked or self._reports_all:
             self._report(job)

@@ -8,7 +8,8 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 import optuna
@@ -20,6 +21,8 @@ from benchmarks.policies import POLICIES, Policy
 from benchmarks.replay import Outcome, Replay, Scenario, study_spec
 from kdecay_search import __version__
 from kdecay_search.errors import KDecayError
+from kdecay_search.search.policy import POLICY
+from kdecay_search.search.policy import Policy as Constants
 
 NEAR = 0.25
 """Percentage points: a k whose mean error is within this of the best one's is as good."""
@@ -56,16 +59,24 @@ class Measured(Row):
 
 
 def measure(
-    curves: Curves, policy: Policy, workers: int, replays: int, seed: int, shuffles: bool = False
+    curves: Curves,
+    policy: Policy,
+    workers: int,
+    replays: int,
+    seed: int,
+    shuffles: bool = False,
+    constants: Constants = POLICY,
 ) -> Measured:
-    """Replay the study ``replays`` times. ``shuffles``: with labels of k drawn anew each time."""
+    """Replay the study ``replays`` times. ``shuffles``: with labels of k drawn anew each time.
+    ``constants``: those of the search."""
     rows = []
     for number in range(replays):
         random = np.random.default_rng((seed, number))
         drawn = curves.shuffled(random) if shuffles else curves
         scenario = draw_scenario(curves.seeds, workers, (seed, number, workers), random)
         spec = study_spec(drawn, len(scenario.seeds), policy.prunes)
-        outcome = Replay(drawn, scenario, spec, policy.judge(spec, f"{seed}/{number}")).run()
+        judge = policy.judge(spec, f"{seed}/{number}")
+        outcome = Replay(drawn, scenario, spec, judge, constants=constants).run()
         rows.append(_figures(drawn, spec.search.seeds, outcome))
     return Measured(policy.name, workers, *np.mean(rows, axis=0).tolist())
 
@@ -102,6 +113,7 @@ def compare(
     seed: int,
     labels: str,
     policies: Sequence[Policy] = POLICIES,
+    constants: Constants = POLICY,
 ) -> list[Measured]:
     """The policies, each with each number of workers, on the same replays."""
     if labels == "reversed":
@@ -110,7 +122,7 @@ def compare(
     for policy in policies:
         for count in workers:
             started = time.perf_counter()
-            row = measure(curves, policy, count, replays, seed, labels == "shuffled")
+            row = measure(curves, policy, count, replays, seed, labels == "shuffled", constants)
             rows.append(row)
             took = time.perf_counter() - started
             print(f"{policy.name}, {count} workers: {took:.1f} s", file=sys.stderr, flush=True)
@@ -161,6 +173,24 @@ def _policies(text: str) -> list[Policy]:
     return [known[name] for name in text.split(",")]
 
 
+def _constant(text: str) -> tuple[str, Any]:
+    """A name and a value of :class:`kdecay_search.search.policy.Policy`."""
+    name, _, value = text.partition("=")
+    try:
+        parsed = json.loads(value)
+    except json.JSONDecodeError:
+        parsed = None
+    known = getattr(POLICY, name, None)
+    if isinstance(known, float) and isinstance(parsed, int):
+        parsed = float(parsed)
+    if isinstance(known, tuple) and isinstance(parsed, list):
+        parsed = tuple(map(float, parsed))
+    if known is None or type(parsed) is not type(known):
+        names = ", ".join(POLICY.__dataclass_fields__)
+        raise argparse.ArgumentTypeError(f"{text}: must be NAME=VALUE with a name among {names}")
+    return name, parsed
+
+
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
     parser.add_argument("file", metavar="CURVES.json", help="recorded curves (benchmarks.record)")
@@ -179,6 +209,14 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--policies", type=_policies, default=POLICIES, help="default: all, such as none,ours"
     )
+    parser.add_argument(
+        "--constant",
+        type=_constant,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="replace a constant of the search (kdecay_search/search/policy.py), for an ablation",
+    )
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     parsed = parser.parse_args(arguments)
     if parsed.replays < 1 or parsed.seed < 0:
@@ -195,7 +233,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KDecayError as error:
         print(f"benchmarks.pruning: {error}", file=sys.stderr)
         return 2
-    rows = compare(curves, given.workers, given.replays, given.seed, given.labels, given.policies)
+    constants = replace(POLICY, **dict(given.constant))
+    rows = compare(
+        curves,
+        given.workers,
+        given.replays,
+        given.seed,
+        given.labels,
+        given.policies,
+        constants,
+    )
     if given.json:
         print(as_json(given.file, rows))
         return 0

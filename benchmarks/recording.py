@@ -47,7 +47,7 @@ def simulated(task: SimulatedTask, window: float, k: float, seed: int) -> Record
 
 @dataclass
 class BareRun:
-    """A run as a task sees it (:class:`kdecay_search.tasks.protocol.Run`), with nobody to interrupt it."""
+    """A run as a task sees it (:class:`kdecay_search.tasks.protocol.Run`), never interrupted."""
 
     spec: StudySpec
     ks: tuple[float, ...]

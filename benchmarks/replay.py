@@ -17,15 +17,17 @@ from typing import Protocol
 import numpy as np
 
 from benchmarks.curves import Curves
-from kdecay_search.search import Plan, Progress, Stage, make_plan
+from kdecay_search.search import Memo, Plan, Progress, Stage, make_plan
+from kdecay_search.search.policy import POLICY
+from kdecay_search.search.policy import Policy as Constants
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunRequest, State, Trial
 
 SPEED_SPREAD = 0.25
-"""Standard deviation, over the workers, of the logarithm of their speed …"""
+"""Standard deviation, over the workers, of the logarithm of their speed."""
 JITTER = 0.05
-"""… and of an epoch's time on one worker."""
+"""Standard deviation of an epoch's time on one worker, as a share of it."""
 LATEST_START = 0.1
 """Workers join at random within this share of a training."""
 
@@ -66,7 +68,7 @@ class Judge(Protocol):
 
     def start(self, job: Job) -> None: ...
 
-    def is_worse(self, job: Job, trials: Sequence[Trial]) -> bool:
+    def should_stop(self, job: Job, trials: Sequence[Trial]) -> bool:
         """Whether the job, which has just done an epoch and has more to do, should end.
         ``trials``: all of the study, waiting ones included."""
         ...
@@ -119,8 +121,11 @@ def study_ks(curves: Curves) -> tuple[float, ...]:
 
 
 class Replay:
-    """One study, from its first run to its last. ``points``: what the curves' columns belong to,
-    where that is more than their ks."""
+    """One study, from its first run to its last.
+
+    ``points``: what the curves' columns belong to, if that is more than their ks. ``constants``:
+    those of the search.
+    """
 
     def __init__(
         self,
@@ -129,7 +134,9 @@ class Replay:
         spec: StudySpec,
         judge: Judge,
         points: Sequence[Candidate] | None = None,
+        constants: Constants = POLICY,
     ) -> None:
+        self._constants, self._memo = constants, Memo()
         self._curves, self._scenario, self._spec, self._judge = curves, scenario, spec, judge
         columns = enumerate(points or map(Candidate, study_ks(curves)))
         self._column: dict[Candidate | None, int] = {point: column for column, point in columns}
@@ -167,7 +174,7 @@ class Replay:
         job.epochs += 1
         if job.epochs == self._curves.epochs:
             job.ended = True
-        elif self._judge.is_worse(job, self._trials):
+        elif self._judge.should_stop(job, self._trials):
             job.ended = job.pruned = True
         if job.ended:
             del self._jobs[worker]
@@ -184,7 +191,7 @@ class Replay:
     def _take(self, worker: int) -> bool:
         """Give the worker a run, if there is one."""
         if not self._waiting:
-            self._tick()
+            self._reconcile()
         if not self._waiting:
             return False
         number = self._waiting.popleft()
@@ -201,10 +208,10 @@ class Replay:
         self._judge.start(job)
         return True
 
-    def _tick(self) -> None:
-        """What the driver does: bring the records to the plan, until that queues a run."""
+    def _reconcile(self) -> None:
+        """Apply the plan, as :mod:`kdecay_search.reconcile` does, until it queues a run."""
         while self._changed and not self._waiting:
-            self._plan = plan = make_plan(self._spec, self._trials)
+            self._plan = plan = make_plan(self._spec, self._trials, self._memo, self._constants)
             for request in plan.enqueue:
                 self._waiting.append(self._add(request, State.WAITING))
             for request in plan.skip:

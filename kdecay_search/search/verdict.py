@@ -162,18 +162,17 @@ def judge_confirmation(confirmation: Confirmation) -> Verdict:
     rows = {row.comparator: row for row in confirmation.rows}
     level = rows[ORIGINAL].lr_max if ORIGINAL in rows else None
     against = schedule_name(BASELINE_KS, level)
-    outcome = Outcome(compared.verdict)
-    if compared.interval is not None:
+    has_result = confirmation.is_over and compared.difference is not None
+    outcome = Outcome(compared.verdict) if has_result else Outcome.TOO_FEW_RUNS
+    if has_result and compared.interval is not None:
         outcome = outcome_of(compared.interval)
-    if not confirmation.is_over or compared.difference is None:
-        outcome = Outcome.TOO_FEW_RUNS
     return Verdict(
         outcome=outcome,
         of=schedule_name(confirmation.ks),
         against=against,
-        estimate=compared.difference,
-        interval=compared.interval,
-        model=None if compared.difference is None else Model.PAIRED,
+        estimate=compared.difference if has_result else None,
+        interval=compared.interval if has_result else None,
+        model=Model.PAIRED if has_result else None,
         pairs=compared.n,
         sentence=_confirmation_sentence(confirmation, outcome, against),
     )

@@ -20,7 +20,7 @@ from kdecay_search.report.text import study_panel
 from kdecay_search.search import Progress, make_plan, runs_at_most
 from kdecay_search.search.early_stopping import Curve, should_stop
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.storage.history import read_request, request_attributes
+from kdecay_search.storage.attributes import read_request, request_attributes
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import AREA_MATCHED, FOUND, ORIGINAL, schedule_of
