@@ -1,4 +1,10 @@
-"""Find the learning-rate schedule that trains your network best, by k-decay."""
+"""Find the learning-rate schedule that trains your network best, by k-decay.
+
+The public names are ``KDecaySchedule``, a schedule as a plain function of the update;
+``TaskRun``, what your own training function gets from a search; and ``KDecayError``, the base class
+of all errors.
+Importing this package is fast: it imports neither torch nor Optuna nor SQLAlchemy.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -14,7 +20,7 @@ __all__ = ["KDecayError", "KDecaySchedule", "TaskRun", "__version__"]
 
 
 def __getattr__(name: str) -> object:
-    """TaskRun is for annotations of your own code: imported when it is asked for, not before."""
+    """Import ``TaskRun`` when it is first used: it is mostly needed for annotations."""
     if name == "TaskRun":
         from kdecay_search.user_code.run import TaskRun  # noqa: PLC0415
 

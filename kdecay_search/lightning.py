@@ -1,4 +1,4 @@
-"""Your own training code in Lightning: a callback for its Trainer. See docs/own-code.md."""
+"""Search the learning-rate schedule of a Lightning ``Trainer``. See docs/own-code.md."""
 
 from __future__ import annotations
 
@@ -12,25 +12,28 @@ from lightning.pytorch.utilities.data import extract_batch_size
 
 from kdecay_search.errors import TaskError
 from kdecay_search.training.averaging import SwappedAverage
-from kdecay_search.user_code import state as states
+from kdecay_search.user_code.random_state import get_random_state, set_random_state
 from kdecay_search.user_code.run import TaskRun
 
 __all__ = ["KDecayCallback"]
 
 PREFIX = "epoch-"
-"""Of the checkpoints' names."""
+"""How the file names of checkpoints begin."""
 
 
 class KDecayCallback(Callback):
-    """Drives the LR by the run's schedule, and reports every epoch.
+    """Sets the learning rate by the run's schedule, and reports every epoch.
 
-    ``run``: what your function got. ``monitor``: the metric that your ``validation_step`` logs, and
-    ``percent`` turns it into an error in percent, such as ``lambda accuracy: 100 - 100 *
-    accuracy``. ``averaged``: validate the averaged weights, too, by a second pass of your
-    ``validation_step`` over the data; without it no run ends early.
+    The learning rate is set just before each update, so a scheduler of your own is overruled. Pass
+    ``ckpt_path=callback.ckpt_path`` to ``Trainer.fit`` so that an interrupted run resumes.
 
-    ``Trainer.fit(..., ckpt_path=callback.ckpt_path)`` goes on where an interrupted run stood. A
-    scheduler of your own is overruled: the LR is set just before each update.
+    Args:
+        run: What your training function got.
+        monitor: The metric that your ``validation_step`` logs.
+        percent: Turns this metric into an error in percent, such as
+            ``lambda accuracy: 100 - 100 * accuracy``.
+        averaged: Whether to validate the averaged weights as well, by calling your
+            ``validation_step`` a second time after every epoch. Without it, no run ends early.
     """
 
     def __init__(
@@ -43,22 +46,29 @@ class KDecayCallback(Callback):
         self._run, self._monitor, self._percent = run, monitor, percent
         self._averages = averaged
         self._average: SwappedAverage | None = None
-        self._keeps = False
-        self._kept: dict[str, Any] | None = None
+        self._saves_checkpoints = False
+        self._restored: dict[str, Any] | None = None
 
     @property
     def ckpt_path(self) -> str | None:
-        """The checkpoint to go on from, if there is one. Who asks gets one kept every epoch."""
-        if not self._keeps:
-            self._keeps = True
-            self._kept = self._run.resume()
-        return None if self._kept is None else str(self._run.checkpoint_dir / self._kept["file"])
+        """The checkpoint to resume from; None if there is none.
+
+        Once it has been asked for, a checkpoint is saved after every epoch.
+        """
+        if not self._saves_checkpoints:
+            self._saves_checkpoints = True
+            self._restored = self._run.resume()
+        if self._restored is None:
+            return None
+        return str(self._run.checkpoint_dir / self._restored["file"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._kept is not None:  # now: the first epoch's order is drawn before it starts
-            states.set_random_state(self._kept["random"])
+        """Restore the random generators, before the order of the first epoch is drawn."""
+        if self._restored is not None:
+            set_random_state(self._restored["random"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the schedule drive all optimizers, and set up the average of the weights."""
         run = self._run
         if trainer.max_epochs != run.epochs:
             raise TaskError(
@@ -70,10 +80,11 @@ class KDecayCallback(Callback):
             run.drive(optimizer)
         if self._averages:
             self._average = run.average(pl_module, trainer.optimizers[0])
-        if self._kept is not None and self._average is not None:
-            self._average.load_state_dict(self._kept["average"])
+        if self._restored is not None and self._average is not None:
+            self._average.load_state_dict(self._restored["average"])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the epoch, and save a checkpoint if an interrupted run is to resume."""
         number, metrics = trainer.current_epoch + 1, trainer.callback_metrics
         if self._monitor not in metrics:
             raise TaskError(
@@ -82,40 +93,40 @@ class KDecayCallback(Callback):
             )
         error = self._percent(float(metrics[self._monitor]))
         loss = metrics.get("train_loss")
-        with _undisturbed():
+        with _random_state_preserved():
             averaged = self._averaged_error(trainer, pl_module)
         self._run.report(number, error, averaged, loss=None if loss is None else float(loss))
-        if self._keeps:
-            self._keep(trainer, number)
+        if self._saves_checkpoints:
+            self._save_checkpoint(trainer, number)
 
     def _averaged_error(self, trainer: Trainer, module: LightningModule) -> float | None:
-        """The monitored metric of the averaged weights, by the module's own validation."""
+        """Return the monitored metric of the averaged weights, by the module's own validation."""
         if self._average is None:
             return None
-        logged = _Logged(self._monitor)
-        with self._average, torch.no_grad(), _captured(module, logged):
+        metric = _LoggedMetric(self._monitor)
+        with self._average, torch.no_grad(), _logging_to(module, metric):
             module.on_validation_epoch_start()
-            for index, batch in enumerate(_batches(trainer)):
+            for index, batch in enumerate(_validation_batches(trainer)):
                 moved = trainer.strategy.batch_to_device(batch)
-                logged.batch_size = extract_batch_size(moved)
+                metric.batch_size = extract_batch_size(moved)
                 with trainer.precision_plugin.val_step_context():
                     module.validation_step(moved, index)
             module.on_validation_epoch_end()
-        return self._percent(logged.mean())
+        return self._percent(metric.mean())
 
-    def _keep(self, trainer: Trainer, number: int) -> None:
-        """The old checkpoint goes when the new one is known to be whole."""
+    def _save_checkpoint(self, trainer: Trainer, number: int) -> None:
+        """Save the epoch's checkpoint; older ones are removed once it is known to be whole."""
         folder, name = self._run.checkpoint_dir, f"{PREFIX}{number}.ckpt"
         trainer.save_checkpoint(folder / name)
         average = None if self._average is None else self._average.state_dict()
-        self._run.save({"file": name, "average": average, "random": states.random_state()})
+        self._run.save({"file": name, "average": average, "random": get_random_state()})
         for old in folder.glob(f"{PREFIX}*.ckpt"):
             if old.name != name:
                 old.unlink()
 
 
-class _Logged:
-    """Takes the place of a module's ``log``: a metric's mean over the samples."""
+class _LoggedMetric:
+    """Stands in for a module's ``log`` method: the mean of one metric over all samples."""
 
     def __init__(self, name: str) -> None:
         self.batch_size = 1
@@ -126,7 +137,7 @@ class _Logged:
     def __call__(self, name: str, value: Any, *_: Any, **options: Any) -> None:
         if name != self._name:
             return
-        if hasattr(value, "compute"):  # torchmetrics' objects gather by themselves
+        if hasattr(value, "compute"):  # a torchmetrics object gathers by itself
             self._metric = value
             return
         size = options.get("batch_size") or self.batch_size
@@ -142,8 +153,8 @@ class _Logged:
 
 
 @contextmanager
-def _captured(module: LightningModule, logged: _Logged) -> Iterator[None]:
-    module.log = logged  # type: ignore[method-assign]
+def _logging_to(module: LightningModule, metric: _LoggedMetric) -> Iterator[None]:
+    module.log = metric  # type: ignore[method-assign]
     try:
         yield
     finally:
@@ -151,21 +162,21 @@ def _captured(module: LightningModule, logged: _Logged) -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """The second pass draws no random number that the training would have drawn."""
-    before = states.random_state()
+def _random_state_preserved() -> Iterator[None]:
+    """Undo what the second validation draws, so that it does not change the training."""
+    before = get_random_state()
     try:
         yield
     finally:
-        states.set_random_state(before)
+        set_random_state(before)
 
 
-def _batches(trainer: Trainer) -> Iterator[Any]:
+def _validation_batches(trainer: Trainer) -> Iterator[Any]:
     loader: Any = trainer.val_dataloaders
     most = trainer.num_val_batches
     if isinstance(loader, list | tuple | dict) or len(most) > 1:
         raise TaskError(
-            "KDecayCallback validates averaged weights on one validation loader, and there are "
+            "KDecayCallback validates averaged weights with one validation loader, but there are "
             "several; KDecayCallback(run, averaged=False) leaves that out"
         )
     for index, batch in enumerate(loader):

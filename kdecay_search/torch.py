@@ -1,4 +1,4 @@
-"""For training loops of your own: k-decay as a scheduler of torch. See docs/use-it.md."""
+"""k-decay as a torch learning-rate scheduler, for your own training loop. See docs/use-it.md."""
 
 from kdecay_search.training.kdecay_lr import KDecayLR
 

@@ -14,7 +14,7 @@ from kdecay_search.cli.options import Overrides, StudyFile, stdout
 
 if TYPE_CHECKING:
     from kdecay_search.study.spec import StudySpec
-    from kdecay_search.user_code.tryout import Tried
+    from kdecay_search.user_code.tryout import Tryout
 
 DEFAULT_EPOCHS = 2
 SYMBOLS = {"good": ("✓", "green"), "missing": ("!", "yellow"), "wrong": ("✗", "bold red")}
@@ -44,18 +44,18 @@ def try_(
     """
     from kdecay_search.cli.files import require_data
     from kdecay_search.study.file import load
-    from kdecay_search.user_code.tryout import Tried, shortened
+    from kdecay_search.user_code.tryout import Tryout, shortened
     from kdecay_search.worker.devices import expand
 
     spec = load(file, set_ or [])
     require_data(spec)
     device = expand(device)[0]
-    tried = Tried(shortened(spec, epochs))
-    _announce(spec, tried.spec.task.epochs, k, device)
-    if not _run(tried, k, device):
+    tryout = Tryout(shortened(spec, epochs))
+    _announce(spec, tryout.spec.task.epochs, k, device)
+    if not _run(tryout, k, device):
         typer.echo("\nIt does not work yet: fix this, and try again.")
         raise typer.Exit(1)
-    _conclude(tried, file)
+    _conclude(tryout, file)
 
 
 def _announce(spec: StudySpec, epochs: int, k: float, device: str) -> None:
@@ -68,46 +68,46 @@ def _announce(spec: StudySpec, epochs: int, k: float, device: str) -> None:
     )
 
 
-def _run(tried: Tried, k: float, device: str) -> bool:
+def _run(tryout: Tryout, k: float, device: str) -> bool:
     """Train; return whether it succeeded, and print the reason if it did not."""
     from kdecay_search.errors import KDecayError, TaskError
-    from kdecay_search.user_code.entry import Unfit
-    from kdecay_search.user_code.failures import described, shown_traceback
+    from kdecay_search.user_code.entry import InvalidEntry
+    from kdecay_search.user_code.failures import describe, user_traceback
     from kdecay_search.user_code.monitoring import RunFailed
 
     try:
-        _train(tried, k, device)
-    except Unfit as error:
+        _train(tryout, k, device)
+    except InvalidEntry as error:
         return _print_failure(str(error), "")
     except RunFailed as error:
         return _print_failure(str(error), error.output)
     except TaskError as error:
-        return _print_failure(described(error), "")
+        return _print_failure(describe(error), "")
     except KDecayError:
         raise
     except (Exception, SystemExit) as error:
-        return _print_failure(described(error), shown_traceback(error))
+        return _print_failure(describe(error), user_traceback(error))
     return True
 
 
-def _train(tried: Tried, k: float, device: str) -> None:
-    from kdecay_search.user_code.entry import imported
+def _train(tryout: Tryout, k: float, device: str) -> None:
+    from kdecay_search.user_code.entry import import_function
     from kdecay_search.user_code.tryout import try_function, try_task
     from kdecay_search.worker.train import load_task
 
     log = _logger()
-    task = tried.spec.task
+    task = tryout.spec.task
     if task.kind == "python":
         log(f"import {task.entry.partition(':')[0]}")
         sys.path.insert(0, os.getcwd())
-        function = imported(task.entry)
+        function = import_function(task.entry)
         log(f"{task.entry.partition(':')[2]}(run)")
-        try_function(tried, function, k, device, log)
+        try_function(tryout, function, k, device, log)
     else:
         if task.kind != "command":
             log(f"the {task.kind} task")
-        try_task(tried, load_task(tried.spec), k, device, log)
-    log("the end" if tried.result is None else f"the end: returned {tried.result:g} %")
+        try_task(tryout, load_task(tryout.spec), k, device, log)
+    log("the end" if tryout.result is None else f"the end: returned {tryout.result:g} %")
 
 
 def _logger() -> Callable[[str], None]:
@@ -138,15 +138,15 @@ def _print_failure(line: str, output: str) -> bool:
     return False
 
 
-def _conclude(tried: Tried, file: str) -> None:
-    from kdecay_search.user_code.findings import Level, findings
+def _conclude(tryout: Tryout, file: str) -> None:
+    from kdecay_search.user_code.findings import Severity, findings
 
-    found = findings(tried)
+    found = findings(tryout)
     typer.echo()
     for finding in found:
-        _print(finding.level, finding.text)
-    wrong = sum(finding.level == Level.WRONG for finding in found)
-    missing = sum(finding.level == Level.MISSING for finding in found)
+        _print(finding.severity, finding.text)
+    wrong = sum(finding.severity == Severity.WRONG for finding in found)
+    missing = sum(finding.severity == Severity.MISSING for finding in found)
     if wrong:
         typer.echo("\nIt does not work yet: fix what is marked ✗, and try again.")
         raise typer.Exit(1)

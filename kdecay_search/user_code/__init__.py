@@ -1,1 +1,1 @@
-"""Your own training code: what it gets (:mod:`run`), and how a worker runs it."""
+"""Training code that users bring: what it gets (:mod:`run`), and how a worker runs it."""

@@ -1,7 +1,7 @@
-"""What a worker may import or run, by its own command line and whatever a database says.
+"""What a worker may import or run: its own command line decides, never the database.
 
-Whoever can write to the database can write a study, and a study names code. So a worker runs none
-but the entries and commands that whoever started it has named.
+A study names code, and anyone who can write to the database can write a study. A worker therefore
+runs only the functions and programs that its own command line allows.
 """
 
 from __future__ import annotations
@@ -15,22 +15,29 @@ from kdecay_search.study.user_tasks import CommandTask, PythonTask
 
 @dataclass(frozen=True)
 class Allowance:
-    """Of one worker. By default nothing but the built-in tasks."""
+    """The user code that one worker may run; by default, only built-in tasks are allowed."""
 
     entries: frozenset[str] = frozenset()
-    """``module:function``, exactly as in ``task.entry``."""
+    """Functions that may be imported, as ``module:function``, exactly as in ``task.entry``."""
     commands: bool = False
-    """Any program, by any command."""
+    """Whether any program may be run, with any arguments."""
 
     @staticmethod
     def of(spec: StudySpec) -> Allowance:
-        """What the study itself names: for a file that the user has given."""
+        """Return the allowance for exactly the code that ``spec`` names.
+
+        Use it only for a study file that the user gave on the command line.
+        """
         task = spec.task
         entries = {task.entry} if isinstance(task, PythonTask) else ()
         return Allowance(frozenset(entries), isinstance(task, CommandTask))
 
     def require(self, spec: StudySpec) -> None:
-        """Raise :class:`NotAllowed` for a study whose code is not allowed here."""
+        """Check that the study's code is allowed.
+
+        Raises:
+            NotAllowed: The study runs code that this worker's command line does not allow.
+        """
         task = spec.task
         if isinstance(task, PythonTask) and task.entry not in self.entries:
             raise NotAllowed(
@@ -40,14 +47,15 @@ class Allowance:
         if isinstance(task, CommandTask) and not self.commands:
             raise NotAllowed(
                 f"study {spec.name!r} runs a program ({task.command[0]} …), which is not allowed "
-                "here; if you trust whoever can write to the database, allow it: --allow-command"
+                "here; if you trust everyone who can write to the database, allow it: "
+                "--allow-command"
             )
 
     @property
     def options(self) -> list[str]:
-        """The same on a worker's command line."""
+        """The ``kdecay worker`` options that give a worker this allowance."""
         named = [part for entry in sorted(self.entries) for part in ("--allow", entry)]
         return named + (["--allow-command"] if self.commands else [])
 
 
-NO_OWN_CODE = Allowance()
+BUILT_IN_ONLY = Allowance()

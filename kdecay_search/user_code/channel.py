@@ -1,4 +1,4 @@
-"""Messages between a worker and the Python process that runs own code for it: lines of JSON."""
+"""Messages between a worker and the Python process that runs user code for it: lines of JSON."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 Message = dict[str, Any]
 
 
-def encoded(message: Message) -> bytes:
+def encode(message: Message) -> bytes:
+    """Return ``message`` as one line of JSON."""
     return json.dumps(message).encode() + b"\n"
 
 
 class Channel:
-    """The process's end. Raises :class:`ConnectionError` when the worker is gone."""
+    """The child process's end of the connection to its worker."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -24,11 +25,20 @@ class Channel:
         self._sending = threading.Lock()
 
     def send(self, message: Message) -> None:
+        """Send a message; safe to call from several threads.
+
+        Raises:
+            ConnectionError: The worker is gone.
+        """
         with self._sending:
-            self._connection.sendall(encoded(message))
+            self._connection.sendall(encode(message))
 
     def receive(self) -> Message:
-        """The next message, waited for."""
+        """Wait for the next message and return it.
+
+        Raises:
+            ConnectionError: The worker is gone.
+        """
         while b"\n" not in self._received:
             chunk = self._connection.recv(1 << 16)
             if not chunk:
@@ -40,5 +50,5 @@ class Channel:
 
     @property
     def is_ready(self) -> bool:
-        """Whether something has come; cheap enough for every batch."""
+        """Whether a message has arrived; cheap enough to check after every batch."""
         return bool(self._received or select.select([self._connection], [], [], 0)[0])

@@ -1,4 +1,7 @@
-"""The process in which own Python code runs; :mod:`kdecay_search.user_code.python` starts it."""
+"""The process in which a Python function of the user runs.
+
+:mod:`kdecay_search.user_code.python` starts it.
+"""
 
 from __future__ import annotations
 
@@ -16,20 +19,22 @@ from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
 from kdecay_search.user_code.channel import Channel, Message
-from kdecay_search.user_code.entry import Unfit, imported
-from kdecay_search.user_code.failures import described, shown_traceback
-from kdecay_search.user_code.run import run_function
+from kdecay_search.user_code.entry import InvalidEntry, import_function
+from kdecay_search.user_code.failures import describe, user_traceback
+from kdecay_search.user_code.function import run_function
 
-ENDS: dict[str, type[Interruption]] = {end.__name__: end for end in (Pruned, Released, Lost)}
+INTERRUPTIONS: dict[str, type[Interruption]] = {
+    kind.__name__: kind for kind in (Pruned, Released, Lost)
+}
 
 
 def main() -> None:
-    """Take the job from the channel, do it, and say what came of it."""
+    """Receive a job over the channel, do it, and send back the outcome."""
     descriptor = int(sys.argv[2])
     os.set_inheritable(descriptor, False)
     channel = Channel(socket.socket(fileno=descriptor))
-    run = DistantRun(channel, channel.receive())
-    _log_to(channel)
+    run = RemoteRun(channel, channel.receive())
+    _forward_log(channel)
     sys.path.remove(sys.argv[1])
     sys.path[:0] = [os.getcwd()]
     sys.path.append(sys.argv[1])
@@ -41,23 +46,24 @@ def main() -> None:
     channel.send(outcome)
 
 
-def _outcome(entry: str, run: DistantRun) -> Message:
+def _outcome(entry: str, run: RemoteRun) -> Message:
+    """Call the user's function; return the message that says what came of it."""
     try:
-        return {"done": run_function(imported(entry), run)}
-    except Unfit as error:
-        return {"unfit": str(error)}
+        return {"returned": run_function(import_function(entry), run)}
+    except InvalidEntry as error:
+        return {"invalid_entry": str(error)}
     except Interruption as error:
         return {"interrupted": type(error).__name__}
     except BaseException as error:  # SystemExit, too
-        return {"failed": described(error), "traceback": shown_traceback(error)[-KEPT_BYTES:]}
+        return {"failed": describe(error), "traceback": user_traceback(error)[-KEPT_BYTES:]}
 
 
-class DistantRun:
+class RemoteRun:
     """A :class:`kdecay_search.tasks.protocol.Run` whose worker is at the other end of a channel."""
 
     def __init__(self, channel: Channel, job: Message) -> None:
         self._channel = channel
-        self._end: type[Interruption] | None = None
+        self._interruption: type[Interruption] | None = None
         self.spec = study_file.from_json(job["spec"])
         self.ks: tuple[float, ...] = tuple(job["ks"])
         self.lr_max: float | None = job["lr_max"]
@@ -67,45 +73,45 @@ class DistantRun:
         self.checkpoint: Checkpoint | None = pickle.loads(bytes.fromhex(job["checkpoint"]))
 
     def restore(self, epochs: Sequence[Epoch]) -> None:
-        self._ask({"restore": [astuple(epoch) for epoch in epochs]})
+        self._request({"restore": [astuple(epoch) for epoch in epochs]})
 
     def report(self, epoch: Epoch) -> None:
-        self._ask({"report": astuple(epoch)})
+        self._request({"report": astuple(epoch)})
 
     def poll(self) -> None:
-        if self._end is None and self._channel.is_ready:
-            self._hear()
-        self._raise_end()
+        if self._interruption is None and self._channel.is_ready:
+            self._receive_answer()
+        self._raise_if_interrupted()
 
-    def _ask(self, message: Message) -> None:
-        self._raise_end()
+    def _request(self, message: Message) -> None:
+        self._raise_if_interrupted()
         try:
             self._channel.send(message)
         except ConnectionError:
-            self._end = Lost
+            self._interruption = Lost
         else:
-            self._hear()
-        self._raise_end()
+            self._receive_answer()
+        self._raise_if_interrupted()
 
-    def _hear(self) -> None:
-        """Wait for the worker's word: to go on, or not."""
+    def _receive_answer(self) -> None:
+        """Wait for the worker's answer: to continue, or that the run is interrupted."""
         try:
             message = self._channel.receive()
         except ConnectionError:
-            self._end = Lost
+            self._interruption = Lost
             return
-        if "end" in message:
-            self._end = ENDS[message["end"]]
+        if "interruption" in message:
+            self._interruption = INTERRUPTIONS[message["interruption"]]
 
-    def _raise_end(self) -> None:
-        if self._end is not None:
-            raise self._end
+    def _raise_if_interrupted(self) -> None:
+        if self._interruption is not None:
+            raise self._interruption
 
 
-def _log_to(channel: Channel) -> None:
-    """What our own modules log here, the worker logs."""
+def _forward_log(channel: Channel) -> None:
+    """Send what our own modules log in this process to the worker's log."""
 
-    class ToWorker(logging.Handler):
+    class ChannelHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             try:
                 channel.send({"log": record.getMessage(), "level": record.levelno})
@@ -113,6 +119,6 @@ def _log_to(channel: Channel) -> None:
                 return
 
     logger = logging.getLogger("kdecay_search")
-    logger.addHandler(ToWorker())
+    logger.addHandler(ChannelHandler())
     logger.setLevel(logging.INFO)
     logger.propagate = False

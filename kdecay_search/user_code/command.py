@@ -1,4 +1,4 @@
-"""Runs any program, which prints a line of JSON for every epoch: ``kind = "command"``."""
+"""Runs any program that prints a line of JSON for every epoch: ``kind = "command"``."""
 
 from __future__ import annotations
 
@@ -17,47 +17,53 @@ from kdecay_search.schedules.export import schedule_csv
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.study.comparators import schedule_of
 from kdecay_search.study.user_tasks import CHECKPOINT_DIR, SCHEDULE_CSV, CommandTask, filled
+from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch, Interruption, Run
-from kdecay_search.user_code.environment import of_program
-from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_words, serve
-from kdecay_search.user_code.numbers import epoch_of
-from kdecay_search.user_code.output import Wanted
+from kdecay_search.user_code.environment import device_and_environment
+from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_output, serve
+from kdecay_search.user_code.output import ReportLines
 from kdecay_search.user_code.process import Program
+from kdecay_search.user_code.reports import check_next_epoch, epoch_of
 
 logger = logging.getLogger(__name__)
 
 EPOCH, ERROR, AVERAGED = "epoch", "error", "averaged_error"
-"""Of a line that reports: the first two make it one. ``loss`` and ``lr`` may stand there, too."""
+"""Keys of a report line. The first two are required; ``loss`` and ``lr`` are optional as well."""
 MARK = b'"epoch"'
+"""Bytes that every report line contains."""
 
 
-class Diverged(Exception):
-    """The error is no longer a number: training on is pointless."""
+class _Diverged(Exception):
+    """The error is no longer a finite number: there is no point in training on."""
 
 
 def train(run: Run) -> None:
-    """Let ``task.command`` train ``run``.
+    """Let the program ``task.command`` train ``run``.
 
-    Raises :class:`RunFailed`; :class:`TaskError` where no run can succeed on this worker.
+    Raises:
+        RunFailed: The program failed.
+        TaskError: No run can succeed on this worker, because the program cannot be started.
+        Interruption: The run is interrupted.
     """
     task = run.spec.task
     if not isinstance(task, CommandTask):
         raise TypeError(f"a task of kind 'command' was expected, not {task.kind!r}")
-    device, environment = of_program(run.device)
+    device, environment = device_and_environment(run.device)
     with TemporaryDirectory(prefix="kdecay-run-", ignore_cleanup_errors=True) as folder:
-        command = filled(task.command, _values(run, task, device, Path(folder)))
-        logger.info("runs %s", shlex.join(command))
-        with Program(command, environment, Wanted(is_report, MARK)) as program:
-            _Watch(run, task, program).until_the_end()
+        command = filled(task.command, _placeholder_values(run, task, device, Path(folder)))
+        logger.info("running %s", shlex.join(command))
+        with Program(command, environment, ReportLines(is_report, MARK)) as program:
+            _ProgramRun(run, task, program).serve()
 
 
 def is_report(line: bytes) -> bool:
-    """Whether a line of the program's output reports an epoch; all others are its log."""
-    report = _parsed(line)
+    """Return whether a line of the program's output reports an epoch; all others are its log."""
+    report = _parse(line)
     return report is not None and ERROR in report
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON object in a line, if it is one and has an epoch."""
     if MARK not in line or not line.lstrip().startswith(b"{"):
         return None
     try:
@@ -67,99 +73,106 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and EPOCH in found else None
 
 
-class _Watch:
-    """What the program has told of its run."""
+class _ProgramRun:
+    """The worker's side of one run: a :class:`kdecay_search.user_code.monitoring.Handler`."""
 
     def __init__(self, run: Run, task: CommandTask, program: Program) -> None:
         self._run, self._task, self._program = run, task, program
         self._name = task.command[0]
         self._curve: list[Epoch] = []
+        keeps_state = CHECKPOINT_DIR in task.placeholders
+        self._checkpoint: Checkpoint | None = run.checkpoint if keeps_state else None
+        """Records the epochs of a program that saves its own state in ``{checkpoint_dir}``."""
 
-    def until_the_end(self) -> None:
+    def serve(self) -> None:
+        """Serve the program to its end; raise what went wrong."""
         try:
-            serve(self._run, self._task, self._program, self._take, self._leave)
+            serve(self._run, self._task, self._program, self)
         except Hung:
             text = hang_text(self._task, len(self._curve))
-            raise RunFailed(text, last_words(self._program)) from None
-        except Diverged:
+            raise RunFailed(text, last_output(self._program)) from None
+        except _Diverged:
             return
         except TaskError as error:
-            raise RunFailed(f"{self._name} printed a report that is none: {error}") from None
-        self._settle()
+            raise RunFailed(f"{self._name} printed an invalid report: {error}") from None
+        self._check_exit()
 
-    def _take(self, line: bytes) -> bool:
-        report = _parsed(line)
-        assert report is not None  # is_report has seen it
+    def handle(self, line: bytes) -> bool:
+        report = _parse(line)
+        assert report is not None  # is_report has accepted the line
         number = report[EPOCH]
         if type(number) is not int:
-            raise TaskError(f"epoch = {number!r}: must be a whole number, 1 for the first")
+            raise TaskError(f"epoch = {number!r}: must be a whole number, counted from 1")
         if number > 1 and not self._curve:
-            self._go_on(number)
-        due = len(self._curve) + 1
-        if number != due or due > self._task.epochs:
-            last = f"epoch {due} is next" if due <= self._task.epochs else f"{due - 1} was the last"
-            raise TaskError(f"epoch = {number}: {last}; every epoch once, in order, from 1")
+            self._resume_at(number)
+        check_next_epoch(f"epoch = {number}", number, len(self._curve), self._task.epochs)
         values = (report[ERROR], report.get(AVERAGED), report.get("loss"), report.get("lr"))
         epoch = epoch_of(number, *values, name=ERROR)
         self._curve.append(epoch)
-        self._keep()
+        if self._checkpoint is not None:
+            self._checkpoint.write(json.dumps([astuple(e) for e in self._curve]).encode())
         self._run.report(epoch)
         if epoch.diverged:
             self._program.stop(signal.SIGTERM, 0.0)
-            raise Diverged
+            raise _Diverged
         return True
 
-    def _leave(self, seconds: float, wish: Interruption) -> None:
+    def terminate(self, seconds: float, interruption: Interruption) -> None:
         self._program.stop(signal.SIGTERM, seconds)
 
-    def _settle(self) -> None:
-        ended, done, total = self._program.ended, len(self._curve), self._task.epochs
-        assert ended is not None
-        if ended.reason:
+    def _check_exit(self) -> None:
+        """Raise what went wrong, if anything did, in a program that has ended by itself."""
+        exit_, done, total = self._program.exit, len(self._curve), self._task.epochs
+        assert exit_ is not None
+        if exit_.reason:
             raise TaskError(
-                f"{self._name}: {ended.reason}; task.command must begin with a program that can be "
-                "started from the folder in which the worker was"
+                f"{self._name}: {exit_.reason}; task.command must begin with a program that can be "
+                "started from the folder in which the worker was started"
             )
-        if ended.status != 0:
+        if exit_.status != 0:
             last = self._program.stderr.last_line()
-            text = f"{self._name} {ended} after epoch {done}" + (f": {last}" if last else "")
-            raise RunFailed(text, last_words(self._program))
+            text = f"{self._name} {exit_} after epoch {done}" + (f": {last}" if last else "")
+            raise RunFailed(text, last_output(self._program))
         if done < total:
             raise RunFailed(
                 f"{self._name} ended after {done} of task.epochs = {total}; it must print a line "
                 'such as {"epoch": 1, "error": 12.5} on its standard output after every epoch',
-                last_words(self._program),
+                last_output(self._program),
             )
 
-    # ---- a program that keeps its state in {checkpoint_dir} goes on where it stood -------------
-
-    def _keep(self) -> None:
-        if self._run.checkpoint is not None and CHECKPOINT_DIR in self._task.placeholders:
-            self._run.checkpoint.write(json.dumps([astuple(e) for e in self._curve]).encode())
-
-    def _go_on(self, number: int) -> None:
+    def _resume_at(self, number: int) -> None:
         """Take over the epochs before ``number`` from an interrupted attempt at this run.
 
-        A state that is ahead of what was recorded fails this attempt, and not the next.
+        A program whose own state is ahead of the recorded epochs fails this attempt; its state is
+        removed, so that the next attempt can succeed.
         """
-        checkpoint = self._run.checkpoint
-        if checkpoint is None or CHECKPOINT_DIR not in self._task.placeholders:
+        if self._checkpoint is None:
             return
-        payload = checkpoint.read()
-        known = [Epoch(*values) for values in json.loads(payload)] if payload else []
-        if len(known) < number - 1:
+        payload = self._checkpoint.read()
+        recorded = [Epoch(*values) for values in json.loads(payload)] if payload else []
+        if len(recorded) < number - 1:
             self._program.stop(signal.SIGTERM, 0.0)
-            checkpoint.remove()
+            self._checkpoint.remove()
             raise TaskError(
-                f"epoch = {number} is its first, and epoch {len(known) + 1} is next by what was "
-                "recorded; its state was removed, and the next attempt starts over"
+                f"the first report is epoch = {number}, but epoch {len(recorded) + 1} is next "
+                "after those recorded; the saved state was removed, and the next attempt starts "
+                "over"
             )
-        self._curve = known[: number - 1]
+        self._curve = recorded[: number - 1]
         self._run.restore(self._curve)
 
 
-def _values(run: Run, task: CommandTask, device: str, folder: Path) -> Mapping[str, str]:
-    """What the names in braces become. A rival schedule has no k: it is in the file alone."""
+def _placeholder_values(
+    run: Run, task: CommandTask, device: str, folder: Path
+) -> Mapping[str, str]:
+    """Return the text for each placeholder; ``k`` and ``ks`` are empty for a baseline schedule.
+
+    Args:
+        run: The run to train.
+        task: The run's task.
+        device: The device as the program addresses it.
+        folder: Where to write the schedule; it exists until the program has ended.
+    """
     schedule = schedule_of(run.spec, run.comparator, run.ks, task.steps_per_epoch or 1, run.lr_max)
     ks = schedule.ks if isinstance(schedule, KDecaySchedule) else ()
     values = {

@@ -1,4 +1,4 @@
-"""What a short run showed: what is there, what is missing, what would spoil a search."""
+"""What a short run showed: what works, what is missing, and what would make a search worthless."""
 
 from __future__ import annotations
 
@@ -6,141 +6,152 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
-from kdecay_search.user_code.tryout import Tried
+from kdecay_search.user_code.tryout import Tryout
 
-CHANCE = 1.0
-"""Errors that are all below so many percent look like shares of one."""
-WORSE = 20.0
-"""Points by which an error may rise in a short run before it looks like an accuracy."""
+SHARE_LIMIT = 1.0
+"""Percent; errors that are all below it look like shares of one."""
+RISE_LIMIT = 20.0
+"""Percentage points; an error that rises by more in a short run looks like an accuracy."""
 
 
-class Level(StrEnum):
+class Severity(StrEnum):
     """How much a finding matters."""
 
     GOOD = "good"
+    """The task does what a search needs."""
     MISSING = "missing"
-    """A search runs, and lacks something."""
+    """A search works, but the task lacks something that would improve it."""
     WRONG = "wrong"
     """A search would be worthless."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    level: Level
+    """One thing that a short run showed about a task."""
+
+    severity: Severity
+    """How much the finding matters for a search."""
     text: str
+    """What was found and what to do about it, in one line."""
 
 
-def findings(tried: Tried) -> list[Finding]:
-    """Of a task that ran to its end; what matters most comes last."""
-    return sorted(_all(tried), key=lambda finding: list(Level).index(finding.level))
+def findings(tryout: Tryout) -> list[Finding]:
+    """Return what a task that ran to its end showed; what matters most comes last."""
+    return sorted(_all(tryout), key=lambda finding: list(Severity).index(finding.severity))
 
 
-def _all(tried: Tried) -> Iterator[Finding]:
-    yield from _of_reports(tried)
-    yield from _of_errors(tried)
-    if tried.run is not None:
-        yield from _of_schedule(tried)
-        yield from _of_state(tried)
-        yield from _of_reads(tried)
+def _all(tryout: Tryout) -> Iterator[Finding]:
+    yield from _of_reports(tryout)
+    yield from _of_errors(tryout)
+    if tryout.run is not None:
+        yield from _of_schedule(tryout)
+        yield from _of_state(tryout)
+        yield from _of_reads(tryout)
 
 
-def _of_reports(tried: Tried) -> Iterator[Finding]:
-    done, wanted = tried.epochs[-1].number, tried.spec.task.epochs
-    if done < wanted:
+def _of_reports(tryout: Tryout) -> Iterator[Finding]:
+    done, total = tryout.epochs[-1].number, tryout.spec.task.epochs
+    if done < total:
         yield Finding(
-            Level.WRONG if tried.result is None else Level.MISSING,
-            f"{done} of {wanted} epochs were reported; train run.epochs epochs, and report each",
+            Severity.WRONG if tryout.result is None else Severity.MISSING,
+            f"{done} of {total} epochs were reported; train run.epochs epochs, and report each",
         )
     else:
-        yield Finding(Level.GOOD, f"{done} of {wanted} epochs were reported")
+        yield Finding(Severity.GOOD, f"{done} of {total} epochs were reported")
 
 
-def _of_errors(tried: Tried) -> Iterator[Finding]:
-    errors = [epoch.validation_error for epoch in tried.epochs]
-    if tried.epochs[-1].diverged:
-        yield Finding(Level.WRONG, "it diverged: lower schedule.lr_max, or look at the loss")
-    elif len(errors) > 1 and min(errors) == max(errors):
-        yield Finding(Level.MISSING, f"the error never changed: {errors[0]:g} % in every epoch")
-    elif max(errors) < CHANCE:
+def _of_errors(tryout: Tryout) -> Iterator[Finding]:
+    errors = [epoch.validation_error for epoch in tryout.epochs]
+    if tryout.epochs[-1].diverged:
         yield Finding(
-            Level.MISSING,
-            f"errors up to {max(errors):g} %: an error is in percent, 12.5 and not 0.125",
+            Severity.WRONG, "the training diverged: lower schedule.lr_max, or check the loss"
         )
-    elif errors[-1] > errors[0] + WORSE:
+    elif len(errors) > 1 and min(errors) == max(errors):
+        yield Finding(Severity.MISSING, f"the error never changed: {errors[0]:g} % in every epoch")
+    elif max(errors) < SHARE_LIMIT:
         yield Finding(
-            Level.MISSING,
+            Severity.MISSING,
+            f"no error is above {max(errors):g} %: report percent, such as 12.5, and not 0.125",
+        )
+    elif errors[-1] > errors[0] + RISE_LIMIT:
+        yield Finding(
+            Severity.MISSING,
             f"the error rose from {errors[0]:.4g} to {errors[-1]:.4g} %: is it an accuracy? "
             "error = 100 - accuracy",
         )
-    if any(epoch.averaged_error is None for epoch in tried.epochs):
-        how = "run.average(model) makes them" if tried.run else "print averaged_error, too"
+    if any(epoch.averaged_error is None for epoch in tryout.epochs):
+        how = "evaluate with run.average(model)" if tryout.run else "print averaged_error, too"
         yield Finding(
-            Level.MISSING,
-            f"no error of averaged weights: no run ends early, only the race between seeds saves "
-            f"time; {how}",
+            Severity.MISSING,
+            f"no error of averaged weights was reported, so no run can end early; {how}",
         )
     else:
-        yield Finding(Level.GOOD, "errors of averaged weights: hopeless runs can end early")
+        yield Finding(
+            Severity.GOOD, "errors of averaged weights were reported: hopeless runs can end early"
+        )
 
 
-def _of_schedule(tried: Tried) -> Iterator[Finding]:
-    run, calls, rates = tried.run, tried.calls, tried.rates
+def _of_schedule(tryout: Tryout) -> Iterator[Finding]:
+    run, calls, rates = tryout.run, tryout.calls, tryout.rates
     assert run is not None
     if not any(calls[name] for name in ("schedule", "drive", "scheduler")):
         yield Finding(
-            Level.WRONG,
-            "the schedule was never asked, so every k trains the same: run.drive(optimizer)",
+            Severity.WRONG,
+            "the schedule was never used, so every k trains alike; call run.drive(optimizer)",
         )
         return
     if not rates.used:
         return
-    step = rates.first_wrong(run.schedule)
+    step = rates.first_mismatch(run.schedule)
     if step is not None:
         yield Finding(
-            Level.WRONG,
-            f"update {step} had the LR {rates.used[step]:.6g}, and run.schedule({step}) is "
-            f"{run.schedule(step):.6g}: something else sets it, or nothing",
+            Severity.WRONG,
+            f"update {step} used the LR {rates.used[step]:.6g}, but run.schedule({step}) is "
+            f"{run.schedule(step):.6g}: something else sets the LR, or nothing does",
         )
         return
-    made, known = len(rates.used), run.total_steps
-    if made != known:
+    made, expected = len(rates.used), run.total_steps
+    if made != expected:
         yield Finding(
-            Level.MISSING,
-            f"{made} updates were made, and run.total_steps is {known}: the schedule "
-            + ("is cut off" if made < known else "ends early")
-            + "; set run.steps_per_epoch to the optimizer's updates",
+            Severity.MISSING,
+            f"{made} updates were made, but run.total_steps is {expected}: the schedule "
+            + ("is cut off" if made < expected else "ends too early")
+            + "; set run.steps_per_epoch to the number of optimizer updates per epoch",
         )
     else:
-        yield Finding(Level.GOOD, f"the optimizer's {made} updates had the schedule's LRs")
+        yield Finding(Severity.GOOD, f"all {made} optimizer updates used the schedule's LR")
 
 
-def _of_state(tried: Tried) -> Iterator[Finding]:
-    if tried.restored:
-        yield Finding(Level.GOOD, "stopped after an epoch, it went on with the next")
-    elif tried.restored == 0:
+def _of_state(tryout: Tryout) -> Iterator[Finding]:
+    if tryout.restored:
+        yield Finding(Severity.GOOD, "interrupted after an epoch, it resumed with the next one")
+    elif tryout.restored == 0:
         yield Finding(
-            Level.MISSING,
-            "stopped after its first epoch, it started over: call run.save after every report",
+            Severity.MISSING,
+            "interrupted after its first epoch, it started over; call run.save after every report",
         )
-    elif not tried.looked_for_state and tried.spec.task.epochs > 1:
+    elif not tryout.looked_for_state and tryout.spec.task.epochs > 1:
         yield Finding(
-            Level.MISSING,
-            "keeps no state: an interrupted run starts over; run.keep(model, optimizer, …)",
+            Severity.MISSING,
+            "no state is saved, so an interrupted run starts over; "
+            "call run.keep(model, optimizer, …)",
         )
 
 
-def _of_reads(tried: Tried) -> Iterator[Finding]:
-    calls = tried.calls
+def _of_reads(tryout: Tryout) -> Iterator[Finding]:
+    calls = tryout.calls
     if not calls["seed"] and not calls["seed_everything"]:
         yield Finding(
-            Level.MISSING,
-            "did not ask for run.seed: runs of one seed must begin alike; run.seed_everything()",
+            Severity.MISSING,
+            "run.seed was not used: runs of one seed must start alike; call run.seed_everything()",
         )
     if not calls["purpose"]:
         yield Finding(
-            Level.MISSING,
-            "did not ask for run.purpose: kdecay confirm needs the error on the test set when it "
-            "is 'confirmation'",
+            Severity.MISSING,
+            "run.purpose was not used: when it is 'confirmation', kdecay confirm needs the error "
+            "on the test set",
         )
     if not calls["device"]:
-        yield Finding(Level.MISSING, "did not ask for run.device: 'cpu' or the worker's GPU")
+        yield Finding(
+            Severity.MISSING, "run.device was not used: it is 'cpu', or 'cuda' for the worker's GPU"
+        )

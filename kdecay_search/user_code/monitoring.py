@@ -1,35 +1,32 @@
-"""A program at work on a run: served until it has ended, or ended when the worker wishes so."""
+"""Serves a program that trains a run, until it has ended or its run is interrupted."""
 
 from __future__ import annotations
 
-import logging
 import signal
 import time
-from collections.abc import Callable
+from typing import Protocol
 
 from kdecay_search.errors import cleaned
 from kdecay_search.study.user_tasks import UserTask
 from kdecay_search.tasks.protocol import Interruption, Released, Run
 from kdecay_search.user_code.process import Program
 
-logger = logging.getLogger(__name__)
-
 POLL_SECONDS = 0.2
-LEAVING_SHARE = 0.5
-"""Of the grace period, for a program to keep its state; the worker has to leave within 0.8."""
-LEAVING_SECONDS = 10.0
-"""The same where nobody will go on with the state."""
-ABORTING_SECONDS = 5.0
-"""For Python to write down where it hangs."""
-
-Take = Callable[[bytes], bool]
-"""Takes a line of what a program reports; says whether the run has come further by it."""
-Leave = Callable[[float, Interruption], None]
-"""Ends a program within so many seconds, for this reason."""
+"""Longest time between two checks of whether the run is interrupted or has hung."""
+GRACE_SHARE = 0.5
+"""Share of the worker's grace period in which a program may save its state after SIGTERM; the
+worker itself has to leave within 0.8 of that period."""
+MOST_GRACE_SECONDS = 10.0
+"""Longest grace period of a program whose run will not be resumed."""
+ABORT_SECONDS = 5.0
+"""Time that Python gets after SIGABRT to write down where it hangs."""
 
 
 class RunFailed(Exception):
-    """The user's own code did not bring the run to its end: one line; and what it said itself."""
+    """User code did not bring its run to an end; the text is one line."""
+
+    output: str
+    """What the program wrote last, or the traceback; safe to print."""
 
     def __init__(self, text: str, output: str = "") -> None:
         super().__init__(" ".join(cleaned(text).split()))
@@ -37,43 +34,54 @@ class RunFailed(Exception):
 
 
 class Hung(Exception):
-    """Nothing was reported for ``task.epoch_timeout``; the program has been killed."""
+    """Nothing was reported for ``task.epoch_timeout`` seconds; the program has been killed."""
 
 
-def serve(run: Run, task: UserTask, program: Program, take: Take, leave: Leave) -> None:
-    """Take what the program reports until it has ended.
+class Handler(Protocol):
+    """How one kind of user code reports, and how it is asked to end."""
 
-    Raises :class:`Interruption` of the run when the program has left, and :class:`Hung`.
+    def handle(self, line: bytes) -> bool:
+        """Handle one report line; return whether it shows that the run made progress."""
+        ...
+
+    def terminate(self, seconds: float, interruption: Interruption) -> None:
+        """End the program, for this reason, within a grace period of ``seconds``."""
+        ...
+
+
+def serve(run: Run, task: UserTask, program: Program, handler: Handler) -> None:
+    """Pass what the program reports to ``handler`` until the program has ended.
+
+    Raises:
+        Interruption: The run is interrupted; the program has been ended.
+        Hung: The program reported nothing for ``task.epoch_timeout`` seconds; it has been killed.
     """
     since = time.monotonic()
     try:
-        while program.ended is None:
-            line = program.next(POLL_SECONDS)
-            if line is not None and take(line):
+        while program.exit is None:
+            line = program.next_line(POLL_SECONDS)
+            if line is not None and handler.handle(line):
                 since = time.monotonic()
             run.poll()
             if time.monotonic() - since > task.epoch_timeout:
-                program.stop(signal.SIGABRT, ABORTING_SECONDS)
+                program.stop(signal.SIGABRT, ABORT_SECONDS)
                 raise Hung
-    except Interruption as wish:
-        leave(leaving_seconds(run, wish), wish)
+    except Interruption as interruption:
+        longest = GRACE_SHARE * run.spec.workers.grace_seconds
+        will_resume = isinstance(interruption, Released)
+        seconds = longest if will_resume else min(MOST_GRACE_SECONDS, longest)
+        handler.terminate(seconds, interruption)
         raise
 
 
-def leaving_seconds(run: Run, wish: Interruption) -> float:
-    """How long a program may take to end."""
-    longest = LEAVING_SHARE * run.spec.workers.grace_seconds
-    return longest if isinstance(wish, Released) else min(LEAVING_SECONDS, longest)
-
-
 def hang_text(task: UserTask, epochs: int) -> str:
-    """``epochs``: that were reported before."""
+    """Return the message for a program that hung after it had reported ``epochs`` epochs."""
     return (
-        f"epoch {epochs + 1} was not reported within task.epoch_timeout = {task.epoch_timeout:g} s "
-        "and the program was killed; mend what hangs, or allow more"
+        f"epoch {epochs + 1} was not reported within task.epoch_timeout = {task.epoch_timeout:g} "
+        "s, so the program was killed; fix what hangs, or raise task.epoch_timeout"
     )
 
 
-def last_words(program: Program) -> str:
-    """What a program wrote last: its errors, or else its output."""
+def last_output(program: Program) -> str:
+    """Return the end of a program's standard error; if that is empty, of its standard output."""
     return program.stderr.text() or program.stdout.text()

@@ -1,4 +1,4 @@
-"""What a program writes: bounded, and fit to be shown."""
+"""What a program writes: bounded in size, and safe to print on a terminal."""
 
 from __future__ import annotations
 
@@ -9,67 +9,72 @@ from dataclasses import dataclass
 from kdecay_search.errors import KEPT_BYTES, cleaned
 
 LONGEST_LINE_BYTES = 1 << 16
-"""A longer line reports nothing."""
+"""A longer line is never a report line."""
 
 
 class Tail:
-    """The end of a stream, however long that is."""
+    """Keeps the end of a stream, however long the stream is."""
 
     def __init__(self) -> None:
         self._kept = b""
         self._lock = threading.Lock()
 
     def feed(self, chunk: bytes) -> None:
+        """Append ``chunk`` to the stream."""
         with self._lock:
             self._kept = (self._kept + chunk)[-2 * KEPT_BYTES :]
 
     def text(self) -> str:
-        """At most :data:`KEPT_BYTES` of it, as lines of printable characters."""
+        """Return the last ``KEPT_BYTES`` of the stream, as lines of printable characters."""
         with self._lock:
             kept = self._kept
-        whole = kept[-KEPT_BYTES:].decode(errors="replace")
-        text = cleaned(whole)
+        text = cleaned(kept[-KEPT_BYTES:].decode(errors="replace"))
         return f"…{text}" if len(kept) > KEPT_BYTES else text
 
     def last_line(self) -> str:
+        """Return the last line that is not blank; empty if there is none."""
         lines = self.text().split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """Which lines report something: all, or those that hold ``mark`` and of which ``is_wanted``
-    says so. A flood without the mark is not looked at line by line."""
+class ReportLines:
+    """Which lines of a stream are reports; by default, all of them."""
 
-    is_wanted: Callable[[bytes], bool] = lambda line: True
+    is_report: Callable[[bytes], bool] = lambda line: True
+    """Whether a line, which contains ``mark``, is a report."""
     mark: bytes = b""
+    """Bytes that every report line contains; output without them is not examined line by line."""
 
 
-class Lines:
-    """Cuts a stream into lines: those that are ``wanted`` go to ``take``, the rest to ``tail``."""
+class LineSplitter:
+    """Cuts a stream into lines: report lines go to ``handle``, all other output to ``tail``."""
 
-    def __init__(self, wanted: Wanted, take: Callable[[bytes], None], tail: Tail) -> None:
-        self._wanted, self._take, self._tail = wanted, take, tail
+    def __init__(
+        self, report_lines: ReportLines, handle: Callable[[bytes], None], tail: Tail
+    ) -> None:
+        self._report_lines, self._handle, self._tail = report_lines, handle, tail
         self._begun = b""
         self._is_too_long = False
 
     def feed(self, chunk: bytes) -> None:
+        """Take the next chunk of the stream."""
         whole = self._begun + chunk
-        if self._wanted.mark in whole:
+        if self._report_lines.mark in whole:
             *lines, rest = whole.split(b"\n")
         else:
             before, newline, rest = whole.rpartition(b"\n")
             lines = [before] if newline else []
-        rejected = []
+        others = []
         for line in lines:
-            if not self._is_too_long and self._wanted.is_wanted(line):
-                self._take(line)
+            if not self._is_too_long and self._report_lines.is_report(line):
+                self._handle(line)
             else:
-                rejected.append(line + b"\n")
+                others.append(line + b"\n")
             self._is_too_long = False
         if len(rest) > LONGEST_LINE_BYTES:
-            rejected.append(rest)
+            others.append(rest)
             self._is_too_long, rest = True, b""
         self._begun = rest
-        if rejected:
-            self._tail.feed(b"".join(rejected))
+        if others:
+            self._tail.feed(b"".join(others))

@@ -1,8 +1,8 @@
-"""A program that runs beside the worker: its output, its end, and that nothing of it is left.
+"""A program that runs beside the worker, of which nothing is left when it has ended.
 
-Between the worker and the program stands a supervisor (:mod:`kdecay_search.user_code.supervisor`), which
-outlives a worker that is killed for just as long as it takes to kill the program and all that this
-has started. A thread of the worker's takes what the program writes, so that it never waits.
+A supervisor process (:mod:`kdecay_search.user_code.supervisor`) stands between the worker and the
+program. Should the worker be killed, the supervisor kills the program and every process that it has
+started. A thread of the worker reads what the program writes, so that the program never blocks.
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self
 
-from kdecay_search.user_code.output import Lines, Tail, Wanted
+from kdecay_search.user_code.output import LineSplitter, ReportLines, Tail
 
 logger = logging.getLogger(__name__)
 
 SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
-MARK = "KDECAY_FAMILY"
-"""In the environment of a program, and so of all that it starts."""
+MARK = "KDECAY_PROGRAM"
+"""Environment variable that marks a program and, by inheritance, all processes that it starts."""
 CHUNK_BYTES = 1 << 16
 KILL_SECONDS = 30.0
-"""How long a killed process may take to be gone; one that hangs in a driver never is."""
+"""How long a killed process may take to disappear; one that hangs in a driver never does."""
 
 
 @dataclass(frozen=True)
-class Ended:
-    """The program and its family are gone."""
+class ProgramExit:
+    """How a program ended; all processes that it started are gone as well."""
 
     status: int
-    """Exit status; negative: the signal that ended it."""
+    """Exit status; negative if a signal ended the program."""
     reason: str = ""
-    """Why it could not be started, if so."""
+    """Why the program could not be started; empty if it was."""
 
     def __str__(self) -> str:
         if self.status >= 0:
@@ -57,147 +57,154 @@ class Ended:
 
 
 class Program:
-    """A running program; a context manager, which leaves nothing of it behind.
+    """A running program; a context manager that kills whatever is left of it on exit.
 
-    ``wants``: which lines of what it reports are handed on by :meth:`next`; it reports over
-    ``channel``, a socket whose other end, ``theirs``, the program inherits, or without one on its
-    standard output. All else that it writes is kept in ``stdout`` and ``stderr``, at its end.
+    Args:
+        command: The program and its arguments.
+        environment: The environment variables of the program.
+        report_lines: Which lines :meth:`next_line` returns.
+        channel: The worker's end of a socket over which the program reports; without one, it
+            reports on its standard output.
+        program_end: The other end of ``channel``, which the program inherits.
     """
+
+    stdout: Tail
+    """The end of the program's standard output, without report lines."""
+    stderr: Tail
+    """The end of the program's standard error."""
+    exit: ProgramExit | None
+    """How the program ended, once :meth:`next_line` has come to its end; None before that."""
 
     def __init__(
         self,
         command: Sequence[str],
         environment: Mapping[str, str],
-        wants: Wanted,
+        report_lines: ReportLines,
         channel: socket.socket | None = None,
-        theirs: socket.socket | None = None,
+        program_end: socket.socket | None = None,
     ) -> None:
         self.stdout, self.stderr = Tail(), Tail()
-        self.ended: Ended | None = None
-        self._inbox: queue.SimpleQueue[bytes | Ended] = queue.SimpleQueue()
+        self.exit = None
+        self._inbox: queue.SimpleQueue[bytes | ProgramExit] = queue.SimpleQueue()
         self._mark = uuid.uuid4().hex
-        self._last_word = b""
-        self._leash, leash = socket.socketpair()
-        passed = [end.fileno() for end in (leash, theirs) if end is not None]
-        self._keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", SUPERVISOR, str(leash.fileno()), "--", *command],
+        self._exit_line = bytearray()
+        self._control, control = socket.socketpair()
+        passed = [end for end in (control, program_end) if end is not None]
+        self._supervisor = subprocess.Popen(
+            [sys.executable, "-I", "-S", SUPERVISOR, str(control.fileno()), "--", *command],
             env={**environment, MARK: self._mark},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=passed,
+            pass_fds=[end.fileno() for end in passed],
             start_new_session=True,
         )
-        for end in (leash, theirs):
-            if end is not None:
-                end.close()
-        lines = Lines(wants, self._inbox.put, Tail() if channel else self.stdout)
+        for end in passed:
+            end.close()
+        lines = LineSplitter(report_lines, self._inbox.put, Tail() if channel else self.stdout)
         self._feeds: dict[IO[bytes] | socket.socket, Callable[[bytes], None]] = {
-            _pipe(self._keeper.stdout): self.stdout.feed if channel else lines.feed,
-            _pipe(self._keeper.stderr): self.stderr.feed,
-            self._leash: self._hear_supervisor,
+            _pipe(self._supervisor.stdout): self.stdout.feed if channel else lines.feed,
+            _pipe(self._supervisor.stderr): self.stderr.feed,
+            self._control: self._exit_line.extend,
         }
         if channel is not None:
             self._feeds[channel] = lines.feed
-        self._thread = threading.Thread(target=self._attend, name="program", daemon=True)
+        self._thread = threading.Thread(target=self._read_all, name="program", daemon=True)
         self._thread.start()
 
-    def next(self, seconds: float) -> bytes | None:
-        """The next line that is wanted; None if there is none for so long, or none any more:
-        ``ended`` is set then."""
-        if self.ended is not None:
+    def next_line(self, seconds: float) -> bytes | None:
+        """Wait up to ``seconds`` for the next report line.
+
+        Returns:
+            The line; None if none came in time or if the program has ended, which sets ``exit``.
+        """
+        if self.exit is not None:
             return None
         try:
             item = self._inbox.get(timeout=max(0.0, seconds))
         except queue.Empty:
             return None
-        if isinstance(item, Ended):
-            self.ended = item
+        if isinstance(item, ProgramExit):
+            self.exit = item
             return None
         return item
 
-    def send(self, number: signal.Signals) -> None:
-        """A signal to the program; SIGKILL to all of its family."""
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to the program; SIGKILL goes to all processes that it has started, too."""
         with contextlib.suppress(OSError):
-            self._leash.send(bytes([number]))
+            self._control.send(bytes([number]))
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the end, whatever it still reports; whether it came."""
+        """Wait up to ``seconds`` for the end, dropping report lines; return whether it came."""
         until = time.monotonic() + seconds
-        while self.ended is None and (left := until - time.monotonic()) > 0:
-            self.next(left)
-        return self.ended is not None
+        while self.exit is None and (left := until - time.monotonic()) > 0:
+            self.next_line(left)
+        return self.exit is not None
 
     def stop(self, number: signal.Signals, seconds: float) -> None:
-        """Send a signal, and kill what is left after ``seconds``."""
-        self.send(number)
+        """Send a signal, wait up to ``seconds``, and kill what is left by then."""
+        self.send_signal(number)
         if not self.wait(seconds):
-            self.send(signal.SIGKILL)
+            self.send_signal(signal.SIGKILL)
             if not self.wait(KILL_SECONDS):
-                logger.warning("process %d could not be killed", self._keeper.pid)
+                logger.warning("process %d could not be killed", self._supervisor.pid)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self.ended is None:
+        if self.exit is None:
             self.stop(signal.SIGKILL, KILL_SECONDS)
-        self._leash.close()  # a supervisor that is still there goes on killing
-        if self.ended is not None:
+        self._control.close()  # a supervisor that is still alive keeps killing
+        if self.exit is not None:
             for source in self._feeds:
                 source.close()
 
-    def _attend(self) -> None:
-        """Take what comes, until everybody who could write is gone."""
+    def _read_all(self) -> None:
+        """Read all sources until every process that could write to them is gone."""
         with selectors.DefaultSelector() as selector:
             for source in self._feeds:
                 selector.register(source, selectors.EVENT_READ)
             while selector.get_map():
                 for key, _ in selector.select():
-                    if not self._take(key.fileobj):  # type: ignore[arg-type]
+                    if not self._read_once(key.fileobj):  # type: ignore[arg-type]
                         selector.unregister(key.fileobj)
-        self._keeper.wait()
-        status, _, reason = self._last_word.decode(errors="replace").strip().partition(" ")
-        self._inbox.put(Ended(int(status or -signal.SIGKILL), reason))
+        self._supervisor.wait()
+        status, _, reason = self._exit_line.decode(errors="replace").strip().partition(" ")
+        self._inbox.put(ProgramExit(int(status or -signal.SIGKILL), reason))
 
-    def _take(self, source: IO[bytes] | socket.socket) -> bool:
-        """Read once; whether there may be more."""
+    def _read_once(self, source: IO[bytes] | socket.socket) -> bool:
+        """Read one chunk; return whether there may be more."""
         try:
             chunk = os.read(source.fileno(), CHUNK_BYTES)
         except ConnectionError:
             chunk = b""
         if chunk:
             self._feeds[source](chunk)
-        elif source is self._leash and not self._last_word:
-            kill_marked(self._mark)  # the supervisor was killed
+        elif source is self._control and not self._exit_line:
+            kill_marked(self._mark)  # the supervisor itself was killed
         return bool(chunk)
-
-    def _hear_supervisor(self, chunk: bytes) -> None:
-        self._last_word += chunk
 
 
 def kill_marked(mark: str) -> None:
-    """Kill all processes that have inherited ``mark``: of a program whose supervisor was killed."""
-    wanted = f"{MARK}={mark}".encode()
-    while found := [pid for pid in _processes() if wanted in _environment(pid)]:
+    """Kill every process that has inherited ``mark``: those whose supervisor was killed."""
+    while found := _marked_processes(mark):
         for pid in found:
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         time.sleep(0.01)
 
 
-def _processes() -> list[int]:
-    with contextlib.suppress(OSError):
-        return [int(name) for name in os.listdir("/proc") if name.isdigit()]
-    return []
-
-
-def _environment(pid: int) -> list[bytes]:
-    with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
-    return []
+def _marked_processes(mark: str) -> list[int]:
+    """Return the ids of the processes that have inherited ``mark``; none where /proc is missing."""
+    variable, found = f"{MARK}={mark}".encode(), []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if variable in file.read_bytes().split(b"\0"):
+                found.append(int(file.parent.name))
+    return found
 
 
 def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None  # it was asked for
+    assert stream is not None  # Popen was called with PIPE
     return stream

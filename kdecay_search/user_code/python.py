@@ -1,4 +1,4 @@
-"""Runs a function of the user's in a process of its own: ``kind = "python"``."""
+"""Runs a Python function of the user in a process of its own: ``kind = "python"``."""
 
 from __future__ import annotations
 
@@ -11,45 +11,55 @@ import socket
 import sys
 from pathlib import Path
 
-import kdecay_search
 from kdecay_search.errors import TaskError
 from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.protocol import Epoch, Interruption, Run
-from kdecay_search.user_code.channel import Message, encoded
-from kdecay_search.user_code.environment import of_program
-from kdecay_search.user_code.failures import without_our_frames
-from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_words, serve
-from kdecay_search.user_code.output import Wanted
+from kdecay_search.user_code.channel import Message, encode
+from kdecay_search.user_code.environment import device_and_environment
+from kdecay_search.user_code.failures import user_frames
+from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_output, serve
+from kdecay_search.user_code.output import ReportLines
 from kdecay_search.user_code.process import Program
 
 logger = logging.getLogger(__name__)
 
-ROOT = str(Path(kdecay_search.__file__).parent.parent)
-CHILD = "import sys; sys.path.append(sys.argv[1]); from kdecay_search.user_code import child; child.main()"
-"""-P and this: until our own modules are imported, none of the user's can take their place."""
-ENDING_SECONDS = 10.0
-"""For what goes on after the function has returned: threads, and what is done at an exit."""
+ROOT = str(Path(__file__).parents[2])
+"""The folder that contains the package ``kdecay_search``."""
+CHILD = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    "from kdecay_search.user_code import child; child.main()"
+)
+"""What the child process executes. With Python's option ``-P``, no module in the user's folder can
+take the place of one that our own modules import."""
+EXIT_SECONDS = 10.0
+"""Time that the process gets to exit after the function has returned: for threads and atexit."""
 COOPERATION_SHARE = 0.8
-"""Of the time to leave, for the function to look up by itself; then comes SIGTERM."""
+"""Share of the grace period in which the function may end by itself, before SIGTERM is sent."""
 
 
 def train(run: Run) -> float | None:
-    """Let ``task.entry`` train ``run``; the number that it returned, if it did.
+    """Let the function ``task.entry`` train ``run``.
 
-    Raises :class:`RunFailed`; :class:`TaskError` where no run can succeed on this worker.
+    Returns:
+        The validation error (%) that the function returned; None if it returned none.
+
+    Raises:
+        RunFailed: The function failed.
+        TaskError: No run can succeed on this worker, because the function cannot be imported.
+        Interruption: The run is interrupted.
     """
     task = run.spec.task
     if not isinstance(task, PythonTask):
         raise TypeError(f"a task of kind 'python' was expected, not {task.kind!r}")
-    device, environment = of_program(run.device)
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, "-P", "-c", CHILD, ROOT, str(theirs.fileno())]
-    with Program(command, environment, Wanted(), ours, theirs) as program:
-        return _Conversation(run, task, program, ours).result(device)
+    device, environment = device_and_environment(run.device)
+    channel, program_end = socket.socketpair()
+    command = [sys.executable, "-P", "-c", CHILD, ROOT, str(program_end.fileno())]
+    with Program(command, environment, ReportLines(), channel, program_end) as program:
+        return _FunctionRun(run, task, program, channel).result(device)
 
 
-class _Conversation:
-    """What the worker and the process tell each other."""
+class _FunctionRun:
+    """The worker's side of one run: a :class:`kdecay_search.user_code.monitoring.Handler`."""
 
     def __init__(
         self, run: Run, task: PythonTask, program: Program, channel: socket.socket
@@ -60,21 +70,17 @@ class _Conversation:
         self._outcome: Message | None = None
 
     def result(self, device: str) -> float | None:
-        self._tell(_job(self._run, device))
+        """Serve the process to its end; return what the function returned."""
+        self._send(_job(self._run, device))
         try:
-            serve(self._run, self._task, self._program, self._take, self._leave)
+            serve(self._run, self._task, self._program, self)
         except Hung:
             if self._outcome is None:
-                text = hang_text(self._task, self._epochs)
-                said = without_our_frames(last_words(self._program))
-                raise RunFailed(text, said) from None
-        return self._settled()
+                output = user_frames(last_output(self._program))
+                raise RunFailed(hang_text(self._task, self._epochs), output) from None
+        return self._checked_outcome()
 
-    def _tell(self, message: Message) -> None:
-        with contextlib.suppress(ConnectionError):  # its end is told by the supervisor
-            self._channel.sendall(encoded(message))
-
-    def _take(self, line: bytes) -> bool:
+    def handle(self, line: bytes) -> bool:
         message: Message = json.loads(line)
         if "log" in message:
             logger.log(message["level"], "%s", message["log"])
@@ -83,43 +89,48 @@ class _Conversation:
             self._run.restore([Epoch(*values) for values in message["restore"]])
             self._epochs = len(message["restore"])
         elif "report" in message:
-            self._report(Epoch(*message["report"]))
+            epoch = Epoch(*message["report"])
+            self._epochs, self._has_diverged = epoch.number, epoch.diverged
+            self._run.report(epoch)
         else:
             self._outcome = message
-            if not self._program.wait(ENDING_SECONDS):
+            if not self._program.wait(EXIT_SECONDS):
                 self._program.stop(signal.SIGTERM, 0)
             return True
-        self._tell({"go": True})
+        self._send({"continue": True})
         return True
 
-    def _report(self, epoch: Epoch) -> None:
-        self._epochs, self._has_diverged = epoch.number, epoch.diverged
-        self._run.report(epoch)
-
-    def _leave(self, seconds: float, wish: Interruption) -> None:
-        self._tell({"end": type(wish).__name__})
+    def terminate(self, seconds: float, interruption: Interruption) -> None:
+        self._send({"interruption": type(interruption).__name__})
         if not self._program.wait(COOPERATION_SHARE * seconds):
             self._program.stop(signal.SIGTERM, (1 - COOPERATION_SHARE) * seconds)
 
-    def _settled(self) -> float | None:
+    def _send(self, message: Message) -> None:
+        with contextlib.suppress(ConnectionError):  # the supervisor reports the process's end
+            self._channel.sendall(encode(message))
+
+    def _checked_outcome(self) -> float | None:
+        """Return what the function returned; raise what went wrong."""
         outcome = self._outcome
         if outcome is None:
-            text = f"{self._task.entry} {self._program.ended} and returned nothing"
-            raise RunFailed(text, last_words(self._program))
-        if "unfit" in outcome:
-            raise TaskError(outcome["unfit"])
+            text = f"{self._task.entry} {self._program.exit} and returned nothing"
+            raise RunFailed(text, last_output(self._program))
+        if "invalid_entry" in outcome:
+            raise TaskError(outcome["invalid_entry"])
         if "failed" in outcome:
             raise RunFailed(outcome["failed"], outcome["traceback"])
-        error: float | None = outcome["done"]
+        error: float | None = outcome["returned"]
         if error is None and not self._has_diverged and self._epochs < self._task.epochs:
             raise RunFailed(
                 f"{self._task.entry} returned after {self._epochs} of task.epochs = "
-                f"{self._task.epochs}; report every epoch, or set as many as there are"
+                f"{self._task.epochs}; report every epoch, or set task.epochs to the number of "
+                "epochs that it trains"
             )
         return error
 
 
 def _job(run: Run, device: str) -> Message:
+    """Return the message that tells the child process what to train."""
     return {
         "spec": run.spec.to_json(),
         "ks": run.ks,

@@ -1,22 +1,12 @@
-"""What your own training code gets: ``def train(run): ...``. See docs/own-code.md.
-
-:class:`TaskRun` wraps the :class:`kdecay_search.tasks.protocol.Run` that a worker hands to a task;
-:func:`run_function` calls your function with it and settles what came of it.
-"""
+"""What a user's training function gets: ``def train(run: TaskRun): ...``. See docs/own-code.md."""
 
 from __future__ import annotations
 
 import logging
-import math
-import shutil
-import tempfile
-import weakref
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from dataclasses import astuple
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdecay_search.errors import TaskError
 from kdecay_search.schedules.base import Schedule
@@ -24,94 +14,132 @@ from kdecay_search.study.base import AVERAGING_SHARE
 from kdecay_search.study.comparators import schedule_of
 from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.protocol import Epoch, Interruption, Released, Run
-from kdecay_search.user_code import state as states
-from kdecay_search.user_code.numbers import check_percent, epoch_of, number
+from kdecay_search.user_code.random_state import seed_all
+from kdecay_search.user_code.reports import as_float, check_next_epoch, epoch_of
+from kdecay_search.user_code.saved_state import SavedState, Stateful, StateStore, state_of
 
 if TYPE_CHECKING:
     from torch import nn
     from torch.optim import Optimizer
 
-    from kdecay_search.training.lr_driver import LRDriver, ScheduleLR
     from kdecay_search.training.averaging import SwappedAverage
+    from kdecay_search.training.lr_driver import LRDriver, ScheduleLR
 
 logger = logging.getLogger(__name__)
 
 
 class Diverged(Interruption):
-    """The loss or the error is no longer a number: the run ends here, with 100 % error."""
-
-
-class Stateful(Protocol):
-    """A model, an optimizer, a scheduler, …: whatever gives its state and takes it back."""
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: Any, /) -> Any: ...
+    """The loss or an error is NaN or infinite: the run ends here, with an error of 100 %."""
 
 
 class TaskRun:
-    """One training from its first update to its last, as your own code sees it.
+    """One training run, from its first optimizer update to its last, as your code sees it.
 
-    ``schedule`` gives the LR of an update, and ``report`` records an epoch; all else spares work.
-    Any call may raise a :class:`kdecay_search.tasks.protocol.Interruption`, when the run is ended early or
-    its worker stops: let it pass. What a task must not do raises :class:`TaskError`.
+    Your training function gets a ``TaskRun`` as its only argument. It must do two things:
+
+    - use the learning rates of the run's schedule: :meth:`drive` or :meth:`scheduler` set them on
+      a torch optimizer, :meth:`schedule` returns them for any other framework;
+    - call :meth:`report` after every epoch.
+
+    Everything else is optional: :attr:`seed` makes runs comparable, :meth:`average` lets hopeless
+    runs end early, and :meth:`keep` lets an interrupted run resume.
+
+    A run ends early when the rest of it would not change the search's answer, or when its worker
+    stops. :meth:`report`, :meth:`save`, :meth:`poll` or the next optimizer update then raises an
+    :class:`~kdecay_search.tasks.protocol.Interruption`. Do not catch it; if your code does, the
+    next call raises it again. Incorrect use raises :class:`~kdecay_search.errors.TaskError`.
+
+    Example:
+        A training loop in PyTorch::
+
+            def train(run: TaskRun) -> None:
+                run.seed_everything()
+                training, held_out = my_data(run.purpose)
+                model = MyModel().to(run.device)
+                optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+                run.steps_per_epoch = len(training)
+                run.drive(optimizer)
+                average = run.average(model, optimizer)
+                run.keep(model, optimizer, average)
+                for epoch in run.remaining_epochs():
+                    train_one_epoch(model, optimizer, training)
+                    error = error_percent(model, held_out)
+                    with average:
+                        averaged_error = error_percent(model, held_out)
+                    run.report(epoch, error, averaged_error)
     """
 
     def __init__(self, run: Run) -> None:
+        """Wrap the run that a worker trains; workers do this, your code does not need to."""
         self._run = run
-        self._steps_per_epoch: int | None = getattr(run.spec.task, "steps_per_epoch", None)
-        self._in_file = self._steps_per_epoch
+        self._steps_in_file: int | None = getattr(run.spec.task, "steps_per_epoch", None)
+        self._steps_per_epoch: int | None = self._steps_in_file
         self._schedule: Schedule | None = None
         self._curve: list[Epoch] = []
         self._drivers: list[LRDriver] = []
         self._scheduler: ScheduleLR | None = None
-        self._updates: list[int] = []
+        self._updates: Sequence[int] = ()
         self._kept: tuple[Stateful, ...] = ()
         self._will_save = False
-        self._end: Interruption | None = None
-        self._scratch: Path | None = None
+        self._interruption: Interruption | None = None
+        self._store = StateStore(run.checkpoint)
 
     # ---- what to train ----------------------------------------------------------------------
 
     @property
     def args(self) -> Mapping[str, Any]:
-        """``task.args`` of the study file."""
+        """Your own settings: the table ``task.args`` of the study file."""
         task = self._run.spec.task
         return task.args if isinstance(task, PythonTask) else {}
 
     @property
     def seed(self) -> int:
-        """First weights, order of the data and augmentation shall follow from it alone."""
+        """The run's random seed; runs of different schedules with the same seed are compared.
+
+        Initial weights, data order and augmentation must follow from it and from nothing else.
+        """
         return self._run.seed
 
     @property
     def device(self) -> str:
-        """``cpu``, ``cuda`` or ``cuda:1``."""
+        """The device to train on: ``cpu``, ``cuda`` or ``cuda:N``."""
         return self._run.device
 
     @property
     def purpose(self) -> Literal["search", "confirmation"]:
-        """``search``: train on a part of the training data and report the error on the rest.
-        ``confirmation``: train on all training data and report the error on the test set."""
+        """Which data to train and to validate on.
+
+        ``search``: train on a part of the training set and report the error on the rest of it.
+        ``confirmation``: train on the whole training set and report the error on the test set.
+        """
         return "confirmation" if self._run.comparator else "search"
 
     @property
     def epochs(self) -> int:
-        """``task.epochs`` of the study file."""
+        """Number of epochs of the whole run: ``task.epochs`` of the study file."""
         return self._run.spec.task.epochs
 
     @property
     def epochs_done(self) -> int:
-        """Epochs that were reported, by an earlier attempt at this run too (:meth:`keep`)."""
+        """Number of epochs reported so far, including those of an attempt that was resumed."""
         return len(self._curve)
 
     def remaining_epochs(self) -> range:
-        """Numbers of the epochs to train, from 1; fewer in a run that is gone on with."""
+        """Return the numbers of the epochs to train, counted from 1.
+
+        In a run that is resumed (:meth:`keep`, :meth:`resume`), they start after the last epoch
+        that was reported.
+        """
         return range(self.epochs_done + 1, self.epochs + 1)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer updates of an epoch: ``task.steps_per_epoch``, or what your code sets."""
+        """Number of optimizer updates per epoch.
+
+        It is ``task.steps_per_epoch`` of the study file, or else what your code sets, before the
+        schedule is first used. With gradients accumulated over several batches, it counts updates
+        and not batches.
+        """
         if self._steps_per_epoch is None:
             raise TaskError(
                 "the number of updates is not known yet: set run.steps_per_epoch = len(loader) "
@@ -123,38 +151,49 @@ class TaskRun:
     def steps_per_epoch(self, steps: int) -> None:
         if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
             raise TaskError(f"run.steps_per_epoch = {steps!r}: must be a whole number, 1 or more")
-        if self._in_file not in (None, steps):
+        if self._steps_in_file not in (None, steps):
             raise TaskError(
-                f"run.steps_per_epoch = {steps}: the study file says {self._in_file}; "
-                "take task.steps_per_epoch out there, or do not set it here"
+                f"run.steps_per_epoch = {steps}: the study file has task.steps_per_epoch = "
+                f"{self._steps_in_file}; remove it there, or do not set it here"
             )
         if self._schedule is not None and self._steps_per_epoch != steps:
             raise TaskError(
                 f"run.steps_per_epoch = {steps}: was {self._steps_per_epoch} when the schedule "
-                "was first asked; set it once, before that"
+                "was first used; set it once, before that"
             )
         self._steps_per_epoch = int(steps)
 
     @property
     def total_steps(self) -> int:
-        """Optimizer updates of the whole training."""
+        """Number of optimizer updates of the whole run: ``epochs * steps_per_epoch``."""
         return self.epochs * self.steps_per_epoch
 
     # ---- the learning rate ------------------------------------------------------------------
 
     def schedule(self, step: int) -> float:
-        """LR of update ``step``, counted from 0. From ``total_steps`` on it stays at the end."""
+        """Return the learning rate of an optimizer update.
+
+        Args:
+            step: The number of the update, counted from 0. From :attr:`total_steps` on, the
+                learning rate stays at its final value.
+
+        Raises:
+            TaskError: :attr:`steps_per_epoch` is not known yet.
+        """
         if self._schedule is None:
             run, steps = self._run, self.steps_per_epoch
             self._schedule = schedule_of(run.spec, run.comparator, run.ks, steps, run.lr_max)
         return self._schedule(min(step, self.total_steps), self.total_steps)
 
     def drive(self, optimizer: Optimizer) -> None:
-        """Let the schedule set the LR of a torch optimizer before each of its updates.
+        """Let the schedule set the learning rate before each update of a torch optimizer.
 
-        Each update also polls. The optimizer's own ``lr`` does not matter; parameter groups that
-        differ in it keep their ratio to the first. The count of updates is a part of what
-        :meth:`keep` and :meth:`save` keep.
+        Each update also polls (:meth:`poll`). The number of updates is saved by :meth:`keep` and
+        :meth:`save`, and restored with them. A scheduler of your own may stay: it is overruled.
+
+        Args:
+            optimizer: Its own ``lr`` does not matter. Parameter groups whose ``lr`` differs keep
+                their ratio to the first group.
         """
         from kdecay_search.training.lr_driver import LRDriver  # noqa: PLC0415 - torch
 
@@ -164,14 +203,22 @@ class TaskRun:
         self._drivers.append(driver)
 
     def scheduler(self, optimizer: Optimizer) -> ScheduleLR:
-        """The same as a torch ``LRScheduler``: call ``step()`` after every update, which also
-        polls. Its state is its own: ``state_dict()``."""
+        """Return the schedule as a torch ``LRScheduler``, for use in place of :meth:`drive`.
+
+        Args:
+            optimizer: Its own ``lr`` does not matter. Parameter groups whose ``lr`` differs keep
+                their ratio to the first group.
+
+        Returns:
+            A scheduler. Call its ``step()`` after every update, which also polls (:meth:`poll`).
+            Save and restore it with its ``state_dict()``, for instance by :meth:`keep`.
+        """
         from kdecay_search.training.lr_driver import ScheduleLR  # noqa: PLC0415 - torch
 
         self._scheduler = ScheduleLR(optimizer, self.schedule, self.poll)
         return self._scheduler
 
-    # ---- what came of it --------------------------------------------------------------------
+    # ---- results ----------------------------------------------------------------------------
 
     def report(
         self,
@@ -183,96 +230,135 @@ class TaskRun:
         lr: float | None = None,
         **metrics: float,
     ) -> None:
-        """Record an epoch; every epoch once, in order, counted from 1.
+        """Record an epoch. NaN or infinity as an error or as the loss ends the run as diverged.
 
-        ``validation_error``: in percent (%), of the weights as they are; ``averaged_error``: of
-        averaged weights (:meth:`average`): without it no run is ended early. ``loss``: the epoch's
-        mean training loss; ``lr``: at its last update. Other ``metrics`` go to the worker's log.
-        NaN or infinity ends the run as diverged.
+        Args:
+            epoch: The epoch's number, counted from 1. Report every epoch once, in order.
+            validation_error: Error of the weights as they are, in percent (0 to 100).
+            averaged_error: Error of the averaged weights (:meth:`average`), in percent. Without
+                it, the run is never ended early.
+            loss: The epoch's mean training loss.
+            lr: Learning rate of the epoch's last update; not needed with :meth:`drive` or
+                :meth:`scheduler`.
+            metrics: Further numbers, for the worker's log.
+
+        Raises:
+            TaskError: The epoch is not the next one, a value is not a number, or an error is not
+                in percent.
+            Interruption: The run ends here; do not catch it.
         """
-        self.raise_end()
-        rate = self._rate() if lr is None else lr
-        told = epoch_of(self._due(epoch), validation_error, averaged_error, loss, rate)
-        others = {name: number(name, value) for name, value in metrics.items()}
+        self._raise_if_interrupted()
+        if lr is None and self._drivers:
+            lr = self._drivers[0].rate
+        elif lr is None and self._scheduler is not None:
+            lr = self._scheduler.rate
+        name = f"run.report(epoch={epoch!r})"
+        number = check_next_epoch(name, epoch, self.epochs_done, self.epochs)
+        reported = epoch_of(number, validation_error, averaged_error, loss, lr)
+        others = {name: as_float(name, value) for name, value in metrics.items()}
         if others:
             shown = ", ".join(f"{name} {value:g}" for name, value in others.items())
-            logger.info("epoch %d: %s", told.number, shown)
-        self._curve.append(told)
+            logger.info("epoch %d: %s", number, shown)
+        self._curve.append(reported)
         try:
-            self._guarded(self._run.report, told)
+            self._interruptible(self._run.report, reported)
         except Released:
             self._save_kept()
             if not self._will_save or self._kept:
-                raise  # else :meth:`save` raises it, once the epoch is kept
+                raise  # otherwise save() raises it, once the epoch is saved
         else:
             self._save_kept()
-        if told.diverged:
-            self._guarded(_diverge)
+        if reported.diverged:
+            self._interruption = Diverged()
+            raise self._interruption
 
     def poll(self) -> None:
-        """Raise if the run shall end; cheap enough for every batch."""
-        self.raise_end()
-        self._guarded(self._run.poll)
+        """Raise if the run is to end; cheap enough to call for every batch.
 
-    # ---- going on after an interruption -----------------------------------------------------
+        Not needed with :meth:`drive` or :meth:`scheduler`, whose updates poll.
+
+        Raises:
+            Interruption: The run ends here; do not catch it.
+        """
+        self._raise_if_interrupted()
+        self._interruptible(self._run.poll)
+
+    # ---- resuming an interrupted run --------------------------------------------------------
 
     @property
     def checkpoint_dir(self) -> Path:
-        """A folder of this run's own, also for later attempts at it; removed when it has ended."""
-        if self._run.checkpoint is not None:
-            folder = self._run.checkpoint.folder
-            folder.mkdir(parents=True, exist_ok=True)
-            return folder
-        if self._scratch is None:
-            self._scratch = Path(tempfile.mkdtemp(prefix="kdecay-run-"))
-            weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
-        return self._scratch
+        """A folder for this run alone; all attempts at the run share it.
+
+        It is created when it is first asked for, and removed when the run has ended.
+        """
+        return self._store.folder
 
     def keep(self, *objects: Stateful) -> None:
-        """Save these objects' state after every epoch; put it back if this run was interrupted.
+        """Save the state of these objects after every epoch, and restore it in a resumed run.
 
-        ``objects``: model, optimizer, :meth:`average`'s, …, always in this order. The random
-        generators' states of Python, numpy and torch are kept with them. Call it before the first
-        epoch, and train :meth:`remaining_epochs`.
+        The states of the random generators of Python, NumPy and torch are saved and restored with
+        them. Call it once, before the first epoch, and then train :meth:`remaining_epochs`.
+
+        Args:
+            objects: Anything with ``state_dict()`` and ``load_state_dict()``, always in the same
+                order: the model, the optimizer, the result of :meth:`average`, and so on.
+
+        Raises:
+            TaskError: An epoch was reported before.
         """
-        found = self._resume()
+        found = self._restore()
         if found is not None:
-            self._put_back(objects, found)
+            self._store.restore(objects, found)
         self._kept = objects
 
-    def _put_back(self, objects: tuple[Stateful, ...], found: Any) -> None:
-        """What does not fit is of other code: it fails this attempt, and not the next."""
-        try:
-            for thing, state in zip(objects, found["objects"], strict=True):
-                thing.load_state_dict(state)
-            states.set_random_state(found["random"])
-        except Exception:
-            if self._run.checkpoint is not None:
-                self._run.checkpoint.set_aside("does not fit this code")
-            raise
-
     def save(self, state: Any) -> None:
-        """Keep ``state``, anything that can be pickled, with the epochs reported so far: call it
-        after :meth:`report`, and within a long epoch. It replaces what was saved before."""
+        """Save ``state`` together with the epochs reported so far, in place of what was saved.
+
+        Call it after :meth:`report`; within a long epoch, it may be called at any time.
+
+        Args:
+            state: Anything that can be pickled; :meth:`resume` returns it.
+
+        Raises:
+            TaskError: :meth:`keep` was called: it already saves after every report.
+            Interruption: The run ends here, its state saved; do not catch it.
+        """
         if self._kept:
-            raise TaskError("run.save: run.keep saves by itself after every report; use one")
+            raise TaskError("run.save: run.keep already saves after every report; use one of them")
         self._write(state)
         self._will_save = True
-        self.raise_end()
+        self._raise_if_interrupted()
 
     def resume(self) -> Any:
-        """What an interrupted attempt at this run saved last, or None; tensors are on the CPU."""
-        self._will_save = True
-        return self._resume()
+        """Return what an interrupted attempt at this run saved last.
 
-    # ---- averaged weights -------------------------------------------------------------------
+        Call it once, before the first epoch, and then train :meth:`remaining_epochs`.
+
+        Returns:
+            What was passed to :meth:`save`, with all tensors on the CPU; None if there is nothing.
+
+        Raises:
+            TaskError: An epoch was reported before.
+        """
+        self._will_save = True
+        return self._restore()
+
+    # ---- averaged weights and seeds ---------------------------------------------------------
 
     def average(self, model: nn.Module, optimizer: Optimizer | None = None) -> SwappedAverage:
-        """Averaged weights of a torch model, batch norm's statistics included.
+        """Average a torch model's weights, and the statistics of its batch norms, over updates.
 
-        ``with average: error = evaluate(model)`` evaluates the model with them, in eval mode.
-        After every update of ``optimizer`` they are updated; without it, call ``update()``.
-        Call it when the model is on its device.
+        The half-life of the average is ``task.averaging_share`` of the whole run's updates. It
+        takes memory for one more copy of the weights.
+
+        Args:
+            model: The model, already on its device.
+            optimizer: Updates the average after each of its updates. Without it, call
+                ``update()`` of the result yourself.
+
+        Returns:
+            A context manager: ``with average: error = evaluate(model)`` evaluates the model with
+            the averaged weights, in eval mode. Pass it to :meth:`keep` as well.
         """
         from kdecay_search.training.averaging import SwappedAverage  # noqa: PLC0415 - torch
 
@@ -280,104 +366,43 @@ class TaskRun:
         return SwappedAverage(model, share * self.total_steps, optimizer)
 
     def seed_everything(self) -> None:
-        """Seed Python's, numpy's and torch's global generators with the run's seed."""
-        states.seed_random(self.seed)
+        """Seed the global random generators of Python, NumPy and torch with :attr:`seed`.
+
+        NumPy and torch are seeded only if they have been imported before.
+        """
+        seed_all(self.seed)
 
     # ---- inside -----------------------------------------------------------------------------
 
-    def _due(self, number: int) -> int:
-        due = self.epochs_done + 1
-        if number != due or due > self.epochs:
-            rule = f"epoch {due} is next" if due <= self.epochs else f"the last was {due - 1}"
-            raise TaskError(
-                f"run.report(epoch={number!r}): {rule}; report every epoch once, in order, from 1"
-            )
-        return due
-
-    def _rate(self) -> float | None:
-        if self._drivers:
-            return self._drivers[0].rate
-        return None if self._scheduler is None else self._scheduler.rate
-
-    def _guarded(self, call: Callable[..., None], *arguments: object) -> None:
-        """An interruption is raised again by every later call, should your code have caught it."""
+    def _interruptible(self, call: Callable[..., None], *arguments: object) -> None:
+        """Call; an interruption is remembered, so that later calls raise it again."""
         try:
             call(*arguments)
         except Interruption as interruption:
-            self._end = interruption
+            self._interruption = interruption
             raise
 
-    def raise_end(self) -> None:
-        """Raise what ended this run, if anything did."""
-        if self._end is not None:
-            raise self._end
+    def _raise_if_interrupted(self) -> None:
+        if self._interruption is not None:
+            raise self._interruption
 
     def _save_kept(self) -> None:
         if self._kept:
-            objects = [thing.state_dict() for thing in self._kept]
-            self._write({"objects": objects, "random": states.random_state()})
+            self._write(state_of(self._kept))
 
     def _write(self, state: Any) -> None:
-        if self._run.checkpoint is None:
-            return
-        curve = [astuple(epoch) for epoch in self._curve]
         updates = [driver.updates for driver in self._drivers]
-        whole = {"curve": curve, "updates": updates, "state": state}
-        self._run.checkpoint.write(states.pack(whole))
+        self._store.write(SavedState(self._curve, updates, state))
 
-    def _resume(self) -> Any:
+    def _restore(self) -> Any:
+        """Take over the epochs of an interrupted attempt; return what its code saved, or None."""
         if self._curve:
-            raise TaskError("run.keep and run.resume come before the first report")
-        checkpoint = self._run.checkpoint
-        payload = None if checkpoint is None else checkpoint.read()
-        if checkpoint is None or payload is None:
+            raise TaskError("call run.keep and run.resume before the first report")
+        saved = self._store.read()
+        if saved is None:
             return None
-        try:
-            found = states.unpack(payload)
-        except Exception:  # whatever unpickling raises: the code has changed since, say
-            checkpoint.set_aside("cannot be loaded")
-            return None
-        self._curve = [Epoch(*values) for values in found["curve"]]
-        self._updates = found["updates"]
+        self._curve, self._updates = list(saved.curve), saved.updates
         for driver, updates in zip(self._drivers, self._updates, strict=False):
             driver.updates = updates
         self._run.restore(self._curve)
-        return found["state"]
-
-    def settled(self, result: object) -> float | None:
-        """What the function returned, checked; a run that reported nothing has one epoch then."""
-        self.raise_end()
-        if result is not None:
-            error = number("the returned validation error", result)
-            if not self._curve:
-                self.report(1, error)
-            elif math.isfinite(error):
-                check_percent("the returned validation error", error)
-            return error if math.isfinite(error) else None
-        if not self._curve:
-            raise TaskError(
-                "the function reported no epoch and returned no number: call run.report every "
-                "epoch, or return the validation error in percent"
-            )
-        return None
-
-
-def run_function(function: Callable[[TaskRun], object], run: Run) -> float | None:
-    """Call your ``function`` on a run; return the final validation error (%), if it did.
-
-    Raises what the function raises; an :class:`Interruption` also if your code caught it.
-    """
-    task_run = TaskRun(run)
-    try:
-        return task_run.settled(function(task_run))
-    except Diverged:
-        return None
-    except Exception:
-        with suppress(Diverged):
-            task_run.raise_end()
-            raise
-        return None
-
-
-def _diverge() -> None:
-    raise Diverged
+        return saved.state

@@ -1,16 +1,17 @@
-"""Keeps a program and everything that it starts, and lets nothing of it live on.
+"""Runs a program and makes sure that no process which it starts outlives it.
 
-    python -I -S supervisor.py LEASH -- PROGRAM [ARGUMENT ...]
+    python -I -S supervisor.py CONTROL -- PROGRAM [ARGUMENT ...]
 
-A script of its own, so that it is small and starts fast; :mod:`kdecay_search.user_code.process` starts
-it. ``LEASH`` is the number of a socket whose other end the worker holds. A byte that comes over it
-is the number of a signal to send to the program; SIGKILL goes to all of its family. When the
-worker dies, however it dies, the socket is at its end: the family is killed then, too. And when
-the program ends, what it left behind is killed, and one line tells the worker how it ended.
+A script of its own, so that it is small and starts fast; :mod:`kdecay_search.user_code.process`
+starts it. ``CONTROL`` is the number of a socket whose other end the worker holds. A byte that
+arrives over it is the number of a signal to send to the program; SIGKILL goes to its whole process
+tree. When the worker dies, however it dies, the socket closes, and the process tree is killed.
+When the program ends, the processes that it left behind are killed, and one line tells the worker
+how the program ended.
 
-On Linux the supervisor adopts orphans (a child subreaper), so that a process that forked twice, or has
-a session of its own, belongs to the family all the same; elsewhere the family is the program's
-process group.
+On Linux the supervisor adopts orphans (it is a child subreaper), so that the process tree includes
+processes that forked twice or have a session of their own. Elsewhere, the process tree is the
+program's process group.
 """
 
 import contextlib
@@ -27,22 +28,25 @@ PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 IS_LINUX = sys.platform.startswith("linux")
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 RESTORED = (*IGNORED, signal.SIGPIPE, signal.SIGXFSZ)
-LOOK_SECONDS, LONGEST_LOOK_SECONDS = 0.002, 1.0
-"""Between two looks at who is left; what hangs in the kernel takes long to die."""
+POLL_SECONDS, LONGEST_POLL_SECONDS = 0.002, 1.0
+"""First and longest pause between two looks at which killed processes are left: a process that
+hangs in the kernel takes long to die."""
 NOT_STARTED = 127
+"""Exit status of a program that could not be started: the one that shells use."""
 
 
-def main(leash: socket.socket, command: list[str]) -> None:
-    os.set_inheritable(leash.fileno(), False)
+def main(control: socket.socket, command: list[str]) -> None:
+    """Run ``command`` to its end, kill what it left behind, and report its exit status."""
+    os.set_inheritable(control.fileno(), False)
     for number in IGNORED:
         signal.signal(number, signal.SIG_IGN)
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    woken = _wake_up_on_children()
+    child_ended = _child_exit_notifier()
     program, reason = _start(command)
-    status = _keep(program, leash, woken)
-    _kill_family(program)
+    status = _supervise(program, control, child_ended)
+    _kill_tree(program)
     with contextlib.suppress(OSError):
-        leash.sendall(f"{status} {reason}\n".encode(errors="replace"))
+        control.sendall(f"{status} {reason}\n".encode(errors="replace"))
 
 
 def _prctl(option: int, value: int) -> None:
@@ -50,8 +54,8 @@ def _prctl(option: int, value: int) -> None:
         ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
-def _wake_up_on_children() -> int:
-    """A file descriptor that can be read when a child has ended."""
+def _child_exit_notifier() -> int:
+    """Return a file descriptor that becomes readable when a child has ended."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
@@ -61,23 +65,24 @@ def _wake_up_on_children() -> int:
 
 
 def _start(command: list[str]) -> tuple[int, str]:
-    """The program's process id, and why it could not be started, if so."""
+    """Start the program; return its process id, and why it could not be started (or nothing)."""
     reading, writing = os.pipe()
     supervisor = os.getpid()
     program = os.fork()
     if program == 0:
         try:
-            _become(command, supervisor)
+            _execute(command, supervisor)
         except OSError as error:
             os.write(writing, (error.strerror or str(error)).encode())
         finally:
             os._exit(NOT_STARTED)
     os.close(writing)
-    with os.fdopen(reading, encoding=None, errors="replace") as said:
-        return program, said.read()
+    with os.fdopen(reading, encoding=None, errors="replace") as reason:
+        return program, reason.read()
 
 
-def _become(command: list[str], supervisor: int) -> None:
+def _execute(command: list[str], supervisor: int) -> None:
+    """Replace this forked process by the program."""
     os.setsid()
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
@@ -89,35 +94,39 @@ def _become(command: list[str], supervisor: int) -> None:
     os.execvp(command[0], command)
 
 
-def _keep(program: int, leash: socket.socket, woken: int) -> int:
-    """Until the program has ended, or is to be killed; its exit status, negative for a signal."""
+def _supervise(program: int, control: socket.socket, child_ended: int) -> int:
+    """Wait until the program has ended or is to be killed.
+
+    Returns:
+        Its exit status; negative if a signal ended it.
+    """
     while True:
-        sources = [leash.fileno(), woken]
-        ready, _, _ = select.select(sources, [], [])
-        if woken in ready:
+        ready, _, _ = select.select([control.fileno(), child_ended], [], [])
+        if child_ended in ready:
             with contextlib.suppress(BlockingIOError):
-                os.read(woken, 4096)
+                os.read(child_ended, 4096)
             status = _reap(program)
             if status is not None:
                 return status
-        if leash.fileno() in ready:
-            wishes = _wishes(leash)
-            if not wishes or signal.SIGKILL in wishes:
-                return _kill_family(program)
-            for number in wishes:
+        if control.fileno() in ready:
+            signals = _requested_signals(control)
+            if not signals or signal.SIGKILL in signals:
+                return _kill_tree(program)
+            for number in signals:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(program, number)
 
 
-def _wishes(leash: socket.socket) -> bytes:
+def _requested_signals(control: socket.socket) -> bytes:
+    """Return the signal numbers that the worker has sent; empty when the worker is gone."""
     try:
-        return leash.recv(64)
+        return control.recv(64)
     except ConnectionError:
         return b""
 
 
 def _reap(program: int) -> int | None:
-    """Bury who has ended; the program's status if it is among them."""
+    """Reap all children that have ended; return the program's exit status if it is among them."""
     found = None
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
@@ -126,11 +135,15 @@ def _reap(program: int) -> int | None:
     return found
 
 
-def _kill_family(program: int) -> int:
-    """Kill until nobody is left, also those who are born meanwhile; the program's status."""
-    found, pause = -int(signal.SIGKILL), LOOK_SECONDS
+def _kill_tree(program: int) -> int:
+    """Kill until no process is left, including those that start meanwhile.
+
+    Returns:
+        The program's exit status; that of SIGKILL if the program had ended before.
+    """
+    found, pause = -int(signal.SIGKILL), POLL_SECONDS
     while True:
-        for pid in _family(program):
+        for pid in _process_tree(program):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         status = _reap(program)
@@ -138,12 +151,13 @@ def _kill_family(program: int) -> int:
         try:
             if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
                 time.sleep(pause)
-                pause = min(2 * pause, LONGEST_LOOK_SECONDS)
+                pause = min(2 * pause, LONGEST_POLL_SECONDS)
         except ChildProcessError:
             return found
 
 
-def _family(program: int) -> list[int]:
+def _process_tree(program: int) -> list[int]:
+    """Return all descendants of this process; elsewhere than on Linux, kill the process group."""
     if not IS_LINUX:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(program, signal.SIGKILL)

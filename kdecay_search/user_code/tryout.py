@@ -1,4 +1,4 @@
-"""One short run in this process, without a database: does the task do what a search needs?"""
+"""One short run in this process, without a database, to see whether a task suits a search."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunKey
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch, Released, TrainFunction
-from kdecay_search.user_code.run import TaskRun, run_function
-from kdecay_search.user_code.watched import Rates, Tell, Watched
+from kdecay_search.user_code.function import run_function
+from kdecay_search.user_code.instrumentation import LearningRates, Log, LoggingTaskRun
+from kdecay_search.user_code.run import TaskRun
 
 SEED = 0
 PREFIX = "kdecay-try-"
 
 
 @dataclass
-class Tried:
-    """What was seen of a task."""
+class Tryout:
+    """What was observed of a task in a short run."""
 
     spec: StudySpec
-    """With few epochs."""
+    """The study, with few epochs."""
     epochs: list[Epoch] = field(default_factory=list)
+    """The epochs that the task reported, in order."""
     calls: Counter[str] = field(default_factory=Counter)
-    rates: Rates = field(default_factory=Rates)
+    """How often the task used each attribute and method of its :class:`TaskRun`."""
+    rates: LearningRates = field(default_factory=LearningRates)
+    """The LRs of the task's optimizer."""
     run: TaskRun | None = None
-    """The last one that the function got."""
+    """The last :class:`TaskRun` that a Python function got; None for any other task."""
     result: float | None = None
+    """The validation error (%) that the task returned; None if it returned none."""
     restored: int | None = None
-    """Epochs that it went on from, when it was interrupted; None if it was not."""
+    """Epochs that the task resumed from after an interruption; None if it was not interrupted."""
     looked_for_state: bool = False
+    """Whether the task asked for the state of an interrupted run."""
 
 
 def shortened(spec: StudySpec, epochs: int) -> StudySpec:
-    """The study with so many epochs at most, its warm-up squeezed with them."""
+    """Return the study with at most ``epochs`` epochs, and its warm-up shortened in proportion."""
     if epochs >= spec.task.epochs:
         return spec
     warmup = spec.schedule.warmup_epochs * epochs / spec.task.epochs
@@ -46,51 +52,45 @@ def shortened(spec: StudySpec, epochs: int) -> StudySpec:
     return changed(spec, "task", {"epochs": epochs}, "--epochs")
 
 
-class TriedRun:
-    """A :class:`kdecay_search.tasks.protocol.Run` that tells what it is told.
+class TryoutRun:
+    """A :class:`kdecay_search.tasks.protocol.Run` that records and logs what its task does.
 
-    It interrupts a task that looked for its state after its first epoch, as a worker does that is
-    stopped: so it is seen whether the task goes on where it stood.
+    With ``interrupts`` set, a task that looked for its state is interrupted after its first epoch,
+    as a worker that stops would do, to see whether the task can resume.
     """
 
-    def __init__(self, tried: Tried, k: float, device: str, folder: Path, tell: Tell) -> None:
-        self.spec, self.ks, self.comparator = tried.spec, (k,), None
+    def __init__(
+        self, tryout: Tryout, k: float, device: str, folder: Path, log: Log, interrupts: bool
+    ) -> None:
+        self.spec, self.ks, self.comparator = tryout.spec, (k,), None
         self.seed, self.device = SEED, device
         levels = self.spec.search.lr_max
         self.lr_max = levels[0] if levels else None
-        self.checkpoint: Checkpoint | None = _Looked(folder, self.spec.fingerprint(self.ks, SEED))
-        self.interrupts = False
-        self._tried, self._tell = tried, tell
+        self.checkpoint = _ObservedCheckpoint(folder, self.spec.fingerprint(self.ks, SEED))
+        self._tryout, self._log, self._interrupts = tryout, log, interrupts
         self._updates = 0
 
     def restore(self, epochs: Sequence[Epoch]) -> None:
-        self._tried.restored = len(epochs)
-        self._tell(f"goes on after epoch {len(epochs)}, as kept")
+        self._tryout.restored = len(epochs)
+        self._log(f"resumed after epoch {len(epochs)}")
 
     def report(self, epoch: Epoch) -> None:
-        self._tried.epochs.append(epoch)
-        self._tell(_told(epoch, self._rates_of_epoch()))
-        if self.interrupts and epoch.number < self.spec.task.epochs and self._can_go_on:
-            self.interrupts = False
-            self._tried.restored = 0
+        self._tryout.epochs.append(epoch)
+        rates = self._tryout.rates.used[self._updates :]
+        self._updates += len(rates)
+        self._log(_summary(epoch, rates))
+        is_last = epoch.number == self.spec.task.epochs
+        if self._interrupts and self.checkpoint.was_read and not is_last:
+            self._interrupts = False
+            self._tryout.restored = 0
             raise Released
 
     def poll(self) -> None:
         return
 
-    @property
-    def _can_go_on(self) -> bool:
-        assert isinstance(self.checkpoint, _Looked)
-        return self.checkpoint.was_read
 
-    def _rates_of_epoch(self) -> list[float]:
-        rates = self._tried.rates.used[self._updates :]
-        self._updates += len(rates)
-        return rates
-
-
-class _Looked(Checkpoint):
-    """A checkpoint that knows whether somebody has looked for it."""
+class _ObservedCheckpoint(Checkpoint):
+    """A checkpoint that knows whether it has been read."""
 
     def __init__(self, folder: Path, fingerprint: bytes) -> None:
         super().__init__(folder, RunKey(1, 0, SEED), fingerprint, 300.0)
@@ -102,39 +102,63 @@ class _Looked(Checkpoint):
 
 
 def try_function(
-    tried: Tried, function: Callable[[TaskRun], object], k: float, device: str, tell: Tell
+    tryout: Tryout, function: Callable[[TaskRun], object], k: float, device: str, log: Log
 ) -> None:
-    """Call a function of the user's; raises what it raises."""
+    """Train one run by a Python function of the user; interrupt it once if it can resume.
 
-    def watched(run: TaskRun) -> object:
-        tried.run = run
-        tried.rates.listen()
-        return function(Watched(run, tell, tried.rates, tried.calls))  # type: ignore[arg-type]
+    Args:
+        tryout: Takes down what is observed.
+        function: The user's training function.
+        k: The exponent of the schedule.
+        device: Where to train: ``cpu``, ``cuda`` or ``cuda:N``.
+        log: Takes a line for everything that the function does.
+
+    Raises:
+        Exception: Whatever the function raises.
+    """
+
+    def observed(run: TaskRun) -> object:
+        tryout.run = run
+        tryout.rates.start()
+        stand_in = LoggingTaskRun(run, log, tryout.rates, tryout.calls)
+        return function(stand_in)  # type: ignore[arg-type]
 
     with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
-        run = TriedRun(tried, k, device, Path(folder), tell)
-        run.interrupts = True
+        run = TryoutRun(tryout, k, device, Path(folder), log, interrupts=True)
         try:
-            tried.result = run_function(watched, run)
+            tryout.result = run_function(observed, run)
         except Released:
-            tell("stopped here, as a worker may be; called again")
-            tried.rates.forget_optimizer()
-            before = len(tried.epochs), len(tried.rates.used)
-            tried.result = run_function(watched, run)
-            if not tried.restored:  # it started over
-                del tried.epochs[: before[0]], tried.rates.used[: before[1]]
+            log("interrupted, as by a worker that stops; called again")
+            tryout.rates.forget_optimizer()
+            before = len(tryout.epochs), len(tryout.rates.used)
+            tryout.result = run_function(observed, run)
+            if not tryout.restored:  # it started over
+                del tryout.epochs[: before[0]], tryout.rates.used[: before[1]]
         finally:
-            tried.looked_for_state = run._can_go_on
-            tried.rates.stop()
+            tryout.looked_for_state = run.checkpoint.was_read
+            tryout.rates.stop()
 
 
-def try_task(tried: Tried, train: TrainFunction, k: float, device: str, tell: Tell) -> None:
-    """The same of a program, or of a built-in task; raises what it raises."""
+def try_task(tryout: Tryout, train: TrainFunction, k: float, device: str, log: Log) -> None:
+    """Train one run by a program or a built-in task, without an interruption.
+
+    Args:
+        tryout: Takes down what is observed.
+        train: The task.
+        k: The exponent of the schedule.
+        device: Where to train: ``cpu``, ``cuda`` or ``cuda:N``.
+        log: Takes a line for every epoch.
+
+    Raises:
+        Exception: Whatever the task raises.
+    """
     with TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder:
-        tried.result = train(TriedRun(tried, k, device, Path(folder), tell))
+        run = TryoutRun(tryout, k, device, Path(folder), log, interrupts=False)
+        tryout.result = train(run)
 
 
-def _told(epoch: Epoch, rates: Sequence[float]) -> str:
+def _summary(epoch: Epoch, rates: Sequence[float]) -> str:
+    """Return one line about an epoch; ``rates`` are the LRs of its updates, as far as known."""
     parts = [f"epoch {epoch.number}: error {epoch.validation_error:.2f} %"]
     if epoch.averaged_error is not None:
         parts.append(f"averaged {epoch.averaged_error:.2f} %")

@@ -1,4 +1,4 @@
-"""The examples of ``kdecay init``."""
+"""The examples that ``kdecay init`` writes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import torch
 from kdecay_search.cli.init import Kind
 from kdecay_search.study.file import load
 from kdecay_search.tasks.protocol import Released
-from kdecay_search.user_code.run import run_function
+from kdecay_search.user_code.function import run_function
 from tests.support.kdecay_command import Kdecay
 from tests.support.recorded_run import RecordedRun
 
@@ -27,7 +27,7 @@ EPOCHS = 3
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
-    """The examples use one; others of this process may want more."""
+    """The examples set the number of threads to one: restore it for other tests."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -50,9 +50,7 @@ def recorded(kind: Kind, folder: Path, **options: Any) -> RecordedRun:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", FUNCTIONS)
-def test_an_example_that_was_interrupted_goes_on_to_the_same_numbers(
-    tmp_path: Path, kind: Kind
-) -> None:
+def test_an_example_resumes_to_the_same_numbers(tmp_path: Path, kind: Kind) -> None:
     train = module(kind).train
     whole = recorded(kind, tmp_path / "whole")
     run_function(train, whole)
@@ -80,12 +78,10 @@ def test_an_example_opens_the_test_set_only_to_confirm(tmp_path: Path, kind: Kin
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_an_example_is_searched_to_its_end_by_the_commands_that_init_tells(
-    kdecay: Kdecay, tmp_path: Path, kind: Kind
-) -> None:
-    told = kdecay.run("init", "mine", "--for", kind, cwd=tmp_path).stdout
+def test_an_example_is_searched_to_its_end(kdecay: Kdecay, tmp_path: Path, kind: Kind) -> None:
+    out = kdecay.run("init", "mine", "--for", kind, cwd=tmp_path).stdout
     lines = [
-        shlex.split(line.partition("  ")[0]) for line in told.replace("    ", "", 4).split("\n")
+        shlex.split(line.partition("  ")[0]) for line in out.replace("    ", "", 4).split("\n")
     ]
     steps = [line for line in lines if line and line[0] in ("cd", "pip", "kdecay")]
     launch = ["kdecay", "launch", "study.toml"]
@@ -97,4 +93,4 @@ def test_an_example_is_searched_to_its_end_by_the_commands_that_init_tells(
     assert study["epochs"] == {"trained": 12, "planned": 12}
     (stage,) = study["stages"]
     original, other = (candidate["mean"] for candidate in stage["candidates"])
-    assert other < original, "a better schedule than the original is there to be found"
+    assert other < original, "there is a better schedule than the original"

@@ -1,4 +1,4 @@
-"""``kdecay init``: what it writes, and that it never overwrites."""
+"""``kdecay init``: what it writes, and that it never overwrites a file."""
 
 from __future__ import annotations
 
@@ -13,28 +13,24 @@ from tests.support.kdecay_command import Kdecay
 
 @pytest.fixture
 def kdecay(tmp_path: Path) -> Kdecay:
-    """The command where no database is needed, nor made."""
+    """The command in a folder where no database is made."""
     return Kdecay(tmp_path / "home")
 
 
 @pytest.mark.parametrize("kind", Kind)
-def test_an_example_is_a_valid_study_with_its_code_beside_it(
-    kdecay: Kdecay, tmp_path: Path, kind: Kind
-) -> None:
+def test_an_example_is_a_valid_study(kdecay: Kdecay, tmp_path: Path, kind: Kind) -> None:
     folder = tmp_path / "mine"
-    told = kdecay.run("init", str(folder), "--for", kind).stdout
+    out = kdecay.run("init", str(folder), "--for", kind).stdout
     assert sorted(path.name for path in folder.iterdir()) == ["study.toml", "train.py"]
-    assert "kdecay try study.toml" in told
-    assert "kdecay launch study.toml" in told
+    assert "kdecay try study.toml" in out
+    assert "kdecay launch study.toml" in out
     assert load(folder / "study.toml").name == f"example-{kind}"
     compile((folder / "train.py").read_text(), "train.py", "exec")
     assert not (tmp_path / "home").exists()
 
 
 @pytest.mark.parametrize("there", ["study.toml", "train.py"])
-def test_a_file_that_exists_is_left_as_it_is_and_nothing_is_written(
-    kdecay: Kdecay, tmp_path: Path, there: str
-) -> None:
+def test_an_existing_file_is_not_overwritten(kdecay: Kdecay, tmp_path: Path, there: str) -> None:
     (tmp_path / there).write_text("mine")
     error = kdecay.run("init", str(tmp_path), code=2).stderr
     assert error == (
@@ -45,7 +41,7 @@ def test_a_file_that_exists_is_left_as_it_is_and_nothing_is_written(
     assert (tmp_path / there).read_text() == "mine"
 
 
-def test_a_folder_that_cannot_be_made_is_told_in_one_line(kdecay: Kdecay, tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made(kdecay: Kdecay, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     error = kdecay.run("init", str(tmp_path / "file" / "mine"), code=2).stderr
     assert error.count("\n") == 1

@@ -1,4 +1,4 @@
-"""Training code in Lightning and in Hugging Face's Trainer: executed with the library."""
+"""The callbacks for Lightning and for Hugging Face's ``Trainer``, run with these libraries."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from kdecay_search.errors import TaskError
 from kdecay_search.tasks.protocol import Released
-from kdecay_search.user_code.run import TaskRun, run_function
+from kdecay_search.user_code.function import run_function
+from kdecay_search.user_code.run import TaskRun
 from tests.support.recorded_run import RecordedRun
 
 EPOCHS, BATCHES = 3, 5
@@ -41,13 +42,13 @@ class Net(torch.nn.Module):
         return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
 
 
-def wanted_rates(run: RecordedRun) -> list[float]:
+def expected_rates(run: RecordedRun) -> list[float]:
     schedule = run.spec.schedule_for(run.ks, BATCHES)
     return [schedule(step, EPOCHS * BATCHES) for step in range(EPOCHS * BATCHES)]
 
 
 class Watcher:
-    """The LR of every update of any optimizer."""
+    """Records the LR of every update of any optimizer."""
 
     def __init__(self) -> None:
         self.rates: list[float] = []
@@ -135,13 +136,11 @@ TRAININGS = [lightning_training, huggingface_training]
 
 
 @pytest.mark.parametrize("training", TRAININGS)
-def test_a_trainer_follows_the_schedule_and_reports_both_errors_of_every_epoch(
-    tmp_path: Path, training: Any
-) -> None:
+def test_a_trainer_follows_the_schedule_and_reports(tmp_path: Path, training: Any) -> None:
     run = RecordedRun(tmp_path / "run", ks=(1.5, 4.0))
     with Watcher() as watcher:
         run_function(lambda task_run: training(task_run, tmp_path), run)
-    assert watcher.rates == pytest.approx(wanted_rates(run), rel=1e-12)
+    assert watcher.rates == pytest.approx(expected_rates(run), rel=1e-12)
     assert [epoch.number for epoch in run.epochs] == [1, 2, 3]
     assert all(epoch.validation_error != epoch.averaged_error for epoch in run.epochs[:1])
     assert all(0 <= epoch.averaged_error <= 100 for epoch in run.epochs)
@@ -150,9 +149,7 @@ def test_a_trainer_follows_the_schedule_and_reports_both_errors_of_every_epoch(
 
 
 @pytest.mark.parametrize("training", TRAININGS)
-def test_a_trainer_that_was_interrupted_goes_on_to_the_same_numbers(
-    tmp_path: Path, training: Any
-) -> None:
+def test_a_trainer_resumes_to_the_same_numbers(tmp_path: Path, training: Any) -> None:
     whole = RecordedRun(tmp_path / "whole")
     run_function(lambda task_run: training(task_run, tmp_path), whole)
     first, second = (RecordedRun(tmp_path / "run", ends) for ends in ({2: Released}, {}))
@@ -160,43 +157,43 @@ def test_a_trainer_that_was_interrupted_goes_on_to_the_same_numbers(
         with pytest.raises(Released):
             run_function(lambda task_run: training(task_run, tmp_path), first)
         run_function(lambda task_run: training(task_run, tmp_path), second)
-    assert watcher.rates == pytest.approx(wanted_rates(whole), rel=1e-12)
+    assert watcher.rates == pytest.approx(expected_rates(whole), rel=1e-12)
     assert second.restored == first.epochs
     assert [*second.restored, *second.epochs] == whole.epochs
 
 
 @pytest.mark.parametrize(
-    ("training", "options", "told"),
+    ("training", "options", "message"),
     [
         (lightning_training, {"max_epochs": 7}, "write max_epochs=run.epochs"),
         (lightning_training, {"monitor": "val_loss"}, "no metric 'val_loss' after epoch 1"),
         (huggingface_training, {"num_train_epochs": 7}, "write num_train_epochs=run.epochs"),
         (huggingface_training, {"eval_strategy": "no"}, "write eval_strategy='epoch'"),
-        (huggingface_training, {"metric": "f1"}, "evaluation gave no 'eval_f1'"),
+        (huggingface_training, {"metric": "f1"}, "the evaluation returned no 'eval_f1'"),
     ],
 )
-def test_a_trainer_that_does_not_fit_is_refused_in_one_line(
-    tmp_path: Path, training: Any, options: dict[str, Any], told: str
+def test_unsuitable_settings_are_refused(
+    tmp_path: Path, training: Any, options: dict[str, Any], message: str
 ) -> None:
     run = RecordedRun(tmp_path / "run")
-    with pytest.raises(TaskError, match=told):
+    with pytest.raises(TaskError, match=message):
         run_function(lambda task_run: training(task_run, tmp_path, **options), run)
     assert run.epochs == []
 
 
-def test_lightning_s_own_metric_objects_are_gathered_for_averaged_weights() -> None:
+def test_a_lightning_metric_is_averaged_over_samples() -> None:
     import torchmetrics
 
-    from kdecay_search.lightning import _Logged
+    from kdecay_search.lightning import _LoggedMetric
 
     metric = torchmetrics.MeanMetric()
-    logged = _Logged("val_error")
+    logged = _LoggedMetric("val_error")
     for value in (1.0, 2.0, 6.0):
         metric.update(value)
         logged("val_error", metric)
         logged("another", 50.0)
     assert logged.mean() == 3.0
-    plain = _Logged("val_error")
+    plain = _LoggedMetric("val_error")
     for size, value in ((16, 10.0), (2, 100.0)):
         plain.batch_size = size
         plain("val_error", torch.tensor(value))

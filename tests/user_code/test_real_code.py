@@ -1,4 +1,4 @@
-"""Code that nobody here wrote, in a search: torchvision's own training script."""
+"""Existing code in a search: torchvision's own training script."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ORIGINALS = {
     "transforms.py": "d5fd898a7ce9d3e15bf7e810eccb35d6dadb7512bcf3e49c7d3b0c556c17616a",
     "utils.py": "583d97bc9e59129370465e76ec80a19597d72886e0072e4ebc4620e977228c20",
 }
-"""The files of torchvision 0.14.1 by their SHA-256."""
+"""SHA-256 of the files of torchvision 0.14.1, by their names."""
 MOST_CHANGED_LINES = 10
 SMALL = """
     --data-path data/{run.purpose} --device {run.device} --epochs {run.epochs}
@@ -33,11 +33,11 @@ SMALL = """
     --train-crop-size 32 --val-resize-size 32 --val-crop-size 32
 """
 CLASSES = 5
-"""The script tells whether the right one is among the first five."""
+"""Number of classes; the script needs five, since it reports the top-5 accuracy."""
 
 
 def difference() -> list[str]:
-    """Of the script that was brought into a search to the original, with a line around."""
+    """Return what was changed in the original script, with one line of context."""
     names = ("train.py", "train_kdecay.py")
     before, after = ((EXAMPLE / name).read_text().splitlines() for name in names)
     return list(difflib.unified_diff(before, after, lineterm="", n=1))[2:]
@@ -48,20 +48,20 @@ def test_the_script_is_torchvision_s_own(name: str) -> None:
     assert hashlib.sha256((EXAMPLE / name).read_bytes()).hexdigest() == ORIGINALS[name]
 
 
-def test_ten_lines_bring_it_into_a_search() -> None:
+def test_ten_lines_are_changed() -> None:
     added = [line for line in difference() if line.startswith("+")]
     removed = [line for line in difference() if line.startswith("-")]
     assert len(removed) <= len(added) <= MOST_CHANGED_LINES
 
 
-def test_the_document_shows_these_lines_and_no_others() -> None:
+def test_the_document_shows_these_lines() -> None:
     shown = "\n".join(["```diff", *difference(), "```"])
     assert shown in (ROOT / "docs" / "own-code.md").read_text()
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """The example as it is, its study made small, and images whose class is their brightness."""
+    """The example, with a small study, and images whose class is their brightness."""
     for file in EXAMPLE.iterdir():
         shutil.copy(file, tmp_path)
     random = numpy.random.default_rng(0)
@@ -84,14 +84,14 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_it_is_tried_interrupted_and_goes_on(tmp_path: Path, folder: Path) -> None:
+def test_it_works_and_resumes(tmp_path: Path, folder: Path) -> None:
     process = Kdecay(tmp_path / "home").start("try", "study.toml", cwd=folder)
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, out + err
     for words in (
         "2 of 2 epochs were reported",
-        "errors of averaged weights",
-        "the optimizer's 4 updates had the schedule's LRs",
-        "stopped after an epoch, it went on with the next",
+        "errors of averaged weights were reported",
+        "all 4 optimizer updates used the schedule's LR",
+        "interrupted after an epoch, it resumed with the next one",
     ):
         assert words in out

@@ -1,4 +1,4 @@
-"""``kdecay try``: what one short run shows of a task."""
+"""``kdecay try``: what one short run shows about a task."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 
 from kdecay_search.errors import TaskError
 from kdecay_search.tasks.simulated import train as simulated
-from kdecay_search.user_code.findings import Level, findings
+from kdecay_search.user_code.findings import Severity, findings
 from kdecay_search.user_code.run import TaskRun
-from kdecay_search.user_code.tryout import Tried, shortened, try_function, try_task
+from kdecay_search.user_code.tryout import Tryout, shortened, try_function, try_task
 from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay
 from tests.support.memory_studies import study
 
@@ -23,19 +23,20 @@ TASK = {"kind": "python", "epochs": 2, "entry": "mine:train"}
 STEPS = 4
 
 
-def tried(function: Callable[[TaskRun], object], epochs: int = 2, **table: Any) -> Tried:
-    seen = Tried(study(task=TASK | {"epochs": epochs} | table))
+def observed(function: Callable[[TaskRun], object], epochs: int = 2, **table: Any) -> Tryout:
+    """Return what a short run of ``function`` showed."""
+    seen = Tryout(study(task=TASK | {"epochs": epochs} | table))
     try_function(seen, function, 2.0, "cpu", lambda text: None)
     return seen
 
 
-def told(seen: Tried) -> dict[str, str]:
-    """Level by the finding's text."""
-    return {finding.text: str(finding.level) for finding in findings(seen)}
+def texts(seen: Tryout) -> dict[str, str]:
+    """Return the severity of each finding by its text."""
+    return {finding.text: str(finding.severity) for finding in findings(seen)}
 
 
 def complete(run: TaskRun) -> None:
-    """Does all that a task should, without torch."""
+    """A task that does everything that it should, without torch."""
     assert run.purpose == "search"
     assert run.device == "cpu"
     assert run.seed == 0
@@ -49,7 +50,7 @@ def complete(run: TaskRun) -> None:
 
 
 def bare(run: TaskRun) -> None:
-    """As little as works."""
+    """A task that does as little as works."""
     run.steps_per_epoch = STEPS
     for number in range(1, run.epochs + 1):
         run.schedule(0)
@@ -57,7 +58,7 @@ def bare(run: TaskRun) -> None:
 
 
 def optimized(run: TaskRun, updates: int = STEPS, factor: float = 1.0) -> None:
-    """A torch optimizer whose LR is the schedule's, times ``factor``."""
+    """A task with a torch optimizer, whose LR is ``factor`` times the schedule's."""
     parameter = torch.nn.Parameter(torch.ones(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     run.steps_per_epoch = STEPS
@@ -70,103 +71,105 @@ def optimized(run: TaskRun, updates: int = STEPS, factor: float = 1.0) -> None:
         run.report(number, 40.0 / number)
 
 
-def test_a_task_that_does_everything_lacks_nothing_and_was_interrupted_once() -> None:
-    seen = tried(complete)
-    assert set(told(seen).values()) == {Level.GOOD}
+def test_a_complete_task_lacks_nothing() -> None:
+    seen = observed(complete)
+    assert set(texts(seen).values()) == {Severity.GOOD}
     assert (seen.restored, [epoch.number for epoch in seen.epochs]) == (1, [1, 2])
-    assert "stopped after an epoch, it went on with the next" in told(seen)
+    assert "interrupted after an epoch, it resumed with the next one" in texts(seen)
 
 
-def test_a_bare_task_works_and_is_told_what_it_lacks() -> None:
-    lacks = {text for text, level in told(tried(bare)).items() if level == Level.MISSING}
-    for words in ("no error of averaged weights: no run ends early", "keeps no state", "run.seed",
-                  "run.purpose", "run.device"):  # fmt: skip
-        assert sum(words in text for text in lacks) == 1, words
-    assert len(lacks) == 5
+def test_a_bare_task_works_and_lacks_five_things() -> None:
+    found = texts(observed(bare)).items()
+    missing = {text for text, severity in found if severity == Severity.MISSING}
+    for words in ("no error of averaged weights was reported, so no run can end early",
+                  "no state is saved", "run.seed was", "run.purpose was",
+                  "run.device was"):  # fmt: skip
+        assert sum(words in text for text in missing) == 1, words
+    assert len(missing) == 5
 
 
-def test_a_task_that_asks_for_its_state_and_saves_none_is_told() -> None:
+def test_a_task_that_saves_no_state() -> None:
     def train(run: TaskRun) -> None:
         run.resume()
         bare(run)
 
-    seen = tried(train)
-    assert any("it started over: call run.save" in text for text in told(seen))
+    seen = observed(train)
+    assert any("it started over; call run.save" in text for text in texts(seen))
     assert [epoch.number for epoch in seen.epochs] == [1, 2]
 
 
-def test_a_task_that_never_asks_for_the_schedule_is_worthless() -> None:
-    seen = tried(lambda run: 12.0)
-    assert told(seen)[
-        "the schedule was never asked, so every k trains the same: run.drive(optimizer)"
-    ] == Level.WRONG  # fmt: skip
+def test_a_task_without_the_schedule_is_wrong() -> None:
+    seen = observed(lambda run: 12.0)
+    assert texts(seen)[
+        "the schedule was never used, so every k trains alike; call run.drive(optimizer)"
+    ] == Severity.WRONG  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("options", "words", "level"),
+    ("options", "words", "severity"),
     [
-        ({}, "the optimizer's 8 updates had the schedule's LRs", Level.GOOD),
-        ({"factor": 2.0}, "update 0 had the LR 0.2, and run.schedule(0) is 0.1", Level.WRONG),
-        ({"updates": 3}, "6 updates were made, and run.total_steps is 8", Level.MISSING),
-        ({"updates": 6}, "12 updates were made, and run.total_steps is 8", Level.MISSING),
+        ({}, "all 8 optimizer updates used the schedule's LR", Severity.GOOD),
+        ({"factor": 2.0}, "update 0 used the LR 0.2, but run.schedule(0) is 0.1", Severity.WRONG),
+        ({"updates": 3}, "6 updates were made, but run.total_steps is 8", Severity.MISSING),
+        ({"updates": 6}, "12 updates were made, but run.total_steps is 8", Severity.MISSING),
     ],
 )
-def test_the_rates_of_a_torch_optimizer_are_seen(
-    options: dict[str, Any], words: str, level: Level
+def test_a_torch_optimizer_s_rates_are_checked(
+    options: dict[str, Any], words: str, severity: Severity
 ) -> None:
-    found = told(tried(lambda run: optimized(run, **options)))
-    assert [known for text, known in found.items() if words in text] == [level]
+    found = texts(observed(lambda run: optimized(run, **options)))
+    assert [found_as for text, found_as in found.items() if words in text] == [severity]
 
 
 @pytest.mark.parametrize(
     ("errors", "words"),
     [
         ([50.0, 50.0], "the error never changed: 50 % in every epoch"),
-        ([0.5, 0.25], "an error is in percent, 12.5 and not 0.125"),
+        ([0.5, 0.25], "no error is above 0.5 %: report percent, such as 12.5, and not 0.125"),
         ([40.0, 90.0], "is it an accuracy? error = 100 - accuracy"),
-        ([40.0, float("nan")], "it diverged"),
+        ([40.0, float("nan")], "the training diverged: lower schedule.lr_max"),
     ],
 )
-def test_errors_that_look_wrong_are_told(errors: list[float], words: str) -> None:
+def test_errors_that_look_wrong(errors: list[float], words: str) -> None:
     def train(run: TaskRun) -> None:
         for number, error in enumerate(errors, start=1):
             run.report(number, error)
 
-    assert any(words in text for text in told(tried(train)))
+    assert any(words in text for text in texts(observed(train)))
 
 
-def test_a_task_that_reports_too_few_epochs_is_told_and_fails_unless_it_returns_a_number() -> None:
+def test_too_few_epochs() -> None:
     def train(run: TaskRun, result: float | None) -> float | None:
         run.report(1, 40.0)
         return result
 
     line = "1 of 3 epochs were reported; train run.epochs epochs, and report each"
-    assert told(tried(lambda run: train(run, None), epochs=3))[line] == Level.WRONG
-    assert told(tried(lambda run: train(run, 40.0), epochs=3))[line] == Level.MISSING
+    assert texts(observed(lambda run: train(run, None), epochs=3))[line] == Severity.WRONG
+    assert texts(observed(lambda run: train(run, 40.0), epochs=3))[line] == Severity.MISSING
 
 
-def test_a_task_that_reports_too_many_epochs_is_refused() -> None:
+def test_too_many_epochs_are_refused() -> None:
     def train(run: TaskRun) -> None:
         for number in range(1, 91):
             run.report(number, 40.0 / number)
 
     with pytest.raises(TaskError, match=r"report\(epoch=3\): the last was 2"):
-        tried(train)
+        observed(train)
 
 
-def test_a_short_run_squeezes_the_schedule_and_its_warm_up() -> None:
+def test_a_short_run_shortens_the_warm_up() -> None:
     spec = study(epochs=90, schedule={"warmup_epochs": 9.0})
     short = shortened(spec, 3)
     assert (short.task.epochs, short.schedule.warmup_epochs) == (3, 0.3)
     assert shortened(spec, 90) is spec
 
 
-def test_a_built_in_task_is_tried_as_well() -> None:
+def test_a_built_in_task() -> None:
     lines: list[str] = []
-    seen = Tried(study(epochs=3))
+    seen = Tryout(study(epochs=3))
     try_task(seen, simulated, 1.0, "cpu", lines.append)
     assert [line.partition(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
-    assert not any(finding.level == Level.WRONG for finding in findings(seen))
+    assert not any(finding.severity == Severity.WRONG for finding in findings(seen))
 
 
 # ---- the command -----------------------------------------------------------------------------
@@ -188,7 +191,7 @@ def step(run):
 
 
 def run_try(folder: Path, task: dict[str, Any], source: str, *options: str, code: int = 0) -> str:
-    """What it prints to stdout, where ``mine.py`` is ``source``."""
+    """Run ``kdecay try`` with ``source`` as ``mine.py``, and return what it prints."""
     folder.joinpath("mine.py").write_text(source)
     lines = [f"{key} = {json.dumps(value)}" for key, value in task.items()]
     text = 'name = "mine"\n[task]\n' + "\n".join(lines) + "\n"
@@ -204,7 +207,7 @@ def run_try(folder: Path, task: dict[str, Any], source: str, *options: str, code
     return out + err
 
 
-def test_a_task_is_tried_in_this_process_and_the_verdict_says_what_comes_next(
+def test_the_command_prints_what_happened(
     tmp_path: Path,
 ) -> None:
     out = run_try(tmp_path, TASK | {"epochs": 90}, GOOD)
@@ -226,9 +229,7 @@ def test_a_task_is_tried_in_this_process_and_the_verdict_says_what_comes_next(
         ("yours:train", "", "there is no module 'yours'"),
     ],
 )
-def test_a_task_that_fails_says_where_and_does_not_work_yet(
-    tmp_path: Path, entry: str, source: str, words: str
-) -> None:
+def test_a_task_that_fails_says_where(tmp_path: Path, entry: str, source: str, words: str) -> None:
     out = run_try(tmp_path, TASK | {"entry": entry}, source, code=1)
     assert words in out
     assert "It does not work yet" in out
@@ -246,11 +247,11 @@ for epoch in range(1, int(sys.argv[1]) + 1):
 """
 
 
-def test_a_program_is_tried_as_well(tmp_path: Path) -> None:
+def test_a_program(tmp_path: Path) -> None:
     out = run_try(tmp_path, PROGRAM, PRINTS, "--k", "3")
-    assert "runs python mine.py 2 3.0" in out
+    assert "running python mine.py 2 3.0" in out
     assert "epoch 2: error 20.00 %" in out
-    assert "no run ends early" in out
+    assert "no run can end early" in out
     assert "print averaged_error, too" in out
     assert "It works, except for what is marked ! (1). Search: kdecay launch study.toml" in out
 
@@ -263,7 +264,7 @@ def test_a_program_is_tried_as_well(tmp_path: Path) -> None:
         ('print(\'{"epoch": 2, "error": 1}\')', "epoch = 2: epoch 1 is next"),
     ],
 )
-def test_a_program_that_fails_says_what_it_said(tmp_path: Path, source: str, words: str) -> None:
+def test_a_program_that_fails_shows_its_output(tmp_path: Path, source: str, words: str) -> None:
     out = " ".join(run_try(tmp_path, PROGRAM, source, code=1).split())
     assert words in out
     assert "It does not work yet" in out
@@ -271,6 +272,6 @@ def test_a_program_that_fails_says_what_it_said(tmp_path: Path, source: str, wor
     assert "kdecay_search" not in out
 
 
-def test_what_a_worker_would_log_is_seen(tmp_path: Path) -> None:
+def test_the_worker_s_log_is_shown(tmp_path: Path) -> None:
     source = "def train(run):\n    run.report(1, 40.0, speed=12.5)\n    return 40.0"
     assert "epoch 1: speed 12.5" in run_try(tmp_path, TASK, source, code=1)

@@ -1,4 +1,4 @@
-"""Own code in studies: workers that may run it, or may not, that drain, are killed, and prune."""
+"""Workers that run user code: what they may run, how they end, and what failed attempts show."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from kdecay_search.storage import Storage, queue, records
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import LOST, State
 from kdecay_search.tasks.checkpoint import CheckpointFolder
-from kdecay_search.user_code.allowance import NO_OWN_CODE, Allowance
+from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
 from kdecay_search.worker.loop import Options, Worker
 from kdecay_search.worker.train import WorkerContext
 from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay
 from tests.support.memory_studies import study
 from tests.support.wait import wait_for
-from tests.user_code.processes import alive, said
+from tests.user_code.programs import alive, report_line
 
 EPOCHS = 3
 SEARCH = {"k_max": 2.0, "k_cap": 2.0, "k_step": 1.0, "seeds": 1, "max_terms": 1}
@@ -57,7 +57,7 @@ def launched(storage: Storage, spec: StudySpec) -> None:
 
 
 def work(storage: Storage, name: str | None, allowed: Allowance) -> Worker:
-    """A worker in this process, until no work is left."""
+    """Run a worker in this process until no work is left."""
     folder = CheckpointFolder(Path("checkpoints").resolve())
     context = WorkerContext("cpu", folder, threading.Event())
     worker = Worker(storage, Options(name, True, allowed), context)
@@ -66,14 +66,14 @@ def work(storage: Storage, name: str | None, allowed: Allowance) -> Worker:
 
 
 def trained(storage: Storage, spec: StudySpec) -> StudySnapshot:
-    """The study, launched and worked to its end."""
+    """Launch the study, work it to its end, and return its snapshot."""
     launched(storage, spec)
     work(storage, spec.name, Allowance.of(spec))
     return read_snapshot(storage, spec.name)
 
 
 def errors(storage: Storage, snapshot: StudySnapshot) -> str:
-    """What ``status --errors`` prints."""
+    """Return what ``status --errors`` prints."""
     console = Console(record=True, width=120, file=io.StringIO())
     console.print(as_text(read_failures(storage, snapshot)), soft_wrap=True)
     return console.export_text()
@@ -92,9 +92,7 @@ def train(run):
 """
 
 
-def test_status_errors_shows_the_traceback_of_every_failed_attempt(
-    kdecay: Kdecay, storage: Storage
-) -> None:
+def test_tracebacks_are_shown(kdecay: Kdecay, storage: Storage) -> None:
     snapshot = trained(storage, python_study("raises", RAISES, workers={"max_attempts": 2}))
     assert (snapshot.count(State.COMPLETE), snapshot.count(State.FAILED)) == (1, 2)
     shown = kdecay.run("status", "raises", "--errors").stdout
@@ -105,21 +103,21 @@ def test_status_errors_shows_the_traceback_of_every_failed_attempt(
         "error: ValueError: my own mistake in two lines (mine.py, line 6)",
     ]
     assert 'mine.py", line 6, in train' in shown
-    assert shown.count("Traceback") == 1, "those that failed alike are shown once"
+    assert shown.count("Traceback") == 1, "equal failures are shown once"
     assert "kdecay_search" not in shown
     assert all(line.isprintable() for line in shown.splitlines())
-    told = kdecay.json("status", "raises", "--errors")["errors"]
-    assert [(each["k"], each["reason"], each["worker"] is None) for each in told] == [
+    attempts = kdecay.json("status", "raises", "--errors")["errors"]
+    assert [(each["k"], each["reason"], each["worker"] is None) for each in attempts] == [
         (2.0, "error", False), (2.0, "error", False)
     ]  # fmt: skip
-    assert all("line 6, in train" in each["output"] for each in told)
+    assert all("line 6, in train" in each["output"] for each in attempts)
     assert "errors" not in kdecay.json("status", "raises")
     assert "why each failed: kdecay status raises --errors" in kdecay.run("status", "raises").stdout
 
 
-def test_status_errors_is_bounded_however_much_a_program_says(storage: Storage) -> None:
+def test_the_output_shown_is_bounded(storage: Storage) -> None:
     flood = f"yes 'wrong {'x' * 200}' | head -c 3000000"
-    script = f"{said(1, 40)}; {flood} >&2; echo >&2; echo last >&2; exit 1"
+    script = f"{report_line(1, 40)}; {flood} >&2; echo >&2; echo last >&2; exit 1"
     spec = command_study("talks", script, search=ONE_RUN, workers={"max_attempts": 1})
     shown = errors(storage, trained(storage, spec))
     assert "error: sh ended with exit status 1 after epoch 1: last" in shown
@@ -127,7 +125,7 @@ def test_status_errors_is_bounded_however_much_a_program_says(storage: Storage) 
     assert 10_000 < len(shown) < MOST_CHARACTERS
 
 
-def test_failures_of_many_kinds_are_told_by_number_and_what_a_database_holds_is_made_printable(
+def test_many_kinds_of_failures(
     storage: Storage,
 ) -> None:
     spec = study("planted", search=SEARCH | {"seeds": 30})
@@ -139,12 +137,12 @@ def test_failures_of_many_kinds_are_told_by_number_and_what_a_database_holds_is_
         queue.fail(storage, claim.trial_id, "error", "planted", output)
         reconcile.reconcile(storage, "planted")
     shown = errors(storage, read_snapshot(storage, "planted"))
-    assert shown.startswith("planted: 15 failed attempts; 5 of them, which are older, are not")
+    assert shown.startswith("planted: 15 failed attempts; the oldest 5 are not")
     assert shown.count("number") == MOST_KINDS
     assert "    number 14\\x9b2J\n    end" in shown
 
 
-def test_status_errors_says_when_nothing_failed(storage: Storage) -> None:
+def test_no_failures(storage: Storage) -> None:
     spec = study("well", search=SEARCH)
     reconcile.launch(storage, spec)
     assert (
@@ -162,9 +160,7 @@ def train(run):
 """
 
 
-def test_a_function_that_is_not_allowed_is_not_even_imported(
-    kdecay: Kdecay, storage: Storage
-) -> None:
+def test_a_function_that_is_not_allowed(kdecay: Kdecay, storage: Storage) -> None:
     launched(storage, python_study("not-allowed", WRITES))
     for options in ([], ["--allow", "mine:other"], ["--allow-command"]):
         error = kdecay.run("worker", "--study", "not-allowed", *options, code=2).stderr
@@ -175,15 +171,15 @@ def test_a_function_that_is_not_allowed_is_not_even_imported(
         assert "Traceback" not in error
         assert not Path("imported").exists()
     kdecay.run("worker", "--study", "not-allowed", "--drain", "--allow", "mine:train")
-    assert Path("imported").read_text() == "xx", "once a run"
+    assert Path("imported").read_text() == "xx", "once per run"
     assert read_snapshot(storage, "not-allowed").state == "done"
 
 
-def test_a_program_that_is_not_allowed_is_not_run(storage: Storage) -> None:
-    lines = "\n".join(said(number, 30) for number in range(1, EPOCHS + 1))
+def test_a_program_that_is_not_allowed(storage: Storage) -> None:
+    lines = "\n".join(report_line(number, 30) for number in range(1, EPOCHS + 1))
     spec = command_study("no-program", f"echo x >> ran\n{lines}")
     launched(storage, spec)
-    for allowed in (NO_OWN_CODE, Allowance(frozenset({"sh", "mine:train"}))):
+    for allowed in (BUILT_IN_ONLY, Allowance(frozenset({"sh", "mine:train"}))):
         with pytest.raises(NotAllowed, match=r"runs a program \(sh …\), .*--allow-command"):
             work(storage, "no-program", allowed)
         assert not Path("ran").exists()
@@ -191,14 +187,14 @@ def test_a_program_that_is_not_allowed_is_not_run(storage: Storage) -> None:
     assert Path("ran").read_text().split() == ["x", "x"]
 
 
-def test_a_worker_of_all_studies_leaves_alone_what_it_may_not_run(
+def test_a_worker_of_all_studies_skips_what_it_may_not_run(
     alone: Kdecay, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert alone.url is not None
     storage = Storage(alone.url)
     launched(storage, python_study("own", WRITES))
     launched(storage, study("built-in", search=SEARCH))
-    work(storage, None, NO_OWN_CODE)
+    work(storage, None, BUILT_IN_ONLY)
     states = {name: read_snapshot(storage, name).state for name in records.study_names(storage)}
     assert states == {"own": "running", "built-in": "done"}
     assert caplog.text.count("own cannot be served here: study 'own' runs mine:train, which") == 1
@@ -207,7 +203,7 @@ def test_a_worker_of_all_studies_leaves_alone_what_it_may_not_run(
 
 
 @pytest.mark.parametrize("entry", ["train", "mine:", "mine.py", "../mine:train", "mine:train()"])
-def test_what_names_no_function_cannot_be_allowed(entry: str) -> None:
+def test_an_invalid_allow_option(entry: str) -> None:
     with pytest.raises(KDecayError) as caught:
         allowance([entry], commands=False)
     assert str(caught.value) == (
@@ -249,7 +245,7 @@ QUICK = {"heartbeat_seconds": 0.2, "grace_seconds": 3.0}
 def begun(
     kdecay: Kdecay, storage: Storage, kind: str, name: str
 ) -> tuple[StudySpec, subprocess.Popen[str]]:
-    """A study of one run, and its worker, which has trained one of three epochs."""
+    """Start a worker on a study of one run, and wait until it has trained one of three epochs."""
     make, source = (python_study, KEEPS) if kind == "python" else (command_study, KEEPS_SHELL)
     spec = make(f"{name}-{kind}", source, search=ONE_RUN, workers=QUICK)
     launched(storage, spec)
@@ -261,7 +257,7 @@ def begun(
 
 
 def ended(storage: Storage, spec: StudySpec, kind: str) -> StudySnapshot:
-    """Another worker goes on; every epoch was trained once, and the result is the same."""
+    """Let another worker resume: every epoch was trained once, and the result is the same."""
     Path("go").touch()
     work(storage, spec.name, Allowance.of(spec))
     snapshot = read_snapshot(storage, spec.name)
@@ -273,22 +269,18 @@ def ended(storage: Storage, spec: StudySpec, kind: str) -> StudySnapshot:
 
 
 @pytest.mark.parametrize("kind", ["python", "command"])
-def test_a_worker_that_is_asked_to_stop_keeps_the_run_and_puts_its_trial_back(
-    kdecay: Kdecay, storage: Storage, kind: str
-) -> None:
+def test_a_worker_that_stops_releases_its_run(kdecay: Kdecay, storage: Storage, kind: str) -> None:
     spec, worker = begun(kdecay, storage, kind, "drained")
     worker.send_signal(signal.SIGTERM)
-    _, said = worker.communicate(timeout=TIMEOUT_SECONDS)
-    assert worker.returncode == 0, said
+    _, error = worker.communicate(timeout=TIMEOUT_SECONDS)
+    assert worker.returncode == 0, error
     assert not alive(int(Path("program").read_text()))
     assert [trial.state for trial in read_snapshot(storage, spec.name).trials] == [State.WAITING]
     assert ended(storage, spec, kind).count(State.FAILED) == 0
 
 
 @pytest.mark.parametrize("kind", ["python", "command"])
-def test_a_worker_that_is_killed_leaves_a_run_that_goes_on_to_the_same_result(
-    kdecay: Kdecay, storage: Storage, kind: str
-) -> None:
+def test_a_killed_worker_s_run_is_resumed(kdecay: Kdecay, storage: Storage, kind: str) -> None:
     spec, worker = begun(kdecay, storage, kind, "killed")
     worker.kill()
     worker.communicate(timeout=TIMEOUT_SECONDS)
@@ -311,7 +303,7 @@ def train(run):
 """
 
 
-def test_hopeless_runs_of_own_code_are_pruned(storage: Storage) -> None:
+def test_hopeless_runs_are_pruned(storage: Storage) -> None:
     spec = python_study(
         "doomed", HOPELESS, task={"epochs": 10}, pruning={"enabled": True, "keep_at_least": 1},
         search=SEARCH | {"k_max": 6.0, "k_cap": 6.0},
@@ -321,12 +313,12 @@ def test_hopeless_runs_of_own_code_are_pruned(storage: Storage) -> None:
     assert snapshot.plan.leader.ks == (1.0,)
     assert (snapshot.count(State.FAILED), snapshot.count(State.PRUNED) > 0) == (0, True)
     lengths = [int(line.split()[0]) for line in Path("ended").read_text().splitlines()]
-    assert len(lengths) == len(snapshot.trials), "every run's code came to its own end"
+    assert len(lengths) == len(snapshot.trials), "every run's code ended by itself"
     assert sum(length < 10 for length in lengths) == snapshot.count(State.PRUNED)
 
 
-def test_what_a_program_said_survives_as_json(storage: Storage) -> None:
-    """Bytes that are no text, and characters that JSON escapes."""
+def test_a_program_s_output_survives_as_json(storage: Storage) -> None:
+    """Bytes that are not text, and characters that JSON escapes."""
     script = "printf 'a\\377\\000b \\033[1mbold\\033[0m \"quoted\" é\\n' >&2; exit 1"
     spec = command_study("bytes", script, search=ONE_RUN, workers={"max_attempts": 1})
     snapshot = trained(storage, spec)

@@ -1,38 +1,18 @@
-"""A run's state as bytes and back, and the global random generators, with torch or without.
+"""The global random generators of Python, NumPy and torch, as far as a program uses them.
 
-The state is unpickled: whoever can write to the checkpoint folder can run code in its workers.
+A framework that is not imported is left alone: this module imports neither NumPy nor torch.
 """
 
 from __future__ import annotations
 
 import hashlib
-import pickle
 import random
 import sys
 from typing import Any
 
-PLAIN, TORCH = b"P", b"T"
 
-
-def pack(state: Any) -> bytes:
-    """By torch, where it is in use: tensors come back on the CPU."""
-    if "torch" not in sys.modules:
-        return PLAIN + pickle.dumps(state)
-    from kdecay_search.training import checkpoints  # noqa: PLC0415 - torch
-
-    return TORCH + checkpoints.to_bytes(state)
-
-
-def unpack(payload: bytes) -> Any:
-    if payload[:1] == PLAIN:
-        return pickle.loads(payload[1:])
-    from kdecay_search.training import checkpoints  # noqa: PLC0415 - torch
-
-    return checkpoints.from_bytes(payload[1:], weights_only=False)
-
-
-def random_state() -> dict[str, Any]:
-    """Of Python's generator, and of numpy's and torch's where those are in use."""
+def get_random_state() -> dict[str, Any]:
+    """Return the state of Python's generator, and of NumPy's and torch's where they are in use."""
     states: dict[str, Any] = {"python": random.getstate()}
     if "numpy" in sys.modules:
         states["numpy"] = sys.modules["numpy"].random.get_state()
@@ -44,6 +24,7 @@ def random_state() -> dict[str, Any]:
 
 
 def set_random_state(states: dict[str, Any]) -> None:
+    """Restore the generators to what :func:`get_random_state` returned."""
     random.setstate(states["python"])
     if "numpy" in states:
         sys.modules["numpy"].random.set_state(states["numpy"])
@@ -54,8 +35,8 @@ def set_random_state(states: dict[str, Any]) -> None:
             torch.cuda.set_rng_state(state, gpu)
 
 
-def seed_random(seed: int) -> None:
-    """Seed them all. Neighbouring seeds give streams that have nothing in common."""
+def seed_all(seed: int) -> None:
+    """Seed all generators; neighbouring seeds give unrelated streams of random numbers."""
     digest = hashlib.sha256(f"own/{seed}".encode()).digest()
     random.seed(digest)
     if "numpy" in sys.modules:

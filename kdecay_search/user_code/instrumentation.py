@@ -1,0 +1,106 @@
+"""Observes a task in a short run: the calls that it makes, and the LRs of its optimizer."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from kdecay_search.user_code.run import TaskRun
+
+Log = Callable[[str], None]
+"""Takes one line of the log."""
+SHOWN_CHARACTERS = 60
+"""Longest argument that is logged as it is; a longer one is logged by its type."""
+FREQUENT = {"poll", "schedule"}
+"""Methods that a task calls for every update: counted, but not logged."""
+LR_TOLERANCE = 1e-6
+"""Relative difference up to which two LRs are equal: some frameworks hold them as float32."""
+
+
+class LearningRates:
+    """Records the LR that each update of a torch optimizer used, whatever set it."""
+
+    used: list[float]
+    """The LR of every update so far, of the first optimizer's first parameter group."""
+
+    def __init__(self) -> None:
+        self.used = []
+        self._remove: Callable[[], None] | None = None
+        self._optimizer: Any = None
+
+    def start(self) -> None:
+        """Record from now on, if torch is in use at all; a second call changes nothing."""
+        if self._remove is not None or "torch" not in sys.modules:
+            return
+        from torch.optim.optimizer import (  # noqa: PLC0415 - only where the task imported torch
+            register_optimizer_step_post_hook,
+        )
+
+        self._remove = register_optimizer_step_post_hook(self._record).remove
+
+    def stop(self) -> None:
+        """Stop recording."""
+        if self._remove is not None:
+            self._remove()
+
+    def forget_optimizer(self) -> None:
+        """Record the next optimizer that is seen: the task is called again and makes a new one."""
+        self._optimizer = None
+
+    def _record(self, optimizer: Any, *arguments: Any) -> None:
+        if self._optimizer is None:
+            self._optimizer = optimizer
+        if optimizer is self._optimizer:
+            self.used.append(float(optimizer.param_groups[0]["lr"]))
+
+    def first_mismatch(self, schedule: Callable[[int], float]) -> int | None:
+        """Return the first update whose LR was not that of ``schedule``; None if all were."""
+        for step, used in enumerate(self.used):
+            expected = schedule(step)
+            if abs(used - expected) > LR_TOLERANCE * max(abs(expected), 1e-12):
+                return step
+        return None
+
+
+class LoggingTaskRun:
+    """Stands in for a :class:`TaskRun`: logs and counts every use of it, then passes it on."""
+
+    def __init__(self, run: TaskRun, log: Log, rates: LearningRates, calls: Counter[str]) -> None:
+        object.__setattr__(self, "_parts", (run, log, rates, calls))
+
+    def __getattr__(self, name: str) -> Any:
+        run, log, rates, calls = self._parts
+        rates.start()
+        value = getattr(run, name)
+        if not callable(value) or name == "args":
+            if not calls[name]:
+                log(f"run.{name} = {_brief(value)}")
+            calls[name] += 1
+            return value
+
+        def call(*arguments: Any, **keywords: Any) -> Any:
+            calls[name] += 1
+            if name not in FREQUENT and name != "report":
+                named = [f"{keyword}={_brief(each)}" for keyword, each in keywords.items()]
+                log(f"run.{name}({', '.join([*map(_brief, arguments), *named])})")
+            return value(*arguments, **keywords)
+
+        return call
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        run, log, _, calls = self._parts
+        setattr(run, name, value)
+        calls[f"{name} ="] += 1
+        log(f"run.{name} = {_brief(value)}  (set)")
+
+
+def _brief(value: object) -> str:
+    """Return short numbers, texts and containers as they are, and anything else by its type."""
+    if isinstance(value, Path):
+        return str(value)
+    plain = isinstance(value, str | int | float | dict | list) or value is None
+    text = repr(value)
+    return text if plain and len(text) <= SHOWN_CHARACTERS else type(value).__name__

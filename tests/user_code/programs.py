@@ -1,0 +1,66 @@
+"""Runs of small Python functions and shell scripts, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdecay_search.user_code.monitoring import RunFailed
+from tests.support.recorded_run import RecordedRun
+
+PYTHON = {"kind": "python", "epochs": 3, "entry": "mine:train"}
+ENOUGH_SECONDS = 3.0
+"""Time for a program to start, before it counts as hanging."""
+
+
+def function(body: str, **run: Any) -> RecordedRun:
+    """Return a run of a function ``train(run)`` with this body."""
+    lines = "".join(f"    {line}\n" for line in body.strip("\n").split("\n"))
+    Path("mine.py").write_text(f"import os, sys, time\n\n\ndef train(run):\n{lines}")
+    task = PYTHON | run.pop("task", {})
+    return RecordedRun(task=task, **run)
+
+
+def program(script: str, *arguments: str, **run: Any) -> RecordedRun:
+    """Return a run of a shell script: ``$1`` is k, and ``arguments`` follow, filled in."""
+    plain = script.replace("{", "{{").replace("}", "}}")
+    task = {"kind": "command", "epochs": 3, "command": ["sh", "-c", plain, "sh", "{k}", *arguments]}
+    return RecordedRun(task=task | run.pop("task", {}), **run)
+
+
+def failure(train: Callable[[Any], Any], run: RecordedRun) -> RunFailed:
+    """Train a run that fails, and return its error."""
+    with pytest.raises(RunFailed) as caught:
+        train(run)
+    return caught.value
+
+
+def numbers(run: RecordedRun) -> list[int]:
+    """Return the numbers of the epochs that were reported."""
+    return [epoch.number for epoch in run.epochs]
+
+
+def report_line(number: int, error: object, **more: object) -> str:
+    """Return a shell command that reports an epoch."""
+    return f"echo '{json.dumps({'epoch': number, 'error': error, **more})}'"
+
+
+def alive(pid: int) -> bool:
+    """Return whether the process runs; one that is a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def started() -> list[int]:
+    """Return the process ids that a program has written to ``pids``."""
+    return [int(line) for line in Path("pids").read_text().split()]
+
+
+ALL_EPOCHS = "\n".join(report_line(number, 40 / number) for number in (1, 2, 3))
+EVERY_EPOCH = "for epoch in run.remaining_epochs(): run.report(epoch, 40 / epoch)"
