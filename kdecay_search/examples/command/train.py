@@ -1,7 +1,7 @@
-"""Any program, brought into a search: this one knows nothing of kdecay-search.
+"""A search for the schedule of any program, in any language: this one does not use kdecay-search.
 
-It reads its learning rates from a file and prints a line of JSON for every epoch. A program in any
-language can do that. Whatever else it prints is its log.
+It reads its learning rates from a file and prints a line of JSON after every epoch. Everything else
+that it prints is its log.
 """
 
 import argparse
@@ -34,9 +34,9 @@ def main() -> None:
             batch = order[start : start + BATCH]
             gradient = images[batch].T @ (softmax(images[batch] @ weights) - labels[batch]) / BATCH
             momentum = 0.9 * momentum + gradient
-            rate = rates[step * (len(rates) - 1) // steps]  # the file's last row is the end
+            rate = rates[step * (len(rates) - 1) // steps]  # its last row is the end
             weights = weights - rate * momentum
-            average += 0.05 * (weights - average)  # what pruning looks at
+            average += 0.05 * (weights - average)  # averaged weights: hopeless runs can end early
             step += 1
         result = {"error": error(weights, *held_out), "averaged_error": error(average, *held_out)}
         print(json.dumps({"epoch": epoch, **result}), flush=True)
@@ -45,8 +45,8 @@ def main() -> None:
 def data(purpose: str) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Images and labels to train on, and those to measure the error on.
 
-    A search may not see the test set: it splits the training set. Its confirmation trains on the
-    whole training set and opens the test set.
+    A search splits the training set and does not touch the test set. A confirmation
+    (`kdecay confirm`) trains on the whole training set and measures the error on the test set.
     """
     digits = load_digits()
     images = np.hstack([digits.data / 16, np.ones((len(digits.data), 1))])
@@ -64,7 +64,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def error(weights: np.ndarray, images: np.ndarray, labels: np.ndarray) -> float:
-    """Images that are classified wrongly, in percent."""
+    """Share of the images that are classified wrongly, in percent."""
     return 100 * float(np.mean((images @ weights).argmax(axis=1) != labels.argmax(axis=1)))
 
 

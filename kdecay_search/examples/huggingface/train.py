@@ -1,6 +1,6 @@
-"""A training with Hugging Face's Trainer, brought into a search. Put your own model and data here.
+"""A search for the schedule of a Hugging Face Trainer. Put your own model and data here.
 
-The lines with `run` are all that a search needs.
+The lines that use `run` are all that a search needs.
 """
 
 import torch
@@ -15,9 +15,9 @@ from kdecay_search.huggingface import attach
 
 
 def train(run: TaskRun) -> None:
-    """Train one run: the first argument is all that a worker gives."""
+    """Train one run; a worker calls this function once for every run."""
     torch.set_num_threads(1)  # this network is too small for more
-    run.seed_everything()  # first weights: the same for every schedule
+    run.seed_everything()  # initial weights: the same for every schedule
     training, held_out = data(run.purpose)
     settings = TrainingArguments(
         run.checkpoint_dir,
@@ -25,9 +25,9 @@ def train(run: TaskRun) -> None:
         per_device_train_batch_size=run.args["batch_size"],
         per_device_eval_batch_size=520,
         weight_decay=0.01,
-        seed=run.seed,  # order of the data: the same for every schedule
+        seed=run.seed,  # data order: the same for every schedule
         eval_strategy="epoch",
-        save_strategy="epoch",  # an interrupted run goes on where it stood
+        save_strategy="epoch",  # an interrupted run resumes where it stopped
         save_total_limit=2,
         use_cpu=run.device == "cpu",
         report_to="none",
@@ -40,7 +40,7 @@ def train(run: TaskRun) -> None:
         eval_dataset=held_out,
         compute_metrics=error_percent,
     )
-    # The learning rate, averaged weights, and a report after every epoch.
+    # Sets the learning rate, and reports the error and that of averaged weights after every epoch.
     trainer.train(resume_from_checkpoint=attach(run, trainer, error="error"))
 
 
@@ -55,13 +55,13 @@ class Classifier(nn.Module):
 
 
 def error_percent(prediction: EvalPrediction) -> dict[str, float]:
-    """Images that the model gets wrong, in percent."""
+    """Share of the images that are classified wrongly, in percent."""
     wrong = prediction.predictions.argmax(-1) != prediction.label_ids
     return {"error": 100 * float(wrong.mean())}
 
 
 class Digits(Dataset):
-    """Images of handwritten digits, by their numbers."""
+    """The images of handwritten digits that have these numbers."""
 
     def __init__(self, numbers: list[int]) -> None:
         digits = load_digits()
@@ -78,8 +78,8 @@ class Digits(Dataset):
 def data(purpose: str) -> tuple[Digits, Digits]:
     """Images to train on, and images to measure the error on.
 
-    A search may not see the test set: it splits the training set. Its confirmation
-    (`kdecay confirm`) trains on the whole training set and opens the test set.
+    A search splits the training set and does not touch the test set. A confirmation
+    (`kdecay confirm`) trains on the whole training set and measures the error on the test set.
     """
     order = torch.randperm(1797, generator=torch.Generator().manual_seed(0)).tolist()
     test, held_out, rest = order[:360], order[360:1400], order[1400:]

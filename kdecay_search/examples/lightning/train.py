@@ -1,6 +1,6 @@
-"""A training in Lightning, brought into a search. Put your own module and data here.
+"""A search for the schedule of a training in Lightning. Put your own module and data here.
 
-The lines with `run` are all that a search needs.
+The lines that use `run` are all that a search needs.
 """
 
 import lightning
@@ -15,11 +15,11 @@ from kdecay_search.lightning import KDecayCallback
 
 
 def train(run: TaskRun) -> None:
-    """Train one run: the first argument is all that a worker gives."""
+    """Train one run; a worker calls this function once for every run."""
     torch.set_num_threads(1)  # this network is too small for more
-    run.seed_everything()  # first weights and order of the data: the same for every schedule
+    run.seed_everything()  # initial weights and data order: the same for every schedule
     training, held_out = data(run.purpose)
-    callback = KDecayCallback(run, monitor="val_error")  # learning rate, reports, averaged weights
+    callback = KDecayCallback(run, monitor="val_error")  # sets the learning rate, reports
     trainer = lightning.Trainer(
         max_epochs=run.epochs,
         accelerator=run.device,
@@ -35,7 +35,7 @@ def train(run: TaskRun) -> None:
         Classifier(),
         DataLoader(training, batch_size=run.args["batch_size"], shuffle=True),
         DataLoader(held_out, batch_size=520),
-        ckpt_path=callback.ckpt_path,  # an interrupted run goes on where it stood
+        ckpt_path=callback.ckpt_path,  # an interrupted run resumes where it stopped
     )
 
 
@@ -69,8 +69,8 @@ class Classifier(lightning.LightningModule):
 def data(purpose: str) -> tuple[TensorDataset, TensorDataset]:
     """Images to train on, and images to measure the error on.
 
-    A search may not see the test set: it splits the training set. Its confirmation
-    (`kdecay confirm`) trains on the whole training set and opens the test set.
+    A search splits the training set and does not touch the test set. A confirmation
+    (`kdecay confirm`) trains on the whole training set and measures the error on the test set.
     """
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16

@@ -1,6 +1,6 @@
-"""A training in plain PyTorch, brought into a search. Put your own model, data and loop here.
+"""A search for the schedule of a training in PyTorch. Put your own model, data and loop here.
 
-The lines with `run` are all that a search needs.
+The lines that use `run` are all that a search needs.
 """
 
 import torch
@@ -13,18 +13,18 @@ from kdecay_search import TaskRun
 
 
 def train(run: TaskRun) -> None:
-    """Train one run: the first argument is all that a worker gives."""
-    torch.set_num_threads(1)  # a worker for each core is faster than a core for each layer
-    run.seed_everything()  # first weights and order of the data: the same for every schedule
+    """Train one run; a worker calls this function once for every run."""
+    torch.set_num_threads(1)  # several workers with one core each are faster
+    run.seed_everything()  # initial weights and data order: the same for every schedule
     training, held_out = data(run.purpose)
     loader = DataLoader(training, batch_size=run.args["batch_size"], shuffle=True)
     model = network().to(run.device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True)
 
-    run.steps_per_epoch = len(loader)  # optimizer updates
-    run.drive(optimizer)  # sets the learning rate before every update, and ends a pruned run
-    average = run.average(model, optimizer)  # averaged weights: what pruning looks at
-    run.keep(model, optimizer, average)  # an interrupted run goes on where it stood
+    run.steps_per_epoch = len(loader)  # number of optimizer updates
+    run.drive(optimizer)  # sets the learning rate before every update
+    average = run.average(model, optimizer)  # averaged weights: hopeless runs can end early
+    run.keep(model, optimizer, average)  # an interrupted run resumes where it stopped
 
     for epoch in run.remaining_epochs():
         model.train()
@@ -55,8 +55,8 @@ def network() -> nn.Module:
 def data(purpose: str) -> tuple[TensorDataset, TensorDataset]:
     """Images to train on, and images to measure the error on.
 
-    A search may not see the test set: it splits the training set. Its confirmation
-    (`kdecay confirm`) trains on the whole training set and opens the test set.
+    A search splits the training set and does not touch the test set. A confirmation
+    (`kdecay confirm`) trains on the whole training set and measures the error on the test set.
     """
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
@@ -72,7 +72,7 @@ def data(purpose: str) -> tuple[TensorDataset, TensorDataset]:
 
 @torch.no_grad()
 def error_percent(model: nn.Module, held_out: TensorDataset, device: str) -> float:
-    """Images that the model gets wrong, in percent."""
+    """Share of the images that are classified wrongly, in percent."""
     model.eval()
     images, labels = (tensor.to(device) for tensor in held_out.tensors)
     return 100 * (model(images).argmax(1) != labels).float().mean().item()
