@@ -21,7 +21,7 @@ def detectable_difference(sd: float, n: int, power: float = 0.8, confidence: flo
         sd: Standard deviation of the paired differences, in their unit.
         n: Number of pairs.
         power: Probability of showing a difference of the returned size.
-        confidence: Confidence level of the interval that has to exclude zero.
+        confidence: Confidence of the interval that has to exclude zero.
 
     Returns:
         The difference, in the unit of ``sd``.
@@ -44,7 +44,7 @@ def seeds_needed(sd: float, difference: float, power: float = 0.8, confidence: f
         sd: Standard deviation of the paired differences.
         difference: The true difference, in the unit of ``sd``.
         power: Probability of showing it.
-        confidence: Confidence level of the interval that has to exclude zero.
+        confidence: Confidence of the interval that has to exclude zero.
 
     Returns:
         At least 2; :data:`SEEDS_NEEDED_LIMIT` stands for that many or more.

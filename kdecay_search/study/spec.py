@@ -52,6 +52,7 @@ def _max_ks(search: Mapping[str, Any]) -> float:
 
 
 def _at_least(bound_name: str, value: float, bound: float | None) -> float:
+    """The value, if it is not below the bound. A bound that is wrong itself is None."""
     if bound is not None and value < bound:
         raise ValueError(f"must be at least {bound_name} = {bound:g}")
     return value
@@ -110,7 +111,7 @@ class SearchSpec(Settings):
     max_terms: Annotated[int, Field(ge=1, le=16)] = 2
     """Largest number of terms, and so of stages."""
     seeds: Annotated[int, Field(ge=1, le=MAX_SEEDS)] = 3
-    """Replicates of every candidate."""
+    """Number of seeds that every candidate is run on, its replicates."""
     min_gain: NotNegative = 0.1
     """Percentage points by which a term must lower the paired mean error to be kept."""
     lr_max: Annotated[tuple[Positive, ...] | None, OMITTED_IF_NONE] = None
@@ -247,7 +248,7 @@ class StudySpec(Settings):
     """All settings of a study: a whole study file."""
 
     name: Annotated[str, Field(max_length=100, pattern=NAME_PATTERN)]
-    """Name of the study; its stages are stored as NAME/k1, NAME/k2, …"""
+    """Name of the study; its stages are stored as NAME/k1, NAME/k2, … and NAME/confirm."""
     description: Annotated[str, Field(max_length=10_000)] = ""
     """Free text for people."""
     task: Annotated[Task, Field(discriminator="kind")]

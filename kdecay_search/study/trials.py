@@ -29,8 +29,8 @@ RAW_ONLY = "raw"
 CONFIRMATION = 0
 """Number of the confirmation among the stages, which count from 1."""
 FIRST_STAGE = 1
-"""Number of the stage that searches the learning-rate level, if it is searched; later stages keep
-the level that this one found."""
+"""Number of the first stage. It searches the learning-rate level, if the study does, and later
+stages keep the level that it found."""
 FIRST_SEED = 0
 """Seed on which a stage tries its candidates first."""
 
