@@ -42,7 +42,7 @@ def checkpoint(folder: Path, fingerprint: bytes = MINE, **more: float) -> Checkp
 
 @contextmanager
 def files_limited_to(size: int) -> Iterator[None]:
-    """As on a full disk, no file of this process grows beyond so many bytes."""
+    """Let no file of this process grow beyond ``size`` bytes, as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:

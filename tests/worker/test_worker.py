@@ -18,6 +18,7 @@ import pytest
 
 from kdecay_search.errors import KDecayError, StorageUnavailable
 from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.attributes import STOPPED
 from kdecay_search.study.spec import WorkersSpec
 from kdecay_search.study.trials import State
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
@@ -45,7 +46,7 @@ def epoch(number: int) -> Epoch:
 
 
 class FakeDatabase:
-    """Records the epochs that are reported, unless it is unavailable, and answers as told to."""
+    """Records the epochs that are reported, unless it is unavailable, and returns the set answers."""
 
     def __init__(self) -> None:
         self.reported: list[int] = []
@@ -136,7 +137,7 @@ def test_the_worker_of_a_stopped_study_releases_its_trial(storage: Storage) -> N
     claim = queue.claim(storage, "halted", "me")
     assert claim is not None
     with Heartbeat(storage, claim, WorkersSpec(heartbeat_seconds=0.1)) as heartbeat:
-        records.write_attributes(storage, study_id, {records.STOPPED: True})
+        records.write_attributes(storage, {study_id: {STOPPED: True}})
         wait_for(lambda: heartbeat.interruption, "the request to stop")
     assert heartbeat.interruption is Released
 
