@@ -6,6 +6,7 @@
     ├── StudyError              a study that is missing, or exists and differs
     ├── StorageError            the database
     │   └── StorageUnavailable  the database cannot be reached now; trying again may help
+    ├── HomeError               the user's data folder, KDECAY_HOME (also an OSError)
     ├── DataError               the data set that a task trains on
     ├── TaskError               the user's training code did what a task must not
     ├── NotAllowed              user code that this worker's command line does not allow
@@ -65,6 +66,10 @@ class StorageError(KDecayError):
 
 class StorageUnavailable(StorageError):
     """The database cannot be reached at the moment; the same call may succeed later."""
+
+
+class HomeError(KDecayError, OSError):
+    """The user's data folder (``KDECAY_HOME``) is missing and cannot be made."""
 
 
 class DataError(KDecayError):

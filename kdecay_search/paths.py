@@ -1,22 +1,93 @@
-"""The user's data folder, for the embedded database, logs and caches."""
+"""The user's data folder (embedded database, logs, caches), and the disks that folders are on."""
 
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
+
+from kdecay_search.errors import HomeError
+
+SHARED = frozenset({
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p",
+    "afs", "panfs", "wekafs", "virtiofs", "vboxsf", "orangefs", "pvfs2", "ocfs2", "gfs2",
+    "fuse.ceph", "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs", "fuse.juicefs", "fuse.moosefs",
+    "fuse.beegfs",
+})  # fmt: skip
+"""Types of file systems that several machines can see."""
+OBJECT_STORES = frozenset({
+    "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone", "fuse.mount-s3",
+})  # fmt: skip
+"""Types of file systems that are shared, too, but have no atomic renames."""
+_REMEDY = "set KDECAY_HOME to a folder that this user can write to"
 
 
 def home() -> Path:
-    """The data folder: ``KDECAY_HOME``, or else the platform's folder for user data.
+    """Return ``KDECAY_HOME``, or else the platform's folder for user data; make it if need be.
 
-    It is created if it is missing.
+    A folder that is made here is closed to other users.
+
+    Raises:
+        HomeError: There is no such folder, and it cannot be made.
     """
     configured = os.environ.get("KDECAY_HOME")
-    if configured:
-        folder = Path(configured).expanduser().resolve()
-    else:
-        import platformdirs  # noqa: PLC0415 - only where no folder is configured
+    try:
+        if configured:
+            folder = Path(configured).expanduser().resolve()
+        else:
+            import platformdirs  # noqa: PLC0415 - only where no folder is configured
 
-        folder = platformdirs.user_data_path("kdecay-search")
-    folder.mkdir(parents=True, exist_ok=True)
+            folder = platformdirs.user_data_path("kdecay-search")
+    except (OSError, RuntimeError) as error:  # no such user, or links that form a loop
+        raise HomeError(f"KDECAY_HOME={configured}: {error}; {_REMEDY}") from error
+    if not folder.is_absolute():
+        raise HomeError(f"user {os.getuid()} has no home folder for the data; {_REMEDY}")
+    return _made(folder)
+
+
+def home_folder(*names: str) -> Path:
+    """Return a folder in :func:`home`; make it if need be.
+
+    Raises:
+        HomeError: It cannot be made.
+    """
+    return _made(home().joinpath(*names))
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except FileExistsError as error:
+        raise HomeError(f"data folder {folder}: is not a folder; {_REMEDY}") from error
+    except OSError as error:
+        raise HomeError(f"data folder {folder}: {error.strerror}; {_REMEDY}") from error
     return folder
+
+
+def is_shared(folder: Path) -> bool:
+    """Whether other machines may see what is in ``folder``."""
+    kind, _ = mount_of(folder)
+    return kind in SHARED or kind.startswith("fuse.")
+
+
+def mount_of(folder: Path, mounts: Path = Path("/proc/self/mounts")) -> tuple[str, list[str]]:
+    """Return the type and the mount options of the file system that holds ``folder``, or would.
+
+    Args:
+        folder: Need not exist.
+        mounts: The kernel's table of mounts.
+    """
+    there = str(folder.resolve())
+    longest, kind, options = -1, "an unknown file system", ""
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return kind, []
+    for line in lines:
+        _, point, type_, flags, *_ = line.split(" ")
+        point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point)
+        inside = point in ("/", there) or there.startswith(f"{point}/")
+        if inside and len(point) >= longest:  # of two mounts at one point the later counts
+            longest, kind, options = len(point), type_, flags
+    return kind, options.split(",")

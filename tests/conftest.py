@@ -17,6 +17,7 @@ from playwright.sync_api import Browser
 
 from kdecay_search.storage import Storage, embedded_url
 from kdecay_search.storage.connect import parse_url
+from kdecay_search.storage.embedded.data import ROLE, SUPERUSER
 from tests.support import browser
 from tests.support.kdecay_command import Kdecay
 from tests.support.postgres_servers import server_user
@@ -52,10 +53,12 @@ def storage_url(home: Path) -> str:
     """The embedded Postgres: kept running by this process until it ends. It need not outlive the
     machine's power: tests kill processes, whose writes the kernel keeps."""
     url = embedded_url()
-    engine = sqlalchemy.create_engine(parse_url(url), isolation_level="AUTOCOMMIT")
+    superuser = parse_url(url).set(username=SUPERUSER)
+    engine = sqlalchemy.create_engine(superuser, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
         connection.execute(sqlalchemy.text("ALTER SYSTEM SET fsync = off"))
         connection.execute(sqlalchemy.text("SELECT pg_reload_conf()"))
+        connection.execute(sqlalchemy.text(f"ALTER ROLE {ROLE} CREATEDB"))  # for tests' own
     engine.dispose()
     return url
 

@@ -99,19 +99,29 @@ def _checks(
 
 
 def _storage_checks(url: str | None) -> Iterator[Check]:
-    from kdecay_search.doctor.check import within
+    from kdecay_search.doctor.check import error, within
     from kdecay_search.doctor.database import database_checks
+    from kdecay_search.errors import KDecayError
     from kdecay_search.storage import embedded_url
     from kdecay_search.worker.devices import count_gpus, usable_cores
 
     workers = count_gpus() or usable_cores()
+
+    def embedded_checks() -> Iterator[Check]:
+        try:
+            own = embedded_url()
+        except KDecayError as raised:  # its text ends with the fix
+            cause, _, fix = str(raised).rpartition("; ")
+            yield error("server", cause, fix)
+        else:
+            yield from database_checks(own, workers)
+
     if url:
-        seconds, fix = STORAGE_SECONDS, "check the server, and the network in between"
+        fix = "check the server, and the network in between"
+        yield from within(STORAGE_SECONDS, "server", lambda: database_checks(url, workers), fix)
     else:
-        seconds, fix = START_SECONDS, "set KDECAY_HOME to a folder that this user can write to"
-    yield from within(
-        seconds, "server", lambda: database_checks(url or embedded_url(), workers), fix
-    )
+        fix = "look at the server's log, postgres/log in KDECAY_HOME"
+        yield from within(START_SECONDS, "server", embedded_checks, fix)
 
 
 def _stored_spec(

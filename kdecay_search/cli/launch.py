@@ -243,7 +243,7 @@ def _run(
 
 
 def _start_workers(spec: StudySpec, options: LaunchOptions) -> LocalWorkers:
-    from kdecay_search.paths import home
+    from kdecay_search.paths import home_folder
     from kdecay_search.worker.devices import expand
     from kdecay_search.worker.local_workers import LocalWorkers
 
@@ -254,7 +254,7 @@ def _start_workers(spec: StudySpec, options: LaunchOptions) -> LocalWorkers:
     for index in range(options.workers):
         arguments = ["--study", spec.name, "--drain", "--device", devices[index % len(devices)]]
         arguments += options.allowance.options
-        log = home() / "logs" / spec.name / f"worker-{index}.log"
+        log = home_folder("logs", spec.name) / f"worker-{index}.log"
         workers.start(arguments, environment, log, detached=options.detach)
     return workers
 

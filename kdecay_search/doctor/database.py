@@ -68,7 +68,6 @@ _FIXES = (
     ("too many", "stop some workers, or raise max_connections on the server"),
     ("connection slots are reserved", "stop some workers, or raise max_connections on the server"),
     ("permission denied", f"GRANT it to this user; {GUIDE}"),
-    ("socket path", "use a shorter KDECAY_HOME: the path of a socket has at most 107 bytes"),
 )
 """Pairs of a part of an error message of Postgres or libpq, and the fix."""
 

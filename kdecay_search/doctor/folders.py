@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -12,7 +11,8 @@ from pathlib import Path
 
 from kdecay_search.doctor.check import Check, Severity, error, ok, warning
 from kdecay_search.doctor.machine import GIB, gib
-from kdecay_search.paths import home
+from kdecay_search.errors import HomeError
+from kdecay_search.paths import OBJECT_STORES, SHARED, home, mount_of
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.study.spec import StudySpec
 
@@ -20,16 +20,6 @@ LITTLE_SPACE = GIB
 """Less free space, in bytes, is a warning."""
 PROBE_BYTES = 1 << 16
 """The size of the file that is written to try a folder."""
-SHARED = frozenset({
-    "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p",
-    "afs", "panfs", "wekafs", "virtiofs", "orangefs", "pvfs2", "ocfs2", "gfs2", "fuse.ceph",
-    "fuse.ceph-fuse", "fuse.glusterfs", "fuse.sshfs", "fuse.juicefs", "fuse.moosefs", "fuse.beegfs",
-})  # fmt: skip
-"""Types of file systems that several machines can mount."""
-OBJECT_STORES = frozenset({
-    "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone", "fuse.mount-s3",
-})  # fmt: skip
-"""Types of file systems that are shared, too, but have no atomic renames."""
 TEMPORARY = {
     "tmpfs": "is lost when the machine restarts",
     "ramfs": "is lost when the machine restarts",
@@ -47,8 +37,9 @@ def home_checks(is_embedded: bool) -> Iterator[Check]:
     fix = "set KDECAY_HOME to a folder that this user can write to"
     try:
         folder = home()
-    except OSError as raised:
-        yield error("home", f"{raised.filename}: {raised.strerror}", fix)
+    except HomeError as raised:
+        cause, _, fix = str(raised).rpartition("; ")
+        yield error("home", cause, fix)
         return
     found = _tried("home", folder, fix)
     is_remote = file_system(folder) in SHARED | OBJECT_STORES
@@ -193,16 +184,5 @@ def file_system(path: Path, mounts: Path = Path("/proc/self/mounts")) -> str:
 
     The path need not exist.
     """
-    absolute = str(path.resolve())
-    best, kind = -1, "an unknown file system"
-    try:
-        lines = mounts.read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return kind
-    for line in lines:
-        _, point, type_, *_ = line.split(" ")
-        point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), point)
-        is_inside = point in ("/", absolute) or absolute.startswith(f"{point}/")
-        if is_inside and len(point) >= best:  # of two mounts at one point the later one counts
-            best, kind = len(point), type_
+    kind, _ = mount_of(path, mounts)
     return kind

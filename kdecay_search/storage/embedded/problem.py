@@ -1,0 +1,57 @@
+"""Why the embedded server cannot be used, for the user in one line: what is wrong, and a fix."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+ELSEWHERE = "give --storage a Postgres server, or set KDECAY_HOME to another folder"
+LOCAL = "set KDECAY_HOME to a folder on a local disk, or give --storage a Postgres server"
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_FIXES = (
+    ("No space left on device", "make room on that disk", True),
+    ("Disk quota exceeded", "make room", True),
+    ("Cannot allocate memory", "free some memory", True),
+    ("could not fork", "free some memory, or end some processes", True),
+    ("checkpoint record", "the data is damaged: restore a backup, or move {data} away", False),
+    ("PANIC: ", "the data is damaged: restore a backup, or move {data} away", False),
+    ("incompatible with server", "use the version of kdecay-search that made it", False),
+    ("has invalid permissions", "chmod 700 {data}", False),
+    ("has wrong ownership", "run the command as the user who owns {data}", False),
+    ("Permission denied", "set KDECAY_HOME to a folder that this user can write to", False),
+    ("Read-only file system", "set KDECAY_HOME to a folder that this user can write to", False),
+)
+
+
+class Problem(Exception):
+    """The server cannot be used.
+
+    Attributes:
+        cause: What is wrong: a predicate of "the embedded Postgres in FOLDER".
+        fix: What to do about it.
+        passing: Whether the same attempt may succeed a little later.
+    """
+
+    def __init__(self, cause: str, fix: str, passing: bool = False) -> None:
+        super().__init__(f"{cause}; {fix}")
+        self.cause = cause
+        self.fix = fix
+        self.passing = passing
+
+
+def problem_of(error: OSError) -> Problem:
+    """Return what an error of the operating system means for the server."""
+    what = error.strerror or str(error) or type(error).__name__
+    cause = "cannot be used: " + (f"{error.filename}: {what}" if error.filename else what)
+    if error.errno in _FULL:
+        return Problem(cause, "make room on that disk", passing=True)
+    return Problem(cause, "set KDECAY_HOME to a folder that this user can write to")
+
+
+def problem_of_postgres(said: str, data: Path) -> Problem:
+    """Return the problem that Postgres reported when it did not start."""
+    cause = f"does not start: {said.strip()}"
+    for words, fix, passing in _FIXES:
+        if words in said:
+            return Problem(cause, f"{fix.format(data=data)} (log: {data}/log)", passing)
+    return Problem(cause, f"see {data}/log")
