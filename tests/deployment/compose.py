@@ -27,7 +27,7 @@ from tests.support.kdecay_command import KDECAY
 from tests.support.postgres_servers import LOOPBACK, PASSWORD, Server, free_port
 
 HEALTH_SECONDS = 60.0
-"""Only a service that never becomes healthy takes so long."""
+"""The time limit; only a service that never becomes healthy takes this long."""
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 
 
@@ -67,7 +67,7 @@ def seconds(duration: str) -> float:
 
 @dataclass
 class Up:
-    """A project that is up."""
+    """A project whose services are running."""
 
     services: dict[str, dict[str, Any]]
     database: Server
@@ -96,7 +96,7 @@ class Up:
         )  # fmt: skip
 
     def _mapped(self, word: str) -> str:
-        """A word of a command, as it is true on this machine."""
+        """Replace an address or a port by that of this machine."""
         return {"0.0.0.0": LOOPBACK, "8080": str(self.dashboard_port)}.get(word, word)
 
     def environment(self, name: str) -> dict[str, str]:
@@ -110,7 +110,7 @@ class Up:
         )
 
     def is_healthy(self, name: str) -> bool:
-        """Ask the service's own health check."""
+        """Run the health check of the service."""
         kind, program, *arguments = self.services[name]["healthcheck"]["test"]
         assert kind == "CMD"
         arguments = [word.replace("8080", str(self.dashboard_port)) for word in arguments]
@@ -127,7 +127,7 @@ class Up:
             time.sleep(0.2)
 
     def _initialise_database(self) -> None:
-        """What the image of Postgres does with its environment."""
+        """Do what the image of Postgres does with its environment variables."""
         wanted = self.services["db"]["environment"]
         user, name = Identifier(wanted["POSTGRES_USER"]), Identifier(wanted["POSTGRES_DB"])
         password = Literal(wanted["POSTGRES_PASSWORD"])

@@ -1,4 +1,4 @@
-"""A cluster's database, of Debian's packages: Postgres with TLS, and PgBouncer before it."""
+"""The database of a cluster, from Debian's packages: Postgres with TLS, and PgBouncer before it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from urllib.parse import quote
 import psycopg2
 
 ACCOUNT = "postgres"
-"""The system's user that both run as: they refuse root."""
+"""The system user that both services run as, since they refuse to run as root."""
 PASSWORD = "s3cret/wör{d}%"
 LOOPBACK = "127.0.0.1"
 DATABASE = "kdecay"
@@ -27,11 +27,11 @@ RULES = f"""
 hostssl {DATABASE} certified all cert
 hostssl all all all scram-sha-256
 """
-"""Who may come in, and how: nobody without TLS."""
+"""The rules of pg_hba.conf: every connection needs TLS."""
 
 
 def why_not(*programs: str) -> str | None:
-    """Why these services cannot run here; None if they can."""
+    """Return why these services cannot run here; None if they can."""
     if os.geteuid() != 0:
         return f"starting services as the user {ACCOUNT} needs root"
     missing = [program for program in ("initdb", *programs) if _found(program) is None]
@@ -48,7 +48,7 @@ def _required(program: str) -> str:
 
 
 def _found(program: str) -> str | None:
-    """Debian keeps a server's programs apart by version, and PgBouncer in sbin."""
+    """Find a program where Debian keeps it: a server's by version, PgBouncer in sbin."""
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: path.parent.name)
     folders = [*map(str, reversed(versions)), "/usr/sbin", "/usr/bin"]
     return shutil.which(program, path=":".join(folders))
@@ -70,7 +70,7 @@ class Certificates:
         return self.folder / f"{name}.pem", self.folder / f"{name}.key"
 
     def sign(self, name: str, owner: str | None = None) -> tuple[Path, Path]:
-        """Make a pair; ``owner``: the system's user that may read the key."""
+        """Make a certificate and its key, which the system user ``owner`` may read."""
         certificate, key = self.pair(name)
         signer = [] if name == "authority" else [
             "-CA", str(self.authority), "-CAkey", str(self.pair("authority")[1]),
@@ -90,7 +90,7 @@ class Certificates:
 
 @dataclass(frozen=True)
 class Service:
-    """Where a database is to be reached, by whom it is vouched for."""
+    """The address of a database, and the certificates that vouch for it."""
 
     address: str
     port: int
@@ -226,7 +226,7 @@ def _serving(
 
 
 def _answers(service: Service) -> bool:
-    """Whether it takes connections, or says for a reason of its own that it does not."""
+    """Whether the server answers, be it by a refusal."""
     try:
         psycopg2.connect(service.url("postgres", database="postgres")).close()
     except psycopg2.OperationalError as error:

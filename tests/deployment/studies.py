@@ -1,4 +1,4 @@
-"""Launching a study, and looking at it, without a process of its own."""
+"""Launching a study and reading its summary within the test's process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docker-compose.yml is valid, and its services find a schedule between them."""
+"""docker-compose.yml is valid, and its services together find a schedule."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 FILE = ROOT / "docker-compose.yml"
 VARIABLES = {"POSTGRES_PASSWORD": "p@ss/w:rd 'x'", "STUDY": "study.toml"}
 WITH_US = ("launch", "worker", "worker-cpu", "dashboard")
-"""The services that run kdecay."""
+"""The services that run ``kdecay``."""
 
 
 @pytest.fixture
@@ -31,12 +31,12 @@ def services() -> dict[str, Any]:
     return found
 
 
-def test_the_file_fits_the_compose_specification() -> None:
+def test_file_fits_the_compose_specification() -> None:
     tool = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec"]
     subprocess.run([*tool, str(FILE)], check=True, capture_output=True)
 
 
-def test_without_a_password_nothing_starts() -> None:
+def test_password_is_required() -> None:
     for variables in ({}, {"POSTGRES_PASSWORD": ""}):
         with pytest.raises(KeyError, match="POSTGRES_PASSWORD"):
             read(FILE, variables)
@@ -46,25 +46,25 @@ def test_without_a_password_nothing_starts() -> None:
     assert used | {"COMPOSE_PROFILES"} == set(re.findall(r"^(?:# )?([A-Z_]+)=", example, re.M))
 
 
-def test_every_service_has_a_health_check_and_a_restart_policy(services: dict[str, Any]) -> None:
+def test_services_have_health_checks_and_restart_policies(services: dict[str, Any]) -> None:
     for service in services.values():
         assert service["healthcheck"]["test"][0] == "CMD"
         assert service["restart"] in ("unless-stopped", "on-failure:5")
 
 
-def test_only_the_dashboard_is_published_and_to_this_machine_alone(
+def test_only_the_dashboard_is_published_to_loopback(
     services: dict[str, Any],
 ) -> None:
     published = {name: each["ports"] for name, each in services.items() if "ports" in each}
     assert published == {"dashboard": ["127.0.0.1:8080:8080"]}
 
 
-def test_workers_have_longer_to_stop_than_a_study_gives_them(services: dict[str, Any]) -> None:
+def test_stop_grace_period_exceeds_that_of_a_study(services: dict[str, Any]) -> None:
     for name in ("worker", "worker-cpu"):
         assert seconds(services[name]["stop_grace_period"]) > WorkersSpec().grace_seconds
 
 
-def test_the_worker_reserves_gpus_and_differs_in_nothing_else(services: dict[str, Any]) -> None:
+def test_gpu_and_cpu_workers_differ_in_gpus_only(services: dict[str, Any]) -> None:
     gpu, cpu = services["worker"], services["worker-cpu"]
     (device,) = gpu["deploy"]["resources"]["reservations"]["devices"]
     assert device == {"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}
@@ -75,7 +75,7 @@ def test_the_worker_reserves_gpus_and_differs_in_nothing_else(services: dict[str
     }
 
 
-def test_mounted_folders_are_those_that_the_image_made_for_its_user(
+def test_mounted_folders_are_created_by_the_image(
     services: dict[str, Any],
 ) -> None:
     image = (ROOT / "workers/Dockerfile").read_text()
@@ -94,9 +94,7 @@ def project(tmp_path: Path, services: dict[str, Any]) -> Iterator[Up]:
 
 
 @pytest.mark.skipif(shutil.which("pg_isready") is None, reason="pg_isready is not installed")
-def test_the_services_find_a_schedule_and_the_dashboard_shows_it(
-    project: Up, tmp_path: Path
-) -> None:
+def test_services_finish_a_study_that_the_dashboard_shows(project: Up, tmp_path: Path) -> None:
     simulated_study(tmp_path, name="composed", task__epoch_seconds=0.05)
     project.start("worker-cpu", scale=2)
     project.start("launch")

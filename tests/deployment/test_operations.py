@@ -1,4 +1,4 @@
-"""docs/operations.md is true: the rights that it gives suffice, and what a database can do."""
+"""docs/operations.md is true: its permissions suffice, and its limits on what a database can do."""
 
 from __future__ import annotations
 
@@ -59,13 +59,12 @@ def users(home: Path, server: Server) -> tuple[Kdecay, Kdecay]:
     return Kdecay(home, owner), Kdecay(home, url_of(server, "kdecay_worker", "change me too"))
 
 
-def test_a_user_with_the_guide_s_rights_runs_a_study_to_its_end(
-    users: tuple[Kdecay, Kdecay], tmp_path: Path
-) -> None:
+def test_permissions_of_the_guide_suffice(users: tuple[Kdecay, Kdecay], tmp_path: Path) -> None:
     owner, worker = users
     worker.run("doctor", simulated_study(tmp_path, name="least"))
     summary = worker.json("launch", simulated_study(tmp_path, name="least"), "--workers", "2")
     assert summary["state"] == "done"
+    worker.run("publish", "least")
     assert worker.url is not None
     as_worker = Storage(worker.url)
     page = optuna.load_study(study_name="least/k1", storage=as_worker.rdb)
@@ -80,7 +79,7 @@ def test_a_user_with_the_guide_s_rights_runs_a_study_to_its_end(
 
 
 class Touch:
-    """Its unpickling makes a file."""
+    """An object whose unpickling creates a file."""
 
     def __init__(self, path: str) -> None:
         self.path = path
@@ -90,7 +89,7 @@ class Touch:
 
 
 MODULE = "kdecay_intruder"
-"""A module that workers could import; doing so makes a file."""
+"""A module that workers could import, which would create a file."""
 
 
 def images(**task: Any) -> dict[str, Any]:
@@ -108,17 +107,17 @@ HOSTILE: dict[str, Any] = {
     "jsonpickle": {"py/object": f"{MODULE}.run", "py/reduce": [{"py/type": MODULE}]},
     "expression": f"__import__('{MODULE}').run()",
     "yaml": f"!!python/object/apply:{MODULE}.run []",
-    "of-another-study": study_table("somebody-else-s"),
+    "of-another-study": study_table("another"),
     "nothing": None,
     "number": 1,
     "deep": "[" * 100_000,
 }
-"""Specs by the study's name. A text is stored as it is, all else as the JSON of a spec."""
+"""Specs by the name of the study. Texts are stored as they are, everything else as JSON."""
 
 
 REQUEST = {"stage": 1, "candidate": 0, "seed": 0, "earlier_ks": [], "k": 1.0, "bounds": [1.0, 2.0],
          "protected": True}  # fmt: skip
-HOSTILE_TOKENS: list[dict[str, Any]] = [
+HOSTILE_REQUESTS: list[dict[str, Any]] = [
     {},
     {"candidate": 0},
     REQUEST | {"stage": "1/../../../intruder"},
@@ -132,7 +131,7 @@ HOSTILE_TOKENS: list[dict[str, Any]] = [
 
 
 def plant(storage: Storage, name: str, **attributes: Any) -> None:
-    """A study as somebody with the database's password may write it, with a trial waiting."""
+    """Write a study with a waiting trial, as an attacker with the database's password could."""
     study_id = records.create_stage(storage, name, 1)
     for key, value in attributes.items():
         storage.optuna.set_study_user_attr(study_id, key, value)
@@ -151,7 +150,7 @@ def plant_trial(storage: Storage, study_id: int, request: dict[str, Any]) -> int
 
 @pytest.fixture
 def planted(alone: Kdecay, tmp_path: Path) -> Iterator[Storage]:
-    """A database with all of the hostile studies; an import or unpickling leaves a mark."""
+    """A database with all of the hostile studies; an import or unpickling creates a file."""
     mark = tmp_path / "mark"
     (tmp_path / f"{MODULE}.py").write_text(f"open({str(mark)!r}, 'w').close()")
     pickled = pickle.dumps(Touch(str(mark)))
@@ -176,12 +175,10 @@ def run_in(folder: Path, kdecay: Kdecay, *arguments: str) -> subprocess.Complete
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
 
 
-def test_no_stored_spec_makes_a_worker_import_or_unpickle(
-    alone: Kdecay, planted: Storage, tmp_path: Path
-) -> None:
+def test_stored_specs_cannot_run_code(alone: Kdecay, planted: Storage, tmp_path: Path) -> None:
     """A worker of all studies leaves them alone and serves the good one beside them."""
     good = records.create_stage(planted, "good", 1)
-    foreign = [plant_trial(planted, good, request) for request in HOSTILE_TOKENS]
+    foreign = [plant_trial(planted, good, request) for request in HOSTILE_REQUESTS]
     alone.run("launch", simulated_study(tmp_path, name="good"), "--workers", "0", "--detach")
     worker = run_in(tmp_path, alone, "worker", "--drain")
     assert "Traceback" not in worker.stderr
@@ -199,7 +196,7 @@ def test_no_stored_spec_makes_a_worker_import_or_unpickle(
     assert len(records.study_names(planted)) == len(HOSTILE) + 3
 
 
-def test_a_worker_of_one_such_study_ends_with_one_line(
+def test_worker_of_a_hostile_study_ends_with_one_line(
     alone: Kdecay, planted: Storage, tmp_path: Path
 ) -> None:
     ended = run_in(tmp_path, alone, "worker", "--study", "unknown-kind", "--drain")

@@ -1,4 +1,4 @@
-"""Workers on two hosts, over TLS, with Debian's Postgres and PgBouncer between them."""
+"""Workers on two hosts, which share Debian's Postgres over TLS and by PgBouncer."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def finished_runs(summary: dict[str, Any]) -> int:
 
 
 @on_two_hosts
-def test_workers_on_two_hosts_share_a_study_over_tls_with_two_connections_each(
+def test_two_hosts_share_a_study_over_tls(
     home: Path, tmp_path: Path, link: Link, server: Service, workers: Workers
 ) -> None:
     storage = launched(owner_of(server), study(tmp_path, "hosts"))
@@ -135,7 +135,7 @@ def test_workers_on_two_hosts_share_a_study_over_tls_with_two_connections_each(
 
 
 @on_two_hosts
-def test_a_study_runs_through_a_pooler_in_transaction_mode_from_the_first_table_on(
+def test_study_through_a_transaction_pooler(
     home: Path, tmp_path: Path, link: Link, server: Service, workers: Workers
 ) -> None:
     """Four processes with up to eight connections share three; they begin on an empty database."""
@@ -153,7 +153,7 @@ def by_subject(url: str) -> dict[str, Check]:
     return {check.subject: check for check in database_checks(url, 1)}
 
 
-def test_a_client_certificate_in_the_url_takes_the_place_of_a_password(server: Service) -> None:
+def test_client_certificate_replaces_the_password(server: Service) -> None:
     owner_of(server)
     server.add_user("certified", "IN ROLE owner")
     certificate, key = server.certificates.sign("certified")

@@ -1,4 +1,4 @@
-"""Keeping a database: backup, restoration, and the upgrade of its tables, as the guide says."""
+"""Backup, restoration, and the upgrade of the tables, as docs/operations.md describes them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OLDER_TABLES = """
     UPDATE alembic_version SET version_num = 'v3.0.0.d';
     UPDATE version_info SET library_version = '3.1.0';
 """
-"""What Optuna 3.2 to 5.0 added to the tables of 3.1, taken back (its migration v3.2.0.a)."""
+"""Undoes what Optuna 3.2 to 5.0 added to the tables of 3.1 (its migration v3.2.0.a)."""
 
 
 @pytest.fixture(scope="module")
@@ -41,9 +41,7 @@ def shell(command: str, **environment: str) -> None:
     )
 
 
-def test_a_backup_is_restored_into_an_empty_database_and_the_study_is_there(
-    home: Path, tmp_path: Path, server: Service
-) -> None:
+def test_backup_is_restored(home: Path, tmp_path: Path, server: Service) -> None:
     before = Kdecay(home, server.url("postgres"))
     study = simulated_study(tmp_path, name="kept", search__seeds=1)
     summary = before.json("launch", study, "--workers", "1")
@@ -61,7 +59,7 @@ def test_a_backup_is_restored_into_an_empty_database_and_the_study_is_there(
     restored.close()
 
 
-def test_older_tables_are_refused_until_optuna_has_upgraded_them(server: Service) -> None:
+def test_older_tables_are_refused_until_upgraded(server: Service) -> None:
     server.execute("CREATE DATABASE aged")
     url = server.url("postgres", database="aged")
     Storage(url).close()

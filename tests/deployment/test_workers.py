@@ -1,4 +1,4 @@
-"""The files in workers/: each is right by its own tool, and those that can be run are run."""
+"""The files in workers/: each is checked by its own tool, and run where that is possible."""
 
 from __future__ import annotations
 
@@ -38,18 +38,18 @@ def tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def test_the_scripts_pass_shellcheck() -> None:
+def test_shellcheck() -> None:
     subprocess.run([tool("shellcheck"), *SCRIPTS], check=True)
 
 
-def test_the_kubernetes_objects_fit_kubernetes_s_own_schemas() -> None:
+def test_kubernetes_schemas() -> None:
     command = [tool("kubernetes-validate"), "--strict", str(WORKERS / "kubernetes.yaml")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stdout.count(" passed ")) == (0, 2), done.stdout + done.stderr
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
-def test_the_systemd_units_are_verified_without_a_word(tmp_path: Path) -> None:
+def test_systemd_units_are_valid(tmp_path: Path) -> None:
     shutil.copytree("/lib/systemd/system", tmp_path / "usr/lib/systemd/system", symlinks=True)
     for unit in UNITS:
         shutil.copy(WORKERS / unit, tmp_path / "usr/lib/systemd/system")
@@ -68,7 +68,7 @@ def test_the_systemd_units_are_verified_without_a_word(tmp_path: Path) -> None:
 
 
 def commands() -> dict[str, str]:
-    """The ``worker …`` that each way of running workers ends in."""
+    """Return the command ``worker …`` of each file, by the name of the file."""
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     found = {
         "compose": shlex.join(compose["services"]["worker"]["command"]),
@@ -80,7 +80,7 @@ def commands() -> dict[str, str]:
     return {name: command.strip() for name, command in found.items()}
 
 
-def test_all_ways_run_kdecay_worker_and_differ_in_device_and_drain_alone() -> None:
+def test_all_files_start_the_same_command() -> None:
     import typer
 
     from kdecay_search.cli.main import app
@@ -93,7 +93,7 @@ def test_all_ways_run_kdecay_worker_and_differ_in_device_and_drain_alone() -> No
         assert {word for word in arguments if word.startswith("-")} <= {"--device", "--drain"}
 
 
-def test_all_ways_leave_a_worker_longer_to_drain_than_a_study_does() -> None:
+def test_all_files_allow_enough_time_to_drain() -> None:
     (warning,) = re.findall(r"--signal=B:USR1@(\d+)", (WORKERS / "slurm.sh").read_text())
     stops = [re.findall(r"^TimeoutStopSec=(\d+)", (WORKERS / unit).read_text(), re.M)[0]
              for unit in UNITS]  # fmt: skip
@@ -101,14 +101,14 @@ def test_all_ways_leave_a_worker_longer_to_drain_than_a_study_does() -> None:
         assert float(seconds) > GRACE
 
 
-def test_what_must_be_changed_is_marked_in_three_lines_of_each_file() -> None:
+def test_each_file_marks_three_lines_to_change() -> None:
     for name in ("slurm.sh", "ssh.sh", "kubernetes.yaml", *UNITS):
         lines = (WORKERS / name).read_text().splitlines()
         marked = [line for line in lines if "<--" in line and "marked" not in line]
         assert len(marked) == 3, name
 
 
-def test_the_guide_links_to_every_file_and_to_nothing_else() -> None:
+def test_guide_links_to_every_file() -> None:
     links = re.findall(r"\]\(([^)#:]+)\)", (WORKERS / "README.md").read_text())
     assert all((WORKERS / link).exists() for link in links)
     assert {path.name for path in WORKERS.iterdir()} <= {*links, "README.md", "Dockerfile"}
@@ -119,7 +119,7 @@ def test_the_guide_links_to_every_file_and_to_nothing_else() -> None:
 
 @pytest.fixture
 def user(tmp_path: Path, alone: Kdecay) -> dict[str, str]:
-    """The environment of a user with a checkout in his home, and stand-ins first in his PATH."""
+    """The environment of a user with a checkout at home, and stand-ins first in PATH."""
     installed = tmp_path / "kdecay-search/.venv/bin/kdecay"
     installed.parent.mkdir(parents=True)
     installed.write_text(f'#!/bin/sh\nexec {shlex.join(KDECAY)} "$@"\n')
@@ -141,7 +141,7 @@ def _stand_ins(folder: Path) -> list[Path]:
 
 
 def changed(name: str, folder: Path, *changes: tuple[str, str]) -> str:
-    """A copy of a script with lines changed that are marked for it."""
+    """Copy a script with changes to lines that are marked for it; return its path."""
     lines = (WORKERS / name).read_text().splitlines()
     for old, new in changes:
         (number,) = [i for i, line in enumerate(lines) if old in line and "<--" in line]
@@ -175,7 +175,7 @@ def script(alone: Kdecay, tmp_path: Path) -> str:
     return changed("slurm.sh", tmp_path, ("/shared/kdecay/checkpoints", checkpoints))
 
 
-def test_slurm_s_array_goes_on_after_its_time_limit_and_no_attempt_is_lost(
+def test_slurm_array_resumes_after_its_time_limit(
     database: Storage, user: dict[str, str], script: str, tmp_path: Path
 ) -> None:
     job = subprocess.Popen(["sbatch", "--array=0-1", script], env=user, cwd=tmp_path)
@@ -188,7 +188,7 @@ def test_slurm_s_array_goes_on_after_its_time_limit_and_no_attempt_is_lost(
     assert states(database) == [State.COMPLETE] * 5
 
 
-def test_a_job_that_is_cancelled_puts_its_trial_back(
+def test_cancelled_slurm_job_releases_its_trial(
     database: Storage, user: dict[str, str], script: str, tmp_path: Path
 ) -> None:
     """The shell and the worker get the signal at once, and the worker must not get it twice."""
@@ -200,7 +200,7 @@ def test_a_job_that_is_cancelled_puts_its_trial_back(
     assert set(states(database)) <= {State.WAITING, State.COMPLETE}
 
 
-def test_ssh_starts_a_worker_on_every_host_and_shows_nobody_the_url(
+def test_ssh_starts_workers_and_hides_the_url(
     alone: Kdecay, database: Storage, user: dict[str, str], tmp_path: Path
 ) -> None:
     script = changed("ssh.sh", tmp_path, ("/shared/kdecay/checkpoints", str(tmp_path / "kept")))
@@ -218,9 +218,7 @@ def test_ssh_starts_a_worker_on_every_host_and_shows_nobody_the_url(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a process namespace of one's own needs root")
-def test_kubernetes_hook_drains_a_worker_that_is_process_1_and_waits_for_its_end(
-    alone: Kdecay, database: Storage, tmp_path: Path
-) -> None:
+def test_kubernetes_hook_drains_process_1(alone: Kdecay, database: Storage, tmp_path: Path) -> None:
     (arguments,) = [container["args"] for container in POD["containers"]]
     hook = POD["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
     pod = subprocess.Popen(
