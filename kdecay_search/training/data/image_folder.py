@@ -20,7 +20,7 @@ from kdecay_search.training.data.held_out import HeldOutTestSet
 
 LAYOUT = "it must hold one folder of images per class, at its top or under train/"
 TEST_LAYOUT = "a confirmation needs a test set: the same class folders under test/"
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 """Part of the cache's keys: to be raised when the same files shall give other pixels."""
 
 
