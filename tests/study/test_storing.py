@@ -5,12 +5,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import optuna
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.search import runs_at_most
+from kdecay_search.storage import Storage
+from kdecay_search.storage.attributes import SPEC
+from kdecay_search.storage.records import read_study
 from kdecay_search.study.file import differences, from_json, load, to_toml
 from kdecay_search.study.spec import StudySpec
 from tests.study.files import written
@@ -150,6 +154,17 @@ def test_study_stored_before_baselines_had_their_name_is_read() -> None:
     assert spec == study(confirm={"seeds": 4, "baselines": ["cosine", "sgdr"]})
     assert from_json(spec.to_json()) == spec
     assert "rivals" not in spec.to_json()
+
+
+def test_study_in_the_database_from_before_baselines_had_their_name_is_read(
+    storage: Storage,
+) -> None:
+    stored = STORED_BEFORE_BASELINES.replace('"small"', '"before-baselines"')
+    first_stage = optuna.create_study(storage=storage.optuna, study_name="before-baselines/k1")
+    first_stage.set_user_attr(SPEC, stored)
+    spec = read_study(storage, "before-baselines").spec
+    assert spec.confirm.baselines == ("cosine", "sgdr")
+    assert differences(spec, study("before-baselines")) == []
 
 
 @pytest.mark.parametrize(("spec", "of_study", "of_run", "of_confirmation"), FINGERPRINTS)
