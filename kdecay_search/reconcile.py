@@ -1,131 +1,168 @@
-"""Bringing the storage to the plan: one idempotent :func:`tick`, under the study's lock.
+"""Bringing the storage in line with the plan: one idempotent step, under the study's lock.
 
-``launch`` ticks, and so does every worker that is idle or has just finished a trial, so a study
-goes on when the terminal that launched it is closed. Killed anywhere, the next tick heals it.
+``launch`` reconciles, and so does every worker that is idle or has just finished a trial, so a
+study continues when the terminal that launched it is closed. A process may be killed anywhere: the
+next reconciliation completes what it left unfinished.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from kdecay_search.errors import StudyError
 from kdecay_search.search import Plan
-from kdecay_search.snapshot import StudySnapshot, read_snapshot
+from kdecay_search.snapshot import StudySnapshot, read_snapshot, take_snapshot
 from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.connect import Lock
+from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study import file as study_file
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import CONFIRMATION, WITHDRAWN
+from kdecay_search.study.trials import CONFIRMATION, FIRST_STAGE
 
 
 def launch(storage: Storage, spec: StudySpec) -> bool:
-    """Create the study, or go on with it; return whether it is new.
+    """Create a study, or resume it if it exists; return whether it is new.
 
-    Raises :class:`StudyError` if it exists with a spec that would mix results.
+    Raises:
+        StudyError: The study exists with other settings, and its results would mix.
     """
-    attributes = records.read_attributes(storage, spec.name)
-    is_new = attributes is None or records.SPEC not in attributes
-    if attributes is not None and not is_new:
-        stored = study_file.from_json(attributes[records.SPEC])
-        _refuse_mixture(stored, spec)
-        if not spec.confirm.seeds:  # kdecay confirm has asked for it: that stands
-            spec = spec.model_copy(update={"confirm": stored.confirm})
-    _write(storage, spec)
-    return is_new
-
-
-def _write(storage: Storage, spec: StudySpec) -> None:
-    study_id = records.create_stage(storage, spec.name, 1)
-    launched = {records.SPEC: spec.to_json(), records.STOPPED: False}
-    records.write_attributes(storage, study_id, launched)
+    stored = records.find_study(storage, spec.name)
+    if stored is not None:
+        changed = study_file.differences(stored.spec, spec)
+        if changed:
+            raise StudyError(
+                f"study {spec.name!r} exists with other settings, and its results would mix: "
+                f"{'; '.join(changed)}. Give the new study another name (--set name=...), "
+                f"or delete the old one (kdecay delete {spec.name})"
+            )
+        if not spec.confirm.seeds:  # a confirmation that kdecay confirm has asked for stays
+            spec = spec.model_copy(update={"confirm": stored.spec.confirm})
+    _write_spec(storage, spec)
+    return stored is None
 
 
 def confirm(storage: Storage, spec: StudySpec) -> None:
-    """Let the study end with the confirmation that ``spec`` asks for.
+    """Let a study end with the confirmation that ``spec`` asks for.
 
-    Raises :class:`StudyError` if one with the same first seed has results and another number of
-    seeds: to add seeds until the verdict pleases is no test.
+    Raises:
+        StudyError: There is no such study; or a confirmation with the same first seed has results,
+            and ``spec`` asks for another number of seeds: to add seeds after a look at the result
+            is no test.
     """
     snapshot = read_snapshot(storage, spec.name)
     last = snapshot.plan.confirmation
-    begun = last is not None and any(row.errors for row in last.rows)
+    has_results = last is not None and any(row.errors for row in last.rows)
     old, new = snapshot.spec.confirm, spec.confirm
-    if begun and new.first_seed == old.first_seed and new.seeds != old.seeds:
+    if has_results and new.first_seed == old.first_seed and new.seeds != old.seeds:
         raise StudyError(
             f"study {spec.name!r} is being confirmed with {old.seeds} seeds, and to add some after "
             f"a look at the result is no test; --again repeats it with {new.seeds} fresh ones"
         )
-    _write(storage, spec)
+    _write_spec(storage, spec)
 
 
-def _refuse_mixture(old: StudySpec, new: StudySpec) -> None:
-    changed = study_file.differences(old, new)
-    if changed:
-        raise StudyError(
-            f"study {new.name!r} exists with other settings, and its results would mix: "
-            f"{'; '.join(changed)}. Give the new study another name (--set name=...), "
-            f"or delete the old one (kdecay delete {new.name})"
-        )
+def _write_spec(storage: Storage, spec: StudySpec) -> None:
+    study_id = records.create_stage(storage, spec.name, FIRST_STAGE)
+    launched = {attribute.SPEC: spec.to_json(), attribute.STOPPED: False}
+    records.write_attributes(storage, {study_id: launched})
 
 
 def stop(storage: Storage, name: str) -> None:
-    """Ask the workers to put their trials back and to take no more of this study."""
-    records.read_study(storage, name)
-    first = records.stage_ids(storage, name)[1]
-    records.write_attributes(storage, first, {records.STOPPED: True})
+    """Ask the workers to put their trials of a study back, and to claim no more of them.
+
+    Raises:
+        StudyError: There is no such study.
+    """
+    first = records.read_study(storage, name).stage_ids[FIRST_STAGE]
+    records.write_attributes(storage, {first: {attribute.STOPPED: True}})
 
 
 def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
-    """Reap, plan, and bring the storage to the plan; None if another process is at it just now.
+    """Fail what was lost, make a plan, and let the storage hold what the plan wants.
 
-    Returns the study as it stood; what was queued by this very call is not yet in the snapshot.
+    Args:
+        storage: The database.
+        name: The study.
+
+    Returns:
+        The study after these changes; None if another process is reconciling it just now.
+
+    Raises:
+        StudyError: There is no such study.
+        InvalidSpec: This version does not understand its spec.
+        StorageUnavailable: The database cannot be reached, or the lock was lost in the meantime.
     """
-    with storage.lock(name) as held:
-        if held is None:
+    with storage.lock(name) as lock:
+        if lock is None:
             return None
-        spec, _ = records.read_study(storage, name)
-        queue.reap(storage, name, spec.workers.grace_seconds)
-        snapshot = read_snapshot(storage, name)
-        if not snapshot.stopped:
-            _apply(storage, name, snapshot.plan, held)
+        study = records.read_study(storage, name)
+        queue.reap(storage, name, study.spec.workers.grace_seconds)
+        snapshot = take_snapshot(storage, study)
+        if study.stopped:
+            return snapshot
+        stage_ids = _apply(storage, study, snapshot.plan, lock)
+        if stage_ids is not None:
+            snapshot = take_snapshot(storage, study)
+        described = {
+            study_id: changed
+            for stage, values in _descriptions(snapshot).items()
+            if (study_id := (stage_ids or study.stage_ids).get(stage)) is not None
+            and (changed := _differing(values, study.attributes.get(stage, {})))
+        }
+        if described:
+            lock.confirm()
+            records.write_attributes(storage, described)
         return snapshot
 
 
-def _apply(storage: Storage, name: str, plan: Plan, held: Lock) -> None:
-    """Write what differs, asking before every write that the plan is still the newest one."""
-    for trial in plan.withdraw:
-        held.confirm()
-        queue.fail(storage, trial.trial_id, WITHDRAWN, None)
-    if plan.enqueue or plan.skip:  # of one stage, always
-        held.confirm()
-        stage = (*plan.enqueue, *plan.skip)[0].key.stage
-        study_id = records.create_stage(storage, name, stage)
-        if plan.enqueue:
-            held.confirm()
-            queue.enqueue(storage, study_id, plan.enqueue)
-        for request in plan.skip:
-            held.confirm()
-            queue.skip(storage, study_id, request)
-    _describe_stages(storage, name, plan)
+def _apply(
+    storage: Storage, study: StoredStudy, plan: Plan, lock: Lock
+) -> Mapping[int, int] | None:
+    """Write what the plan wants, asking before every write whether the lock is still held.
+
+    Returns:
+        Optuna's study ids by stage, a new stage included; None if there was nothing to write.
+    """
+    if plan.withdraw:
+        lock.confirm()
+        queue.withdraw(storage, [trial.trial_id for trial in plan.withdraw])
+    if not plan.enqueue and not plan.skip:
+        return study.stage_ids if plan.withdraw else None
+    stage = (*plan.enqueue, *plan.skip)[0].key.stage  # a plan asks for runs of one stage only
+    stage_ids = dict(study.stage_ids)
+    if stage not in stage_ids:
+        lock.confirm()
+        stage_ids[stage] = records.create_stage(storage, study.spec.name, stage)
+    for add, requests in ((queue.enqueue, plan.enqueue), (queue.skip, plan.skip)):
+        if requests:
+            lock.confirm()
+            add(storage, stage_ids[stage], requests)
+    return stage_ids
 
 
-def _describe_stages(storage: Storage, name: str, plan: Plan) -> None:
-    """Keep what each stage is, and what came of it, where the dashboard shows it."""
-    ids = records.stage_ids(storage, name)
+def _descriptions(snapshot: StudySnapshot) -> dict[int, dict[str, Any]]:
+    """What each stage is and what came of it, by stage number: Optuna's dashboard shows it."""
+    plan, descriptions = snapshot.plan, {}
     for stage in plan.stages:
-        if stage.n in ids:
-            described = {
-                "stage": stage.n,
-                "earlier_ks": list(stage.earlier_ks),
-                "state": str(stage.progress),
-                "best_k": stage.best.k if stage.best else None,
-                "kept": stage.kept,
-            }
-            if stage.best and stage.best.lr_max is not None:
-                described["best_lr_max"] = stage.best.lr_max
-            records.write_attributes(storage, ids[stage.n], described)
-    if plan.confirmation and CONFIRMATION in ids:
-        described = {
+        descriptions[stage.n] = {
+            "stage": stage.n,
+            "earlier_ks": list(stage.earlier_ks),
+            "state": str(stage.progress),
+            "best_k": stage.best.k if stage.best else None,
+            "kept": stage.kept,
+        }
+        if stage.best and stage.best.lr_max is not None:
+            descriptions[stage.n]["best_lr_max"] = stage.best.lr_max
+    if plan.confirmation is not None and snapshot.confirmed is not None:
+        descriptions[CONFIRMATION] = {
             "ks": list(plan.confirmation.ks),
             "state": str(plan.progress),
-            "verdict": plan.confirmation.comparison.verdict,
+            "verdict": str(snapshot.confirmed.outcome),
         }
-        records.write_attributes(storage, ids[CONFIRMATION], described)
+    return descriptions
+
+
+def _differing(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in wanted.items() if k not in stored or stored[k] != v}

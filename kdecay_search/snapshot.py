@@ -1,30 +1,42 @@
-"""A study as it stands at one moment."""
+"""A study at one moment."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from weakref import WeakKeyDictionary
 
 from kdecay_search.schedules.kdecay import KDecaySchedule
-from kdecay_search.search import Plan, Progress, make_plan
+from kdecay_search.search import Memo, Plan, Progress, make_plan
 from kdecay_search.search.verdict import Verdict, judge, judge_confirmation
 from kdecay_search.storage import Storage, records
+from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import WITHDRAWN, State, Trial
+
+_memos: WeakKeyDictionary[Storage, Memo] = WeakKeyDictionary()
+"""What this process worked out for earlier plans, by the storage that keeps the trials they were
+made from. It saves time and changes nothing."""
 
 
 @dataclass(frozen=True)
 class StudySnapshot:
-    """The spec, all trials, and what the procedure makes of them."""
+    """A study at one moment: its spec, its trials, and the plan and the verdict that follow."""
 
     spec: StudySpec
+    """The study as launched."""
     trials: Collection[Trial]
+    """All trials of the study, stage by stage."""
     stopped: bool
+    """Whether the user has stopped the study."""
+    memo: Memo = field(default_factory=Memo, repr=False, compare=False)
+    """What earlier plans have worked out; it saves time and changes nothing."""
 
     @cached_property
     def plan(self) -> Plan:
-        return make_plan(self.spec, self.trials)
+        """What to do next, and what the records amount to."""
+        return make_plan(self.spec, self.trials, self.memo)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -33,13 +45,14 @@ class StudySnapshot:
 
     @cached_property
     def confirmed(self) -> Verdict | None:
-        """The same on fresh seeds, on the test set; None if the study has no confirmation yet."""
+        """How the best schedule compares with the original on fresh seeds and test data; None if
+        the study has no confirmation yet."""
         confirmation = self.plan.confirmation
         return judge_confirmation(confirmation) if confirmation is not None else None
 
     @property
     def state(self) -> str:
-        """``running``, ``done``, ``stopped`` or ``failed``."""
+        """The state of the study: ``running``, ``done``, ``stopped`` or ``failed``."""
         if self.plan.progress == Progress.RUNNING and self.stopped:
             return "stopped"
         return str(self.plan.progress)
@@ -51,7 +64,7 @@ class StudySnapshot:
 
     @property
     def original(self) -> KDecaySchedule:
-        """The schedule with k = 1, at its best level where that was searched."""
+        """The schedule with k = 1, at its best learning-rate level if that was searched."""
         base = self.plan.baseline
         return self.spec.schedule_for(base.ks, lr_max=base.lr_max)
 
@@ -62,7 +75,7 @@ class StudySnapshot:
 
     @property
     def given_up(self) -> list[Trial]:
-        """The last failure of each run that nothing else serves."""
+        """The last failed trial of each run that no other trial serves."""
         last = {(trial.candidate_key, trial.key.seed): trial for trial in self.attempts}
         served = {
             (trial.candidate_key, trial.key.seed)
@@ -72,16 +85,18 @@ class StudySnapshot:
         return [trial for run, trial in last.items() if run not in served]
 
     def count(self, state: State) -> int:
+        """Number of :attr:`attempts` in a state."""
         return sum(trial.state == state for trial in self.attempts)
 
     @property
     def epochs_trained(self) -> int:
-        """Epochs that were really trained, failed attempts included."""
+        """Number of epochs that were trained, including those of failed trials; an epoch that
+        several trials of a run share is counted once."""
         return sum(trial.epochs - trial.resumed_epochs for trial in self.trials)
 
     @property
     def epochs_planned(self) -> int:
-        """Epochs of all runs of the stages opened so far, if none were pruned."""
+        """Number of epochs that all runs of the stages opened so far would take without pruning."""
         candidates = sum(len(stage.candidates) for stage in self.plan.stages)
         runs = candidates * self.spec.search.seeds
         if self.plan.confirmation is not None:
@@ -90,6 +105,17 @@ class StudySnapshot:
 
 
 def read_snapshot(storage: Storage, name: str) -> StudySnapshot:
-    """Read a study from the storage. Raises :class:`StudyError` if there is none."""
-    spec, stopped = records.read_study(storage, name)
-    return StudySnapshot(spec, records.read_history(storage, name), stopped)
+    """Read a study from the storage.
+
+    Raises:
+        StudyError: There is no such study.
+        InvalidSpec: This version does not understand its spec.
+    """
+    return take_snapshot(storage, records.read_study(storage, name))
+
+
+def take_snapshot(storage: Storage, study: StoredStudy) -> StudySnapshot:
+    """Read the trials of a study that was just read from the storage."""
+    trials = records.read_history(storage, study.spec.name)
+    memo = _memos.setdefault(storage, Memo())
+    return StudySnapshot(study.spec, trials, study.stopped, memo)

@@ -6,55 +6,93 @@ import contextlib
 import functools
 import os
 import random
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-import optuna
 import sqlalchemy
 import tenacity
-from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._rdb.storage import _VersionManager
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
-from sqlalchemy.orm import scoped_session, sessionmaker
 
 from kdecay_search.errors import StorageError, StorageUnavailable
+from kdecay_search.storage import schema
 from kdecay_search.storage.history import History
+from kdecay_search.storage.sql import server
+
+if TYPE_CHECKING:
+    from optuna.storages import BaseStorage, RDBStorage
 
 RETRY_SECONDS = 60.0
-"""How long a repeatable statement is tried again while the database is unreachable."""
+"""How long a statement that may be repeated is retried while the database is unreachable."""
 LOCK_SECONDS = 30.0
 """How long a process that holds a lock may be silent before the server takes it away."""
 _CREATION = "kdecay"
-"""The lock under which Optuna's tables are made; those of studies are ``kdecay/NAME``."""
+"""Name of the lock under which Optuna's tables are made; a study's lock is ``kdecay/NAME``."""
+
+_CONNECT = {
+    "connect_timeout": 10,
+    "application_name": "kdecay",
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,  # milliseconds; keepalives are not sent while data is on its way
+}
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class Storage:
-    """A connection to the database that holds the studies: at most two sockets per process.
+    """The database that holds the studies.
 
-    ``revive`` is called when the database cannot be reached, before it is tried again: who owns
-    the server starts it there.
+    A process keeps two connections at most. Optuna's own storage, which only creating and deleting
+    studies, samplers and the dashboard need, opens a further one for as long as each call takes.
+
+    Args:
+        url: The database, in any usual spelling of a Postgres URL.
+        revive: Called when the database cannot be reached, before the next attempt; the owner of an
+            embedded server starts it again there.
+
+    Raises:
+        StorageUnavailable: The database cannot be reached.
+        StorageError: The URL is malformed, or the database refuses the user, or its tables have
+            another version than :data:`kdecay_search.storage.schema.VERSION`.
     """
 
     def __init__(self, url: str, revive: Callable[[], None] = lambda: None) -> None:
         self.url = parse_url(url)
         self.revive = revive
-        self.rdb = _open(self.url)
-        """Optuna's storage as it is: for single trials, and where a cache would read too much."""
-        self.optuna: BaseStorage = optuna.storages.get_storage(self.rdb)
-        """Optuna's storage, cached: finished trials are read once per process."""
-        self.histories: dict[str, dict[int, History]] = {}
-        """What this process knows of the trials, by the study's name and Optuna's study id."""
+        self.histories: dict[str, History] = {}
+        """What this process knows of the trials, by the study's name."""
+        os.environ["PGTZ"] = "UTC"  # heartbeats are naive timestamps: the same zone for everybody
+        self.engine = sqlalchemy.create_engine(
+            self.url, pool_size=2, max_overflow=0, pool_pre_ping=True, connect_args=_CONNECT
+        )
+        try:
+            with mapped_errors(self.url):
+                self._open_tables()
+        except StorageError:
+            self.engine.dispose()
+            raise
 
-    @property
-    def engine(self) -> sqlalchemy.Engine:
-        return self.rdb.engine
+    @functools.cached_property
+    def rdb(self) -> RDBStorage:
+        """Optuna's storage as it is, without a cache: for single trials.
+
+        It is opened when it is first asked for: its constructor imports alembic, which takes a
+        quarter of a second, and short commands and most workers do not need it.
+        """
+        return self._open_optuna(makes_tables=False)
+
+    @functools.cached_property
+    def optuna(self) -> BaseStorage:
+        """Optuna's storage, cached: it reads an ended trial once per process."""
+        from optuna.storages import get_storage  # noqa: PLC0415 - a quarter of a second
+
+        return get_storage(self.rdb)
 
     @property
     def shown_url(self) -> str:
@@ -71,16 +109,52 @@ class Storage:
         """Hold the advisory lock of ``name`` for one transaction; None if another holds it.
 
         A transaction's lock works behind a connection pooler, and ends with its connection. The
-        server also ends it when the holder is silent for so long (frozen, or cut off), so that the
-        others are not held up.
+        server also ends it when the holder, frozen or cut off, is silent for ``silence_seconds``,
+        so that others are not held up.
         """
         with mapped_errors(), self.engine.begin() as connection:
             is_held = _try_lock(connection, f"kdecay/{name}", silence_seconds)
             yield Lock(connection) if is_held else None
 
     def close(self) -> None:
-        self.rdb.remove_session()
+        """Close all connections."""
         self.engine.dispose()
+        if "rdb" in vars(self):
+            self.rdb.remove_session()
+            self.rdb.engine.dispose()
+
+    def _open_tables(self) -> None:
+        """Make Optuna's tables if there are none, and refuse those of another version.
+
+        The first process to come makes the tables. The others ask for its lock again and again
+        instead of waiting for it in the database: behind a pooler, those who wait would use up the
+        connections that the first one needs.
+        """
+        deadline = time.monotonic() + RETRY_SECONDS
+        with self.engine.connect() as connection:
+            while (version := schema.read_version(connection)) is None:
+                if _try_lock(connection, _CREATION):
+                    self._open_optuna(makes_tables=True).engine.dispose()
+                elif time.monotonic() > deadline:
+                    raise StorageUnavailable("storage: another process is still making the tables")
+                else:
+                    time.sleep(random.uniform(0.1, 0.3))
+                connection.rollback()
+        wrong = schema.mismatch(version)
+        if wrong is not None:
+            raise StorageError(f"storage {shown(self.url)}: {'; '.join(wrong)}")
+
+    def _open_optuna(self, makes_tables: bool) -> RDBStorage:
+        from optuna import logging, storages  # noqa: PLC0415 - a quarter of a second
+
+        logging.set_verbosity(logging.ERROR)
+        with mapped_errors(self.url):
+            return storages.RDBStorage(
+                self.secret_url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
+                engine_kwargs={"poolclass": sqlalchemy.NullPool, "connect_args": _CONNECT},
+                skip_compatibility_check=True,  # schema.mismatch is the one rule
+                skip_table_creation=not makes_tables,
+            )
 
 
 @dataclass(frozen=True)
@@ -92,23 +166,23 @@ class Lock:
     def confirm(self) -> None:
         """Raise :class:`StorageUnavailable` if the lock was lost in the meantime."""
         with mapped_errors():
-            self._connection.execute(sqlalchemy.text("SELECT 1"))
+            self._connection.execute(server.PING)
 
 
 def _try_lock(
     connection: sqlalchemy.Connection, name: str, silence_seconds: float = LOCK_SECONDS
 ) -> bool:
     """Take an advisory lock for the rest of the transaction, unless another holds it."""
-    timeout = f"SET LOCAL idle_in_transaction_session_timeout = '{silence_seconds:g}s'"
-    connection.execute(sqlalchemy.text(timeout))
-    statement = "SELECT pg_try_advisory_xact_lock(hashtextextended(:name, 0))"
-    return bool(connection.scalar(sqlalchemy.text(statement), {"name": name}))
+    values = {"name": name, "timeout": f"{silence_seconds:g}s"}
+    return bool(connection.scalar(server.TRY_LOCK, values))
 
 
 def parse_url(url: str) -> URL:
-    """Any usual spelling of a Postgres URL, rewritten for psycopg2.
+    """Parse any usual spelling of a Postgres URL, and rewrite it for psycopg2.
 
-    Raises :class:`StorageError` for other databases and malformed URLs; never shows a password.
+    Raises:
+        StorageError: The URL is malformed, or of another kind of database; the text shows no
+            password.
     """
     form = "it has the form postgresql://user:password@host/database"
     if url.partition("://")[2].partition("/")[0].count("@") > 1:
@@ -132,159 +206,88 @@ def shown(url: URL) -> str:
     return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
 
 
-def _open(url: URL) -> RDBStorage:
-    """Optuna's storage on ``url``; its tables are made by the first process that comes."""
-    os.environ["PGTZ"] = "UTC"  # heartbeats are naive timestamps: the same zone for everybody
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    text = url.render_as_string(hide_password=False)
-    with mapped_errors(url):
-        with probe_engine(url).connect() as connection:
-            if _must_make_tables(connection):
-                return _rdb_storage(text, is_known=False)
-        return _rdb_storage(text, is_known=True)
-
-
-def _must_make_tables(connection: sqlalchemy.Connection) -> bool:
-    """Whether this process shall make the tables, or look them through; it has the lock for it.
-
-    It asks for the lock again and again rather than wait for it in the database: behind a pooler,
-    those who wait would use up the connections that the one who makes the tables needs.
-    """
-    deadline = time.monotonic() + RETRY_SECONDS
-    while not _made_by_this_optuna(connection):
-        if _try_lock(connection, _CREATION):
-            return True
-        connection.rollback()
-        if time.monotonic() > deadline:
-            raise StorageUnavailable("storage: another process is still making the tables")
-        time.sleep(random.uniform(0.1, 0.3))
-    return False
-
-
 def probe_engine(url: URL) -> sqlalchemy.Engine:
-    """For a look at the database: connections are not kept, and no tables are made."""
+    """An engine for a look at the database: it keeps no connections, and makes no tables."""
     return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
-
-
-def _made_by_this_optuna(connection: sqlalchemy.Connection) -> bool:
-    """Whether the tables need no further look; Optuna's own costs half a second of imports.
-
-    Optuna makes ``alembic_version`` last, and makes it even where it is told to make no tables:
-    who does not wait for that would make it a second time.
-    """
-    tables = "SELECT to_regclass('version_info'), to_regclass('alembic_version')"
-    if None in connection.execute(sqlalchemy.text(tables)).one():
-        return False
-    statement = sqlalchemy.text("SELECT library_version FROM version_info")
-    return bool(connection.scalar(statement) == optuna.__version__)
-
-
-_CONNECT = {
-    "connect_timeout": 10,
-    "application_name": "kdecay",
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 30_000,  # milliseconds; keepalives do not run while data is on its way
-}
-
-
-_ENGINE = {"pool_size": 2, "max_overflow": 0, "pool_pre_ping": True, "connect_args": _CONNECT}
-
-
-def _rdb_storage(url: str, is_known: bool) -> RDBStorage:
-    template = url.replace("{", "{{").replace("}", "}}")  # Optuna formats it
-    return (_StorageAsItIs if is_known else RDBStorage)(template, engine_kwargs=dict(_ENGINE))
-
-
-class _StorageAsItIs(RDBStorage):
-    """Optuna's storage on tables that need no look. Its own constructor looks, and imports alembic
-    for that, a third of what a short command takes."""
-
-    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
-        self.url = self._fill_storage_url_template(url)
-        self.engine_kwargs = engine_kwargs
-        self.skip_compatibility_check = True
-        self.heartbeat_interval = self.grace_period = None
-        self.heartbeat_stale_trial_callback = self.failed_trial_callback = None
-        self.engine = sqlalchemy.create_engine(self.url, **engine_kwargs)
-        self.scoped_session = scoped_session(sessionmaker(bind=self.engine))
-
-    @functools.cached_property
-    def _version_manager(self) -> _VersionManager:  # type: ignore[override]
-        return _VersionManager(self.url, self.engine, self.scoped_session)
 
 
 @contextlib.contextmanager
 def mapped_errors(url: URL | None = None) -> Iterator[None]:
-    """Turn what SQLAlchemy and Optuna raise for a database into :class:`StorageError`."""
+    """Turn what SQLAlchemy and Optuna raise for a database into :class:`StorageError`.
+
+    Args:
+        url: The database, if the message should name it.
+
+    Raises:
+        StorageUnavailable: The database cannot be reached; the same call may succeed later.
+        StorageError: Any other error of the database.
+    """
     try:
         yield
-    except (SQLAlchemyError, StorageInternalError) as error:
-        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-        text = _one_line(cause or error)
+    except _errors() as error:
+        # Optuna wraps errors of a session; the cause is SQLAlchemy's.
+        cause = error if isinstance(error, SQLAlchemyError) else error.__cause__ or error
         where = f"storage {shown(url)}: " if url is not None else "storage: "
-        if _is_outage(cause):
-            raise StorageUnavailable(where + text) from error
-        raise StorageError(where + text) from error
-    except RuntimeError as error:  # Optuna's word on a schema of another version
-        if "optuna storage upgrade" in str(error) or "version" in str(error):
-            raise StorageError(f"storage: {_one_line(error)}") from error
-        raise
+        # The database's own words, without SQLAlchemy's frame around them.
+        lines = str(getattr(cause, "orig", None) or cause).splitlines()
+        line = next((line.strip() for line in lines if line.strip()), type(cause).__name__)
+        kind = StorageUnavailable if _is_outage(cause) else StorageError
+        raise kind(where + line) from error
 
 
-def retried(function: Callable[P, T]) -> Callable[P, T]:
-    """Repeat ``function`` while the database is unreachable, for up to ``RETRY_SECONDS``.
-
-    Only for what may be done twice: a connection may drop after the server has committed.
-    """
-    return retried_for(RETRY_SECONDS, function)
+def _errors() -> tuple[type[Exception], ...]:
+    """The errors of a database; those of Optuna, which loads slowly, only if it is in use."""
+    optuna = sys.modules.get("optuna.exceptions")
+    return (SQLAlchemyError,) if optuna is None else (SQLAlchemyError, optuna.StorageInternalError)
 
 
-def retried_for(
-    seconds: float, function: Callable[P, T], tell: Callable[[str], None] = lambda text: None
-) -> Callable[P, T]:
-    """As :func:`retried`; ``tell`` hears of the first failure."""
-
-    @functools.wraps(function)
-    def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
-        def revive(state: tenacity.RetryCallState) -> None:
-            if state.attempt_number == 1 and state.outcome is not None:
-                tell(str(state.outcome.exception()))
-            _revive(args)
-
-        attempts = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(StorageUnavailable),
-            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
-            stop=tenacity.stop_after_delay(seconds),
-            before_sleep=revive,
-            reraise=True,
-        )
-        return attempts(mapped, *args, **kwargs)
-
-    @functools.wraps(function)
-    def mapped(*args: P.args, **kwargs: P.kwargs) -> T:
-        with mapped_errors():
-            return function(*args, **kwargs)
-
-    return repeated
-
-
-def _revive(arguments: tuple[object, ...]) -> None:
-    for storage in arguments[:1]:
-        if isinstance(storage, Storage):
-            storage.revive()
-
-
-def _is_outage(error: BaseException | None) -> bool:
+def _is_outage(error: BaseException) -> bool:
     return isinstance(error, sqlalchemy.exc.TimeoutError) or (
         isinstance(error, DBAPIError)
         and (error.connection_invalidated or isinstance(error, sqlalchemy.exc.OperationalError))
     )
 
 
-def _one_line(error: BaseException) -> str:
-    """The database's own words, without SQLAlchemy's frame around them."""
-    original = getattr(error, "orig", None) or error
-    lines = [line.strip() for line in str(original).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+def retried(function: Callable[P, T]) -> Callable[P, T]:
+    """Repeat ``function`` while the database is unreachable, for up to ``RETRY_SECONDS``.
+
+    Only for functions that may run twice: a connection may drop after the server has committed.
+    """
+    return retried_for(RETRY_SECONDS, function)
+
+
+def retried_for(
+    seconds: float, function: Callable[P, T], log: Callable[[str], None] = lambda text: None
+) -> Callable[P, T]:
+    """Repeat ``function`` while the database is unreachable, as :func:`retried` does.
+
+    Args:
+        seconds: For how long.
+        function: May run twice. If its first argument is a :class:`Storage`, that storage is
+            revived before each further attempt.
+        log: Called with the message of the first failure.
+    """
+
+    @functools.wraps(function)
+    def mapped(*args: P.args, **kwargs: P.kwargs) -> T:
+        with mapped_errors():
+            return function(*args, **kwargs)
+
+    @functools.wraps(function)
+    def repeated(*args: P.args, **kwargs: P.kwargs) -> T:
+        def before_sleep(state: tenacity.RetryCallState) -> None:
+            if state.attempt_number == 1 and state.outcome is not None:
+                log(str(state.outcome.exception()))
+            if args and isinstance(args[0], Storage):
+                args[0].revive()
+
+        attempts = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(StorageUnavailable),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=5),
+            stop=tenacity.stop_after_delay(seconds),
+            before_sleep=before_sleep,
+            reraise=True,
+        )
+        return attempts(mapped, *args, **kwargs)
+
+    return repeated

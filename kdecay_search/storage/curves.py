@@ -1,4 +1,4 @@
-"""What trials left behind epoch by epoch, for reports; the history does without it."""
+"""What trials left behind epoch by epoch, for reports; planning does without it."""
 
 from __future__ import annotations
 
@@ -7,49 +7,41 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-import sqlalchemy
-
 from kdecay_search.storage.connect import Storage, retried
-
-_KEPT = """
-    SELECT trial_id, key, value_json FROM trial_user_attributes
-    WHERE trial_id = ANY(:ids) AND key = ANY(:names)
-"""
-_REPORTED = """
-    SELECT trial_id, step, coalesce(intermediate_value, 'NaN') AS value
-    FROM trial_intermediate_values WHERE trial_id = ANY(:ids) ORDER BY trial_id, step
-"""
+from kdecay_search.storage.sql import trials as sql
 
 
 @retried
 def read_kept(
     storage: Storage, trial_ids: Iterable[int], names: Sequence[str]
 ) -> Mapping[int, Mapping[str, list[float]]]:
-    """The curves among the trials' user attributes, by trial and name: one value an epoch, from
-    the first. What is no list of numbers is left out."""
+    """Read curves that ended trials left in their user attributes.
+
+    Args:
+        storage: The database.
+        trial_ids: The trials.
+        names: The curves, such as those of :data:`kdecay_search.storage.attributes.CURVES`.
+
+    Returns:
+        By trial id and name: one value for each epoch, from the first. Attributes that are not
+        lists of numbers are left out.
+    """
     values = {"ids": list(trial_ids), "names": list(names)}
     found: dict[int, dict[str, list[float]]] = defaultdict(dict)
     with storage.engine.connect() as connection:
-        for trial_id, name, text in connection.execute(sqlalchemy.text(_KEPT), values):
-            curve = _numbers(text)
-            if curve is not None:
-                found[trial_id][name] = curve
+        for trial_id, name, text in connection.execute(sql.CURVES, values):
+            curve = json.loads(text)
+            if isinstance(curve, list) and all(type(v) in (int, float) for v in curve):
+                found[trial_id][name] = [float(v) if math.isfinite(v) else math.nan for v in curve]
     return found
 
 
 @retried
 def read_reported(storage: Storage, trial_ids: Iterable[int]) -> Mapping[int, dict[int, float]]:
-    """Averaged error (%) by epoch, as reported so far: of trials that have not ended, too."""
+    """Read the reported error (%) by trial id and epoch, also of trials that have not ended."""
     found: dict[int, dict[int, float]] = defaultdict(dict)
     with storage.engine.connect() as connection:
-        rows = connection.execute(sqlalchemy.text(_REPORTED), {"ids": list(trial_ids)})
+        rows = connection.execute(sql.REPORTED, {"ids": list(trial_ids)})
         for trial_id, step, value in rows:
             found[trial_id][step] = value
     return found
-
-
-def _numbers(text: str) -> list[float] | None:
-    values = json.loads(text)
-    if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
-        return None
-    return [float(v) if math.isfinite(v) else math.nan for v in values]

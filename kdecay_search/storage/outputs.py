@@ -1,28 +1,24 @@
-"""What failed trials said last: their tracebacks, or their programs' last words."""
+"""What failed trials left of a traceback or of their program's output."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
 
-import sqlalchemy
-
+from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.connect import Storage, retried
-from kdecay_search.storage.history import OUTPUT
+from kdecay_search.storage.sql import trials as sql
 
-LONGEST = 200_000
-"""Characters of JSON; workers keep far less, and what is longer was not written by one."""
-
-_READ = """
-    SELECT trial_id, value_json FROM trial_user_attributes
-    WHERE trial_id = ANY(:ids) AND key = :key AND length(value_json) <= :longest
-"""
+MAX_CHARACTERS = 200_000
+"""Most characters of JSON that are read; workers keep far less, and anything longer was not written
+by one."""
 
 
 @retried
 def read_outputs(storage: Storage, trial_ids: Iterable[int]) -> Mapping[int, str]:
-    """By trial, of those that said something; as it was written, whatever that is."""
-    values = {"ids": list(trial_ids), "key": OUTPUT, "longest": LONGEST}
+    """Read the outputs by trial id, as they were written, whatever they contain; trials without
+    any are left out."""
+    values = {"ids": list(trial_ids), "key": attribute.OUTPUT, "longest": MAX_CHARACTERS}
     with storage.engine.connect() as connection:
-        rows = connection.execute(sqlalchemy.text(_READ), values).all()
+        rows = connection.execute(sql.OUTPUTS, values).all()
     return {row.trial_id: str(json.loads(row.value_json)) for row in rows}

@@ -3,45 +3,35 @@
 A run is queued as a WAITING trial. A worker claims it: one statement locks the first that nobody
 else is claiming, sets its state to RUNNING and writes its first heartbeat, so that exactly one
 claimer wins and a claimed trial always has a heartbeat. Nobody asks Optuna for a trial, for on an
-empty queue it would invent one. What workers write once an epoch or a trial is one statement each,
-where Optuna's own functions take several round trips.
+empty queue it would invent one. What workers write once an epoch or once a trial is one statement
+each, where Optuna's own functions take several round trips.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import optuna
 import sqlalchemy
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    distribution_to_json,
-)
-from optuna.storages._rdb.models import TrialIntermediateValueModel, TrialValueModel
-from optuna.trial import TrialState
 
+from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
-from kdecay_search.storage.history import (
-    CONTROL,
-    LEVEL,
-    OUTPUT,
-    WORKER,
-    read_request,
-    request_attributes,
-)
-from kdecay_search.storage.records import PARAMETER, STOPPED, stage_ids, stage_name
-from kdecay_search.study.trials import ERROR, LOST, RunRequest
+from kdecay_search.storage.records import prefix, stage_name
+from kdecay_search.storage.sql import queue as sql
+from kdecay_search.study.comparators import COMPARATORS
+from kdecay_search.study.trials import ERROR, FIRST_STAGE, LOST, WITHDRAWN, RunRequest
+
+if TYPE_CHECKING:
+    from optuna.distributions import BaseDistribution, FloatDistribution
 
 UserAttrs = Mapping[str, Any]
-"""What is kept with a trial for reports to show: values by name, of what JSON can hold."""
-NOTHING: UserAttrs = MappingProxyType({})
+"""What is kept with a trial for reports to show: JSON-serialisable values by name."""
+NO_USER_ATTRS: UserAttrs = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -49,86 +39,113 @@ class Claim:
     """A trial that this process has claimed."""
 
     study: str
+    """Name of the study."""
     study_id: int
+    """Optuna's study id of the stage."""
     trial_id: int
+    """Optuna's id of the trial."""
     request: RunRequest
+    """The run to train."""
     worker: str
-    """Who holds it."""
+    """Name of the worker that holds the trial."""
     reported: frozenset[int] = frozenset()
     """Epochs that an earlier holder of this very trial has reported."""
 
 
 @dataclass(frozen=True)
 class Ownership:
-    """What a heartbeat found: whether the trial still runs, and whether its study was stopped."""
+    """What a heartbeat found out."""
 
     running: bool
+    """Whether the trial still runs."""
     stopped: bool
-
-
-_LOCK = "SELECT FROM studies WHERE study_id = :study_id FOR UPDATE"
-_QUEUE = """
-    WITH queued AS (
-      INSERT INTO trials (number, study_id, state)
-      SELECT (SELECT count(*) FROM trials WHERE study_id = :study_id), study_id, 'WAITING'
-      FROM studies WHERE study_id = :study_id RETURNING trial_id
-    ), fixed AS (
-      INSERT INTO trial_system_attributes (trial_id, key, value_json)
-      SELECT trial_id, 'fixed_params', :fixed FROM queued
-    )
-    INSERT INTO trial_user_attributes (trial_id, key, value_json)
-    SELECT queued.trial_id, n.* FROM queued,
-      unnest(cast(:keys AS text[]), cast(:values AS text[])) AS n
-"""
+    """Whether the user has stopped the study."""
 
 
 @retried
 def enqueue(storage: Storage, study_id: int, requests: Sequence[RunRequest]) -> None:
     """Queue runs, all or none: what comes after them is decided when all of them have ended.
-    Repeating it after a dropped connection may queue them twice, which the procedure heals by
-    withdrawing one of each.
 
-    As Optuna does it, which numbers the trials under a lock of their study.
+    A repetition after a dropped connection may queue them twice; the next reconciliation withdraws
+    one of each pair.
+
+    Args:
+        storage: The database.
+        study_id: Optuna's study id of the stage.
+        requests: The runs, in the order in which workers should take them.
     """
-    study = {"study_id": study_id}
-    with storage.engine.begin() as connection:
-        connection.execute(sqlalchemy.text(_LOCK), study)
-        for request in requests:
-            fixed = (
-                parameters(request) if request.comparator is None else {CONTROL: request.comparator}
-            )
-            values = study | {"fixed": json.dumps(fixed)} | _texts(request_attributes(request))
-            connection.execute(sqlalchemy.text(_QUEUE), values)
+    _add_trials(storage, study_id, requests, "WAITING", NO_USER_ATTRS)
 
 
 @retried
-def skip(storage: Storage, study_id: int, request: RunRequest) -> None:
-    """Record a run that lost the race as pruned before it began."""
-    lost = optuna.trial.create_trial(
-        state=TrialState.PRUNED,
-        params=parameters(request),
-        distributions=distributions(request),
-        user_attrs=request_attributes(request),
-    )
-    storage.optuna.create_new_trial(study_id, template_trial=lost)
+def skip(storage: Storage, study_id: int, requests: Sequence[RunRequest]) -> None:
+    """Record runs that are not needed any more, as pruned trials without epochs.
+
+    Optuna has no state for a trial that is never started, so the attribute
+    :data:`kdecay_search.storage.attributes.SKIPPED` says what it is.
+    """
+    _add_trials(storage, study_id, requests, "PRUNED", {attribute.SKIPPED: True})
+
+
+def _add_trials(
+    storage: Storage,
+    study_id: int,
+    requests: Sequence[RunRequest],
+    state: str,
+    user_attrs: UserAttrs,
+) -> None:
+    is_ended = state != "WAITING"
+    fixed, given, attributes = [], [], []
+    for place, request in enumerate(requests, start=1):
+        fixed.append(json.dumps(parameters(request)))
+        if is_ended:
+            stored = _stored_parameters(parameters(request), distributions(request))
+            given += [(place, *row) for row in stored]
+        values = {**attribute.request_attributes(request), **user_attrs}
+        attributes += [(place, key, json.dumps(value)) for key, value in values.items()]
+    values = {
+        "study_id": study_id,
+        "state": state,
+        "ended": _now() if is_ended else None,
+        "fixed": fixed,
+        **_columns(given, "param_places", "param_names", "param_values", "param_spaces"),
+        **_columns(attributes, "places", "keys", "texts"),
+    }
+    with storage.engine.begin() as connection:
+        connection.execute(sql.LOCK_STAGE, {"study_id": study_id})
+        connection.execute(sql.ADD_TRIALS, values)
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], *names: str) -> dict[str, list[Any]]:
+    """The columns of ``rows`` by name, as the arrays that a statement makes rows of again."""
+    return {name: [row[index] for row in rows] for index, name in enumerate(names)}
 
 
 def parameters(request: RunRequest) -> dict[str, Any]:
-    """What Optuna shows of a run whose candidate is known; nothing of one that the sampler
-    chooses."""
+    """What Optuna shows as the parameters of a run; nothing before the sampler has chosen them."""
+    if request.comparator is not None:
+        return {attribute.SCHEDULE: request.comparator}
     if request.k is None:
         return {}
-    return {PARAMETER: request.k} | ({LEVEL: request.lr_max} if request.levels else {})
+    return {attribute.K: request.k} | ({attribute.LR_MAX: request.lr_max} if request.levels else {})
 
 
 def distributions(request: RunRequest) -> dict[str, BaseDistribution]:
-    """The stage's search space, by parameter."""
-    spaces: dict[str, BaseDistribution] = {PARAMETER: distribution(request)}
-    return spaces | ({LEVEL: CategoricalDistribution(request.levels)} if request.levels else {})
+    """The search space of a run's stage, by parameter."""
+    from optuna.distributions import CategoricalDistribution  # noqa: PLC0415 - loads slowly
+
+    if request.comparator is not None:
+        return {attribute.SCHEDULE: CategoricalDistribution(COMPARATORS)}
+    spaces: dict[str, BaseDistribution] = {attribute.K: distribution(request)}
+    if request.levels:
+        spaces[attribute.LR_MAX] = CategoricalDistribution(request.levels)
+    return spaces
 
 
 def distribution(request: RunRequest) -> FloatDistribution:
-    """Of k; logarithmic, since neighbours in log k behave alike."""
+    """The range of k; logarithmic, since neighbours in log k behave alike."""
+    from optuna.distributions import FloatDistribution  # noqa: PLC0415 - loads slowly
+
     low, high = request.bounds
     if request.k is not None:
         low, high = min(low, request.k), max(high, request.k)
@@ -138,14 +155,23 @@ def distribution(request: RunRequest) -> FloatDistribution:
 def claim(
     storage: Storage, name: str, worker: str, prepare: Callable[[], object] = lambda: None
 ) -> Claim | None:
-    """Claim a waiting trial of the study; None if there is none. ``prepare`` is called before one
-    is taken, so that no trial is held up by what takes its time."""
-    ids = list(stage_ids(storage, name).values())
-    if _has_waiting(storage, ids):
+    """Claim a waiting trial of a study.
+
+    Args:
+        storage: The database.
+        name: The study.
+        worker: Name of the claiming worker.
+        prepare: Called before a trial is claimed, if one is waiting, so that no trial waits for
+            what takes its time.
+
+    Returns:
+        The claimed trial; None if none is waiting.
+    """
+    if _has_waiting(storage, name):
         prepare()
-        while (taken := _take(storage, ids, worker)) is not None:
+        while (taken := _take(storage, name, worker)) is not None:
             attributes = {key: json.loads(value) for key, value in taken.attributes.items()}
-            request = read_request(attributes)
+            request = attribute.read_request(attributes)
             if request is not None:
                 reported = frozenset(taken.reported)
                 return Claim(name, taken.study_id, taken.trial_id, request, worker, reported)
@@ -154,62 +180,23 @@ def claim(
 
 
 @retried
-def _has_waiting(storage: Storage, ids: list[int]) -> bool:
-    statement = (
-        "SELECT EXISTS (SELECT FROM trials WHERE study_id = ANY(:ids) AND state = 'WAITING')"
-    )
+def _has_waiting(storage: Storage, name: str) -> bool:
     with storage.engine.connect() as connection:
-        return bool(connection.scalar(sqlalchemy.text(statement), {"ids": ids}))
-
-
-_TAKE = """
-    WITH chosen AS (
-      SELECT t.trial_id FROM trials t
-      WHERE t.study_id = ANY(:ids) AND t.state = 'WAITING'
-      ORDER BY coalesce((SELECT a.value_json FROM trial_system_attributes a
-          WHERE a.trial_id = t.trial_id AND a.key = 'fixed_params'), '{}') = '{}',
-        t.study_id, t.number
-      LIMIT 1 FOR UPDATE OF t SKIP LOCKED
-    ), taken AS (
-      UPDATE trials t SET state = 'RUNNING', datetime_start = :now FROM chosen
-      WHERE t.trial_id = chosen.trial_id RETURNING t.study_id, t.trial_id
-    ), beaten AS (
-      INSERT INTO trial_heartbeats (trial_id, heartbeat) SELECT trial_id, now() FROM taken
-      ON CONFLICT (trial_id) DO UPDATE SET heartbeat = EXCLUDED.heartbeat
-    ), noted AS (
-      INSERT INTO trial_user_attributes (trial_id, key, value_json)
-      SELECT trial_id, :key, :worker FROM taken
-      ON CONFLICT (trial_id, key) DO UPDATE SET value_json = EXCLUDED.value_json
-    )
-    SELECT study_id, trial_id, coalesce(
-      (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
-       WHERE a.trial_id = taken.trial_id), '{}') AS attributes,
-      ARRAY(SELECT i.step FROM trial_intermediate_values i
-       WHERE i.trial_id = taken.trial_id) AS reported
-    FROM taken
-"""
+        return bool(connection.scalar(sql.HAS_WAITING, {"prefix": prefix(name)}))
 
 
 @retried
-def _take(storage: Storage, ids: list[int], worker: str) -> sqlalchemy.Row[Any] | None:
-    """Take the first waiting trial that nobody else is taking: those whose k is known before those
-    whose k the sampler must choose, so that it chooses knowing as much as possible.
-
-    State, heartbeat and holder change together. When a dropped connection hides that they did, the
-    repetition takes another trial: the first is then nobody's, and reaped after the grace period.
-    """
-    values = {"ids": ids, "now": _now(), "key": WORKER, "worker": json.dumps(worker)}
+def _take(storage: Storage, name: str, worker: str) -> sqlalchemy.Row[Any] | None:
+    """Take the first waiting trial. When a dropped connection hides that it was taken, the
+    repetition takes another: the first is then nobody's, and reaped after the grace period."""
+    values = {
+        "prefix": prefix(name),
+        "now": _now(),
+        "key": attribute.WORKER,
+        "worker": json.dumps(worker),
+    }
     with storage.engine.begin() as connection:
-        return connection.execute(sqlalchemy.text(_TAKE), values).one_or_none()
-
-
-_GIVE = """
-    INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
-    SELECT t.trial_id, p.* FROM trials t, unnest(cast(:names AS text[]),
-      cast(:values AS double precision[]), cast(:spaces AS text[])) AS p
-    WHERE t.trial_id = :trial_id AND t.state = 'RUNNING'
-    ON CONFLICT (trial_id, param_name) DO NOTHING
-"""
+        return connection.execute(sql.CLAIM, values).one_or_none()
 
 
 @retried
@@ -219,83 +206,94 @@ def give_parameters(
     given: Mapping[str, Any],
     spaces: Mapping[str, BaseDistribution],
 ) -> None:
-    """Keep what a running trial tries as its parameters, all in one moment."""
-    values = {
-        "trial_id": trial_id,
-        "names": list(given),
-        "values": [spaces[name].to_internal_repr(value) for name, value in given.items()],
-        "spaces": [distribution_to_json(spaces[name]) for name in given],
-    }
+    """Write what a running trial tries as its parameters, all in one moment.
+
+    Args:
+        storage: The database.
+        trial_id: Optuna's id of the trial.
+        given: Values by the name of the parameter.
+        spaces: Search space of each parameter.
+    """
+    rows = _stored_parameters(given, spaces)
+    values = {"trial_id": trial_id, **_columns(rows, "names", "values", "spaces")}
     with storage.engine.begin() as connection:
-        connection.execute(sqlalchemy.text(_GIVE), values)
+        connection.execute(sql.SET_PARAMETERS, values)
 
 
-_REPORT = """
-    INSERT INTO trial_intermediate_values
-      (trial_id, step, intermediate_value, intermediate_value_type)
-    SELECT trial_id, :step, :value, :type FROM trials
-    WHERE trial_id = :trial_id AND state = 'RUNNING'
-    ON CONFLICT (trial_id, step) DO UPDATE SET intermediate_value = EXCLUDED.intermediate_value,
-      intermediate_value_type = EXCLUDED.intermediate_value_type
-"""
+def _stored_parameters(
+    given: Mapping[str, Any], spaces: Mapping[str, BaseDistribution]
+) -> list[tuple[str, float, str]]:
+    """Name, value and search space of each parameter, as Optuna's tables hold them."""
+    from optuna.distributions import distribution_to_json  # noqa: PLC0415 - loads slowly
+
+    return [
+        (name, spaces[name].to_internal_repr(value), distribution_to_json(spaces[name]))
+        for name, value in given.items()
+    ]
 
 
 def report(storage: Storage, held: Claim, step: int, value: float) -> bool:
-    """Tell the value after ``step`` epochs; return whether the trial still runs.
+    """Report the value after ``step`` epochs; return whether the trial still runs.
 
-    Raises :class:`StorageError`; it may be repeated.
+    Raises:
+        StorageError: The value was not written; the call may be repeated.
     """
-    stored, kind = TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-    values = {"trial_id": held.trial_id, "step": step, "value": stored, "type": kind.name}
+    stored, kind = stored_value(value)
+    values = {"trial_id": held.trial_id, "step": step, "value": stored, "type": kind}
     with mapped_errors(), storage.engine.begin() as connection:
-        return connection.execute(sqlalchemy.text(_REPORT), values).rowcount == 1
-
-
-_BEAT = """
-    WITH beaten AS (
-      INSERT INTO trial_heartbeats (trial_id, heartbeat)
-      SELECT trial_id, now() FROM trials WHERE trial_id = :trial_id
-      ON CONFLICT (trial_id) DO UPDATE SET heartbeat = EXCLUDED.heartbeat
-    )
-    SELECT t.state = 'RUNNING', a.value_json = 'true' FROM trials t
-    LEFT JOIN studies s ON s.study_name = :first
-    LEFT JOIN study_user_attributes a ON a.study_id = s.study_id AND a.key = :key
-    WHERE t.trial_id = :trial_id
-"""
+        return connection.execute(sql.REPORT, values).rowcount == 1
 
 
 def beat(storage: Storage, held: Claim) -> Ownership:
-    """Tell the reaper that this trial's worker lives; learn whether it still is this worker's.
+    """Write a heartbeat, so that this trial is not reaped; learn whether it is still this worker's.
 
-    Raises :class:`StorageError`; the caller decides for how long to go on without beats.
+    Raises:
+        StorageError: No heartbeat was written; the caller decides for how long to train on.
     """
-    first = stage_name(held.study, 1)
-    values = {"first": first, "key": STOPPED, "trial_id": held.trial_id}
+    values = {
+        "first_stage": stage_name(held.study, FIRST_STAGE),
+        "key": attribute.STOPPED,
+        "trial_id": held.trial_id,
+    }
     with mapped_errors(), storage.engine.begin() as connection:
-        row = connection.execute(sqlalchemy.text(_BEAT), values).one_or_none()
-    return Ownership(running=bool(row and row[0]), stopped=bool(row and row[1]))
+        row = connection.execute(sql.BEAT, values).one_or_none()
+    return Ownership(running=bool(row and row.running), stopped=bool(row and row.stopped))
 
 
-def complete(storage: Storage, trial_id: int, error: float, said: UserAttrs = NOTHING) -> None:
+def complete(
+    storage: Storage, trial_id: int, error: float, user_attrs: UserAttrs = NO_USER_ATTRS
+) -> None:
     """Finish a trial with its validation error (%)."""
-    _finish(storage, trial_id, TrialState.COMPLETE, error, said)
+    _finish(storage, [trial_id], "COMPLETE", error, user_attrs)
 
 
 def prune(
-    storage: Storage, trial_id: int, averaged_error: float, said: UserAttrs = NOTHING
+    storage: Storage, trial_id: int, averaged_error: float, user_attrs: UserAttrs = NO_USER_ATTRS
 ) -> None:
-    """Finish a trial early; Optuna's convention is to give it its last reported value."""
-    _finish(storage, trial_id, TrialState.PRUNED, averaged_error, said)
+    """Finish a trial early; by Optuna's convention its value is the one that it reported last."""
+    _finish(storage, [trial_id], "PRUNED", averaged_error, user_attrs)
 
 
 def fail(
     storage: Storage, trial_id: int, reason: str, message: str | None, output: str | None = None
 ) -> None:
-    """Close a trial without a result, saying why. ``output``: a traceback, or a program's last
-    words."""
-    said = {"reason": reason, "message": message, OUTPUT: output}
-    told = {key: value for key, value in said.items() if value is not None}
-    _finish(storage, trial_id, TrialState.FAIL, None, told)
+    """Close a trial without a result.
+
+    Args:
+        storage: The database.
+        trial_id: Optuna's id of the trial.
+        reason: One of the reasons in :mod:`kdecay_search.study.trials`.
+        message: The error in one line; None if there is nothing to say.
+        output: A traceback, or the end of the program's output; None if there is none.
+    """
+    stored = {attribute.REASON: reason, attribute.MESSAGE: message, attribute.OUTPUT: output}
+    user_attrs = {key: value for key, value in stored.items() if value is not None}
+    _finish(storage, [trial_id], "FAIL", None, user_attrs)
+
+
+def withdraw(storage: Storage, trial_ids: Sequence[int]) -> None:
+    """Close trials whose runs another trial serves."""
+    _finish(storage, trial_ids, "FAIL", None, {attribute.REASON: WITHDRAWN})
 
 
 @retried
@@ -305,106 +303,107 @@ def release(storage: Storage, held: Claim) -> None:
     Only while it runs under this worker's name: repeated after a connection dropped behind a
     commit, it must not take the trial from its next holder.
     """
-    statement = """
-        UPDATE trials t SET state = 'WAITING' FROM trial_user_attributes a
-        WHERE t.trial_id = :trial_id AND t.state = 'RUNNING'
-          AND a.trial_id = t.trial_id AND a.key = :key AND a.value_json = :worker
-    """
-    values = {"trial_id": held.trial_id, "key": WORKER, "worker": json.dumps(held.worker)}
+    values = {
+        "trial_id": held.trial_id,
+        "key": attribute.WORKER,
+        "worker": json.dumps(held.worker),
+    }
     with storage.engine.begin() as connection:
-        connection.execute(sqlalchemy.text(statement), values)
-
-
-_NOTE = """
-    INSERT INTO trial_user_attributes (trial_id, key, value_json)
-    SELECT t.trial_id, n.* FROM trials t,
-      unnest(cast(:keys AS text[]), cast(:values AS text[])) AS n
-    WHERE t.trial_id = :trial_id AND t.state IN ('WAITING', 'RUNNING')
-    ON CONFLICT (trial_id, key) DO UPDATE SET value_json = EXCLUDED.value_json
-"""
+        connection.execute(sql.RELEASE, values)
 
 
 @retried
-def note(storage: Storage, trial_id: int, said: UserAttrs) -> None:
+def note(storage: Storage, trial_id: int, user_attrs: UserAttrs) -> None:
     """Keep values with a trial that has not ended, for reports to show."""
-    values = {"trial_id": trial_id, **_texts(said)}
+    values = {"trial_id": trial_id, **_texts(user_attrs)}
     with storage.engine.begin() as connection:
-        connection.execute(sqlalchemy.text(_NOTE), values)
-
-
-def _now() -> datetime:
-    """As Optuna's tables have it: UTC, which they do not say."""
-    return datetime.now(UTC).replace(tzinfo=None)
-
-
-def _texts(said: UserAttrs) -> dict[str, list[str]]:
-    return {"keys": list(said), "values": [json.dumps(value) for value in said.values()]}
-
-
-_FINISH = """
-    WITH ended AS (
-      UPDATE trials SET state = :state, datetime_complete = :now
-      WHERE trial_id = :trial_id AND state IN ('WAITING', 'RUNNING') RETURNING trial_id
-    ), valued AS (
-      INSERT INTO trial_values (trial_id, objective, value, value_type)
-      SELECT trial_id, 0, :value, :type FROM ended WHERE cast(:type AS text) IS NOT NULL
-      ON CONFLICT (trial_id, objective) DO UPDATE SET value = EXCLUDED.value,
-        value_type = EXCLUDED.value_type
-    )
-    INSERT INTO trial_user_attributes (trial_id, key, value_json)
-    SELECT ended.trial_id, n.* FROM ended,
-      unnest(cast(:keys AS text[]), cast(:values AS text[])) AS n
-    ON CONFLICT (trial_id, key) DO UPDATE SET value_json = EXCLUDED.value_json
-"""
+        connection.execute(sql.SET_USER_ATTRS, values)
 
 
 @retried
 def _finish(
-    storage: Storage, trial_id: int, state: TrialState, value: float | None, said: UserAttrs
+    storage: Storage,
+    trial_ids: Sequence[int],
+    state: str,
+    value: float | None,
+    user_attrs: UserAttrs,
 ) -> None:
-    """End a trial, unless it was finished or deleted by others in the meantime: state, value and
-    what is kept with it (its curves, say) change together."""
-    values: dict[str, Any] = {"trial_id": trial_id, "state": state.name, "now": _now()}
-    stored, kind = (None, None) if value is None else TrialValueModel.value_to_stored_repr(value)
-    values |= {"value": stored, "type": kind and kind.name, **_texts(said)}
+    """End trials, unless others have ended or deleted them; their value and user attributes (the
+    curves, for example) are written in the same moment."""
+    stored, kind = (None, None) if value is None else stored_value(value)
+    if kind == "NAN":  # which Optuna's models know among the reported values only
+        stored, kind = value, "FINITE"
+    values: dict[str, Any] = {
+        "trial_ids": list(trial_ids),
+        "state": state,
+        "now": _now(),
+        "value": stored,
+        "type": kind,
+        **_texts(user_attrs),
+    }
     with storage.engine.begin() as connection:
-        connection.execute(sqlalchemy.text(_FINISH), values)
+        connection.execute(sql.FINISH, values)
 
 
 @retried
 def reap(storage: Storage, name: str, grace_seconds: float) -> int:
-    """Fail the running trials whose worker has been silent for longer than the grace period, by
-    the database's clock; return how many.
+    """Fail the running trials whose worker has been silent for longer than the grace period.
 
-    While the server was down nobody could beat: the period begins anew when it starts.
+    Silence is measured by the database's clock. While the server is down nobody can send a
+    heartbeat, so the period begins anew when the server starts.
+
+    Args:
+        storage: The database.
+        name: The study.
+        grace_seconds: The grace period.
+
+    Returns:
+        How many trials have failed.
     """
-    statement = """
-        SELECT t.trial_id FROM trials t JOIN trial_heartbeats h USING (trial_id)
-        WHERE t.study_id = ANY(:ids) AND t.state = 'RUNNING'
-          AND greatest(h.heartbeat, pg_postmaster_start_time())
-              < now() - make_interval(secs => :grace)
-    """
-    values = {"ids": list(stage_ids(storage, name).values()), "grace": grace_seconds}
-    return _fail_all(storage, statement, values, f"no heartbeat for {grace_seconds:g} s")
+    values = {"grace": grace_seconds} | _lost(name, f"no heartbeat for {grace_seconds:g} s")
+    with storage.engine.begin() as connection:
+        return int(connection.scalar(sql.REAP_SILENT, values) or 0)
 
 
 @retried
 def reap_process(storage: Storage, name: str, process: str) -> int:
-    """Fail what a dead process still holds; return how many trials. ``process``: how its workers'
-    names begin."""
-    statement = """
-        SELECT t.trial_id FROM trials t JOIN trial_user_attributes a USING (trial_id)
-        WHERE t.study_id = ANY(:ids) AND t.state = 'RUNNING'
-          AND a.key = :key AND starts_with(a.value_json, :beginning)
+    """Fail the running trials of a dead process.
+
+    Args:
+        storage: The database.
+        name: The study.
+        process: What the names of the process's workers begin with.
+
+    Returns:
+        How many trials have failed.
     """
-    ids = list(stage_ids(storage, name).values())
-    values = {"ids": ids, "key": WORKER, "beginning": json.dumps(process).removesuffix('"')}
-    return _fail_all(storage, statement, values, "its worker was killed")
+    beginning = json.dumps(process).removesuffix('"')
+    values = {"worker_key": attribute.WORKER, "beginning": beginning}
+    with storage.engine.begin() as connection:
+        values |= _lost(name, "its worker was killed")
+        return int(connection.scalar(sql.REAP_PROCESS, values) or 0)
 
 
-def _fail_all(storage: Storage, statement: str, values: dict[str, Any], message: str) -> int:
-    with storage.engine.connect() as connection:
-        lost = connection.scalars(sqlalchemy.text(statement), values).all()
-    for trial_id in lost:
-        fail(storage, trial_id, LOST, message)
-    return len(lost)
+def _lost(name: str, message: str) -> dict[str, Any]:
+    """Parameters of both statements that fail lost trials."""
+    user_attrs = {attribute.REASON: LOST, attribute.MESSAGE: message}
+    return {"prefix": prefix(name), "now": _now(), **_texts(user_attrs)}
+
+
+def stored_value(value: float) -> tuple[float | None, str]:
+    """A reported value as Optuna's tables hold it: a number, if it is finite, and what it is."""
+    if math.isfinite(value):
+        return value, "FINITE"
+    if math.isnan(value):
+        return None, "NAN"
+    return None, "INF_POS" if value > 0 else "INF_NEG"
+
+
+def _now() -> datetime:
+    """The time as Optuna's tables hold it: in UTC, without saying so."""
+    return datetime.now(UTC).replace(tzinfo=None)
+
+
+def _texts(user_attrs: UserAttrs) -> dict[str, list[str]]:
+    texts = [json.dumps(value) for value in user_attrs.values()]
+    return {"keys": list(user_attrs), "texts": texts}

@@ -16,7 +16,8 @@ from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, S
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.user_code.allowance import NO_OWN_CODE, Allowance
+from kdecay_search.study.trials import State
+from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
 from kdecay_search.worker.train import WorkerContext, load_task, train_trial
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ class Options:
     """The name of the study to serve; None serves all studies in the storage."""
     drain: bool
     """Whether to end when no work is left, instead of waiting for more."""
-    allowance: Allowance = NO_OWN_CODE
+    allowance: Allowance = BUILT_IN_ONLY
     """The user code that the worker may run."""
 
 
@@ -179,13 +180,13 @@ class Worker:
         Read before every claim, since a study may be deleted and launched again under its name.
         """
         try:
-            spec, stopped = records.read_study(self._storage, name)
+            study = records.read_study(self._storage, name)
         except (StudyError, InvalidSpec) as error:
             if self._options.study is not None:
                 raise
             logger.warning("%s is ignored: %s", name, error)
             return None
-        return None if stopped else spec
+        return None if study.stopped else study.spec
 
     def _reconcile(self, name: str) -> Outlook:
         """Reconcile a study; return whether it has work, as far as this worker can see."""
@@ -203,7 +204,7 @@ class Worker:
         if snapshot.state != "running":
             self._ignored_until[name] = self._clock() + REVISIT_SECONDS
             return Outlook.NONE
-        return Outlook.QUEUED if snapshot.plan.enqueue else Outlook.UNKNOWN
+        return Outlook.QUEUED if snapshot.count(State.WAITING) else Outlook.UNKNOWN
 
 
 def longest_pause(idle_seconds: float) -> float:

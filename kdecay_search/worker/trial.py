@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Sequence
 
 import optuna
-from optuna.distributions import CategoricalDistribution
 from optuna.samplers import BaseSampler
 
 from kdecay_search.search.early_stopping import (
@@ -16,11 +15,10 @@ from kdecay_search.search.early_stopping import (
     may_stop,
     should_stop,
 )
-from kdecay_search.storage import Storage, history, queue, records
+from kdecay_search.storage import Storage, attributes, queue, records
 from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.comparators import COMPARATORS
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, RAW_ONLY, RunKey
 from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
@@ -29,8 +27,6 @@ STARTUP_SHARE = 1 / 3
 """Share of a stage's candidates that tpe and gp draw at random before they use a model."""
 MAX_STARTUP = 10
 """Most candidates that tpe and gp draw at random."""
-SCHEDULES = CategoricalDistribution(COMPARATORS)
-"""Search space of the parameter that names a confirmation's schedule."""
 
 
 class ClaimedTrial:
@@ -62,7 +58,7 @@ class ClaimedTrial:
         self._restored = epochs
         elsewhere = epochs - len([step for step in self._reported if step <= epochs])
         if elsewhere > 0:
-            queue.note(self._storage, self._claim.trial_id, {records.RESUMED: elsewhere})
+            queue.note(self._storage, self._claim.trial_id, {attributes.RESUMED: elsewhere})
 
     def report(self, epoch: Epoch) -> type[Interruption] | None:
         """Report an epoch and, if a decision is due, decide whether to prune the run.
@@ -141,7 +137,7 @@ def should_prune(
 def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
     """The curves to store with a trial, by name: one value for each epoch, NaN where one is
     missing; a curve without any value is left out."""
-    columns = {name: [getattr(epoch, name) for epoch in curve] for name in records.CURVES}
+    columns = {name: [getattr(epoch, name) for epoch in curve] for name in attributes.CURVES}
     return {
         name: [math.nan if value is None else value for value in column]
         for name, column in columns.items()
@@ -163,10 +159,7 @@ def _choose_candidate(storage: Storage, spec: StudySpec, claim: Claim) -> Candid
     request = claim.request
     if request.k is None:
         return _sample(storage, spec, claim)
-    if request.comparator is None:
-        given, spaces = queue.parameters(request), queue.distributions(request)
-    else:
-        given, spaces = {history.CONTROL: request.comparator}, {history.CONTROL: SCHEDULES}
+    given, spaces = queue.parameters(request), queue.distributions(request)
     queue.give_parameters(storage, claim.trial_id, given, spaces)
     return Candidate(request.k, request.lr_max)
 
@@ -183,8 +176,8 @@ def _sample(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
     trial = optuna.trial.Trial(study, claim.trial_id)
     lr_max, space = request.lr_max, queue.distribution(request)
     if request.levels:
-        lr_max = float(trial.suggest_categorical(history.LEVEL, request.levels))
-    k = trial.suggest_float(records.PARAMETER, space.low, space.high, log=True)
+        lr_max = float(trial.suggest_categorical(attributes.LR_MAX, request.levels))
+    k = trial.suggest_float(attributes.K, space.low, space.high, log=True)
     return Candidate(k, lr_max)
 
 

@@ -141,11 +141,14 @@ def test_only_open_and_new_trials_are_read_again(storage: Storage, tmp_path: Pat
 
     after = records.read_history(storage, "frugal")
     assert read == [10 - 6]
-    assert all(after.groups[key] is before.groups[key] for key in before.groups)
+    assert all(after.by_candidate[key] is before.by_candidate[key] for key in before.by_candidate)
     queue.complete(storage, claimed(storage, "frugal").trial_id, 5.0)
     third = records.read_history(storage, "frugal")
     assert read == [4, 4]
-    assert sum(third.groups[key] is not after.groups[key] for key in after.groups) == 1
+    assert (
+        sum(third.by_candidate[key] is not after.by_candidate[key] for key in after.by_candidate)
+        == 1
+    )
 
 
 @pytest.mark.parametrize("prunes", [False, True])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from kdecay_search.storage import Storage, records
+from kdecay_search.storage.attributes import CURVES
 from kdecay_search.study.trials import State
 from tests.support.kdecay_command import Kdecay, errors_by_run
 
@@ -40,7 +41,7 @@ def test_the_curves_are_kept_with_the_trial(by_one: dict[str, Any], storage: Sto
     trials = storage.optuna.get_all_trials(study_id)
     assert len(trials) == 2 * 2
     for trial in trials:
-        curves = {name: trial.user_attrs[name] for name in records.CURVES}
+        curves = {name: trial.user_attrs[name] for name in CURVES}
         assert {len(values) for values in curves.values()} == {2}
         assert trial.value == curves["validation_error"][-1]
         assert trial.intermediate_values == dict(enumerate(curves["averaged_error"], start=1))

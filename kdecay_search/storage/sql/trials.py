@@ -1,0 +1,88 @@
+"""Trials and what they left behind, as they are read for planning, early stopping and reports."""
+
+from __future__ import annotations
+
+from sqlalchemy import text
+
+from kdecay_search.storage.sql.studies import STAGE_IDS
+
+HISTORY = text(f"""
+    SELECT known.count AS known, t.trial_id, t.number, t.state,
+      (SELECT p.param_value FROM trial_params p
+       WHERE p.trial_id = t.trial_id AND p.param_name = :parameter) AS k,
+      (SELECT json_build_array(p.param_value, p.distribution_json) FROM trial_params p
+       WHERE p.trial_id = t.trial_id AND p.param_name = :level) AS level,
+      (SELECT v.value FROM trial_values v
+       WHERE v.trial_id = t.trial_id AND v.objective = 0) AS error,
+      (SELECT count(*) FROM trial_intermediate_values i
+       WHERE i.trial_id = t.trial_id) AS epochs,
+      (SELECT coalesce(i.intermediate_value, 'NaN') FROM trial_intermediate_values i
+       WHERE i.trial_id = t.trial_id ORDER BY i.step DESC LIMIT 1) AS last_error,
+      (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
+       WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes
+    FROM (SELECT count(*) FROM trials
+          WHERE study_id = ANY({STAGE_IDS}) AND trial_id <= :latest) AS known
+    LEFT JOIN trials t ON t.study_id = ANY({STAGE_IDS})
+      AND (t.trial_id = ANY(:open) OR t.trial_id > :latest)
+    ORDER BY t.trial_id
+""")
+"""What planning asks about the trials of a study: those that a process has not seen yet (later than
+``:latest``) or last saw open (``:open``), and how many there are among those that it has seen. One
+statement, so that all of it is of the same moment; without any such trial it gives one row of
+nulls, since the count is needed."""
+
+OF_SEED = text("""
+    SELECT t.trial_id, t.state,
+      (SELECT p.param_value FROM trial_params p
+       WHERE p.trial_id = t.trial_id AND p.param_name = :parameter) AS k,
+      (SELECT json_build_array(p.param_value, p.distribution_json) FROM trial_params p
+       WHERE p.trial_id = t.trial_id AND p.param_name = :level) AS level,
+      (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
+       WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes,
+      ARRAY(SELECT CASE i.intermediate_value_type WHEN 'FINITE' THEN i.intermediate_value
+              WHEN 'INF_POS' THEN 'Infinity' WHEN 'INF_NEG' THEN '-Infinity' ELSE 'NaN' END
+            FROM trial_intermediate_values i
+            WHERE i.trial_id = t.trial_id ORDER BY i.step) AS reported
+    FROM trials t JOIN trial_user_attributes s USING (trial_id)
+    WHERE t.study_id = :study_id AND t.state <> 'FAIL' AND s.key = 'seed' AND s.value_json = :seed
+    ORDER BY t.trial_id
+""")
+"""What early stopping compares: a stage's trials of one seed that have not failed, with all values
+that they reported. One statement, so that a trial is never seen with values but no candidate."""
+
+CURVES = text("""
+    SELECT trial_id, key, value_json FROM trial_user_attributes
+    WHERE trial_id = ANY(:ids) AND key = ANY(:names)
+""")
+"""The curves that ended trials left in their user attributes."""
+
+REPORTED = text("""
+    SELECT trial_id, step, coalesce(intermediate_value, 'NaN') AS value
+    FROM trial_intermediate_values WHERE trial_id = ANY(:ids) ORDER BY trial_id, step
+""")
+"""The values that trials have reported so far, epoch by epoch."""
+
+OUTPUTS = text("""
+    SELECT trial_id, value_json FROM trial_user_attributes
+    WHERE trial_id = ANY(:ids) AND key = :key AND length(value_json) <= :longest
+""")
+"""What failed trials kept of a traceback or of a program's output; not what is too long to be
+written by a worker."""
+
+DURATIONS = text(f"""
+    SELECT trial_id, extract(epoch FROM datetime_complete - datetime_start) AS seconds
+    FROM trials WHERE study_id = ANY({STAGE_IDS}) AND datetime_complete > datetime_start
+""")
+"""How long the ended trials of a study took since they were last claimed."""
+
+PROGRESS = text("""
+    SELECT a.value_json AS worker,
+      sum((SELECT count(*) FROM trial_intermediate_values i
+           WHERE i.trial_id = a.trial_id)) AS epochs,
+      count(r.trial_id) AS failures
+    FROM trial_user_attributes a LEFT JOIN trial_user_attributes r
+      ON r.trial_id = a.trial_id AND r.key = 'reason' AND r.value_json = :memory
+    WHERE a.key = :key AND a.value_json = ANY(:workers) GROUP BY a.value_json
+""")
+"""How many epochs each worker has reported, and how many of its trials failed for lack of memory,
+over all studies."""
