@@ -37,16 +37,10 @@ class Finding:
 
 def findings(tryout: Tryout) -> list[Finding]:
     """Return what a task that ran to its end showed; what matters most comes last."""
-    return sorted(_all(tryout), key=lambda finding: list(Severity).index(finding.severity))
-
-
-def _all(tryout: Tryout) -> Iterator[Finding]:
-    yield from _of_reports(tryout)
-    yield from _of_errors(tryout)
+    found = [*_of_reports(tryout), *_of_errors(tryout)]
     if tryout.run is not None:
-        yield from _of_schedule(tryout)
-        yield from _of_state(tryout)
-        yield from _of_reads(tryout)
+        found += [*_of_schedule(tryout), *_of_state(tryout), *_of_reads(tryout)]
+    return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
 
 
 def _of_reports(tryout: Tryout) -> Iterator[Finding]:

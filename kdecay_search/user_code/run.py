@@ -305,6 +305,7 @@ class TaskRun:
 
         Raises:
             TaskError: An epoch was reported before.
+            Exception: A saved state does not fit the objects; the next attempt starts over.
         """
         found = self._restore()
         if found is not None:

@@ -34,7 +34,7 @@ def test_an_existing_file_is_not_overwritten(kdecay: Kdecay, tmp_path: Path, the
     (tmp_path / there).write_text("mine")
     error = kdecay.run("init", str(tmp_path), code=2).stderr
     assert error == (
-        f"kdecay: {tmp_path / there}: exists and is left as it is; give another folder: "
+        f"kdecay: {tmp_path / there}: exists and is not overwritten; use another folder: "
         "kdecay init FOLDER\n"
     )
     assert [path.name for path in tmp_path.iterdir()] == [there]
