@@ -1,7 +1,7 @@
 """A study as plots of characters: the schedule, and each stage's error against k.
 
-They say the same without colour: what is found is a line or a star, what it is compared with is
-dotted, a seed is a dot and a mean an ``o``.
+They need no colour: what is found is a line or a star, what it is compared with is dotted, a seed
+is a dot and a mean an ``o``.
 """
 
 from __future__ import annotations
@@ -18,26 +18,28 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kdecay_search.report import names
-from kdecay_search.report.names import terms
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.search import Stage
+from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
 
 NARROWEST, WIDEST = 40, 64
-"""Columns of one plot; in fewer there is none."""
+"""Columns of one plot, at least and at most; in fewer columns nothing is drawn."""
 GAP = 4
+"""Columns between two plots."""
 ROWS = 11
+"""Rows of a plot's canvas."""
 SMALLEST_SPAN = 1e-100
+"""Range of values below which an axis is drawn as if it were 1."""
 TICKS = 4
-"""Steps of the vertical axis, at most."""
+"""Most steps of the vertical axis."""
 OUTLYING = 6.0
 """Errors further above the best than this many times the median's distance are not drawn."""
 BLANK = "\N{BRAILLE PATTERN BLANK}"
 
 
 def study_charts(snapshot: StudySnapshot, width: int) -> RenderableType | None:
-    """All plots in ``width`` columns, side by side where two fit; None where not even one does."""
+    """All plots in ``width`` columns, side by side if two fit; None if not even one fits."""
     across = 2 if width >= 2 * NARROWEST + GAP else 1
     columns = min(WIDEST, (width - GAP * (across - 1)) // across)
     if columns < NARROWEST:
@@ -57,27 +59,38 @@ class Chart:
     """One plot of ``width`` columns: a title, a canvas with ticks on both axes, and its legend."""
 
     title: str
+    """The line above the plot."""
     width: int
+    """Columns of the whole plot, its vertical axis included."""
     x_range: tuple[float, float]
+    """Values at the left and the right edge of the canvas."""
     y_ticks: tuple[float, ...]
-    """From the lowest to the highest, which are the canvas's edges."""
+    """Values with a label, ascending; the first and the last are the canvas's edges."""
     x_labels: Mapping[float, str]
+    """Labels of the horizontal axis by the value that they stand at."""
     legend: str
+    """The line below the plot."""
     canvas: Canvas = field(init=False)
+    """What is drawn on."""
 
     def __post_init__(self) -> None:
         self._margin = max(len(f"{tick:g}") for tick in self.y_ticks) + 2
         columns = self.width - self._margin
         left, right = self.x_range
         low, high = self.y_ticks[0], self.y_ticks[-1]
-        # A character is 2 by 4 dots. The canvas leaves its upper edges out; ours belong to it.
+        # A character is 2 by 4 dots. Its upper edges are not part of the canvas, but of ours.
         right += (right - left) / (2 * columns - 1)
         high += (high - low) / (4 * ROWS - 1)
         self.canvas = Canvas(columns, ROWS, left, low, right, high)
 
     def __rich__(self) -> Text:
+        """The plot as text, for rich to print."""
         rows = self.canvas.plot(linesep="\n").replace(BLANK, " ").split("\n")
-        labels = {self._row(tick): f"{tick:g}" for tick in self.y_ticks}
+        low, high = self.y_ticks[0], self.y_ticks[-1]
+        labels = {
+            ROWS - 1 - round((tick - low) / (high - low) * (4 * ROWS - 1)) // 4: f"{tick:g}"
+            for tick in self.y_ticks
+        }
         lines = [Text(self.title, "bold")]
         for index, row in enumerate(rows):
             edge = f"{labels[index]} ┤" if index in labels else "│"
@@ -90,22 +103,21 @@ class Chart:
         return Text("\n").join(lines)
 
     def line(self, points: Iterable[tuple[float, float]]) -> None:
+        """Draw a line through points (x, y)."""
         for (x0, y0), (x1, y1) in pairwise(points):
             self.canvas.line(x0, y0, x1, y1)
 
     def dots(self, points: Iterable[tuple[float, float]]) -> None:
+        """Draw a dot at each point (x, y)."""
         for x, y in points:
             self.canvas.point(x, y)
 
     def mark(self, x: float, y: float, character: str) -> None:
+        """Write a character at a point."""
         self.canvas.text(x, y, character)
 
-    def _row(self, y: float) -> int:
-        low, high = self.y_ticks[0], self.y_ticks[-1]
-        return ROWS - 1 - round((y - low) / (high - low) * (4 * ROWS - 1)) // 4
-
     def _below(self) -> str:
-        """The labels of the horizontal axis, those left out for which there is no room."""
+        """The labels of the horizontal axis, without those for which there is no room."""
         low, high = self.x_range
         text = ""
         for x, label in sorted(self.x_labels.items()):
@@ -136,31 +148,32 @@ def _schedule_chart(snapshot: StudySnapshot, width: int) -> Chart:
         x_range=(0.0, 1.0),
         y_ticks=ticks(0.0, max(found.lr_max, baseline.lr_max)),
         x_labels={0.0: "0", 0.5: f"{epochs / 2:g}", 1.0: f"{epochs:g} epochs"},
-        legend=f"── {terms(found.ks, snapshot.plan.leader.lr_max)}",
+        legend=f"── {schedule_name(found.ks, snapshot.plan.leader.lr_max)}",
     )
     if found.ks != baseline.ks:
-        chart.legend += f"   ··· {terms(baseline.ks, snapshot.plan.baseline.lr_max)}"
+        chart.legend += f"   ··· {schedule_name(baseline.ks, snapshot.plan.baseline.lr_max)}"
         chart.dots(_values(baseline, epochs, chart.canvas.width // 2))
     chart.line(_values(found, epochs, 2 * chart.canvas.width))
     return chart
 
 
 def _values(schedule: KDecaySchedule, epochs: int, count: int) -> list[tuple[float, float]]:
-    """(share of the training, LR) at count + 1 places; a schedule in epochs, not updates."""
+    """Pairs (share of the training, LR) at ``count + 1`` evenly spaced shares, by epochs."""
     shares = (index / count for index in range(count + 1))
     return [(share, schedule(share * epochs, epochs)) for share in shares]
 
 
 def _error_chart(stage: Stage, width: int) -> Chart:
     errors = _measured(stage)
-    level = names.level(stage.best.lr_max) if stage.best and stage.levels else ""
+    level = level_name(stage.best.lr_max) if stage.best and stage.levels else ""
     every = sorted(error for of_k in errors.values() for error in of_k)
     highest = min(every[-1], every[0] + OUTLYING * (median(every) - every[0]) or every[-1])
     means = {k: sum(of_k) / len(of_k) for k, of_k in errors.items()}
+    room = 0.05 * (max(errors) - min(errors)) or 0.5
     chart = Chart(
         title=f"validation error against k{stage.n}{level}, %",
         width=width,
-        x_range=_widened(min(errors), max(errors)),
+        x_range=(min(errors) - room, max(errors) + room),
         y_ticks=ticks(every[0], max(highest, min(means.values()))),
         x_labels={k: f"{k:.3g}" for k in errors},
         legend="· seed   o mean   * best",
@@ -176,16 +189,10 @@ def _error_chart(stage: Stage, width: int) -> Chart:
 
 
 def _measured(stage: Stage) -> dict[float, list[float]]:
-    """Errors by k, of the candidates that have some; at the best one's level of the LR."""
+    """Errors by k of the candidates that have some, at the best candidate's level of the LR."""
     level = stage.best.lr_max if stage.best else None
     return {
         c.k: list(c.errors.values())
         for c in stage.candidates
         if c.k is not None and c.errors and c.lr_max == level
     }
-
-
-def _widened(low: float, high: float) -> tuple[float, float]:
-    """A range with some room at both ends."""
-    room = 0.05 * (high - low) or 0.5
-    return low - room, high + room

@@ -1,4 +1,4 @@
-"""What a study took: epochs and device-seconds, in all and by worker."""
+"""What a study cost: epochs and device-seconds, in total and by worker."""
 
 from __future__ import annotations
 
@@ -12,33 +12,41 @@ from kdecay_search.study.trials import LOST, State, Trial
 
 @dataclass(frozen=True)
 class Share:
-    """What some trials took."""
+    """What some trials cost."""
 
     trials: int
+    """Number of trials."""
     epochs: int
-    """Trained by these trials, without those that they took over from a checkpoint."""
+    """Epochs that these trials trained, without those that a checkpoint already had."""
     seconds: float | None
-    """Of a device; None if no trial has ended by which to tell."""
+    """Device-seconds; None if no trial has ended from which they could be estimated."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What all trained trials took.
+    """What all trained trials cost.
 
-    Measured from a trial's claim to its end, by its worker's clock. Where that cannot be had (the
-    trial still runs, or was lost with its worker), its epochs count with the mean time of the
-    others' epochs. The time before an interruption is not kept: the trial's next holder begins
-    anew.
+    Seconds are measured from a trial's claim to its end, by its worker's clock. Those of a trial
+    that still runs, or was lost with its worker, are estimated by the mean time of the other
+    trials' epochs. The time before an interruption is not included: measuring begins anew with the
+    next claim.
     """
 
     whole: Share
+    """The cost of all trials together."""
     by_worker: Mapping[str, Share]
+    """The cost of each worker's trials, by its name."""
     estimated_epochs: int
-    """Of the epochs, those whose time is taken from the others."""
+    """Number of epochs whose time is estimated."""
 
 
 def cost_of(snapshot: StudySnapshot, seconds: Mapping[int, float]) -> Cost:
-    """``seconds``: of :func:`kdecay_search.storage.durations.read_durations`."""
+    """What a study's trials cost.
+
+    Args:
+        snapshot: The study.
+        seconds: Measured seconds by trial id, as ``storage.durations.read_durations`` reads them.
+    """
     trials = [t for t in snapshot.attempts if t.epochs or t.state in (State.RUNNING, State.FAILED)]
     measured = {t.trial_id for t in trials if t.trial_id in seconds and t.reason != LOST}
     timed = [t for t in trials if t.trial_id in measured and _epochs(t)]

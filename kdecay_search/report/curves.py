@@ -1,11 +1,13 @@
-"""The curves that a report shows: of a bounded number of runs, with a bounded number of points."""
+"""The curves that a report shows: of a bounded number of runs, at a bounded number of points."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from kdecay_search.report.effort import trials_by_point
 from kdecay_search.search import BASELINE_KS, Stage, spread
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage
@@ -14,50 +16,57 @@ from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import State, Trial
 
 MOST_CANDIDATES = 12
-"""Of a stage; the best and the baseline are always among them."""
-MOST_SEEDS = 5
-"""Of each of them."""
+"""Most candidates of a stage whose curves are shown; the best and the original are among them."""
+MOST_SHOWN_SEEDS = 5
+"""Most seeds of a candidate whose curves are shown."""
 POINTS_OVERALL = 100
-"""Per curve, evenly spaced …"""
+"""Most points of a curve that are spread evenly over the training."""
 POINTS_AT_END = 40
-"""… and as many again, at the most, over the last :data:`END_SHARE` of the training."""
+"""Most points of a curve that are spread evenly over its last :data:`END_SHARE`."""
 END_SHARE = 0.25
+"""The end of the training that is shown more closely, as a share of it."""
 NAMES = ("validation_error", "averaged_error", "training_loss")
+"""Curves that a report shows, as a trial's attributes name them."""
 _PREFERRED = (State.COMPLETE, State.PRUNED, State.RUNNING)
+"""Which of several trials of a run is shown: one in the first of these states."""
 
 
 @dataclass(frozen=True)
 class RunCurve:
-    """One run's curves, one value for each of ``epochs``; NaN where a loss is not finite."""
+    """One run's curves, each with a value for each of ``epochs``; NaN where one is not finite."""
 
     k: float
+    """The candidate's k; NaN if it is not known."""
     seed: int
+    """The seed of the run."""
     state: State
+    """What has become of the run."""
     epochs: tuple[int, ...]
-    """Epochs done at each point, increasing."""
+    """Number of epochs done at each point, increasing."""
     averaged_error: tuple[float, ...]
-    """Percent."""
+    """Validation error of the averaged weights at each point, in percent."""
     validation_error: tuple[float, ...] = ()
-    """Percent; none while the run is not over."""
+    """Validation error of the weights as they are, in percent; empty until the run is over."""
     training_loss: tuple[float, ...] = ()
-    """None while the run is not over."""
+    """Mean training loss of the epoch at each point; empty until the run is over."""
     lr_max: float | None = None
-    """Where the level of the LR is searched."""
+    """The candidate's level of the learning rate, if that is searched."""
 
 
 @dataclass(frozen=True)
 class Curves:
-    """The curves that are shown, by stage."""
+    """The curves that are shown."""
 
     by_stage: Mapping[int, Sequence[RunCurve]]
+    """Curves by number of the stage, each sorted by candidate and seed."""
 
     def of(self, stage: Stage) -> Sequence[RunCurve]:
-        """In the order of the candidates, then seed."""
+        """The curves of a stage, by candidate and seed."""
         return self.by_stage.get(stage.n, ())
 
 
 def read_curves(storage: Storage, snapshot: StudySnapshot) -> Curves:
-    """The curves of :func:`shown_trials` of every stage, and of no others."""
+    """Read the curves of every stage, only for the trials that :func:`shown_trials` chooses."""
     chosen = {stage.n: shown_trials(snapshot, stage) for stage in snapshot.plan.stages}
     trials = [trial for group in chosen.values() for trial in group]
     kept = stored.read_kept(storage, (t.trial_id for t in trials if not t.open), NAMES)
@@ -75,47 +84,43 @@ def read_curves(storage: Storage, snapshot: StudySnapshot) -> Curves:
 
 
 def shown_trials(snapshot: StudySnapshot, stage: Stage) -> list[Trial]:
-    """One trial per run, of a bounded number of candidates and seeds, by candidate and seed."""
-    runs: dict[Candidate, dict[int, Trial]] = {}
-    for trial in _trials_of(snapshot, stage):
-        if trial.point is not None:
-            seeds = runs.setdefault(trial.point, {})
-            seeds[trial.key.seed] = min(seeds.get(trial.key.seed, trial), trial, key=_preference)
-    baseline = Candidate(*BASELINE_KS, snapshot.plan.baseline.lr_max)
+    """The trials of a stage whose curves are shown, by candidate and seed.
+
+    There is one for each run, of a bounded number of candidates and seeds.
+    """
+    runs: dict[Candidate, dict[int, Trial]] = defaultdict(dict)
+    for point, trials in trials_by_point(snapshot, stage).items():
+        shown = [trial for trial in trials if trial.epochs and trial.state in _PREFERRED]
+        for trial in sorted(shown, key=lambda trial: _PREFERRED.index(trial.state)):
+            runs[point].setdefault(trial.key.seed, trial)
     return [
         runs[point][seed]
-        for point in sorted(_shown(stage, baseline, runs))
-        for seed in sorted(runs[point])[:MOST_SEEDS]
+        for point in sorted(_shown_candidates(snapshot, stage, runs))
+        for seed in sorted(runs[point])[:MOST_SHOWN_SEEDS]
     ]
 
 
-def _trials_of(snapshot: StudySnapshot, stage: Stage) -> Iterable[Trial]:
-    return (
-        trial
-        for trial in snapshot.trials
-        if trial.key.stage == stage.n
-        and trial.request.earlier_ks == stage.earlier_ks
-        and trial.epochs
-        and trial.state in _PREFERRED
-    )
-
-
-def _preference(trial: Trial) -> int:
-    return _PREFERRED.index(trial.state)
-
-
-def _shown(stage: Stage, baseline: Candidate, points: Iterable[Candidate]) -> Sequence[Candidate]:
-    known = set(points)
-    best = [stage.best.point] if stage.best is not None and stage.best.point is not None else []
-    always = [point for point in (baseline, *best) if point in known]
-    others = [point for point in spread(known) if point not in always]
-    return [*dict.fromkeys(always), *others][:MOST_CANDIDATES]
+def _shown_candidates(
+    snapshot: StudySnapshot, stage: Stage, known: Collection[Candidate]
+) -> Sequence[Candidate]:
+    """The original and the best candidate, and an even choice of the others."""
+    always = [Candidate(*BASELINE_KS, snapshot.plan.baseline.lr_max)]
+    if stage.best is not None and stage.best.point is not None:
+        always.append(stage.best.point)
+    shown = dict.fromkeys(point for point in (*always, *spread(known)) if point in known)
+    return [*shown][:MOST_CANDIDATES]
 
 
 def thinned(
     trial: Trial, kept: Mapping[str, Sequence[float]], reported: Mapping[int, float]
 ) -> RunCurve:
-    """The run at a bounded number of its epochs; the last is one of them."""
+    """A run's curves at a bounded number of its epochs, the last of them included.
+
+    Args:
+        trial: The trial whose curves they are.
+        kept: Its complete curves by name, of a trial that has ended.
+        reported: Its averaged error by epoch, of a trial without complete curves.
+    """
     averaged = kept.get("averaged_error") or [
         reported.get(epoch, math.nan) for epoch in range(1, max(reported, default=0) + 1)
     ]
@@ -137,13 +142,14 @@ def thinned(
 
 
 def shown_points(count: int) -> list[int]:
-    """Indices of the points to show out of ``count``: evenly spaced, and closer at the end."""
+    """Indices of the points to show out of ``count``: evenly spaced, and more dense at the end."""
     last = count - 1
     overall = _evenly(0, last, POINTS_OVERALL)
     return sorted({*overall, *_evenly(math.ceil((1 - END_SHARE) * last), last, POINTS_AT_END)})
 
 
 def _evenly(first: int, last: int, most: int) -> list[int]:
+    """At most ``most`` whole numbers from ``first`` to ``last``, evenly spaced."""
     if last - first < most:
         return list(range(first, last + 1))
     return [first + round(i * (last - first) / (most - 1)) for i in range(most)]

@@ -1,8 +1,8 @@
-"""What a study trained, and what ending runs early saved; in epochs, by candidate."""
+"""What a study trained and what early stopping saved, in epochs."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -17,61 +17,48 @@ class Effort:
     """Epochs of some trials, by what became of their run."""
 
     complete: int = 0
-    """Trained in runs that are complete …"""
+    """Epochs trained in complete runs."""
     pruned: int = 0
-    """… that were ended early …"""
+    """Epochs trained in runs that were ended early."""
     failed: int = 0
-    """… in attempts that failed …"""
+    """Epochs trained in attempts that failed."""
     running: int = 0
-    """… and in runs that have not ended."""
+    """Epochs trained in runs that have not ended."""
     saved_by_pruning: int = 0
-    """Not trained, since the run was ended early …"""
-    saved_by_race: int = 0
-    """… or was not needed: it lost the race before it began."""
+    """Epochs not trained because the run was ended early."""
+    saved_by_skipping: int = 0
+    """Epochs not trained because the run was not needed."""
 
     @property
     def trained(self) -> int:
+        """All epochs that were trained."""
         return self.complete + self.pruned + self.failed + self.running
 
     @property
     def saved(self) -> int:
-        return self.saved_by_pruning + self.saved_by_race
-
-    def __add__(self, other: Effort) -> Effort:
-        return Effort(*(a + b for a, b in zip(_fields(self), _fields(other), strict=True)))
-
-
-def _fields(effort: Effort) -> tuple[int, ...]:
-    return (
-        effort.complete,
-        effort.pruned,
-        effort.failed,
-        effort.running,
-        effort.saved_by_pruning,
-        effort.saved_by_race,
-    )
+        """All epochs that were not trained."""
+        return self.saved_by_pruning + self.saved_by_skipping
 
 
 def effort_of(trials: Iterable[Trial], epochs: int) -> Effort:
-    """``epochs``: of a whole run."""
-    return sum((_effort(trial, epochs) for trial in trials), Effort())
+    """Add up what some trials trained and saved.
 
-
-def _effort(trial: Trial, epochs: int) -> Effort:
-    trained = trial.epochs - trial.resumed_epochs
-    if trial.state == State.COMPLETE:
-        return Effort(complete=trained)
-    if trial.state == State.FAILED:
-        return Effort(failed=trained)
-    if trial.state != State.PRUNED:
-        return Effort(running=trained)
-    if trial.epochs == 0:
-        return Effort(saved_by_race=epochs)
-    return Effort(pruned=trained, saved_by_pruning=epochs - trial.epochs)
+    Args:
+        trials: The trials.
+        epochs: Number of epochs of a whole run.
+    """
+    sums: Counter[str] = Counter()
+    ended = {State.COMPLETE: "complete", State.PRUNED: "pruned", State.FAILED: "failed"}
+    for trial in trials:
+        sums[ended.get(trial.state, "running")] += trial.epochs - trial.resumed_epochs
+        if trial.state == State.PRUNED:
+            saved = "saved_by_pruning" if trial.epochs else "saved_by_skipping"
+            sums[saved] += epochs - trial.epochs
+    return Effort(**sums)
 
 
 def trials_by_point(snapshot: StudySnapshot, stage: Stage) -> dict[Candidate, list[Trial]]:
-    """The stage's trials whose candidate is known, by that, ascending."""
+    """A stage's trials by candidate, in ascending order, as far as their candidate is known."""
     found = defaultdict(list)
     for trial in snapshot.attempts:
         of_stage = trial.key.stage == stage.n and trial.request.earlier_ks == stage.earlier_ks

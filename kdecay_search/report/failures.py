@@ -1,4 +1,4 @@
-"""Why attempts at runs failed, with the traceback or the last words of each."""
+"""Why attempts at runs failed, with the traceback or the last output of each."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from kdecay_search.errors import KEPT_BYTES, cleaned
+from kdecay_search.report.names import counted, run_name
 from kdecay_search.report.summary import run_of
-from kdecay_search.report.text import counted, run_name
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage, outputs
 from kdecay_search.study.trials import State, Trial
 
 MOST_ATTEMPTS = 100
-"""The newest; of each up to :data:`KEPT_BYTES` are kept."""
+"""Most failed attempts that are shown, the newest; each with up to :data:`KEPT_BYTES` of output."""
 MOST_KINDS = 10
-"""Of failures that a terminal is shown; those that failed alike are shown once."""
+"""Most kinds of failure that a terminal shows; attempts that failed alike are shown once."""
 RUNS_NAMED = 5
+"""Most runs that are named of each kind."""
 
 
 @dataclass(frozen=True)
@@ -30,23 +31,26 @@ class Failures:
     """The newest failed attempts of a study, oldest first."""
 
     study: str
+    """The study's name."""
     total: int
+    """Number of failed attempts, those included that are not shown."""
     trials: Sequence[Trial]
+    """The failed attempts that are shown."""
     outputs: Mapping[int, str]
-    """By trial: lines of printable characters."""
+    """By trial id, the end of what each wrote, as lines of printable characters."""
 
 
 def read_failures(storage: Storage, snapshot: StudySnapshot) -> Failures:
-    """Of a study that was read; the outputs are read only here, since they are long."""
+    """Read the outputs of a study's failed attempts, which a snapshot leaves out: they are long."""
     failed = [trial for trial in snapshot.attempts if trial.state == State.FAILED]
     newest = sorted(failed, key=lambda trial: trial.trial_id)[-MOST_ATTEMPTS:]
-    said = outputs.read_outputs(storage, [trial.trial_id for trial in newest])
-    shown = {trial_id: cleaned(text[-KEPT_BYTES:]) for trial_id, text in said.items()}
+    texts = outputs.read_outputs(storage, [trial.trial_id for trial in newest])
+    shown = {trial_id: cleaned(text[-KEPT_BYTES:]) for trial_id, text in texts.items()}
     return Failures(snapshot.spec.name, len(failed), newest, shown)
 
 
 def as_values(failures: Failures) -> list[dict[str, Any]]:
-    """What ``status --errors --json`` has under ``errors``."""
+    """The failures as ``status --errors --json`` prints them under ``errors``."""
     return [
         {
             "trial": trial.number,
@@ -61,12 +65,12 @@ def as_values(failures: Failures) -> list[dict[str, Any]]:
 
 
 def as_text(failures: Failures) -> RenderableType:
-    """What a terminal is shown: the newest kind of failure last."""
+    """The failures for a terminal, by kind; the newest kind comes last."""
     if not failures.total:
         return Text(f"{failures.study}: no attempt at a run has failed")
     kinds = list(_alike(failures).items())
     hidden = failures.total - sum(len(trials) for _, trials in kinds[-MOST_KINDS:])
-    earlier = f"; {hidden} of them, which are older, are not shown" if hidden else ""
+    earlier = f"; the oldest {hidden} are not shown" if hidden else ""
     heading = f"{failures.study}: {counted(failures.total, 'failed attempt')}{earlier}"
     parts: list[RenderableType] = [Text(heading, "bold")]
     for (reason, output), trials in kinds[-MOST_KINDS:]:
@@ -77,10 +81,10 @@ def as_text(failures: Failures) -> RenderableType:
 
 
 def _alike(failures: Failures) -> Mapping[tuple[str, str], list[Trial]]:
-    """Trials by what they said, in the order of the last that said so."""
+    """Trials by reason and output, in the order of the newest trial of each kind."""
     found: dict[tuple[str, str], list[Trial]] = defaultdict(list)
     for trial in failures.trials:
-        reason = f"{trial.reason}: {trial.message or 'no word'}"
+        reason = f"{trial.reason}: {trial.message or 'no message'}"
         kind = reason, failures.outputs.get(trial.trial_id, "")
         found[kind] = [*found.pop(kind, []), trial]
     return found

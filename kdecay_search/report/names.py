@@ -1,64 +1,47 @@
-"""What schedules and outcomes are called, for people."""
+"""What runs, outcomes and levels of the learning rate are called, for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-
 from kdecay_search.search import BASELINE_KS, CandidateResult, Stage
+from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.trials import Trial
 
 
-def terms(ks: Iterable[float], lr_max: float | None = None) -> str:
-    """``k = 2`` or ``k = 2, 6.5``; ``k = 2 at lr_max 0.1`` where the level was searched."""
-    return "k = " + ", ".join(f"{k:.4g}" for k in ks) + level(lr_max)
+def counted(count: int, noun: str) -> str:
+    """A number of things, such as ``1 run`` or ``2,000 runs``."""
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 
-def level(lr_max: float | None) -> str:
-    """`` at lr_max 0.1``; nothing where the level was not searched."""
-    return "" if lr_max is None else f" at lr_max {lr_max:.4g}"
+def run_name(trial: Trial, separator: str = "  ") -> str:
+    """Which run a trial is an attempt at, such as ``stage 1  k = 2.5  seed 0``."""
+    k = "?" if trial.k is None else f"{trial.k:.4g}{level_name(trial.lr_max)}"
+    parts = [f"stage {trial.key.stage}", f"k = {k}"]
+    if trial.request.comparator:
+        parts = ["confirmation", trial.request.comparator]
+    return separator.join([*parts, f"seed {trial.key.seed}"])
 
 
-def tuning(snapshot: StudySnapshot) -> str:
-    """That k = 1 was tuned as the others were, and with what result; nothing where the level was
-    not searched, or has no result yet."""
-    levels, plan = snapshot.spec.search.lr_max, snapshot.plan
-    base = plan.baseline
-    if not levels or base.lr_max is None or not base.errors:
-        return ""
-    so_far = "" if plan.stages[0].progress == "done" else " so far"
-    listed = f"{', '.join(f'{each:.4g}' for each in levels[:-1])} and {levels[-1]:.4g}"
-    text = f"k = 1 was tried at the same levels as the others, lr_max {listed}; "
-    text += f"it is best at {base.lr_max:.4g}{so_far}."
-    names = {terms(base.ks): base.lr_max}
-    if plan.leader.ks != BASELINE_KS and plan.leader.lr_max is not None:
-        names[terms(plan.leader.ks)] = plan.leader.lr_max
-    for name, chosen in names.items():
-        text += _edge(name, chosen, levels)
-    return text
-
-
-def _edge(name: str, chosen: float, levels: Sequence[float]) -> str:
-    if levels[0] < chosen < levels[-1]:
-        return ""
-    side, beyond = ("highest", "above") if chosen == levels[-1] else ("lowest", "below")
-    return f" For {name}, {chosen:.4g} is the {side} level of all: its best may lie {beyond} it."
-
-
-def errors_by_seed(stage: Stage) -> dict[int, str]:
-    """Final errors (%) by candidate, a column for each seed: a dash where the candidate has none,
-    but has on a later one."""
-    told = {c.index: {s: f"{error:.2f}" for s, error in c.errors.items()} for c in stage.candidates}
-    width = max((len(text) for each in told.values() for text in each.values()), default=0)
-    return {
-        index: "  ".join(
-            own.get(seed, "–").rjust(width) for seed in range(max(own, default=-1) + 1)
-        )
-        for index, own in told.items()
-    }
+def stage_outcome(stage: Stage) -> str:
+    """What came of a stage, in a few words such as ``keeps k = 2``."""
+    if stage.progress == "running":
+        return "running"
+    if stage.best is None or stage.best.k is None:
+        return "no result"
+    if not stage.kept:
+        return "keeps no term"
+    level = level_name(stage.best.lr_max) if stage.levels else ""
+    edge = ", the largest that was tried" if stage.at_edge else ""
+    return f"keeps k = {stage.best.k:.4g}{level}{edge}"
 
 
 def outcomes(candidate: CandidateResult, early: str = "ended early") -> list[str]:
-    """How many runs of a candidate have no result, by what became of them."""
+    """How many runs of a candidate have no result, by what became of them.
+
+    Args:
+        candidate: A candidate of a stage.
+        early: What runs that early stopping ended are called.
+    """
     counts = {
         early: candidate.pruned - candidate.skipped,
         "not needed": candidate.skipped,
@@ -68,8 +51,47 @@ def outcomes(candidate: CandidateResult, early: str = "ended early") -> list[str
     return [f"{count} {what}" for what, count in counts.items() if count]
 
 
-def rival(stage: Stage, snapshot: StudySnapshot) -> str:
-    """What the stage is compared with."""
-    if stage.earlier_ks:
-        return terms(stage.earlier_ks, stage.lr_max)
-    return terms(BASELINE_KS, snapshot.plan.baseline.lr_max)
+def errors_by_seed(stage: Stage) -> dict[int, str]:
+    """Final errors in percent, as text in one column for each seed, by index of the candidate.
+
+    A dash stands where a candidate has no result on a seed, but has one on a later seed.
+    """
+    texts = {
+        candidate.index: {seed: f"{error:.2f}" for seed, error in candidate.errors.items()}
+        for candidate in stage.candidates
+    }
+    width = max((len(text) for of_candidate in texts.values() for text in of_candidate.values()),
+                default=0)  # fmt: skip
+    return {
+        index: "  ".join(
+            by_seed.get(seed, "–").rjust(width) for seed in range(max(by_seed, default=-1) + 1)
+        )
+        for index, by_seed in texts.items()
+    }
+
+
+def tuning(snapshot: StudySnapshot) -> str:
+    """How the level of the learning rate was tuned for the original and for the found schedule.
+
+    Returns:
+        Sentences that name the levels tried and chosen, and say which choice is at an edge; empty
+        if the level was not searched or the original has no result yet.
+    """
+    levels, plan = snapshot.spec.search.lr_max, snapshot.plan
+    baseline, leader = plan.baseline, plan.leader
+    if not levels or baseline.lr_max is None or not baseline.errors:
+        return ""
+    so_far = "" if plan.stages[0].progress == "done" else " so far"
+    listed = f"{', '.join(f'{each:.4g}' for each in levels[:-1])} and {levels[-1]:.4g}"
+    text = f"k = 1 was tried at the same levels as the others, lr_max {listed}; "
+    text += f"it is best at {baseline.lr_max:.4g}{so_far}."
+    chosen = {baseline.ks: baseline.lr_max}
+    if leader.ks != BASELINE_KS and leader.lr_max is not None:
+        chosen[leader.ks] = leader.lr_max
+    edges = {levels[0]: ("lowest", "below"), levels[-1]: ("highest", "above")}
+    for ks, level in chosen.items():
+        if level in edges:
+            side, beyond = edges[level]
+            text += f" For {schedule_name(ks)}, {level:.4g} is the {side} level of all: "
+            text += f"its best may lie {beyond} it."
+    return text

@@ -17,9 +17,10 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from kdecay_search.errors import KDecayError
-from kdecay_search.report import contents, figures, names, stages
+from kdecay_search.report import contents, figures, stages
 from kdecay_search.report.contents import Facts
 from kdecay_search.report.curves import Curves, read_curves
+from kdecay_search.report.reference import Reference
 from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage
 from kdecay_search.storage.durations import read_durations
@@ -61,7 +62,8 @@ def report_page(facts: Facts, curves: Curves) -> str:
             "error": placed.place(figures.error_by_k(snapshot, stage)),
             "rows": stages.rows(stage, snapshot),
             "unknown": sum(candidate.k is None for candidate in stage.candidates),
-            "rival": names.rival(stage, snapshot),
+            "why_best": stage.why_best or "",
+            "reference": Reference.of(stage, snapshot).name,
             "has_levels": bool(stage.levels),
             "validation": placed.place(figures.validation_error(snapshot, curves, stage)),
             "shown": stages.shown_runs(curves.of(stage), stage),

@@ -1,7 +1,7 @@
 """A study as JSON: the contract of ``launch --json`` and ``status --json``.
 
-Errors in percent, on validation data but for ``confirm``, which has them on the test set;
-differences in percentage points.
+Errors are in percent and measured on validation data; those under ``confirm`` on the test set.
+Differences are in percentage points.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from __future__ import annotations
 from typing import Any
 
 from kdecay_search.report import confirmed
-from kdecay_search.search import CandidateResult, Incumbent, Stage
+from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.confirmation import Confirmation, Row
-from kdecay_search.search.selection import Gain
+from kdecay_search.search.verdict import Verdict
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
 from kdecay_search.study.candidate import Candidate
@@ -19,11 +19,14 @@ from kdecay_search.study.trials import State, Trial
 
 
 def summarise(snapshot: StudySnapshot) -> dict[str, Any]:
-    """The study as plain values that ``json.dumps`` takes."""
+    """The study as JSON-serialisable values."""
     plan, spec = snapshot.plan, snapshot.spec
+    baseline = describe(plan.baseline.errors.values())
+    gain = paired_gain(plan.baseline.errors, plan.leader.errors)
     return {
         "study": spec.name,
         "state": snapshot.state,
+        "verdict": _verdict(snapshot.verdict),
         "schedule": {
             "family": spec.schedule.family,
             "ks": list(plan.leader.ks),
@@ -36,24 +39,35 @@ def summarise(snapshot: StudySnapshot) -> dict[str, Any]:
         "baseline": {
             "ks": list(plan.baseline.ks),
             **_level(plan.baseline.lr_max),
-            **_sample(_error(plan.baseline)),
+            **_sample(baseline),
         },
-        "gain": _gain(gain_on_baseline(snapshot)),
+        "gain": _gain(gain),
         "stages": [_stage(stage, snapshot) for stage in plan.stages],
-        "confirm": _confirm(plan.confirmation) if plan.confirmation else None,
-        "failures": [_failure(trial) for trial in snapshot.given_up],
+        "confirm": _confirm(plan.confirmation, snapshot.confirmed),
+        "failures": [
+            {**run_of(trial), "reason": trial.reason, "message": trial.message}
+            for trial in snapshot.given_up
+        ],
         "trials": {str(state): snapshot.count(state) for state in State},
         "epochs": {"trained": snapshot.epochs_trained, "planned": snapshot.epochs_planned},
     }
 
 
-def _failure(trial: Trial) -> dict[str, Any]:
-    """A run that was given up, with its last error."""
-    return {**run_of(trial), "reason": trial.reason, "message": trial.message}
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "sentence": verdict.sentence,
+        "outcome": str(verdict.outcome),
+        "of": verdict.of,
+        "against": verdict.against,
+        "estimate": verdict.estimate,
+        "interval95": list(verdict.interval) if verdict.interval else None,
+        "model": None if verdict.model is None else str(verdict.model),
+        "pairs": verdict.pairs,
+    }
 
 
 def run_of(trial: Trial) -> dict[str, Any]:
-    """Which run it is an attempt at."""
+    """Which run a trial is an attempt at."""
     key = trial.key
     run: dict[str, Any] = {"stage": key.stage, "k": trial.k, "seed": key.seed}
     if trial.request.comparator:
@@ -61,16 +75,21 @@ def run_of(trial: Trial) -> dict[str, Any]:
     return run | _level(trial.lr_max)
 
 
-def _confirm(confirmation: Confirmation) -> dict[str, Any]:
-    """``difference``: by how much the found schedule's test error is lower than the original's;
-    a row's: than that row's. The verdict is given when all runs have ended."""
-    compared = _comparison(confirmation.comparison)
+def _confirm(confirmation: Confirmation | None, verdict: Verdict | None) -> dict[str, Any] | None:
+    """The confirmation; its verdict is None until all runs have ended.
+
+    ``difference`` states by how much the test error of the found schedule is lower than that of the
+    original; in a row, than that of the row's schedule.
+    """
+    if confirmation is None or verdict is None:
+        return None
     return {
         "state": "done" if confirmation.is_over else "running",
         "ks": list(confirmation.ks),
         "seeds": list(confirmation.seeds),
-        **compared,
-        "verdict": compared["verdict"] if confirmation.is_over else None,
+        **_comparison(confirmation.comparison),
+        "verdict": str(verdict.outcome) if confirmation.is_over else None,
+        "sentence": verdict.sentence,
         "rows": [_row(row, confirmation) for row in confirmation.rows],
     }
 
@@ -103,15 +122,6 @@ def _comparison(compared: Comparison) -> dict[str, Any]:
     }
 
 
-def gain_on_baseline(snapshot: StudySnapshot) -> Sample:
-    """By how much the found schedule lowers the error of k = 1, paired by seed."""
-    return paired_gain(snapshot.plan.baseline.errors, snapshot.plan.leader.errors)
-
-
-def _error(incumbent: Incumbent) -> Sample:
-    return describe(incumbent.errors.values())
-
-
 def _sample(sample: Sample) -> dict[str, Any]:
     return {"mean": sample.mean, "sd": sample.sd, "n": sample.n}
 
@@ -122,16 +132,12 @@ def _gain(gain: Sample) -> dict[str, Any]:
 
 
 def _level(lr_max: float | None) -> dict[str, Any]:
-    """Where the level of the LR was searched."""
+    """The level of the learning rate, under its key if it was searched."""
     return {} if lr_max is None else {"lr_max": lr_max}
 
 
-def _smooth(gain: Gain | None) -> dict[str, Any] | None:
-    return {"mean": gain.mean, "interval95": list(gain.interval)} if gain else None
-
-
 def _stage(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
-    last = stage is snapshot.plan.stages[-1]
+    last, smooth = stage is snapshot.plan.stages[-1], stage.smooth_gain
     return {
         "n": stage.n,
         "state": snapshot.state if last else str(stage.progress),
@@ -140,8 +146,10 @@ def _stage(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
         **_level(stage.best.lr_max if stage.best else None),
         "kept": stage.kept,
         "gain": _gain(stage.gain),
-        "better": stage.smooth_gain.probability if stage.smooth_gain else None,
-        "smooth_gain": _smooth(stage.smooth_gain),
+        "better": smooth.probability if smooth else None,
+        "smooth_gain": (
+            {"mean": smooth.mean, "interval95": list(smooth.interval)} if smooth else None
+        ),
         "at_edge": stage.at_edge,
         "candidates": [
             _candidate(candidate) for candidate in sorted(stage.candidates, key=by_point)
@@ -150,7 +158,7 @@ def _stage(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
 
 
 def by_point(candidate: CandidateResult) -> tuple[bool, float, float, int]:
-    """A key to sort candidates by: by k, then by level; last those whose k is not known yet."""
+    """Sort key of candidates: by k, then by level; those whose k is not known yet come last."""
     known = candidate.point or Candidate(0.0)
     return candidate.point is None, known.k, known.lr_max or 0.0, candidate.index
 

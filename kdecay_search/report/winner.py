@@ -1,4 +1,4 @@
-"""The best schedule found so far, in the forms that ``kdecay best`` prints."""
+"""The best schedule so far, in the forms that ``kdecay best`` prints."""
 
 from __future__ import annotations
 
@@ -22,16 +22,25 @@ _SOURCES = {
 
 
 def winner_as(snapshot: StudySnapshot, form: Form, total_steps: int | None = None) -> str:
-    """The schedule as text, ``total_steps`` (optimizer updates) filled in.
+    """The best schedule of a study as text.
 
-    Raises :class:`StudyError` where there is no result, or a warm-up and no ``total_steps``, and
-    :class:`InvalidSchedule` where the library does not have the schedule.
+    Args:
+        snapshot: The study.
+        form: The form of the text, such as Python source.
+        total_steps: Optimizer updates of the training that the schedule is for; None leaves them
+            as an argument of the source, and gives a CSV one row per epoch.
+
+    Raises:
+        StudyError: The study has no result yet, or its schedule has a warm-up, which is counted in
+            updates, and ``total_steps`` is None.
+        InvalidSchedule: The library of this form cannot express the schedule.
     """
     if not snapshot.plan.leader.errors:
         raise StudyError(f"study {snapshot.spec.name!r} has no result yet; see kdecay status")
     epochs = snapshot.spec.task.epochs
     if form == Form.JSON:
-        return _json(snapshot)
+        chosen = {key: each for key, each in summarise(snapshot).items() if key in _JSON_KEYS}
+        return json.dumps(chosen, indent=2, allow_nan=False) + "\n"
     if form == Form.CSV:
         rows = total_steps or epochs
         return export.schedule_csv(_schedule(snapshot, rows / epochs), rows)
@@ -43,13 +52,8 @@ def winner_as(snapshot: StudySnapshot, form: Form, total_steps: int | None = Non
     return _SOURCES[form](schedule, total_steps)
 
 
-def _json(snapshot: StudySnapshot) -> str:
-    chosen = {key: value for key, value in summarise(snapshot).items() if key in _JSON_KEYS}
-    return json.dumps(chosen, indent=2, allow_nan=False) + "\n"
-
-
 def _lightning(snapshot: StudySnapshot, schedule: KDecaySchedule, total_steps: int | None) -> str:
-    """With the study's optimizer."""
+    """Source for Lightning, with the study's optimizer."""
     task = snapshot.spec.task
     optimizer = task.optimizer if isinstance(task, ImagesTask) else OptimizerSpec()
     return export.lightning_source(

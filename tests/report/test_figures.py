@@ -13,7 +13,7 @@ import pytest
 from kdecay_search.report import figures
 from kdecay_search.report.curves import (
     MOST_CANDIDATES,
-    MOST_SEEDS,
+    MOST_SHOWN_SEEDS,
     POINTS_AT_END,
     POINTS_OVERALL,
     Curves,
@@ -204,7 +204,7 @@ def test_of_many_candidates_and_seeds_a_bounded_choice_is_shown_the_best_among_t
     stage = snapshot.plan.stages[0]
     assert len(stage.candidates) == 120
     shown = shown_trials(snapshot, stage)
-    assert len(shown) == MOST_CANDIDATES * MOST_SEEDS
+    assert len(shown) == MOST_CANDIDATES * MOST_SHOWN_SEEDS
     assert stage.best is not None
     assert {1.0, stage.best.k} <= {t.k for t in shown}
     assert all(len(figure.data) for figure in every_figure(snapshot))

@@ -14,14 +14,12 @@ from kdecay_search.report.blocks import BLOCKS, bar, curve
 from kdecay_search.report.text import (
     duration,
     news,
-    percent,
     studies_table,
     study_panel,
-    terms,
-    verdict,
 )
 from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
 from kdecay_search.search import Progress, make_plan
+from kdecay_search.search.verdict import percent, schedule_name
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import describe
 from kdecay_search.study.trials import State, Trial
@@ -64,11 +62,11 @@ WORSE = stated({1.0: [10.0, 12.0, 11.0], 2.0: 20.0, 3.0: 30.0})
 
 
 def test_study_without_a_result_says_so() -> None:
-    assert verdict(seen(begun())) == "No run is complete yet."
+    assert seen(begun()).verdict.sentence == "No run is complete yet."
 
 
 def test_original_that_is_best_is_called_so_with_its_error() -> None:
-    sentence = verdict(ended(WORSE))
+    sentence = ended(WORSE).verdict.sentence
     assert (
         sentence
         == "No detectable difference: nothing is better than the original, k = 1: 11.00 ± 1.00 %."
@@ -81,42 +79,48 @@ def test_clear_gain_is_told_with_interval_and_number_of_seeds() -> None:
     gain = snapshot.plan.stages[0].smooth_gain
     assert gain is not None
     assert 1.5 < gain.interval[0] < gain.mean < gain.interval[1] < 2.5
-    assert verdict(snapshot) == (
+    assert snapshot.verdict.sentence == (
         "k = 2: 9.00 ± 1.05 %; k = 1: 11.00 ± 1.00 %. "
         f"Better by {gain.mean:.2f} points (95 % interval {gain.interval[0]:.2f} to "
-        f"{gain.interval[1]:.2f}, by a smooth curve through all runs; paired over 3 seeds: 2.00)."
+        f"{gain.interval[1]:.2f}, by a smooth curve through all runs; paired over 3 seeds: +2.00)."
     )
 
 
-def test_gain_of_two_terms_is_told_by_its_pairs() -> None:
-    """Gains 2.0, 1.9, 2.1 on k = 1: mean 2, sd 0.1, half width 4.303 · 0.1 / √3."""
+def test_gain_of_two_terms_is_the_sum_of_the_stages_gains() -> None:
+    """Gains 2.0, 1.9, 2.1 on k = 1; of the stages one and one."""
     second = stated(
         {1.0: [10.0, 12.0, 11.0], 2.0: [9.0, 11.1, 10.0], 3.0: [9.5, 11.6, 10.5]},
         {3.0: [8.0, 10.1, 8.9]},
     )
-    assert ("Better by 2.00 points (95 % interval 1.75 to 2.25, paired over 3 seeds).") in verdict(
-        ended(second, max_terms=2)
-    )
+    snapshot = ended(second, max_terms=2)
+    gains = [stage.smooth_gain for stage in snapshot.plan.stages]
+    assert len(gains) == 2
+    mean = sum(gain.mean for gain in gains if gain is not None)
+    assert mean == pytest.approx(2.0, abs=0.3)
+    sentence = snapshot.verdict.sentence
+    assert f"Better by {mean:.2f} points (95 % interval " in sentence
+    assert "by the stages' smooth curves through all runs; paired over 3 seeds: +2.00)." in sentence
 
 
 def test_gain_within_the_noise_is_no_detectable_difference() -> None:
     """Gains 2.0, −0.5, −0.2: the mean is 0.43, and the interval holds 0."""
-    sentence = verdict(ended(UNCLEAR))
+    sentence = ended(UNCLEAR).verdict.sentence
     assert sentence.startswith("k = 2: ")
-    assert "No detectable difference: better by" in sentence
+    assert "No detectable difference: +" in sentence
     assert "points (95 % interval -" in sentence
-    assert sentence.endswith("paired over 3 seeds: 0.43).")
+    assert sentence.endswith("paired over 3 seeds: +0.43).")
 
 
 def test_gain_of_one_seed_is_too_few_to_tell() -> None:
-    sentence = verdict(ended(BETTER, seeds=1))
-    assert "+2.00 points, paired over 1 seed: too few to tell a gain from noise." in sentence
+    sentence = ended(BETTER, seeds=1).verdict.sentence
+    assert sentence.startswith("Too few runs to tell a gain from noise: ")
+    assert sentence.endswith(", +2.00 points paired over 1 seed.")
 
 
 def test_result_without_the_original_to_compare_with_says_so() -> None:
     snapshot = ended(lambda waiting: failed(waiting) if waiting.k == 1.0 else BETTER(waiting))
-    assert verdict(snapshot) == (
-        "k = 2: 9.00 ± 1.05 %; the original, k = 1, has no result to compare with."
+    assert snapshot.verdict.sentence == (
+        "Too few runs: k = 2: 9.00 ± 1.05 %; the original, k = 1, has no result to compare with."
     )
 
 
@@ -125,7 +129,7 @@ def test_complete_run_of_another_candidate_is_a_complete_run() -> None:
     queue = begun()
     other = next(t for t in queue.waiting if t.k == 2.0)
     queue.put(completed(other, 9.0))
-    assert verdict(seen(queue)) != "No run is complete yet."
+    assert seen(queue).verdict.sentence != "No run is complete yet."
 
 
 def test_better_candidate_of_a_running_stage_is_not_denied() -> None:
@@ -134,7 +138,7 @@ def test_better_candidate_of_a_running_stage_is_not_denied() -> None:
         if waiting.key.seed < 2:
             queue.put(BETTER(waiting))
     assert seen(queue).state == "running"
-    assert "No detectable difference" not in verdict(seen(queue))
+    assert "No detectable difference" not in seen(queue).verdict.sentence
 
 
 # ---- small pieces ---------------------------------------------------------------------------
@@ -144,7 +148,7 @@ def test_better_candidate_of_a_running_stage_is_not_denied() -> None:
     ("ks", "text"), [((2.0,), "k = 2"), ((2.0, 6.5), "k = 2, 6.5"), ((1.23456,), "k = 1.235")]
 )
 def test_terms_are_listed(ks: tuple[float, ...], text: str) -> None:
-    assert terms(ks) == text
+    assert schedule_name(ks) == text
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdecay_search.errors import InvalidSpec
-from kdecay_search.report import confirmed
 from kdecay_search.report.summary import summarise
 from kdecay_search.schedules.baselines import BASELINES
 from kdecay_search.schedules.kdecay import FAMILIES
 from kdecay_search.search import Plan, Progress
+from kdecay_search.search.verdict import judge_confirmation
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.comparators import (
@@ -114,7 +114,7 @@ def test_where_nothing_was_found_nothing_is_confirmed() -> None:
     assert plan.progress == Progress.DONE
     assert plan.confirmation is not None
     assert plan.confirmation.comparison.verdict == "no detectable difference"
-    assert "nothing to confirm" in confirmed.sentence(plan.confirmation)
+    assert "nothing to confirm" in judge_confirmation(plan.confirmation).sentence
 
 
 def test_a_run_that_fails_is_tried_again_and_then_left_out_of_the_pairs() -> None:
@@ -140,7 +140,7 @@ def test_a_confirmation_of_failures_alone_fails_the_study_and_says_so() -> None:
     queue, plan = played(spec, lambda t: failed(t) if t.key.stage == CONFIRMATION else works(t))
     assert plan.progress == Progress.FAILED
     assert plan.confirmation is not None
-    assert "failed" in confirmed.sentence(plan.confirmation)
+    assert "failed" in judge_confirmation(plan.confirmation).sentence
     assert len(view_of(queue).given_up) == 12
 
 
@@ -224,7 +224,7 @@ def test_the_verdict_is_that_of_the_pairs_with_the_original(
         assert said["difference"] == pytest.approx(0.95)
         assert said["interval"][0] > 0
     assert plan.confirmation is not None
-    assert confirmed.sentence(plan.confirmation).startswith(begins)
+    assert judge_confirmation(plan.confirmation).sentence.startswith(begins)
 
 
 def test_the_shape_is_told_from_the_amount() -> None:
@@ -233,13 +233,13 @@ def test_the_shape_is_told_from_the_amount() -> None:
     _, plan = played(confirmed_study(), same)
     assert plan.confirmation is not None
     assert (
-        "To k = 1 at the same mean rate there is no detectable one (-0.02 points"
-        in confirmed.sentence(plan.confirmation)
+        "There is no detectable difference to k = 1 at the same mean rate (-0.02 points"
+        in judge_confirmation(plan.confirmation).sentence
     )
     worse = errors_by_control(found=found, original=FOUR, area_matched=FOUR)
     _, plan = played(confirmed_study(), worse)
     assert plan.confirmation is not None
-    assert "Its shape matters" in confirmed.sentence(plan.confirmation)
+    assert "Its shape matters" in judge_confirmation(plan.confirmation).sentence
 
 
 def test_there_is_no_verdict_before_the_last_run() -> None:

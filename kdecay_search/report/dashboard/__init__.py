@@ -1,5 +1,1 @@
-"""Keeping what Optuna's dashboard shows of a study up to date: notes and figures."""
-
-from kdecay_search.report.dashboard.publication import publish
-
-__all__ = ["publish"]
+"""Optuna's dashboard on our storage: its server, and what is published there of each study."""

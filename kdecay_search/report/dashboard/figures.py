@@ -11,59 +11,55 @@ import plotly.graph_objects as go
 
 from kdecay_search.report import figures
 from kdecay_search.report.curves import Curves, RunCurve, read_curves
+from kdecay_search.search import FIRST_SEED
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage
 from kdecay_search.study.trials import CONFIRMATION
 
-SEED = 0
-"""Whose curves are shown: every candidate ran on it …"""
 MOST_POINTS = 60
-"""… with so many points each."""
+"""Most points of a curve."""
 HEIGHT = 440
-"""Pixels: what a card of the dashboard has."""
-BESIDE = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1.0, "yanchor": "top"}
-"""The legend, whose place above the plot is the title's."""
+"""Height of a figure in pixels: what a card of the dashboard has."""
+LEGEND = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1.0, "yanchor": "top"}
+"""Beside the plot: the place above it is the title's."""
 DIGITS = 5
-"""Significant ones."""
+"""Significant digits of a number."""
 
 
-def stage_figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[str, str]]:
-    """Plotly's JSON by stage and id."""
-    curves = _smaller(read_curves(storage, snapshot))
-    schedules = _json(
+def stage_figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[str, go.Figure]]:
+    """Figures by stage and id. Of the curves, only those on the first seed are drawn."""
+    read = read_curves(storage, snapshot)
+    curves = Curves({n: [*_thinned(runs)] for n, runs in read.by_stage.items()})
+    schedules = _card(
         figures.schedules(snapshot), "The schedule found, and what it is compared with"
     )
     drawn = {}
     for stage in snapshot.plan.stages:
         k = f"k{stage.n}"
         drawn[stage.n] = {
-            "error-by-k": _json(
+            "error-by-k": _card(
                 figures.error_by_k(snapshot, stage), f"Validation error against {k}"
             ),
             "schedules": schedules,
-            "validation-error": _json(
+            "validation-error": _card(
                 figures.validation_error(snapshot, curves, stage),
                 "Validation error by epoch, first seed",
             ),
-            "training-loss": _json(
+            "training-loss": _card(
                 figures.training_loss(snapshot, curves, stage), "Training loss by epoch, first seed"
             ),
         }
     if snapshot.plan.confirmation is not None:
         title = "Test error: found schedule against the others"
         drawn[CONFIRMATION] = {
-            "differences": _json(figures.differences(snapshot.plan.confirmation), title)
+            "differences": _card(figures.differences(snapshot.plan.confirmation), title)
         }
     return drawn
 
 
-def _smaller(curves: Curves) -> Curves:
-    return Curves({n: [*_thinned(runs)] for n, runs in curves.by_stage.items()})
-
-
 def _thinned(runs: Iterable[RunCurve]) -> Iterable[RunCurve]:
     for run in runs:
-        if run.seed == SEED:
+        if run.seed == FIRST_SEED:
             count = len(run.epochs)
             step = max(1.0, (count - 1) / (MOST_POINTS - 1))
             at = sorted({min(count - 1, round(i * step)) for i in range(min(count, MOST_POINTS))})
@@ -76,15 +72,16 @@ def _thinned(runs: Iterable[RunCurve]) -> Iterable[RunCurve]:
             )
 
 
-def _json(figure: go.Figure, title: str) -> str:
-    """In the dashboard's cards: titled, and with the legend beside the plot."""
-    drawn = _rounded(json.loads(figure.to_json()))
-    layout = drawn["layout"]
-    layout["title"] = {"text": title, "x": 0.0, "xref": "paper", "font": {"size": 16}}
-    layout["margin"] = layout.get("margin", {}) | {"t": 48}
-    layout["height"] = HEIGHT
-    layout["legend"] = layout.get("legend", {}) | BESIDE
-    return json.dumps(drawn, separators=(",", ":"))
+def _card(figure: go.Figure, title: str) -> go.Figure:
+    """The figure for a card of the dashboard: titled, with its legend beside the plot."""
+    shown = go.Figure(_rounded(json.loads(figure.to_json())))
+    shown.update_layout(
+        title={"text": title, "x": 0.0, "xref": "paper", "font": {"size": 16}},
+        margin={"t": 48},
+        height=HEIGHT,
+        legend=LEGEND,
+    )
+    return shown
 
 
 def _rounded(value: Any) -> Any:

@@ -5,26 +5,37 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from kdecay_search.report import confirmed, names
-from kdecay_search.report.names import terms
 from kdecay_search.report.summary import by_point
-from kdecay_search.report.text import verdict
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.confirmation import Confirmation
+from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.trials import CONFIRMATION
 
 MOST_ROWS = 20
-WRITTEN = "*Written by kdecay while the study goes on. If you edit this note, it stays as it is.*"
+"""Most candidates that a note lists: the best."""
+STATES = {"running": "is running", "done": "is done", "stopped": "is stopped"}
+WRITTEN = (
+    "*Written by `kdecay dashboard` or `kdecay publish`. If you edit this note, your text is kept.*"
+)
 
 
 def stage_note(snapshot: StudySnapshot, stage: Stage, stage_ids: Mapping[int, int]) -> str:
-    """The note of one stage. ``stage_ids``: Optuna's study id of each, for the links."""
+    """The note of a stage.
+
+    Args:
+        snapshot: The study.
+        stage: The stage.
+        stage_ids: Optuna's study id of every stage, for links.
+    """
     name, level = snapshot.spec.name, " and the level of the LR" if stage.levels else ""
+    state = STATES.get(snapshot.state, "has failed")
     parts = [
         f"### Stage {stage.n} of `{name}`: the term k{stage.n}{level}",
         f"**{_state(snapshot, stage)}** {_purpose(snapshot, stage)}",
         "\n".join(_table(stage)),
-        f"**The study {_so_far(snapshot)}:** {verdict(snapshot)}",
+        stage.why_best or "",
+        f"**The study {state}.** {snapshot.verdict.sentence}",
         names.tuning(snapshot),
         "\n".join(f"- {line}" for line in _next_steps(snapshot)),
         _links(stage.n, stage_ids),
@@ -36,11 +47,17 @@ def stage_note(snapshot: StudySnapshot, stage: Stage, stage_ids: Mapping[int, in
 def confirmation_note(
     snapshot: StudySnapshot, confirmation: Confirmation, stage_ids: Mapping[int, int]
 ) -> str:
-    """The note of the confirmation."""
-    seeds = confirmation.seeds
+    """The note of a confirmation.
+
+    Args:
+        snapshot: The study.
+        confirmation: The study's confirmation.
+        stage_ids: Optuna's study id of every stage, for links.
+    """
+    seeds, verdict = confirmation.seeds, snapshot.confirmed
     parts = [
         f"### Confirmation of `{snapshot.spec.name}`",
-        f"**{confirmed.sentence(confirmation)}**",
+        "" if verdict is None else f"**{verdict.sentence}**",
         f"Each trial trains the network once, by one of the schedules on one of the fresh seeds "
         f"{seeds.start} to {seeds.stop - 1}, on all training images. Values are errors on the "
         f"test set, which nothing else reads.",
@@ -63,11 +80,11 @@ def _state(snapshot: StudySnapshot, stage: Stage) -> str:
     if stage.progress == "running":
         return "Stopped." if snapshot.state == "stopped" else "Running."
     if stage.best is None or stage.best.k is None:
-        return "Failed: no run came to its end."
+        return "Failed: no run was completed."
     if not stage.kept:
         return "Done: no term is kept."
     edge = ", the largest that was tried" if stage.at_edge else ""
-    level = names.level(stage.best.lr_max) if stage.levels else ""
+    level = level_name(stage.best.lr_max) if stage.levels else ""
     return f"Done: k{stage.n} = {stage.best.k:.4g}{level} is kept{edge}."
 
 
@@ -79,21 +96,16 @@ def _purpose(snapshot: StudySnapshot, stage: Stage) -> str:
     )
     if stage.n == 1:
         return f"{tried} k = 1 is the original schedule, {snapshot.spec.schedule.family}."
-    found = terms(stage.earlier_ks, stage.lr_max)
+    found = schedule_name(stage.earlier_ks, stage.lr_max)
     return f"The schedule found so far, {found}, gets a further term. {tried}"
 
 
-def _so_far(snapshot: StudySnapshot) -> str:
-    return {"running": "so far", "done": "is done", "stopped": "is stopped"}.get(
-        snapshot.state, "has failed"
-    )
-
-
 def _table(stage: Stage) -> Iterable[str]:
-    known = sorted((c for c in stage.candidates if c.k is not None), key=by_point)
-    shown = sorted(sorted(known, key=_rank)[:MOST_ROWS], key=by_point)
+    known = [candidate for candidate in stage.candidates if candidate.k is not None]
+    by_error = sorted(known, key=lambda c: (c.error.mean is None, c.error.mean, *by_point(c)))
+    shown = sorted(by_error[:MOST_ROWS], key=by_point)
     level, line = ("lr_max | ", "---: | ") if stage.levels else ("", "")
-    yield f"| k{stage.n} | {level}mean error, % | seeds | chance to be the best | |"
+    yield f"| k{stage.n} | {level}mean error, % | seeds | P(best) | |"
     yield f"| ---: | {line}---: | ---: | ---: | --- |"
     for candidate in shown:
         yield _row(candidate, stage)
@@ -101,13 +113,8 @@ def _table(stage: Stage) -> Iterable[str]:
         yield f"\nThe best {len(shown)} of {len(known)} candidates."
 
 
-def _rank(candidate: CandidateResult) -> tuple[bool, float]:
-    mean = candidate.error.mean
-    return mean is None, mean or 0.0
-
-
 def _row(candidate: CandidateResult, stage: Stage) -> str:
-    mean, chance = candidate.error.mean, candidate.probability
+    mean, probability = candidate.error.mean, candidate.probability
     best = stage.best is not None and stage.best.index == candidate.index
     notes = ["**best**"] * best + names.outcomes(candidate)
     cells = (
@@ -115,7 +122,7 @@ def _row(candidate: CandidateResult, stage: Stage) -> str:
         *([f"{candidate.lr_max:.4g}"] if stage.levels else []),
         "" if mean is None else f"{mean:.2f}",
         str(len(candidate.errors) or ""),
-        "" if chance is None else f"{chance:.0%}",
+        "" if probability is None else f"{probability:.0%}",
         ", ".join(notes),
     )
     return f"| {' | '.join(cells)} |"
@@ -126,7 +133,7 @@ def _next_steps(snapshot: StudySnapshot) -> Iterable[str]:
     if snapshot.state == "running":
         yield f"`kdecay status {name} --watch` shows it live in a terminal"
     elif snapshot.state == "stopped":
-        yield "`kdecay launch` with its study file goes on with it"
+        yield "`kdecay launch` with its study file resumes it"
     elif snapshot.state == "failed":
         yield f"`kdecay status {name}` tells how its runs failed"
     if snapshot.plan.leader.errors:
@@ -134,10 +141,10 @@ def _next_steps(snapshot: StudySnapshot) -> Iterable[str]:
         yield f"`kdecay report {name}` writes a page with all figures"
 
 
-def _links(own: int, stage_ids: Mapping[int, int]) -> str:
+def _links(stage: int, stage_ids: Mapping[int, int]) -> str:
     others = [
         f"[{'confirmation' if n == CONFIRMATION else f'k{n}'}](/dashboard/studies/{study_id})"
         for n, study_id in stage_ids.items()
-        if n != own
+        if n != stage
     ]
     return f"Other stages: {', '.join(others)}" if others else ""

@@ -1,142 +1,170 @@
-"""Writing a study's pages when what they show has changed, and not too often.
+"""Publishing a study in Optuna's dashboard: a note and figures for each of its stages.
 
-One process at a time writes them, outside the study's own lock; who finds another at it goes on
-with its work. Pages are written whole or not at all, and from what the storage holds, so whoever
-is killed here leaves nothing that the next tick does not heal.
+Everything is written by Optuna's own functions, and read back by any dashboard on the same storage.
+What has not changed is not written again, and a note that a user has edited is kept.
 """
 
 from __future__ import annotations
 
 import hashlib
-import logging
-import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
+from enum import StrEnum
+
+import optuna
+import optuna_dashboard
+import plotly.graph_objects as go
 
 from kdecay_search import __version__
+from kdecay_search.report.dashboard.figures import stage_figures
 from kdecay_search.report.dashboard.note import confirmation_note, stage_note
 from kdecay_search.snapshot import StudySnapshot, read_snapshot
-from kdecay_search.storage import Storage, pages, records
+from kdecay_search.storage import Storage, records
 from kdecay_search.study.trials import CONFIRMATION
 
-logger = logging.getLogger(__name__)
-
-PERIOD_SECONDS = 30.0
-"""Between two publications, unless a stage or the study has ended."""
-DRAWING_SECONDS = 600.0
-"""For which one process may draw, on however busy a machine: nobody waits for it."""
-FORMAT = f"{__version__}-1"
-"""Of the pages: another one writes them anew."""
-OBJECTIVE = "validation error, %"
+LOCK_SECONDS = 600.0
+"""How long a process may draw figures under the lock without a word to the database."""
+FORMAT = f"{__version__}-2"
+"""Part of every digest of a study: pages in another format are written anew."""
+SEARCHED = "validation error, %"
 CONFIRMED = "test error, %"
+
+CONTENT = "kdecay:published"
+"""Attribute of the first stage: the digest of the study that all its pages were made from."""
+SHOWN_VERSION = "dashboard:note_ver"
+"""Attribute of a stage, of Optuna's dashboard: how often its note was written, by anybody."""
+NOTE = "kdecay:note"
+"""Attribute of a stage: the digest of the note that was last written here."""
+NOTE_VERSION = "kdecay:note-version"
+"""Attribute of a stage: the value of :data:`SHOWN_VERSION` with that note."""
+FIGURES = "kdecay:figures"
+"""Attribute of a stage: the digests of the figures that were last written here, by id."""
+
+
+class Outcome(StrEnum):
+    """What came of an attempt to publish a study."""
+
+    PUBLISHED = "published"
+    UNCHANGED = "unchanged"
+    BUSY = "busy"
+    """Another process is publishing the study at this moment."""
 
 
 @dataclass(frozen=True)
-class _Known:
-    """What this process knows to be published, and since when, by its own clock."""
+class Page:
+    """What the dashboard shows of one of Optuna's studies, beside its trials."""
 
-    content: str
-    milestone: str
-    since: float
+    objective: str
+    """Name of the objective: what a trial's value is."""
+    note: str
+    """Markdown."""
+    figures: Mapping[str, go.Figure]
+    """Figures by id, which consists of letters, digits and ``-_:.``."""
 
 
-_known: WeakKeyDictionary[Storage, dict[str, _Known]] = WeakKeyDictionary()
-_failed = False
+def publish(storage: Storage, name: str) -> Outcome:
+    """Bring a study's notes and figures up to date.
 
+    Nothing is written if the storage holds the pages of the study as it is now. One process at a
+    time writes the pages of a study. A process that is killed here leaves nothing that the next
+    call does not repair.
 
-def publish(
-    storage: Storage, snapshot: StudySnapshot, clock: Callable[[], float] = time.monotonic
-) -> bool:
-    """Bring the study's pages up to date if that is due; return whether they were written.
-
-    Nothing that goes wrong here harms the study: it is logged, once in a process.
+    Raises:
+        StudyError: There is no such study.
+        StorageError: The database refused.
     """
-    global _failed  # noqa: PLW0603 - told once in a process
-    try:
-        return _publish(storage, snapshot, clock)
-    except Exception as error:
-        if not _failed:
-            logger.warning("the dashboard's pages of %s: %s", snapshot.spec.name, error)
-        _failed = True
-        again = _Known("", milestone_of(snapshot), clock())  # after the period
-        _known.setdefault(storage, {})[snapshot.spec.name] = again
-        return False
-
-
-def _publish(storage: Storage, snapshot: StudySnapshot, clock: Callable[[], float]) -> bool:
-    name = snapshot.spec.name
-    by_name = _known.setdefault(storage, {})
-    known = by_name.get(name)
-    if known and not _is_due(snapshot, known.content, known.milestone, clock() - known.since):
-        return False
-    with storage.lock(f"dashboard/{name}", DRAWING_SECONDS) as held:
+    if _is_published(storage, read_snapshot(storage, name)):
+        return Outcome.UNCHANGED
+    with storage.lock(f"dashboard/{name}", LOCK_SECONDS) as held:
         if held is None:
-            return False
-        snapshot = read_snapshot(
-            storage, name
-        )  # what was read before the lock may be older than the pages
-        first = records.stage_ids(storage, name)[1]
-        last = pages.read_published(storage, first)
-        if last and not _is_due(snapshot, last.content, last.milestone, last.seconds_ago):
-            by_name[name] = _Known(last.content, last.milestone, clock() - last.seconds_ago)
-            return False
-        content, milestone = content_of(snapshot), milestone_of(snapshot)
-        made = make_pages(storage, snapshot)
-        held.confirm()
-        pages.write_pages(storage, first, made, content, milestone)
-    by_name[name] = _Known(content, milestone, clock())
-    # Somebody who found us at it may have had news, and the last tick has no other after it.
-    _publish(storage, read_snapshot(storage, name), clock)
-    return True
+            return Outcome.BUSY
+        snapshot = read_snapshot(storage, name)
+        if _is_published(storage, snapshot):
+            return Outcome.UNCHANGED
+        ids = records.stage_ids(storage, name)
+        for stage, page in make_pages(storage, snapshot, ids).items():
+            held.confirm()
+            write_page(storage, records.stage_name(name, stage), page)
+        storage.optuna.set_study_system_attr(ids[1], CONTENT, content_of(snapshot))
+    return Outcome.PUBLISHED
 
 
-def _is_due(snapshot: StudySnapshot, content: str, milestone: str, seconds_ago: float) -> bool:
-    if milestone != milestone_of(snapshot):
-        return True
-    return seconds_ago >= PERIOD_SECONDS and content != content_of(snapshot)
-
-
-def milestone_of(snapshot: StudySnapshot) -> str:
-    """Changes when a stage or the study begins, ends or is stopped: published at once."""
-    stages = [(stage.n, str(stage.progress), stage.kept) for stage in snapshot.plan.stages]
-    confirmation = snapshot.plan.confirmation
-    last = confirmation and (confirmation.seeds, confirmation.is_over)
-    return _digest(FORMAT, snapshot.state, stages, last)
+def _is_published(storage: Storage, snapshot: StudySnapshot) -> bool:
+    first = records.stage_ids(storage, snapshot.spec.name)[1]
+    return storage.optuna.get_study_system_attrs(first).get(CONTENT) == content_of(snapshot)
 
 
 def content_of(snapshot: StudySnapshot) -> str:
-    """Changes with everything that the pages show."""
-    ended = sum(not trial.open for trial in snapshot.trials)
-    return _digest(milestone_of(snapshot), ended, len(snapshot.trials), snapshot.epochs_trained)
+    """Digest of everything that the pages are made from."""
+    trials = sorted((t.trial_id, t.open, t.epochs) for t in snapshot.trials)
+    return _digest(repr((FORMAT, snapshot.spec.to_json(), snapshot.stopped, trials)))
 
 
-def _digest(*parts: object) -> str:
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
-
-
-def make_pages(storage: Storage, snapshot: StudySnapshot) -> dict[int, pages.Page]:
-    """The pages of all stages that are open, by Optuna's study id."""
-    ids = records.stage_ids(storage, snapshot.spec.name)
-    drawn = _figures(storage, snapshot)
-    made = {
-        ids[stage.n]: pages.Page(
-            OBJECTIVE, stage_note(snapshot, stage, ids), drawn.get(stage.n, {})
-        )
-        for stage in snapshot.plan.stages
-        if stage.n in ids
+def make_pages(
+    storage: Storage, snapshot: StudySnapshot, stage_ids: Mapping[int, int]
+) -> dict[int, Page]:
+    """The pages of all stages that are open, by stage; figures from the first ended run on."""
+    plan = snapshot.plan
+    has_begun = any(not trial.open for trial in snapshot.trials)
+    figures = stage_figures(storage, snapshot) if has_begun else {}
+    pages = {
+        stage.n: Page(SEARCHED, stage_note(snapshot, stage, stage_ids), figures.get(stage.n, {}))
+        for stage in plan.stages
     }
-    if snapshot.plan.confirmation is not None and CONFIRMATION in ids:
-        note = confirmation_note(snapshot, snapshot.plan.confirmation, ids)
-        drawing = drawn.get(CONFIRMATION, {})
-        made[ids[CONFIRMATION]] = pages.Page(CONFIRMED, note, drawing)
-    return made
+    if plan.confirmation is not None:
+        note = confirmation_note(snapshot, plan.confirmation, stage_ids)
+        pages[CONFIRMATION] = Page(CONFIRMED, note, figures.get(CONFIRMATION, {}))
+    return {stage: page for stage, page in pages.items() if stage in stage_ids}
 
 
-def _figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[str, str]]:
-    """By stage; none before something has ended, so that a study begins without plotly."""
-    if all(trial.open for trial in snapshot.trials):
-        return {}
-    from kdecay_search.report.dashboard.figures import stage_figures  # noqa: PLC0415 - plotly
+def write_page(storage: Storage, study_name: str, page: Page) -> None:
+    """Write what differs of a page to one of Optuna's studies."""
+    study = optuna.load_study(study_name=study_name, storage=storage.optuna)
+    if study.metric_names != [page.objective]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names([page.objective])
+    _write_note(storage, study, page.note)
+    _write_figures(storage, study, page.figures)
 
-    return stage_figures(storage, snapshot)
+
+def _write_note(storage: Storage, study: optuna.Study, note: str) -> None:
+    """Write a stage's note, unless a user has edited the present one.
+
+    A note is this program's if it is, word for word, the one last written here, or if its version
+    is not above that one's, which is recorded before it is written: then a process was killed
+    between its rows.
+    """
+    present = optuna_dashboard.get_note(study)
+    study_id = study._study_id
+    attributes = storage.optuna.get_study_system_attrs(study_id)
+    version = attributes.get(SHOWN_VERSION, 0)
+    is_own = version <= attributes.get(NOTE_VERSION, 0) or _digest(present) == attributes.get(NOTE)
+    if present == note or (present and not is_own):
+        return
+    storage.optuna.set_study_system_attr(study_id, NOTE, _digest(note))
+    storage.optuna.set_study_system_attr(study_id, NOTE_VERSION, version + 1)
+    optuna_dashboard.save_note(study, note)
+
+
+def _write_figures(storage: Storage, study: optuna.Study, figures: Mapping[str, go.Figure]) -> None:
+    """Write the figures that differ from those last written here.
+
+    Their digests are withdrawn before: of a process that is killed between a figure's rows, that
+    figure is written again.
+    """
+    study_id = study._study_id
+    written = storage.optuna.get_study_system_attrs(study_id).get(FIGURES, {})
+    digests = {name: _digest(figure.to_json()) for name, figure in figures.items()}
+    changed = [name for name, digest in digests.items() if written.get(name) != digest]
+    if changed:
+        kept = {name: digest for name, digest in written.items() if name not in changed}
+        storage.optuna.set_study_system_attr(study_id, FIGURES, kept)
+        for name in changed:
+            optuna_dashboard.save_plotly_graph_object(study, figures[name], graph_object_id=name)
+        storage.optuna.set_study_system_attr(study_id, FIGURES, kept | digests)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,10 +1,10 @@
-"""Plotly figures of a study: pure functions of what was read, each usable alone.
+"""Plotly figures of a study: pure functions of a snapshot, each usable by itself.
 
     from kdecay_search.report import figures
     figures.error_by_k(snapshot, snapshot.plan.stages[0]).show()
 
-They have no background and grey text, so that they stand on light and on dark pages. An exponent k
-has the same colour in all of them.
+They have no background and grey text, so that they suit light and dark pages. A candidate has the
+same colour in all of them.
 """
 
 from kdecay_search.report.figures.confirmed import differences

@@ -1,4 +1,4 @@
-"""What a confirmation found: the found schedule against each other one."""
+"""The found schedule against each other schedule of a confirmation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from kdecay_search.statistics import Comparison
 from kdecay_search.study.comparators import FOUND
 
 BETTER = "#2f7d77"
+"""Colour of a difference in favour of the found schedule."""
 COLOURS = {"better": BETTER, "worse": WARNING, "no detectable difference": INK}
+"""Colour of a difference by what it shows."""
 ROW_HEIGHT, FRAME_HEIGHT = 46, 110
-"""Pixels."""
+"""Heights of a row and of the rest of the figure, in pixels."""
 
 
 def differences(confirmation: Confirmation | None) -> go.Figure:
-    """By how much the found schedule's test error is lower than each other's: every pair, their
-    mean and its 95 % interval. Right of zero it is better."""
-    rivals = [row for row in confirmation.rows if row.comparator != FOUND] if confirmation else []
-    pairs = [(row, confirmed.against(row, confirmation)) for row in rivals if confirmation]
+    """By how much the found schedule's test error is lower than that of each other schedule.
+
+    A row shows every pair of runs, their mean and its 95 % interval; right of zero, the found
+    schedule is better.
+    """
+    rows = [row for row in confirmation.rows if row.comparator != FOUND] if confirmation else []
+    pairs = [(row, confirmed.against(row, confirmation)) for row in rows if confirmation]
     known = [(row, c) for row, c in pairs if c is not None and c.difference is not None]
     if confirmation is None or not known:
         return theme.empty("No pair of the confirmation is complete yet.")

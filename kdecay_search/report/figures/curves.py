@@ -12,25 +12,30 @@ from kdecay_search.report.curves import END_SHARE, Curves, RunCurve
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
 from kdecay_search.search import FIRST_SEED, Stage
+from kdecay_search.search.verdict import schedule_name
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.trials import State
 
 INSET_X, INSET_Y = (0.42, 1.0), (0.34, 1.0)
-"""Where the enlarged end stands, in shares of the figure: errors fall, so that corner is empty."""
+"""Place of the inset, in shares of the figure: errors fall, so this corner is empty."""
 ROOM = 0.06
-"""Above and below the curves in the inset, as a share of their range."""
+"""Space above and below the curves in the inset, as a share of their range."""
 HIGHEST = 0.98
-"""Share of its values that the inset shows: one wild epoch shall not flatten the others."""
+"""Share of its values that the inset shows: one bad epoch must not flatten the others."""
 COVER = "cover"
-"""Name of the shape behind the inset."""
+"""Name of the shape behind the inset, which a page fills with its own background."""
 ENDS = {State.PRUNED: "x-thin-open", State.RUNNING: "circle-open"}
-"""Marks at the end of curves that are not whole."""
+"""Marks at the end of a curve whose run is not complete."""
 KINDS = {"averaged_error": "averaged weights", "validation_error": "weights as they are"}
+"""Which weights each kind of error is measured with."""
 
 
 def validation_error(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.Figure:
-    """Validation error by epoch of the weights as they are and of the averaged ones, run by run,
-    and the end of the training enlarged in an inset."""
+    """Validation error by epoch of each run, with the end of the training enlarged in an inset.
+
+    Every run has a curve of the averaged weights; those on the first seed also have one of the
+    weights as they are.
+    """
     runs = [run for run in curves.of(stage) if run.epochs]
     if not runs:
         return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
@@ -46,7 +51,7 @@ def validation_error(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> g
 
 
 def training_loss(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.Figure:
-    """Mean training loss by epoch, run by run; on a logarithmic axis where all are positive."""
+    """Mean training loss by epoch of each run; the axis is logarithmic if all are positive."""
     runs = [run for run in curves.of(stage) if run.training_loss]
     if not runs:
         return theme.empty(f"No run of stage {stage.n} has ended yet.")
@@ -64,8 +69,10 @@ def training_loss(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.F
 
 
 def _drawn(runs: Sequence[RunCurve]) -> list[tuple[str, RunCurve]]:
-    """Kinds and runs in the order of drawing: the first seed on top. The weights as they are only
-    for that one, where every candidate can be compared."""
+    """Kinds of error and runs in the order of drawing, so that the first seed lies on top.
+
+    Only that seed, on which every candidate has run, has a curve of the weights as they are.
+    """
     later_first = sorted(runs, key=lambda run: -run.seed)
     raw = [("validation_error", run) for run in later_first if run.seed == FIRST_SEED]
     return raw + [("averaged_error", run) for run in later_first]
@@ -82,7 +89,7 @@ def _add_error(
 
 
 def _error_line(kind: str, first: bool, colour: str) -> dict[str, Any]:
-    """Averaged weights in full, the others dotted; the first seed, which every k ran on, wider."""
+    """Averaged weights are drawn in full and the others dotted; the first seed is wider."""
     if kind == "averaged_error":
         return {"color": colour, "width": 2.2 if first else 1}
     return {"color": colour, "width": 1.1, "dash": "dot"}
@@ -109,7 +116,7 @@ def _add_run(
             "line": {"width": 2, "color": line["color"]},
         },
     }
-    about = f"{theme.term(run.k, run.lr_max)} · seed {run.seed}"
+    about = f"{schedule_name((run.k,), run.lr_max)} · seed {run.seed}"
     ended = {State.PRUNED: ", ended early", State.RUNNING: ", running"}.get(run.state, "")
     shown.add_scatter(
         x=[epoch for epoch, _ in points],
@@ -125,13 +132,13 @@ def _add_run(
 
 
 def _add_legend(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette) -> None:
-    """One entry per candidate, which shows and hides all its runs."""
+    """Add one entry for each candidate, which shows and hides all its runs."""
     for k, lr_max in dict.fromkeys((run.k, run.lr_max) for run in runs):
         shown.add_scatter(
             x=[None],
             y=[None],
             mode="lines",
-            name=theme.term(k, lr_max),
+            name=schedule_name((k,), lr_max),
             legendgroup=_group(k, lr_max),
             line={"color": palette(k, lr_max), "width": 3},
             hoverinfo="skip",
@@ -143,7 +150,7 @@ def _group(k: float, lr_max: float | None) -> str:
 
 
 def _add_kinds(shown: go.Figure) -> None:
-    """A legend of its own, under the axis: a wide name would spread those of the exponents."""
+    """Add a second legend below the axis: its wide names would spread those of the exponents."""
     for kind, name in KINDS.items():
         line = _error_line(kind, True, INK)
         shown.add_scatter(
@@ -160,7 +167,7 @@ def _add_kinds(shown: go.Figure) -> None:
 
 
 def _add_inset(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette, epochs: int) -> None:
-    """The last :data:`END_SHARE` of the training; nothing where no run has come so far."""
+    """Enlarge the last :data:`END_SHARE` of the training, if a run has come so far."""
     begin = (1 - END_SHARE) * epochs
     whole = [run for run in runs if run.epochs[-1] > begin]
     if not whole:
@@ -176,8 +183,7 @@ def _add_inset(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette, epo
     )
     inside = {"title": None, "tickfont": {"size": 11}, "nticks": 5}
     x2 = theme.axis("", domain=INSET_X, anchor="y2", range=[begin, epochs]) | inside
-    # Over the lines of the figure behind it; a page gives it its own background. It does not cover
-    # the upright ones.
+    # The shape hides the figure's horizontal lines behind the inset, but not the upright ones.
     shown.update_xaxes(showgrid=False)
     shown.add_shape(
         name=COVER,

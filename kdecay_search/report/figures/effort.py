@@ -1,18 +1,17 @@
-"""What was trained and what was not, of one stage."""
+"""Epochs trained and saved, by candidate of a stage."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import plotly.graph_objects as go
 
 from kdecay_search.report.effort import effort_of, trials_by_point
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import WARNING, translucent
+from kdecay_search.report.names import counted
 from kdecay_search.search import Stage
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import State, Trial
 
 TRAINED, ENDED, RUNNING = "#2f7d77", "#c08a2d", "#6b7fd6"
@@ -22,29 +21,31 @@ PARTS = (
     ("failed", "failed attempts", WARNING),
     ("running", "running", RUNNING),
     ("saved_by_pruning", "saved: ended early", translucent(ENDED, 0.22)),
-    ("saved_by_race", "saved: run not needed", translucent("#808894", 0.22)),
+    ("saved_by_skipping", "saved: run not needed", translucent("#808894", 0.22)),
 )
-"""Field of :class:`Effort`, name, colour. What was not trained is pale."""
+"""Attribute of :class:`Effort`, name in the legend and colour; epochs that were saved are pale."""
 WIDEST_BAR = 0.12
-"""As a share of the figure."""
+"""Greatest width of a bar, as a share of the figure."""
 MOST_RUNS = 8
-"""That a hover text names one by one."""
+"""Most runs that a hover text names one by one."""
 
 
 def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
-    """Epochs trained and saved for each candidate; hovering tells when its runs ended."""
+    """Epochs trained and saved for each candidate; its hover text says when its runs ended."""
     trials = trials_by_point(snapshot, stage)
     epochs = snapshot.spec.task.epochs
     efforts = {point: effort_of(group, epochs) for point, group in trials.items()}
     if not any(effort.trained or effort.saved for effort in efforts.values()):
         return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
     shown = theme.figure(f"k<sub>{stage.n}</sub>", "epochs", height=320)
+    ks = [f"{point.k:.4g}" for point in efforts]
+    places = [ks, [f"{point.lr_max:.4g}" for point in efforts]] if stage.levels else ks
     texts = [_described(group, epochs) for group in trials.values()]
-    for field, name, colour in PARTS:
-        counts = [getattr(effort, field) for effort in efforts.values()]
+    for part, name, colour in PARTS:
+        counts = [getattr(effort, part) for effort in efforts.values()]
         if any(counts):
             shown.add_bar(
-                x=_places(efforts, stage),
+                x=places,
                 y=counts,
                 name=name,
                 marker={"color": colour, "line": {"width": 0}},
@@ -60,13 +61,6 @@ def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     return shown
 
 
-def _places(points: Iterable[Candidate], stage: Stage) -> list[Any]:
-    """Of the bars: k; grouped by it where each was tried at several levels."""
-    tried = list(points)
-    ks = [f"{point.k:.4g}" for point in tried]
-    return [ks, [f"{point.lr_max:.4g}" for point in tried]] if stage.levels else ks
-
-
 def _described(trials: Sequence[Trial], epochs: int) -> str:
     """When each run that was trained ended, seed by seed."""
     trained = sorted((t for t in trials if t.epochs), key=lambda t: (t.key.seed, t.number))
@@ -75,7 +69,7 @@ def _described(trials: Sequence[Trial], epochs: int) -> str:
         lines.append(f"and {len(trained) - MOST_RUNS} more runs")
     skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in trials)
     if skipped:
-        lines.append(f"{skipped} seed{'s' if skipped != 1 else ''} not needed")
+        lines.append(f"{counted(skipped, 'seed')} not needed")
     return "<br>".join(lines)
 
 

@@ -8,33 +8,38 @@ from statistics import quantiles
 
 import plotly.graph_objects as go
 
-from kdecay_search.report import names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import FAINT, INK, Palette, evenly
+from kdecay_search.report.names import counted
+from kdecay_search.report.reference import Reference
 from kdecay_search.search import CandidateResult, Progress, Stage
 from kdecay_search.search.surrogate import SmoothCurve, smooth_curve
+from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import Candidate
 
 Colour = Callable[[CandidateResult], str]
 
 CURVE_POINTS = 60
-"""Of the smooth curve, beside the candidates themselves …"""
+"""Points of the smooth curve between the candidates' own."""
 MOST_CURVE_POINTS = 160
-"""… of which it takes an even choice where there are more."""
+"""Number of candidates above which the curve has an even choice of them and no further points."""
 TICKS_AT_CANDIDATES = 12
+"""Most candidates that each have a tick of the axis."""
 LABEL_TURNS = 0.6
-"""Share of the axis from which on the label of the choice stands to its left."""
+"""Share of the axis beyond which the label of the choice stands to its left."""
 LOG_FROM = 20.0
-"""Largest k over the smallest from which the axis is logarithmic."""
+"""Ratio of the largest to the smallest k above which the axis is logarithmic."""
 OUTLIER_SHARE = 4.0
-"""Runs further above the lower three quarters than so many times their range stand at the upper
-edge: a run that diverged (100 %) shall not flatten all others."""
+"""Runs that lie above the lower three quarters by more than this multiple of their range are drawn
+at the upper edge: a run that diverged (100 %) must not flatten all others."""
 
 
 def error_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
-    """Every seed's error, the means, the smooth curve with its 95 % interval, and the choice. Where
-    the stage tries several levels of the LR, the curve's cut at each of them."""
+    """Every run's error, the means, the smooth curve with its 95 % interval, and the choice.
+
+    If the stage tries several levels of the learning rate, the smooth surface is cut at each.
+    """
     tried = sorted((c for c in stage.candidates if c.errors), key=lambda c: c.k or 0.0)
     if not tried:
         return theme.empty(f"No run of stage {stage.n} is complete yet.")
@@ -42,7 +47,7 @@ def error_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     top = _top([error for c in tried for error in c.errors.values()])
     colour = _colouring(snapshot, stage)
     _add_curves(shown, snapshot, stage, top)
-    _add_rival(shown, snapshot, stage)
+    _add_reference(shown, snapshot, stage)
     _add_seeds(shown, tried, colour, top)
     _add_means(shown, tried, colour, top)
     ks = [c.k or 0.0 for c in tried]
@@ -52,7 +57,7 @@ def error_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
 
 
 def _colouring(snapshot: StudySnapshot, stage: Stage) -> Colour:
-    """By level where the stage tries several, else by k as everywhere."""
+    """Colours by level if the stage tries several, else by k as in all figures."""
     if stage.levels:
         colours = dict(zip(stage.levels, evenly(len(stage.levels)), strict=True))
         return lambda candidate: colours[candidate.lr_max or stage.levels[0]]
@@ -68,15 +73,21 @@ def _add_curves(shown: go.Figure, snapshot: StudySnapshot, stage: Stage, top: fl
 
 
 def stage_curve(snapshot: StudySnapshot, stage: Stage, lr_max: float | None = None) -> SmoothCurve:
-    """The curve by which the stage's choice was made; at this level of the LR, where it tries
-    several. As there, what the stage compares with counts as a result of the last term that was
-    kept before."""
+    """The smooth curve by which the best candidate of a stage is chosen.
+
+    As in that choice, the reference of a later stage counts as results of the term that was kept
+    last.
+
+    Args:
+        snapshot: The study.
+        stage: The stage, which has a result.
+        lr_max: The level of the learning rate that the curve is for, if the stage tries several.
+    """
     results = [(c.point, s, e) for c in stage.candidates if c.point for s, e in c.errors.items()]
     level = stage.lr_max if lr_max is None else lr_max
     if stage.earlier_ks:
-        rival = snapshot.plan.stages[stage.n - 2].best
         at = Candidate(stage.earlier_ks[-1], level)
-        results += [(at, s, e) for s, e in (rival.errors if rival else {}).items()]
+        results += [(at, s, e) for s, e in Reference.of(stage, snapshot).errors.items()]
     tried = sorted({point.k for point, _, _ in results})
     if len(tried) > MOST_CURVE_POINTS:
         step = (len(tried) - 1) / (MOST_CURVE_POINTS - 1)
@@ -89,7 +100,7 @@ def stage_curve(snapshot: StudySnapshot, stage: Stage, lr_max: float | None = No
 
 
 def _top(errors: Sequence[float]) -> float:
-    """The largest error that is drawn where it lies."""
+    """The largest error that is drawn at its own height."""
     if len(errors) < 4:  # noqa: PLR2004 - no quarters
         return max(errors)
     upper, lowest = quantiles(errors, n=4)[2], min(errors)
@@ -121,7 +132,7 @@ def _add_curve(shown: go.Figure, curve: SmoothCurve) -> None:
 
 
 def _add_cut(shown: go.Figure, curve: SmoothCurve, lr_max: float, colour: str, top: float) -> None:
-    """The smooth surface at one level. What lies above the runs that are drawn is cut off."""
+    """Add the smooth surface at one level, without what lies above the runs that are drawn."""
     shown.add_scatter(
         x=curve.ks,
         y=[error if error <= top else None for error in curve.errors],
@@ -134,23 +145,22 @@ def _add_cut(shown: go.Figure, curve: SmoothCurve, lr_max: float, colour: str, t
     )
 
 
-def _add_rival(shown: go.Figure, snapshot: StudySnapshot, stage: Stage) -> None:
-    """What a later stage's candidates are compared with: a line across."""
-    if not stage.earlier_ks:
+def _add_reference(shown: go.Figure, snapshot: StudySnapshot, stage: Stage) -> None:
+    """Add what a later stage's candidates are compared with, as a line across."""
+    reference = Reference.of(stage, snapshot)
+    error = reference.error
+    if not stage.earlier_ks or error.mean is None:
         return
-    rival = snapshot.plan.stages[stage.n - 2].best
-    if rival is None or rival.error.mean is None:
-        return
-    name = f"{names.rival(stage, snapshot)} alone"
+    name = f"{reference.name} alone"
     at = [c.k for c in stage.candidates if c.k is not None]
     shown.add_scatter(
         x=[stage.earlier_ks[-1], max(at)],
-        y=[rival.error.mean] * 2,
+        y=[error.mean] * 2,
         mode="lines",
         name=name,
         line={"color": INK, "width": 1.5, "dash": "dash"},
         hovertemplate=f"{name}<br>mean error %{{y:.2f}} % "
-        f"over {rival.error.n} seeds<extra></extra>",
+        f"over {counted(error.n, 'seed')}<extra></extra>",
     )
 
 
@@ -163,7 +173,7 @@ def _add_seeds(
         x=[c.k for c, _, _ in runs],
         y=[min(error, top) for _, _, error in runs],
         customdata=[(seed, error) for _, seed, error in runs],
-        text=[names.level(c.lr_max) for c, _, _ in runs] if has_levels else None,
+        text=[level_name(c.lr_max) for c, _, _ in runs] if has_levels else None,
         mode="markers",
         name="each seed",
         marker={
@@ -198,10 +208,9 @@ def _add_means(
 
 def _described(candidate: CandidateResult) -> str:
     error = candidate.error
-    seeds = f"{error.n} seed{'s' if error.n != 1 else ''}"
     spread = "" if error.sd is None else f" ± {error.sd:.2f}"
     lines = [] if candidate.lr_max is None else [f"lr_max {candidate.lr_max:.4g}"]
-    lines.append(f"mean error {error.mean:.2f}{spread} %, {seeds}")
+    lines.append(f"mean error {error.mean:.2f}{spread} %, {counted(error.n, 'seed')}")
     if interval := error.interval():
         lines.append(f"95 % interval of the mean {interval[0]:.2f} to {interval[1]:.2f} %")
     if candidate.probability is not None:
@@ -210,7 +219,7 @@ def _described(candidate: CandidateResult) -> str:
 
 
 def _mark_choice(shown: go.Figure, stage: Stage, colour: Colour, ks: Sequence[float]) -> None:
-    """A line at the best k, which says what came of it."""
+    """Add a line at the best k, which says what came of it."""
     best = stage.best
     if best is None or best.k is None:
         return
@@ -237,7 +246,7 @@ def _mark_choice(shown: go.Figure, stage: Stage, colour: Colour, ks: Sequence[fl
         yanchor="top",
         xanchor="right" if is_right else "left",
         xshift=-7 if is_right else 7,
-        text=f"<b>{theme.term(best.k, level)}</b> {word}",
+        text=f"<b>{schedule_name((best.k,), level)}</b> {word}",
         showarrow=False,
     )
 

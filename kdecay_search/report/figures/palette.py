@@ -1,8 +1,7 @@
-"""One colour per exponent, the same in every figure of a study; per exponent and level of the LR,
-where that is searched.
+"""One colour for each candidate, the same in every figure of a study.
 
-From blue by magenta to orange: an order that is also seen with a red-green deficiency, where it
-runs from blue to yellow, at a lightness that stands out from white and from black.
+Colours run from blue by magenta to orange. The order is also seen with a red-green deficiency,
+where it runs from blue to yellow, and all of them stand out from white and from black.
 """
 
 from __future__ import annotations
@@ -15,12 +14,13 @@ from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import Candidate
 
 STOPS = ((46, 111, 214), (124, 92, 214), (184, 80, 168), (219, 92, 98), (220, 134, 38))
-"""Red, green and blue, 0 to 255."""
+"""Colours that the others lie between, as red, green and blue from 0 to 255."""
 INK = "#737b87"
-"""For what belongs to no k: 4.2 : 1 on white, 4.5 : 1 on the report's dark page."""
+"""Colour of what belongs to no k; contrast 4.2 : 1 on white, 4.5 : 1 on the report's dark page."""
 FAINT = "rgba(128,136,148,0.22)"
-"""Grids, bands."""
+"""Colour of grids and bands."""
 WARNING = "#c8413b"
+"""Colour of what is worse, or failed."""
 
 
 class Palette:
@@ -31,11 +31,12 @@ class Palette:
 
     @staticmethod
     def of(snapshot: StudySnapshot) -> Palette:
+        """The colours of a study's candidates and of the original."""
         tried = [c.point for stage in snapshot.plan.stages for c in stage.candidates if c.point]
         return Palette((Candidate(*BASELINE_KS, snapshot.plan.baseline.lr_max), *tried))
 
     def __call__(self, k: float, lr_max: float | None = None) -> str:
-        """``#rrggbb``; what is not among them has the colour of the next."""
+        """The colour of a candidate, as ``#rrggbb``; an unknown one has that of the next."""
         last = len(self._places) - 1
         return blend(min(bisect_left(self._places, _place(k, lr_max)), last) / last if last else 0)
 
@@ -45,7 +46,7 @@ def _place(k: float, lr_max: float | None) -> tuple[float, float]:
 
 
 def blend(share: float) -> str:
-    """The colour at ``share`` (0 to 1) of the way through :data:`STOPS`."""
+    """The colour at a share (0 to 1) of the way through :data:`STOPS`, as ``#rrggbb``."""
     position = share * (len(STOPS) - 1)
     index = min(int(position), len(STOPS) - 2)
     part = position - index
@@ -54,11 +55,11 @@ def blend(share: float) -> str:
 
 
 def evenly(count: int) -> list[str]:
-    """So many colours, as far from one another as can be."""
+    """A number of colours, evenly spaced."""
     return [blend(i / (count - 1) if count > 1 else 0.0) for i in range(count)]
 
 
 def translucent(colour: str, opacity: float) -> str:
-    """``#rrggbb`` as ``rgba(…)``."""
+    """A colour ``#rrggbb`` with an opacity from 0 to 1, as Plotly reads it."""
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},{opacity:g})"

@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import plotly.graph_objects as go
 
-from kdecay_search.report import names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
-from kdecay_search.schedules.baselines import Cosine
 from kdecay_search.schedules.base import Schedule
+from kdecay_search.schedules.baselines import Cosine
 from kdecay_search.search import BASELINE_KS
+from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
 
 POINTS = 240
-"""Per schedule; k = 1000 falls within the last of them."""
+"""Points of each schedule; even k = 1000 falls between the last two of them."""
 
 
 def schedules(snapshot: StudySnapshot) -> go.Figure:
-    """LR by epoch of the best schedule so far, of each of its terms alone, of the original (k = 1)
-    and of a cosine between the same rates."""
+    """Learning rate by epoch of the best schedule so far and of what it is compared with: each of
+    its terms alone, the original (k = 1), and a cosine between the same rates."""
     found, part, palette = snapshot.schedule, snapshot.spec.schedule, Palette.of(snapshot)
     shown = theme.figure("epoch", "learning rate")
     is_new = found.ks != BASELINE_KS
@@ -28,21 +28,22 @@ def schedules(snapshot: StudySnapshot) -> go.Figure:
     original, level = snapshot.original, snapshot.plan.leader.lr_max
     base = snapshot.plan.baseline.lr_max
     style = {"dash": "dash", "width": 2} if is_new else {"width": 3}
-    name = f"k = 1{names.level(base)}, the original"
+    name = f"k = 1{level_name(base)}, the original"
     _add(shown, snapshot, original, name, color=palette(1.0, base), **style)
     for k in found.ks if len(found.ks) > 1 else ():
         alone = snapshot.spec.schedule_for((k,), lr_max=level)
-        _add(shown, snapshot, alone, f"{theme.term(k)} alone", width=1.5, color=palette(k, level))
-    if is_new:
-        colour = palette(found.ks[-1], level)
         _add(
             shown,
             snapshot,
-            found,
-            f"found: {names.terms(found.ks, level)}",
-            width=3.5,
-            color=colour,
+            alone,
+            f"{schedule_name((k,))} alone",
+            width=1.5,
+            color=palette(k, level),
         )
+    if is_new:
+        colour = palette(found.ks[-1], level)
+        name = f"found: {schedule_name(found.ks, level)}"
+        _add(shown, snapshot, found, name, width=3.5, color=colour)
     shown.update_layout(legend={"traceorder": "reversed"})
     shown.update_yaxes(rangemode="tozero")
     return shown

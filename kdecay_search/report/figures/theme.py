@@ -6,13 +6,13 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from kdecay_search.report import names
 from kdecay_search.report.figures.palette import FAINT, INK
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 HEIGHT = 400
-"""Pixels; the width is the page's."""
+"""Height of a figure in pixels; its width is that of the page."""
 CLEAR = "rgba(0,0,0,0)"
+"""No colour."""
 
 
 def figure(x: str, y: str, height: int = HEIGHT) -> go.Figure:
@@ -43,6 +43,7 @@ def figure(x: str, y: str, height: int = HEIGHT) -> go.Figure:
 
 
 def axis(title: str, **more: Any) -> dict[str, Any]:
+    """The layout of an axis; ``more`` are further keys of Plotly's axis."""
     return {
         "title": {"text": title, "standoff": 10},
         "gridcolor": FAINT,
@@ -61,8 +62,3 @@ def empty(text: str) -> go.Figure:
     shown.update_layout(xaxis=hidden, yaxis=hidden)
     shown.add_annotation(text=text, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False)
     return shown
-
-
-def term(k: float, lr_max: float | None = None) -> str:
-    """``k = 2.5``; with its level, where that was searched."""
-    return names.terms((k,), lr_max)

@@ -1,0 +1,122 @@
+"""Publishing all studies of a storage for as long as a dashboard shows them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optuna.artifacts import FileSystemArtifactStore
+
+from kdecay_search.report.dashboard.artifacts import keep_winner
+from kdecay_search.report.dashboard.publication import Outcome, content_of, publish
+from kdecay_search.snapshot import StudySnapshot, read_snapshot
+from kdecay_search.storage import Storage, records
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 3.0
+"""How often the storage is looked at."""
+PERIOD_SECONDS = 30.0
+"""Least time between two publications of a study, unless a stage or the study has ended."""
+
+
+@dataclass(frozen=True)
+class _Known:
+    """A study as it was when it was last published."""
+
+    content: str
+    milestone: str | None
+    """None if publishing failed."""
+    since: float
+    """When that was, in seconds of the publisher's clock."""
+
+
+class Publisher:
+    """Publishes every study that changes: at once when a stage or the study begins, ends or is
+    stopped, else at most every :data:`PERIOD_SECONDS`.
+
+    Nothing that goes wrong with a study is raised: it is logged, once until something else goes
+    wrong, and the study is published again later.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        artifacts: FileSystemArtifactStore | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Publish from and to ``storage``; ``artifacts`` is where finished schedules are kept."""
+        self._storage = storage
+        self._artifacts = artifacts
+        self._clock = clock
+        self._known: dict[str, _Known] = {}
+        self._kept: set[tuple[str, str]] = set()
+        self._warnings: dict[str, str] = {}
+
+    def run(self, stop: threading.Event) -> None:
+        """Publish until ``stop`` is set."""
+        while not stop.is_set():
+            self.look(stop)
+            stop.wait(LOOK_SECONDS)
+
+    def look(self, stop: threading.Event, most_seconds: float = float("inf")) -> None:
+        """Look at every study once, the newest first, and publish those that are due.
+
+        Args:
+            stop: No further study is looked at once it is set.
+            most_seconds: No further study is looked at after so long.
+        """
+        end = self._clock() + most_seconds
+        try:
+            names = records.study_names(self._storage)
+        except Exception as error:  # whatever it is, pages must still be served
+            self._warn("studies", error)
+            return
+        for name in reversed(names):
+            if stop.is_set() or self._clock() > end:
+                return
+            try:
+                self._look_at(name)
+            except Exception as error:  # as above
+                self._warn(name, error)
+                self._known[name] = _Known("", None, self._clock())
+
+    def _look_at(self, name: str) -> None:
+        snapshot = read_snapshot(self._storage, name)
+        content = content_of(snapshot)
+        is_due = self._is_due(name, snapshot, content)
+        if is_due and publish(self._storage, name) != Outcome.BUSY:  # else the next look tries it
+            self._known[name] = _Known(content, milestone_of(snapshot), self._clock())
+            self._warnings.pop(name, None)
+        is_new = snapshot.state == "done" and (name, content) not in self._kept
+        store = self._artifacts
+        if store is not None and is_new and keep_winner(self._storage, store, snapshot):
+            self._kept.add((name, content))
+
+    def _is_due(self, name: str, snapshot: StudySnapshot, content: str) -> bool:
+        known = self._known.get(name)
+        if known is None:
+            return True
+        if known.content == content:
+            return False
+        if self._clock() - known.since >= PERIOD_SECONDS:
+            return True
+        return known.milestone is not None and known.milestone != milestone_of(snapshot)
+
+    def _warn(self, name: str, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        if self._warnings.get(name) != text:
+            logger.warning("publishing %s in the dashboard: %s", name, text)
+        self._warnings[name] = text
+
+
+def milestone_of(snapshot: StudySnapshot) -> str:
+    """Digest that changes when a stage or the study begins, ends or is stopped."""
+    stages = [(stage.n, str(stage.progress), stage.kept) for stage in snapshot.plan.stages]
+    confirmation = snapshot.plan.confirmation
+    last = confirmation and (confirmation.seeds, confirmation.is_over)
+    return hashlib.sha256(repr((snapshot.state, stages, last)).encode()).hexdigest()
