@@ -5,17 +5,18 @@ from __future__ import annotations
 import random
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
-from importlib.resources import files
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-import optuna
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, TextClause
 
 from kdecay_search.doctor.check import Check, error, ok, warning
 from kdecay_search.errors import StorageError
+from kdecay_search.storage import schema
 from kdecay_search.storage.connect import mapped_errors, parse_url, probe_engine, shown
+from kdecay_search.storage.sql import server as sql
 
 if TYPE_CHECKING:
     from psycopg2.extensions import ConnectionInfo
@@ -28,8 +29,6 @@ SLOW_SECONDS = 0.1
 CLOCK_SECONDS = 5.0
 """A larger difference between the database's clock and this machine's is a warning."""
 CONNECTIONS_PER_WORKER = 2
-UPGRADE = "run as their owner: optuna storage upgrade --storage postgresql+psycopg2://..."
-"""The URL names the driver, since SQLAlchemy 2.1 would otherwise look for psycopg 3."""
 NO_TABLES = "none yet; the first command that needs them creates them"
 PERMISSIONS = ("SELECT", "INSERT", "UPDATE")
 """The permissions that a worker needs on the tables; only ``kdecay delete`` deletes rows."""
@@ -83,8 +82,8 @@ def database_checks(url: str, workers: int) -> Iterator[Check]:
     engine = probe_engine(target)
     try:
         with mapped_errors(target), engine.connect() as connection, connection.begin() as whole:
-            connection.execute(text("SET LOCAL statement_timeout = '10s'"))
-            connection.execute(text("SET LOCAL lock_timeout = '5s'"))
+            for limit in sql.LIMITS:
+                connection.execute(limit)
             yield _server(connection, shown(target.set(drivername="postgresql")))
             has_tables, tables = _tables(connection)
             yield tables
@@ -105,41 +104,33 @@ def fix_for(message: str) -> str:
 
 
 def _server(connection: Connection, url: str) -> Check:
-    number = int(connection.scalar(text("SHOW server_version_num")))
-    version = str(connection.scalar(text("SHOW server_version"))).split()[0]
+    server = connection.execute(sql.IDENTITY).one()
     link = _link(connection)
     tls = link.ssl_attribute("protocol") if link.ssl_in_use else "no TLS"
     way = "Unix socket" if _is_socket(connection) else tls
     pooler = " behind a pooler" if _is_pooled(connection) else ""
-    value = f"Postgres {version}{pooler}, {way}: {url}"
-    if number < OLDEST_SERVER:
+    value = f"Postgres {server.version.split()[0]}{pooler}, {way}: {url}"
+    if server.number < OLDEST_SERVER:
         return error("server", value, "upgrade the server: Postgres 11 or newer is needed")
     return ok("server", value)
 
 
 def _tables(connection: Connection) -> tuple[bool, Check]:
     """Return whether there are tables, and whether this machine's Optuna can use them."""
-    if connection.scalar(text("SELECT to_regclass('alembic_version')")) is None:
+    stored = schema.read_version(connection)
+    if stored is None:
         return False, ok("tables", NO_TABLES)
-    from alembic.script import ScriptDirectory  # noqa: PLC0415 - half a second
-
-    migrations = ScriptDirectory(str(files("optuna") / "storages" / "_rdb" / "alembic"))
-    needed = migrations.get_current_head()
-    stored = connection.scalar(text("SELECT version_num FROM alembic_version"))
-    if stored == needed:
-        return True, ok("tables", f"schema {stored}, as Optuna {optuna.__version__} needs it")
-    value = f"schema {stored}; Optuna {optuna.__version__} needs {needed}"
-    if stored in {script.revision for script in migrations.walk_revisions()}:
-        return True, error("tables", value, UPGRADE)
-    fix = "the tables are newer: run pip install -U optuna on this machine"
-    return True, error("tables", value, fix)
+    wrong = schema.mismatch(stored)
+    if wrong is not None:
+        return True, error("tables", *wrong)
+    return True, ok("tables", f"schema {stored}, as Optuna {version('optuna')} needs it")
 
 
 def _permissions(connection: Connection, has_tables: bool) -> Check:
     """Do what a worker does and roll it back; then look up the permissions on all tables."""
-    user = connection.scalar(text("SELECT current_user"))
-    schema = connection.scalar(text("SELECT current_schema()")) or "public"
-    refused = _refusal(connection, _USE if has_tables else _CREATE)
+    server = connection.execute(sql.IDENTITY).one()
+    user = server.user_name
+    refused = _refusal(connection, sql.TRY_WORK if has_tables else sql.TRY_CREATE)
     missing = _missing_permissions(connection) if has_tables and refused is None else []
     if refused is not None or missing:
         value = f"user {user}: {refused or 'may not ' + ', '.join(missing)}"
@@ -147,30 +138,20 @@ def _permissions(connection: Connection, has_tables: bool) -> Check:
             fix = "this server is a standby, or set read-only: use the URL of the primary"
             return error("permissions", value, fix)
         if has_tables:
-            grant = f"{', '.join(PERMISSIONS)} ON ALL TABLES IN SCHEMA {schema}"
+            grant = f"{', '.join(PERMISSIONS)} ON ALL TABLES IN SCHEMA {server.schema_name}"
         else:
-            grant = f"USAGE, CREATE ON SCHEMA {schema}"
+            grant = f"USAGE, CREATE ON SCHEMA {server.schema_name}"
         return error("permissions", value, f"GRANT {grant} TO {user}; {GUIDE}")
     can = "may work on the tables" if has_tables else "may create the tables"
-    if has_tables and _refusal(connection, _DELETE) is not None:
+    if has_tables and _refusal(connection, sql.TRY_DELETE) is not None:
         can += ", but not delete studies"
-    if connection.scalar(text("SHOW is_superuser")) == "on" and not _is_socket(connection):
+    if server.is_superuser and not _is_socket(connection):
         fix = f"give the workers a user with fewer permissions; {GUIDE}"
         return warning("permissions", f"user {user} is a superuser: may do anything", fix)
     return ok("permissions", f"user {user} {can}")
 
 
-_CREATE = ("CREATE TABLE kdecay_doctor (id int)",)
-_USE = (
-    "INSERT INTO studies (study_id, study_name) VALUES (:id, :name)",
-    "INSERT INTO trials (trial_id, number, study_id, state) VALUES (:id, 0, :id, 'WAITING')",
-    "UPDATE trials SET state = 'RUNNING' WHERE trial_id = :id",
-)
-"""The ids are negative and given here, so that no sequence advances."""
-_DELETE = ("DELETE FROM trials WHERE trial_id = :id", "DELETE FROM studies WHERE study_id = :id")
-
-
-def _refusal(connection: Connection, statements: tuple[str, ...]) -> str | None:
+def _refusal(connection: Connection, statements: Sequence[TextClause]) -> str | None:
     """Execute and roll back; return why the database refuses it, or None if it does not."""
     number = -random.randrange(1, 2**31)
     values = {"id": number, "name": f"kdecay doctor {number}"}
@@ -178,7 +159,7 @@ def _refusal(connection: Connection, statements: tuple[str, ...]) -> str | None:
     try:
         with mapped_errors():
             for statement in statements:
-                connection.execute(text(statement), values)
+                connection.execute(statement, values)
     except StorageError as raised:
         return str(raised).removeprefix("storage: ")
     finally:
@@ -188,22 +169,8 @@ def _refusal(connection: Connection, statements: tuple[str, ...]) -> str | None:
 
 def _missing_permissions(connection: Connection) -> list[str]:
     """List the missing permissions on Optuna's tables, and on the sequences of their ids."""
-    from optuna.storages._rdb.models import BaseModel  # noqa: PLC0415 - the tables' names
-
-    names = list(BaseModel.metadata.tables)
-    statement = """
-        SELECT wanted.verb, c.relname FROM pg_class c, unnest(:verbs) AS wanted(verb)
-        WHERE c.relname = ANY(:names) AND pg_table_is_visible(c.oid) AND c.relkind IN ('r', 'p')
-          AND NOT has_table_privilege(c.oid, wanted.verb)
-          AND (wanted.verb = 'SELECT' OR c.relname <> 'version_info')
-        UNION ALL
-        SELECT 'USAGE', s.relname FROM pg_class s JOIN pg_depend d ON d.objid = s.oid
-        JOIN pg_class c ON c.oid = d.refobjid
-        WHERE c.relname = ANY(:names) AND pg_table_is_visible(c.oid) AND c.relname <> 'version_info'
-          AND CASE WHEN s.relkind = 'S' THEN NOT has_sequence_privilege(s.oid, 'USAGE') END
-        ORDER BY 1, 2
-    """
-    rows = connection.execute(text(statement), {"verbs": list(PERMISSIONS), "names": names})
+    values = {"verbs": list(PERMISSIONS), "names": list(schema.TABLES)}
+    rows = connection.execute(sql.MISSING_PERMISSIONS, values)
     return [f"{verb} {name}" for verb, name in rows]
 
 
@@ -222,15 +189,15 @@ def _is_socket(connection: Connection) -> bool:
 
 def _is_pooled(connection: Connection) -> bool:
     """Whether there is a pooler in between, which reports a process id of its own invention."""
-    server = connection.scalar(text("SELECT pg_backend_pid()"))
-    return bool(server != _link(connection).backend_pid)
+    server = connection.execute(sql.IDENTITY).one()
+    return bool(server.pid != _link(connection).backend_pid)
 
 
 def _round_trip(connection: Connection) -> Check:
     seconds = []
     for _ in range(ROUND_TRIPS):
         before = time.perf_counter()
-        connection.execute(text("SELECT 1"))
+        connection.execute(sql.PING)
         seconds.append(time.perf_counter() - before)
     median = statistics.median(seconds)
     value = f"{median * 1000:.1f} ms, median of {ROUND_TRIPS}"
@@ -242,17 +209,7 @@ def _round_trip(connection: Connection) -> Check:
 
 def _connections(connection: Connection, workers: int) -> Check:
     """Check how many more workers the server has room for."""
-    statement = """
-        SELECT current_setting('max_connections')::int,
-               current_setting('superuser_reserved_connections')::int
-                 + coalesce(current_setting('reserved_connections', true)::int, 0),
-               (SELECT sum(numbackends) FROM pg_stat_database)::int,
-               (SELECT sum(numbackends) FROM pg_stat_database WHERE datname = current_database()),
-               (SELECT datconnlimit FROM pg_database WHERE datname = current_database()),
-               (SELECT rolconnlimit FROM pg_roles WHERE rolname = current_user),
-               (SELECT count(*) FROM pg_stat_activity WHERE usename = current_user)
-    """
-    row = connection.execute(text(statement)).one()
+    row = connection.execute(sql.CONNECTIONS).one()
     if _is_pooled(connection):
         value = f"{row[2]} of {row[0]} in use on the server, shared by the pooler's clients"
         return ok("connections", value)
@@ -275,7 +232,7 @@ def _connections(connection: Connection, workers: int) -> Check:
 
 def _clock(connection: Connection) -> Check:
     before = time.time()
-    now = connection.scalar(text("SELECT clock_timestamp()"))
+    now = connection.scalar(sql.CLOCK)
     middle = (before + time.time()) / 2
     assert isinstance(now, datetime)
     ahead = now.timestamp() - middle
