@@ -63,7 +63,8 @@ def confirm(
     checkpoints: Checkpoints = None,
     storage: StorageUrl = None,
     _old_name: Annotated[
-        list[str] | None, typer.Option("--rival", hidden=True, callback=_refuse_old_name)
+        list[str] | None,
+        typer.Option("--rival", hidden=True, callback=_refuse_old_name),  # now called --baseline
     ] = None,
 ) -> None:
     """Compare the found schedule on the test set.

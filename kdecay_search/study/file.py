@@ -28,8 +28,10 @@ MAX_FILE_BYTES = 1 << 16
 """Largest study file. The TOML reader takes seconds for a dotted key of this size."""
 TAG_ERRORS = ("union_tag_not_found", "union_tag_invalid")
 """Pydantic's error types for a table whose ``kind`` or ``name`` is missing or unknown."""
-RENAMED_KEYS = {"confirm.rivals": "confirm.baselines"}
-"""Dotted keys of earlier versions, and what they are called now."""
+RENAMED_KEYS = {
+    "confirm.rivals": "confirm.baselines",  # now called
+}
+"""Dotted keys of earlier versions, and what each is now called."""
 
 Tables = tuple[type[BaseModel], ...]
 
