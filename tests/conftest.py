@@ -38,6 +38,27 @@ def pytest_configure(config: pytest.Config) -> None:
         server_user()
 
 
+ACCEPTANCE_ROOMS = {"chaos", "cli", "deployment", "whole_studies"}
+INTEGRATION_ROOMS = {"storage", "training", "user_code", "worker"}
+ACCEPTANCE_FIXTURES = {"kdecay", "alone"}
+INTEGRATION_FIXTURES = {"storage", "storage_url", "chromium"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test by what it starts: ``unit`` nothing, ``integration`` one real part (a database,
+    a browser, torch, a process), ``acceptance`` the commands as users run them."""
+    tests = Path(__file__).parent
+    for item in items:
+        room = item.path.relative_to(tests).parts[0]
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if room in ACCEPTANCE_ROOMS or fixtures & ACCEPTANCE_FIXTURES:
+            item.add_marker("acceptance")
+        elif room in INTEGRATION_ROOMS or fixtures & INTEGRATION_FIXTURES:
+            item.add_marker("integration")
+        else:
+            item.add_marker("unit")
+
+
 @pytest.fixture(scope="session")
 def home() -> Path:
     """The user's data folder for this test process; a short path, since it holds a socket."""
