@@ -46,7 +46,7 @@ def epoch(number: int) -> Epoch:
 
 
 class FakeDatabase:
-    """Records the epochs that are reported, unless it is unavailable, and returns the set answers."""
+    """Records the epochs that are reported, unless it is unavailable; its answers can be set."""
 
     def __init__(self) -> None:
         self.reported: list[int] = []
