@@ -129,8 +129,7 @@ def run_study(
         checkpoint_folder(options.checkpoints)
     with opened(options.storage) as store, _signals_as_interrupt() as interrupted:
         is_new = start(store)
-        reconcile.reconcile(store, spec.name)
-        snapshot = read_snapshot(store, spec.name)
+        snapshot = reconcile.reconcile(store, spec.name) or read_snapshot(store, spec.name)
         _announce(snapshot, is_new, options.workers)
         if snapshot.state == "running":
             snapshot = _run(store, snapshot, options, shlex.join(resume_command), interrupted)
@@ -187,7 +186,7 @@ def _signals_as_interrupt() -> Iterator[threading.Event]:
     The signal also sets the event that is returned, since Python drops a KeyboardInterrupt that is
     raised in a finalizer.
     """
-    from kdecay_search.worker.signals import DRAIN_SIGNALS
+    from kdecay_search.worker.signals import handled_signals
 
     interrupted = threading.Event()
 
@@ -195,11 +194,11 @@ def _signals_as_interrupt() -> Iterator[threading.Event]:
         interrupted.set()
         raise KeyboardInterrupt
 
-    before = [signal.signal(number, interrupt) for number in DRAIN_SIGNALS]
+    before = {number: signal.signal(number, interrupt) for number in handled_signals()}
     try:
         yield interrupted
     finally:
-        for number, handler in zip(DRAIN_SIGNALS, before, strict=True):
+        for number, handler in before.items():
             signal.signal(number, handler)
 
 
@@ -219,6 +218,7 @@ def _run(
 ) -> StudySnapshot:
     """Start the local workers and, unless detached, watch the study to its end."""
     from kdecay_search.snapshot import read_snapshot
+    from kdecay_search.worker.signals import drain_signal
 
     name = snapshot.spec.name
     workers = _start_workers(snapshot.spec, options)
@@ -236,7 +236,7 @@ def _run(
         workers.drain(grace)
         raise
     except BaseException:
-        workers.signal(signal.SIGTERM)
+        workers.signal(drain_signal())
         raise
     workers.wait(grace)
     return read_snapshot(store, name) if final.state == "running" else final

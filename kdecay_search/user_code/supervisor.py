@@ -27,7 +27,9 @@ import time
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
 IS_LINUX = sys.platform.startswith("linux")
 IGNORED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-RESTORED = (*IGNORED, signal.SIGPIPE, signal.SIGXFSZ)
+RESTORED = (signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
+"""Signals that the program does not ignore, even if the worker did when it started: SIGTERM is how
+the worker asks it to end, and Python ignores the others."""
 POLL_SECONDS, LONGEST_POLL_SECONDS = 0.002, 1.0
 """First and longest pause between two looks at which killed processes are left: a process that
 hangs in the kernel takes long to die."""
@@ -38,11 +40,11 @@ NOT_STARTED = 127
 def main(control: socket.socket, command: list[str]) -> None:
     """Run ``command`` to its end, kill what it left behind, and report its exit status."""
     os.set_inheritable(control.fileno(), False)
-    for number in IGNORED:
-        signal.signal(number, signal.SIG_IGN)
+    inherited = {number: signal.signal(number, signal.SIG_IGN) for number in IGNORED}
+    restored = [n for n in IGNORED if inherited[n] is not signal.SIG_IGN]
     _prctl(PR_SET_CHILD_SUBREAPER, 1)
     child_ended = _child_exit_notifier()
-    program, reason = _start(command)
+    program, reason = _start(command, [*restored, *RESTORED])
     status = _supervise(program, control, child_ended)
     _kill_tree(program)
     with contextlib.suppress(OSError):
@@ -64,14 +66,14 @@ def _child_exit_notifier() -> int:
     return reading
 
 
-def _start(command: list[str]) -> tuple[int, str]:
+def _start(command: list[str], restored: list[signal.Signals]) -> tuple[int, str]:
     """Start the program; return its process id, and why it could not be started (or nothing)."""
     reading, writing = os.pipe()
     supervisor = os.getpid()
     program = os.fork()
     if program == 0:
         try:
-            _execute(command, supervisor)
+            _execute(command, supervisor, restored)
         except OSError as error:
             os.write(writing, (error.strerror or str(error)).encode())
         finally:
@@ -81,14 +83,14 @@ def _start(command: list[str]) -> tuple[int, str]:
         return program, reason.read()
 
 
-def _execute(command: list[str], supervisor: int) -> None:
-    """Replace this forked process by the program."""
+def _execute(command: list[str], supervisor: int, restored: list[signal.Signals]) -> None:
+    """Replace this forked process by the program, which gets the default action of ``restored``."""
     os.setsid()
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != supervisor:
         os._exit(NOT_STARTED)
     signal.set_wakeup_fd(-1)
-    for number in RESTORED:
+    for number in restored:
         signal.signal(number, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     os.execvp(command[0], command)

@@ -7,7 +7,6 @@ processes have reported to the database, is compared for one process, for two, a
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from kdecay_search.storage import Storage, records
 from kdecay_search.worker.local_workers import LocalWorkers, WorkerProcess
 from kdecay_search.worker.loop import worker_name_prefix
+from kdecay_search.worker.signals import drain_signal
 
 MIN_SPEEDUP = 1.1
 """Factor by which a further process must raise a device's throughput to be kept."""
@@ -144,7 +144,7 @@ class AutoscaledDevice:
         while len(self.processes) > self.scaler.count:
             last = self.processes.pop()
             if last.popen.poll() is None:
-                last.popen.send_signal(signal.SIGTERM)  # it releases its trial
+                last.popen.send_signal(drain_signal())  # it releases its trial
 
 
 def autoscale(

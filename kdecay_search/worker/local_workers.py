@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdecay_search.worker.signals import DRAIN_SIGNALS, drain_signal
+
 MALLOC_SETTINGS = {
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
     "MALLOC_TRIM_THRESHOLD_": "8000000000",
@@ -45,7 +47,7 @@ class WorkerProcess:
     def ended_badly(self) -> bool:
         """Whether the process has ended with an error or by a signal other than a request to
         end."""
-        return self.popen.poll() not in (None, 0, -signal.SIGTERM, -signal.SIGINT)
+        return self.popen.poll() not in (None, 0, *(-number for number in DRAIN_SIGNALS))
 
     @property
     def was_killed(self) -> bool:
@@ -103,7 +105,7 @@ class LocalWorkers:
         """How many of the processes are running."""
         return sum(process.popen.poll() is None for process in self.processes)
 
-    def signal(self, number: signal.Signals = signal.SIGTERM) -> None:
+    def signal(self, number: signal.Signals) -> None:
         """Send a signal to every running process."""
         for process in self.processes:
             if process.popen.poll() is None:
@@ -114,7 +116,7 @@ class LocalWorkers:
 
         Workers that take longer than ``seconds`` are killed; a second Ctrl-C kills them at once.
         """
-        self.signal(signal.SIGTERM)
+        self.signal(drain_signal())
         try:
             if self.wait(seconds):
                 return

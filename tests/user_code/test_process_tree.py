@@ -120,3 +120,17 @@ def test_a_supervisor_that_is_killed() -> None:
     assert "was killed by SIGKILL" in str(failure(command.train, run))
     killer.join()
     wait_for(lambda: not any(map(alive, started())), "the end of all processes")
+
+
+def test_signals_that_the_worker_ignores_stay_ignored() -> None:
+    """As under ``nohup``; except SIGTERM, by which a worker asks a program to end."""
+    before = [signal.signal(number, signal.SIG_IGN) for number in (signal.SIGHUP, signal.SIGTERM)]
+    try:
+        run = program(f"grep SigIgn /proc/self/status > mask\n{ALL_EPOCHS}")
+        command.train(run)
+    finally:
+        for number, handler in zip((signal.SIGHUP, signal.SIGTERM), before, strict=True):
+            signal.signal(number, handler)
+    mask = int(Path("mask").read_text().split()[1], 16)
+    ignored = [number for number in signal.Signals if mask >> (number - 1) & 1]
+    assert ignored == [signal.SIGHUP]
