@@ -29,13 +29,14 @@ from kdecay_search.study.trials import (
 
 Row = sqlalchemy.Row[Any]
 
-_STATES = {
+STATES = {
     "WAITING": State.WAITING,
     "RUNNING": State.RUNNING,
     "COMPLETE": State.COMPLETE,
     "PRUNED": State.PRUNED,
     "FAIL": State.FAILED,
 }
+"""States of a trial by their names in Optuna's tables."""
 
 
 class History:
@@ -102,7 +103,7 @@ def _trial(row: Row) -> Trial | None:
     request = attribute.read_request(attributes)
     if request is None:
         return None
-    state = _STATES[row.state]
+    state = STATES[row.state]
     resumed = attributes.get(attribute.RESUMED, 0)
     return Trial(
         number=row.number,
