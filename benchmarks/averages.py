@@ -10,7 +10,8 @@ from torch import Tensor
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Run
 from kdecay_search.training.averaging import AveragedModel
-from kdecay_search.training.data import Split, load
+from kdecay_search.training.data.loading import load
+from kdecay_search.training.data.split import Split
 from kdecay_search.training.device import make_deterministic, resolve_device
 from kdecay_search.training.seeding import forked_rng
 from kdecay_search.training.trainer import Trainer

@@ -35,7 +35,8 @@ from kdecay_search.study.builtin_tasks import DataSpec, ImagesTask
 from kdecay_search.study.paper_networks import PAPER_NETWORKS
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.training import models
-from kdecay_search.training.data import Split, load
+from kdecay_search.training.data.loading import load
+from kdecay_search.training.data.split import Split
 from kdecay_search.training.device import make_deterministic, resolve_device
 from kdecay_search.training.device_inventory import cpu_info
 from kdecay_search.training.evaluation import Evaluator

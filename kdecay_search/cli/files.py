@@ -19,13 +19,21 @@ def register(app: typer.Typer) -> None:
 def check(file: StudyFile, set_: Overrides = None) -> None:
     """Validate a study file and print its plan.
 
-    The plan lists the stages, and how many runs and epochs each of them takes at most.
+    The plan lists the stages, and how many runs and epochs each of them takes at most. For a folder
+    of images, it also says which classes were found, how they are split, and whether images to
+    train on and to measure errors on are copies of each other.
     """
     from kdecay_search.study.file import load
+    from kdecay_search.training.data.description import describe_data
 
     spec = load(file, set_ or [])
     require_data(spec)
+    task, found = spec.task, []
+    if task.kind == "images" and task.data.name in ("image-folder", "imagenet"):
+        found = list(describe_data(task.data))
     typer.echo(f"{spec.name}: {file} is valid")
+    for line in found:
+        typer.echo(f"data: {line}")
     _print_plan(spec)
 
 

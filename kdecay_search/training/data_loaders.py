@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from kdecay_search.study.builtin_tasks import ImagesTask
-from kdecay_search.training.data import AnySplit, StreamedSplit
+from kdecay_search.training.data.split import AnySplit, StreamedSplit
 from kdecay_search.training.in_memory_loader import InMemoryTrainLoader, InMemoryValidationLoader
 
 

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data import AnySplit, Split
+from kdecay_search.training.data.split import AnySplit, Split
 from kdecay_search.training.seeding import generator
 
 CROP_PADDING_DIVISOR = 8

@@ -21,8 +21,8 @@ from torchvision.transforms import v2
 
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data import StreamedSplit
 from kdecay_search.training.data.decoding import open_image
+from kdecay_search.training.data.split import StreamedSplit
 from kdecay_search.training.decoder_processes import drain_signals_blocked, exit_with_parent
 from kdecay_search.training.in_memory_loader import Normalisation, batch_plan, flips_images
 from kdecay_search.training.seeding import derived_seed, generator

@@ -18,7 +18,9 @@ from kdecay_search.study.comparators import schedule_of
 from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Released, Run
 from kdecay_search.training import checkpoints, models
 from kdecay_search.training.averaging import AveragedModel
-from kdecay_search.training.data import AnySplit, Purpose, load
+from kdecay_search.training.data.held_out import Purpose
+from kdecay_search.training.data.loading import load
+from kdecay_search.training.data.split import AnySplit
 from kdecay_search.training.data_loaders import make_data_loaders
 from kdecay_search.training.device import make_deterministic, release_memory, resolve_device
 from kdecay_search.training.evaluation import Evaluator

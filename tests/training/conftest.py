@@ -42,7 +42,7 @@ class Recorder:
 @pytest.fixture(autouse=True)
 def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Tests share no data, not even in memory."""
-    from kdecay_search.training.data import load
+    from kdecay_search.training.data.loading import load
 
     monkeypatch.setenv("KDECAY_HOME", str(tmp_path / "home"))
     load.cache_clear()

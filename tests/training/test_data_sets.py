@@ -23,9 +23,11 @@ from torchvision import datasets
 
 from kdecay_search.errors import DataError, MissingPackage
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data import Split, download, load
+from kdecay_search.training.data import download
 from kdecay_search.training.data.cifar import cifar
+from kdecay_search.training.data.loading import load
 from kdecay_search.training.data.sampling import stratified_split
+from kdecay_search.training.data.split import Split
 
 CPU = torch.device("cpu")
 

@@ -14,8 +14,9 @@ from PIL import Image
 
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data import Split, load
 from kdecay_search.training.data.cache import cache_folder, cached
+from kdecay_search.training.data.loading import load
+from kdecay_search.training.data.split import Split
 
 CPU = torch.device("cpu")
 MakeFolder = Callable[..., Path]
@@ -188,7 +189,7 @@ def test_a_folder_without_class_folders_is_one_clear_line(
 ) -> None:
     (tmp_path / "flat").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "flat" / "image.png")
-    expect_line(folder_data(tmp_path / "flat"), "flat", "find any class folder", "one folder of")
+    expect_line(folder_data(tmp_path / "flat"), "flat", "has no class folder", "one folder of")
 
 
 def test_a_class_without_images_is_one_clear_line(
@@ -196,7 +197,7 @@ def test_a_class_without_images_is_one_clear_line(
 ) -> None:
     root = image_folder({"cat": 3, "dog": 0})
     (root / "dog" / "notes.txt").write_text("no image")
-    expect_line(folder_data(root), "no valid file for the classes dog", "one folder of images")
+    expect_line(folder_data(root), "no image in the class folders dog", "one folder of images")
 
 
 def test_images_of_several_sizes_are_one_clear_line(

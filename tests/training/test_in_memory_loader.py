@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data import Split
+from kdecay_search.training.data.split import Split
 from kdecay_search.training.in_memory_loader import InMemoryTrainLoader, Normalisation
 
 COUNT, CHANNELS, HEIGHT, WIDTH = 30, 3, 8, 10

@@ -24,7 +24,8 @@ from kdecay_search.study.spec import WorkersSpec
 from kdecay_search.study.trials import RunKey
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Released
-from kdecay_search.training.data import StreamedSplit, load
+from kdecay_search.training.data.loading import load
+from kdecay_search.training.data.split import StreamedSplit
 from kdecay_search.training.streaming_loader import StreamingTrainLoader, StreamingValidationLoader
 from kdecay_search.training.trainer import train
 from tests.support.wait import wait_for
@@ -255,7 +256,7 @@ def test_a_root_without_train_is_one_clear_line(image_folder: MakeFolder) -> Non
 
 def test_an_empty_class_folder_is_one_clear_line(folder: Path) -> None:
     (folder / "train" / "fox").mkdir()
-    expect_line(lambda: streamed(imagenet(folder)), "no valid file for the classes fox")
+    expect_line(lambda: streamed(imagenet(folder)), "no image in the class folders fox")
 
 
 def test_too_few_images_are_one_clear_line(folder: Path) -> None:
@@ -313,7 +314,7 @@ import multiprocessing, sys
 from pathlib import Path
 import torch
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data import load
+from kdecay_search.training.data.loading import load
 from kdecay_search.training.streaming_loader import StreamingTrainLoader
 
 if __name__ == "__main__":

@@ -1,12 +1,6 @@
 """Data sets: read, reduced to a subset, split, and held on the device as uint8 unless too large.
 
-:func:`load` gives a run its data. The test set is held out: only a confirmation can read it.
+:func:`.loading.load` gives a run its data. The test set is held out: only a confirmation can read
+it (:mod:`.held_out`). Importing this package, :mod:`.class_folders`, :mod:`.sampling` or
+:mod:`.description` does not import torch.
 """
-
-from __future__ import annotations
-
-from kdecay_search.training.data.held_out import Purpose
-from kdecay_search.training.data.loading import load
-from kdecay_search.training.data.split import AnySplit, Split, StreamedSplit
-
-__all__ = ["AnySplit", "Purpose", "Split", "StreamedSplit", "load"]

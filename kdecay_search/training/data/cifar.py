@@ -11,8 +11,9 @@ from torchvision.datasets.utils import check_integrity
 
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data.dataset import ImageDataset, Images, Labels, in_memory_dataset
+from kdecay_search.training.data.dataset import ImageDataset, Images, Labels
 from kdecay_search.training.data.download import fetch
+from kdecay_search.training.data.in_memory import in_memory_dataset
 from kdecay_search.training.data.locking import exclusive_lock
 
 
@@ -32,12 +33,11 @@ def cifar(data: DataSpec) -> ImageDataset:
             f"data set {data.name}: is not in task.data.root = {data.root!r} and cannot be "
             f"downloaded ({reason}); put {kind.base_folder} there, or the file {kind.url}"
         ) from None
-    classes = len(training.classes)
 
     def test() -> tuple[Images, Labels]:
         return _arrays(kind(root, train=False))
 
-    return in_memory_dataset(data.name, _arrays(training), test, classes, data.image_size)
+    return in_memory_dataset(data.name, _arrays(training), test, training.classes, data.image_size)
 
 
 def _arrays(part: Any) -> tuple[Images, Labels]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.nn import functional
 
 from kdecay_search.training.data.held_out import HeldOutTestSet
 
@@ -30,12 +28,16 @@ class ImageDataset:
     """The data set as messages name it."""
     labels: Labels
     """Class numbers (N,) of the training set."""
-    classes: int
-    """Number of classes."""
+    class_names: Sequence[str]
+    """Names of the classes, by class number."""
     decode: Callable[[Indices], Images]
     """Gives the training images at these positions, in this order, all of one size."""
     test_set: HeldOutTestSet[tuple[Images, Labels]]
     """Images and labels of the test set, for a confirmation."""
+    paths: Sequence[str] | None = None
+    """Image files of the training set; None if the images do not come as files."""
+    not_used: Sequence[str] = ()
+    """What was found in the data set's folder and is not used, for the log."""
 
 
 @dataclass(frozen=True)
@@ -46,47 +48,15 @@ class StreamedDataset:
     """The data set as messages name it."""
     labels: Labels
     """Class numbers (N,) of the training set."""
-    classes: int
-    """Number of classes."""
+    class_names: Sequence[str]
+    """Names of the classes, by class number."""
     paths: Paths
     """Image files (N,) of the training set."""
     test_set: HeldOutTestSet[tuple[Paths, Labels]]
     """Image files and labels of the test set, for a confirmation."""
+    not_used: Sequence[str] = ()
+    """What was found in the data set's folder and is not used, for the log."""
 
 
-def in_memory_dataset(
-    name: str,
-    training: tuple[Images, Labels],
-    test: Callable[[], tuple[Images, Labels]],
-    classes: int,
-    image_size: int | None,
-) -> ImageDataset:
-    """Make a data set of images that are already decoded.
-
-    Args:
-        name: The data set as messages name it.
-        training: Images and labels of the training set.
-        test: Reads images and labels of the test set.
-        classes: Number of classes.
-        image_size: Side (pixels) to which all images are resized; None keeps their size.
-    """
-    images, labels = training
-
-    def read_test() -> tuple[Images, Labels]:
-        test_images, test_labels = test()
-        return _resized(test_images, image_size), test_labels
-
-    def decode(chosen: Indices) -> Images:
-        return _resized(images[chosen], image_size)
-
-    return ImageDataset(name, labels, classes, decode, HeldOutTestSet(read_test))
-
-
-def _resized(images: Images, size: int | None) -> Images:
-    if size is None or images.shape[2:] == (size, size):
-        return images
-    pixels = functional.interpolate(
-        torch.from_numpy(images).float(), (size, size), mode="bilinear", antialias=True
-    )
-    resized: Images = pixels.round_().clamp_(0, 255).to(torch.uint8).numpy()
-    return resized
+AnyDataset = ImageDataset | StreamedDataset
+"""What the readers of data sets return."""

@@ -6,16 +6,11 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data.dataset import (
-    ImageDataset,
-    Images,
-    Indices,
-    Labels,
-    in_memory_dataset,
-)
+from kdecay_search.training.data.dataset import ImageDataset, Images, Indices, Labels
+from kdecay_search.training.data.in_memory import in_memory_dataset
 from kdecay_search.training.data.sampling import stratified_split
 
-CLASSES = 10
+CLASS_NAMES = tuple("0123456789")
 BRIGHTEST = 16
 """Largest value of a pixel in scikit-learn's arrays; the smallest is 0."""
 
@@ -35,4 +30,6 @@ def digits(data: DataSpec) -> ImageDataset:
     def part(chosen: Indices) -> tuple[Images, Labels]:
         return pixels[chosen][:, None], labels[chosen]
 
-    return in_memory_dataset("digits", part(training), lambda: part(test), CLASSES, data.image_size)
+    return in_memory_dataset(
+        "digits", part(training), lambda: part(test), CLASS_NAMES, data.image_size
+    )

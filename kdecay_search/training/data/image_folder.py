@@ -6,20 +6,15 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from pathlib import Path
-
-import numpy as np
-from torchvision.datasets import ImageFolder
 
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data.cache import cached
+from kdecay_search.training.data.class_folders import list_test_set, list_training_set
 from kdecay_search.training.data.dataset import ImageDataset, Images, Labels
 from kdecay_search.training.data.decoding import decode_images
 from kdecay_search.training.data.held_out import HeldOutTestSet
 
-LAYOUT = "it must hold one folder of images per class, at its top or under train/"
-TEST_LAYOUT = "a confirmation needs a test set: the same class folders under test/"
 CACHE_VERSION = 2
 """Part of the cache's keys: to be raised when the same files shall give other pixels."""
 
@@ -27,83 +22,31 @@ CACHE_VERSION = 2
 def image_folder(data: DataSpec) -> ImageDataset:
     """Read an image folder.
 
-    The training set is ``root/train``, or ``root`` itself if it has no such folder. The test set is
-    ``root/test``.
+    The training set is ``root/train`` or ``root`` itself, and the test set ``root/test``; see
+    :func:`kdecay_search.training.data.class_folders.find_layout`.
 
     Raises:
         DataError: The folder does not have this layout, or cannot be read.
     """
-    root = Path(data.root or "")
-    if not root.is_dir():
-        raise DataError(f"task.data.root = {str(root)!r}: there is no such folder; {LAYOUT}")
-    folder = root / "train" if (root / "train").is_dir() else root
-    samples, classes = list_images(folder, LAYOUT)
+    training = list_training_set(data)
 
     def decode(paths: Sequence[str]) -> Images:
         key = _cache_key(paths, data.image_size)
         return cached(key, lambda: decode_images(paths, data.image_size))
 
     def test() -> tuple[Images, Labels]:
-        held_out = list_test_images(root / "test", classes, TEST_LAYOUT)
-        return decode([path for path, _ in held_out]), labels_of(held_out)
+        held_out = list_test_set(data, training)
+        return decode(held_out.paths), held_out.labels
 
     return ImageDataset(
-        f"image folder {str(folder)!r}",
-        labels_of(samples),
-        len(classes),
-        lambda chosen: decode([samples[index][0] for index in chosen]),
+        f"image folder {str(training.folder)!r}",
+        training.labels,
+        training.class_names,
+        lambda chosen: decode([training.paths[index] for index in chosen]),
         HeldOutTestSet(test),
+        training.paths,
+        training.not_used,
     )
-
-
-def labels_of(samples: Sequence[tuple[str, int]]) -> Labels:
-    """The class numbers (N,) of N pairs (path, class number)."""
-    return np.array([label for _, label in samples], dtype=np.int64)
-
-
-def list_images(folder: Path, layout: str) -> tuple[list[tuple[str, int]], list[str]]:
-    """List the images of a folder of class folders.
-
-    Args:
-        folder: Holds one folder of images per class.
-        layout: What would be right, for error messages.
-
-    Returns:
-        A pair (path, class number) for each image, sorted by class and path, and the classes'
-        names.
-
-    Raises:
-        DataError: There is no class folder, a class has no image, or a folder cannot be read.
-    """
-    try:
-        listing = ImageFolder(str(folder))
-    except FileNotFoundError as error:
-        # torchvision says which class folders are empty, or that there are none.
-        reason = str(error).partition(" Supported")[0].rstrip(".")
-        raise DataError(f"image folder {str(folder)!r}: {reason}; {layout}") from None
-    except OSError as error:
-        raise DataError(f"image folder {str(folder)!r}: cannot be read: {error.strerror}") from None
-    return listing.samples, listing.classes
-
-
-def list_test_images(folder: Path, classes: Sequence[str], layout: str) -> list[tuple[str, int]]:
-    """List the images of a test set as :func:`list_images` does.
-
-    Args:
-        folder: The test set's folder.
-        classes: The training set's classes, which the test set must have as well.
-        layout: What would be right, for error messages.
-
-    Raises:
-        DataError: The folder is missing, has other classes, or cannot be read.
-    """
-    if not folder.is_dir():
-        raise DataError(f"task.data.root = {str(folder.parent)!r}: has no {folder.name}/; {layout}")
-    samples, found = list_images(folder, layout)
-    if list(found) != list(classes):
-        odd = sorted(set(found) ^ set(classes))
-        raise DataError(f"image folder {str(folder)!r}: differs from train/ in {odd[:3]}; {layout}")
-    return samples
 
 
 def _cache_key(paths: Sequence[str], image_size: int | None) -> str:

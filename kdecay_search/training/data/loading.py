@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import import_module
 
@@ -10,14 +13,21 @@ import torch
 
 from kdecay_search.errors import DataError, MissingPackage
 from kdecay_search.study.builtin_tasks import DataSpec
-from kdecay_search.training.data.dataset import ImageDataset, Images, Indices, StreamedDataset
+from kdecay_search.training.data.copies import copied_files, copied_images
+from kdecay_search.training.data.dataset import AnyDataset, ImageDataset, Images, StreamedDataset
+from kdecay_search.training.data.description import (
+    MOST_FILES_COMPARED,
+    describe_copies,
+    describe_images,
+    describe_split,
+    describe_unused,
+)
 from kdecay_search.training.data.held_out import Purpose
 from kdecay_search.training.data.normalisation import PUBLISHED, measured
-from kdecay_search.training.data.sampling import balanced_subset, stratified_split
+from kdecay_search.training.data.sampling import Sample, draw_sample
 from kdecay_search.training.data.split import AnySplit, Split, StreamedSplit
 
-FEWEST_TRAINING_IMAGES = 2
-"""Smallest number of images to train on: batch norm cannot train on one."""
+logger = logging.getLogger(__name__)
 
 _READERS = {
     "digits": ("digits", "digits"),
@@ -27,8 +37,6 @@ _READERS = {
     "imagenet": ("imagenet", "imagenet"),
 }
 """For each ``task.data.name``: a module of this package, and its function that reads the data."""
-
-AnyDataset = ImageDataset | StreamedDataset
 
 
 @lru_cache(maxsize=1)
@@ -40,6 +48,7 @@ def load(data: DataSpec, device: torch.device, purpose: Purpose = Purpose.SEARCH
 
     What is drawn depends on ``data`` alone and never on a run's seed, so that all runs of a study
     are comparable. The last result is kept, because a worker trains run after run on the same data.
+    What was found is logged: classes, images, the split, and copies on both sides of it.
 
     Args:
         data: ``[task.data]`` of the study.
@@ -51,70 +60,95 @@ def load(data: DataSpec, device: torch.device, purpose: Purpose = Purpose.SEARCH
         MissingPackage: A package that reads this data set cannot be imported.
     """
     dataset = _read(data)
-    chosen = _subset(dataset, data)
-    training, validation = stratified_split(
-        dataset.labels[chosen], data.validation, data.split_seed
-    )
-    _check_counts(dataset, data, len(training), len(validation))
+    sample = draw_sample(dataset.labels, data, dataset.name)
+    count = len(sample.chosen)
+    logger.info("%s", describe_images(dataset.name, dataset.labels, dataset.class_names, count))
+    for line in describe_unused(dataset.not_used):
+        logger.info("%s: %s", dataset.name, line)
     if isinstance(dataset, StreamedDataset):
-        return _streamed_split(dataset, data, chosen, training, validation, purpose)
-    return _in_memory_split(dataset, data, device, chosen, training, validation, purpose)
+        return _streamed_split(dataset, data, sample, purpose)
+    return _in_memory_split(dataset, data, device, sample, purpose)
 
 
 def _streamed_split(
-    dataset: StreamedDataset,
-    data: DataSpec,
-    chosen: Indices,
-    training: Indices,
-    validation: Indices,
-    purpose: Purpose,
+    dataset: StreamedDataset, data: DataSpec, sample: Sample, purpose: Purpose
 ) -> StreamedSplit:
-    """``training`` and ``validation`` are positions in ``chosen``."""
-    paths, labels = dataset.paths[chosen], dataset.labels[chosen]
-    measured_on = paths[validation], labels[validation]
+    paths, labels = dataset.paths[sample.chosen], dataset.labels[sample.chosen]
     if purpose is Purpose.CONFIRMATION:
-        training, measured_on = np.arange(len(chosen)), dataset.test_set.open(purpose)
+        training_paths, training_labels = paths, labels
+        measured_paths, measured_labels = dataset.test_set.open(purpose)
+    else:
+        training_paths, training_labels = paths[sample.training], labels[sample.training]
+        measured_paths, measured_labels = paths[sample.validation], labels[sample.validation]
+    _log_split(dataset, purpose, len(training_labels), len(measured_labels))
+    if len(training_labels) + len(measured_labels) <= MOST_FILES_COMPARED:
+        try:
+            copies = copied_files(
+                [os.fsdecode(path) for path in training_paths],
+                [os.fsdecode(path) for path in measured_paths],
+            )
+        except OSError as error:
+            raise DataError(f"image {error.filename!r}: cannot be read: {error.strerror}") from None
+        _log_copies(dataset, describe_copies(copies, len(measured_labels)))
     mean, std = PUBLISHED[data.normalisation or "imagenet"]
     return StreamedSplit(
-        training_paths=paths[training],
-        training_labels=labels[training],
-        validation_paths=measured_on[0],
-        validation_labels=measured_on[1],
-        classes=dataset.classes,
+        training_paths=training_paths,
+        training_labels=training_labels,
+        validation_paths=measured_paths,
+        validation_labels=measured_labels,
+        classes=len(dataset.class_names),
         mean=mean,
         std=std,
     )
 
 
 def _in_memory_split(
-    dataset: ImageDataset,
-    data: DataSpec,
-    device: torch.device,
-    chosen: Indices,
-    training: Indices,
-    validation: Indices,
-    purpose: Purpose,
+    dataset: ImageDataset, data: DataSpec, device: torch.device, sample: Sample, purpose: Purpose
 ) -> Split:
-    """``training`` and ``validation`` are positions in ``chosen``."""
-    images, labels = dataset.decode(chosen), dataset.labels[chosen]
-    measured_on = images[validation], labels[validation]
+    images, labels = dataset.decode(sample.chosen), dataset.labels[sample.chosen]
+    training = sample.training
+    measured_images, measured_labels = images[sample.validation], labels[sample.validation]
     if purpose is Purpose.CONFIRMATION:
-        training, measured_on = np.arange(len(chosen)), dataset.test_set.open(purpose)
-        _check_sizes(dataset, images, measured_on[0])
+        training = np.arange(len(sample.chosen))
+        measured_images, measured_labels = dataset.test_set.open(purpose)
+        _check_sizes(dataset, images, measured_images)
+    training_images = images[training]
+    _log_split(dataset, purpose, len(training), len(measured_labels))
+    if dataset.paths is not None:
+        copies = [
+            (
+                f"a {dataset.class_names[measured_labels[copy]]} image"
+                if purpose is Purpose.CONFIRMATION
+                else dataset.paths[sample.chosen[sample.validation[copy]]],
+                dataset.paths[sample.chosen[training[original]]],
+            )
+            for copy, original in copied_images(training_images, measured_images)
+        ]
+        _log_copies(dataset, describe_copies(copies, len(measured_labels)))
     mean, std = PUBLISHED.get(data.normalisation or "measured") or measured(images, training)
 
     def on_device(array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
     return Split(
-        training_images=on_device(images[training]),
+        training_images=on_device(training_images),
         training_labels=on_device(labels[training]),
-        validation_images=on_device(measured_on[0]),
-        validation_labels=on_device(measured_on[1]),
-        classes=dataset.classes,
+        validation_images=on_device(measured_images),
+        validation_labels=on_device(measured_labels),
+        classes=len(dataset.class_names),
         mean=mean,
         std=std,
     )
+
+
+def _log_split(dataset: AnyDataset, purpose: Purpose, training: int, measured_on: int) -> None:
+    name = "test" if purpose is Purpose.CONFIRMATION else "validation"
+    logger.info("%s: %s", dataset.name, describe_split(training, measured_on, name))
+
+
+def _log_copies(dataset: AnyDataset, lines: Iterator[str]) -> None:
+    for line in lines:
+        logger.warning("%s: %s", dataset.name, line)
 
 
 def _read(data: DataSpec) -> AnyDataset:
@@ -130,34 +164,6 @@ def _read(data: DataSpec) -> AnyDataset:
         ) from None
     dataset: AnyDataset = read(data)
     return dataset
-
-
-def _subset(dataset: AnyDataset, data: DataSpec) -> Indices:
-    """Positions of the training images that the study uses."""
-    available = len(dataset.labels)
-    if data.subset is None:
-        return np.arange(available, dtype=np.int64)
-    if data.subset > available:
-        raise DataError(
-            f"task.data.subset = {data.subset}: {dataset.name} has {available} training images; "
-            f"use at most that many"
-        )
-    return balanced_subset(dataset.labels, data.subset, data.split_seed)
-
-
-def _check_counts(dataset: AnyDataset, data: DataSpec, training: int, validation: int) -> None:
-    """Raise :class:`DataError` if one side of the split has too few images."""
-    total = training + validation
-    if not validation:
-        raise DataError(
-            f"task.data.validation = {data.validation:g}: leaves no image of {dataset.name} "
-            f"to validate on ({total} in all); raise it or use more images"
-        )
-    if training < FEWEST_TRAINING_IMAGES:
-        raise DataError(
-            f"task.data.validation = {data.validation:g}: leaves {training} of {total} images of "
-            f"{dataset.name} to train on; lower it or use more images"
-        )
 
 
 def _check_sizes(dataset: ImageDataset, training: Images, test: Images) -> None:

@@ -7,12 +7,71 @@ between versions of NumPy.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
+from kdecay_search.errors import DataError
+from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data.dataset import Indices, Labels
 
 SUBSET_STREAM, SPLIT_STREAM = 1, 2
 """Numbers that give subsets and splits of one seed unrelated random numbers."""
+FEWEST_TRAINING_IMAGES = 2
+"""Smallest number of images to train on: batch norm cannot train on one."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Which images of a training set a study uses, and how they are split."""
+
+    chosen: Indices
+    """Positions, in the training set, of the images that the study uses."""
+    training: Indices
+    """Positions in ``chosen`` of the images that a search trains on."""
+    validation: Indices
+    """Positions in ``chosen`` of the images that a search measures errors on."""
+
+
+def draw_sample(labels: Labels, data: DataSpec, name: str) -> Sample:
+    """Draw the subset and the split of a study.
+
+    Args:
+        labels: Class numbers (N,) of the training set.
+        data: ``[task.data]`` of the study.
+        name: The data set as error messages name it.
+
+    Raises:
+        DataError: There are too few images for the subset, or for one side of the split.
+    """
+    available = len(labels)
+    if data.subset is None:
+        chosen = np.arange(available, dtype=np.int64)
+    elif data.subset <= available:
+        chosen = balanced_subset(labels, data.subset, data.split_seed)
+    else:
+        raise DataError(
+            f"task.data.subset = {data.subset}: {name} has {available} training images; "
+            f"use at most that many"
+        )
+    training, validation = stratified_split(labels[chosen], data.validation, data.split_seed)
+    share = f"task.data.validation = {data.validation:g}"
+    if not len(validation):
+        raise DataError(
+            f"{share}: leaves no image of {name} to validate on ({len(chosen)} in all); raise it "
+            "or use more images"
+        )
+    if len(training) < FEWEST_TRAINING_IMAGES:
+        raise DataError(
+            f"{share}: leaves {len(training)} of {len(chosen)} images of {name} to train on; lower "
+            "it or use more images"
+        )
+    if len(np.unique(labels[chosen][training])) == 1:
+        raise DataError(
+            f"{share}: leaves images of one class of {name} to train on; lower it or use more "
+            "images"
+        )
+    return Sample(chosen, training, validation)
 
 
 def balanced_subset(labels: Labels, size: int, seed: int) -> Indices:
