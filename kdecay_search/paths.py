@@ -38,10 +38,11 @@ def home() -> Path:
             import platformdirs  # noqa: PLC0415 - only where no folder is configured
 
             folder = platformdirs.user_data_path("kdecay-search")
+            if not folder.is_absolute():
+                raise RuntimeError(f"{folder} is not an absolute path")
     except (OSError, RuntimeError) as error:  # no such user, or links that form a loop
-        raise HomeError(f"KDECAY_HOME={configured}: {error}; {_REMEDY}") from error
-    if not folder.is_absolute():
-        raise HomeError(f"user {os.getuid()} has no home folder for the data; {_REMEDY}")
+        where = f"KDECAY_HOME={configured}" if configured else "the user's data folder"
+        raise HomeError(f"{where}: {error}; {_REMEDY}") from error
     return _made(folder)
 
 

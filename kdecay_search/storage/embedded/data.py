@@ -6,7 +6,6 @@ import contextlib
 import fcntl
 import glob
 import os
-import re
 import secrets
 import shutil
 import signal
@@ -111,9 +110,9 @@ class DataFolder:
         )
         if done.returncode:
             lines = done.stderr.decode(errors="replace").strip().splitlines()
-            reasons = [line for line in lines if re.search(r"\b(error|ERROR|FATAL|PANIC): ", line)]
-            why = [*reasons, *lines, f"{program} ended with exit code {done.returncode}"][0]
-            raise problem_of_postgres(why, self.path)
+            raise problem_of_postgres(
+                lines or [f"{program} ended with exit code {done.returncode}"], self.path
+            )
 
     def read(self, name: str) -> str | None:
         """Return the content of one of its files; None if there is no such file."""
@@ -148,7 +147,7 @@ class DataFolder:
 
 
 def open_folder(home: Path, wheel: Path) -> DataFolder | None:
-    """Open the data folder of ``KDECAY_HOME``; None if there is none.
+    """Open the data folder of ``KDECAY_HOME``; None if there is none, or an empty one.
 
     Raises:
         Problem: It belongs to somebody else.
@@ -156,6 +155,9 @@ def open_folder(home: Path, wheel: Path) -> DataFolder | None:
     path = _path(home)
     try:
         status = path.stat()
+        with contextlib.suppress(PermissionError):
+            if path.is_dir() and not os.listdir(path):
+                return None
     except FileNotFoundError:
         return None
     user = server_user(home, status)
@@ -173,10 +175,26 @@ def make_folder(home: Path, wheel: Path) -> DataFolder:
     user = server_user(home, None)
     new = Path(f"{path}.new-{os.getpid()}-{secrets.token_hex(4)}")
     new.mkdir(mode=0o700)
-    descriptor = os.open(new, os.O_RDONLY | os.O_DIRECTORY)
-    _hold(descriptor)
-    user.give(descriptor)
-    folder = DataFolder(new, wheel, user, descriptor)
+    try:
+        folder = _filled(DataFolder(new, wheel, user, os.open(new, os.O_RDONLY | os.O_DIRECTORY)))
+        new.rename(path)
+    except BaseException:
+        shutil.rmtree(new, ignore_errors=True)
+        raise
+    with contextlib.suppress(OSError):  # some file systems do not sync folders
+        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(parent)
+        finally:
+            os.close(parent)
+    folder.path = path
+    return folder
+
+
+def _filled(folder: DataFolder) -> DataFolder:
+    """Make the database in a new folder, and write it to the disk."""
+    _hold(folder.descriptor)
+    folder.user.give(folder.descriptor)
     place = folder.name_for_server
     folder.run(
         "initdb", "--pgdata", place, "--username", SUPERUSER, "--auth=peer", "--encoding=UTF8",
@@ -185,15 +203,6 @@ def make_folder(home: Path, wheel: Path) -> DataFolder:
     folder.execute(SET_UP, "template1")
     folder.close_to_others()
     folder.run("initdb", "--sync-only", "--sync-method=syncfs", "--pgdata", place)
-    new.rename(path)
-    with contextlib.suppress(OSError):  # some file systems do not sync folders
-        parent = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(parent)
-        finally:
-            os.close(parent)
-    fcntl.flock(descriptor, fcntl.LOCK_UN)
-    folder.path = path
     return folder
 
 

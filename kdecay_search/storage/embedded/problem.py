@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 from pathlib import Path
 
 ELSEWHERE = "give --storage a Postgres server, or set KDECAY_HOME to another folder"
@@ -21,6 +22,8 @@ _FIXES = (
     ("Permission denied", "set KDECAY_HOME to a folder that this user can write to", False),
     ("Read-only file system", "set KDECAY_HOME to a folder that this user can write to", False),
 )
+_REASONS = tuple(re.compile(rf"\b{word}: .*") for word in ("PANIC", "FATAL", "ERROR", "error"))
+"""The gravest comes first, in programs' output and in logs."""
 
 
 class Problem(Exception):
@@ -48,10 +51,19 @@ def problem_of(error: OSError) -> Problem:
     return Problem(cause, "set KDECAY_HOME to a folder that this user can write to")
 
 
-def problem_of_postgres(said: str, data: Path) -> Problem:
-    """Return the problem that Postgres reported when it did not start."""
-    cause = f"does not start: {said.strip()}"
+def problem_of_postgres(lines: list[str], data: Path, log: Path | None = None) -> Problem:
+    """Return the problem that Postgres reported when it did not start.
+
+    Args:
+        lines: What it said.
+        data: The data folder.
+        log: The file that has more.
+    """
+    reasons = [match[0] for word in _REASONS for match in map(word.search, lines) if match]
+    said = [*reasons, *lines[-1:], "it does not say why"][0].strip()
+    cause = f"does not start: {said}"
     for words, fix, passing in _FIXES:
         if words in said:
-            return Problem(cause, f"{fix.format(data=data)} (log: {data}/log)", passing)
-    return Problem(cause, f"see {data}/log")
+            more = f" (log: {log})" if log else ""
+            return Problem(cause, f"{fix.format(data=data)}{more}", passing)
+    return Problem(cause, f"see {log}" if log else ELSEWHERE)

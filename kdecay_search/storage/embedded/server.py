@@ -160,7 +160,8 @@ def start(data: DataFolder, sockets: SocketFolder) -> subprocess.Popen[bytes]:
     deadline = time.monotonic() + RECOVERY_SECONDS
     while not _is_ready(data, server.pid):
         if server.poll() is not None:
-            raise problem_of_postgres(_last_words(data), data.path)
+            lines = (data.read("log") or "").splitlines()
+            raise problem_of_postgres(lines, data.path, data.log)
         if time.monotonic() > deadline:
             stop(server)
             raise Problem(
@@ -173,16 +174,6 @@ def start(data: DataFolder, sockets: SocketFolder) -> subprocess.Popen[bytes]:
 def _is_ready(data: DataFolder, pid: int) -> bool:
     lines = (data.read("postmaster.pid") or "").splitlines()
     return lines[:1] == [str(pid)] and lines[-1].strip() == "ready"
-
-
-def _last_words(data: DataFolder) -> str:
-    """The reason in the log for which the server did not start."""
-    lines = (data.read("log") or "").strip().splitlines()
-    for word in ("PANIC: ", "FATAL: ", "ERROR: "):
-        for line in lines:
-            if word in line:
-                return line[line.index(word) :]
-    return lines[-1] if lines else "it says nothing"
 
 
 def panic(data: DataFolder) -> str | None:

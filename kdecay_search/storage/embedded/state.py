@@ -100,17 +100,20 @@ class State:
         with contextlib.suppress(FileExistsError):
             self.path.mkdir(mode=0o700)
         flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        self._folder = os.open(self.path, flags)
-        status = os.fstat(self._folder)
+        try:
+            self._folder = os.open(self.path, flags)
+            status = os.fstat(self._folder)
+        except PermissionError:
+            status = os.lstat(self.path)
+            if status.st_uid == os.geteuid():
+                raise
         if status.st_uid != os.geteuid():
             owner, me = user_name(status.st_uid), user_name(os.geteuid())
-            self.close()
             raise Problem(
                 f"belongs to user {owner}, and this is user {me}",
                 f"run the command as {owner}, or {ELSEWHERE}",
             )
         if status.st_mode & 0o022:
-            self.close()
             raise Problem(f"is not safe: others can write to {self.path}", f"chmod 700 {self.path}")
 
     def close(self) -> None:

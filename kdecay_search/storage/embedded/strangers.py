@@ -51,9 +51,8 @@ def set_aside_if_unfinished(data: DataFolder, home: Path) -> bool:
     if was_used and "PG_VERSION" in names:
         return False
     _refuse_earlier_version(home)
-    if names:
-        suffix = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
-        data.path.rename(f"{data.path}.unfinished-{suffix}")
+    suffix = f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    data.path.rename(f"{data.path}.unfinished-{suffix}")
     return True
 
 

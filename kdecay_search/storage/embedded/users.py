@@ -48,8 +48,9 @@ class ServerUser:
 
     def path(self, path: Path, descriptor: int) -> str:
         """Return a path by which Postgres reaches the open folder ``path``, whose parents may be
-        closed to its user; the descriptor has to be passed to it."""
-        return f"/proc/self/fd/{descriptor}" if self.is_other else str(path)
+        closed to its user, or have line breaks in their names; it has to inherit the descriptor."""
+        is_direct = not self.is_other and str(path).isprintable()
+        return str(path) if is_direct else f"/proc/self/fd/{descriptor}"
 
     def give(self, descriptor: int) -> None:
         """Make a new file or folder this user's."""
