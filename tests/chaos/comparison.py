@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdecay_search.storage import Storage, records
+from kdecay_search.storage.attributes import CURVES, K
 from tests.support.kdecay_command import errors_by_run
 
 FINISHED = ("COMPLETE", "PRUNED")
@@ -88,13 +89,13 @@ def read_outcome(url: str, study: str, summary: Mapping[str, Any]) -> Outcome:
 
 def _trial_record(trial: Any) -> TrialRecord:
     attributes = trial.user_attrs
-    k = trial.params.get(records.PARAMETER, attributes["k"])
+    k = trial.params.get(K, attributes["k"])
     return TrialRecord(
         run=(tuple(attributes["earlier_ks"]), k, attributes["seed"]),
         state=trial.state.name,
         error=trial.value if trial.state.name == "COMPLETE" else None,
         reports=dict(trial.intermediate_values),
-        curves={name: attributes[name] for name in records.CURVES if name in attributes},
+        curves={name: attributes[name] for name in CURVES if name in attributes},
         reason=attributes.get("reason"),
         message=attributes.get("message"),
         resumed_epochs=attributes.get("resumed_epochs", 0),
