@@ -16,7 +16,10 @@ from kdecay_search import reconcile
 from kdecay_search.errors import StorageError
 from kdecay_search.report.dashboard import artifacts, publication, publisher
 from kdecay_search.report.dashboard.publisher import PERIOD_SECONDS, Publisher
+from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage
+from kdecay_search.study.file import changed
+from kdecay_search.study.trials import CONFIRMATION
 from tests.report.dashboards import FIGURES, figures, launched, note, rows, seen, work
 
 
@@ -49,7 +52,7 @@ def test_every_study_is_published_at_the_first_look_the_newest_first(
         launched(own, name)
     shown.look(most_seconds=-1.0)
     assert (note(own, "older"), note(own, "newer")) == ("", "")
-    read_clock = iter([0.0, 0.0, 0.0])  # the end, before and after the first study
+    read_clock = iter([0.0, 0.0, 0.0])  # the end, and before and in the first study
     publisher = Publisher(own, clock=lambda: next(read_clock, 2.0))
     publisher.look(shown.stop, most_seconds=1.0)
     assert (note(own, "older"), "newer" in note(own, "newer")) == ("", True)
@@ -110,6 +113,32 @@ def test_stopping_and_resuming_is_shown_at_once(own: Storage, shown: Shown, name
     launched(own, name)
     shown.look(after=1.0)
     assert "**Running.**" in note(own, name)
+
+
+def test_a_study_that_is_over_is_looked_at_less_often_and_shown_when_it_is_confirmed(
+    own: Storage, shown: Shown, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launched(own, name)
+    work(own, name, 5)
+    shown.look()
+    assert "The study is done" in note(own, name)
+    looks = []
+
+    def counted(storage: Storage, name: str) -> StudySnapshot:
+        looks.append(name)
+        return read_snapshot(storage, name)
+
+    monkeypatch.setattr(publisher, "read_snapshot", counted)
+    for _ in range(4):
+        shown.look(after=PERIOD_SECONDS / 2)
+    assert len(looks) == 2
+    spec = read_snapshot(own, name).spec
+    reconcile.confirm(own, changed(spec, "confirm", {"seeds": 2}, "test"))
+    reconcile.reconcile(own, name)
+    shown.look(after=PERIOD_SECONDS)
+    assert "The study is running" in note(own, name)
+    assert "6 runs to go" in note(own, name, CONFIRMATION)
+    assert seen(own, name, CONFIRMATION).metric_names == ["test error, %"]
 
 
 def test_a_study_that_another_process_publishes_is_looked_at_again(

@@ -218,7 +218,7 @@ def test_a_study_that_still_runs_has_a_report_that_says_so(
     page = study_report(storage, "half-way", NOW)
     assert "So far, " in text_of(page)
     assert "It is running; so far the lowest is k" in text_of(page)
-    assert "too few to tell a gain from noise" in text_of(page)
+    assert "too few runs to tell a gain from noise" in text_of(page)
     assert "gain on k = 1 not clear" in text_of(page)
     assert "44.5" in page  # the curve of the trial that still runs
     assert "trials running 1" in text_of(page)

@@ -52,6 +52,7 @@ def test_a_study_file_s_confirmation_runs_by_itself_and_is_told_in_json_text_and
         row["schedule"] for row in said["rows"]
     }
     assert last.user_attrs["verdict"] == said["verdict"]
+    kdecay.run("publish", "confirmed")
     note = optuna_dashboard.get_note(last)
     assert "### Confirmation of `confirmed`" in note
     assert "| found, k = " in note

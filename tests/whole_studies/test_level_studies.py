@@ -74,6 +74,7 @@ def test_a_search_over_levels_is_told_wherever_the_study_is_shown(
     shown = Counter((t.params["k"], t.params["lr_max"]) for t in stage.get_trials())
     assert shown == {(k, level): 2 for k in (1.0, 2.0, 3.0) for level in LEVELS}
     assert stage.user_attrs["best_lr_max"] == 0.1
+    kdecay.run("publish", "levels")
     assert "| k1 | lr_max | mean error, % |" in optuna_dashboard.get_note(stage)
 
 

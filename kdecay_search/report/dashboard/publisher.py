@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from optuna.artifacts import FileSystemArtifactStore
 
@@ -21,7 +21,8 @@ logger = logging.getLogger(__name__)
 LOOK_SECONDS = 3.0
 """How often the storage is looked at."""
 PERIOD_SECONDS = 30.0
-"""Least time between two publications of a study, unless a stage or the study has ended."""
+"""Least time between two publications of a study, unless a stage or the study has ended, and
+between two looks at a study that is over."""
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,23 @@ class _Known:
     """A study as it was when it was last published."""
 
     content: str
-    milestone: str | None
-    """None if publishing failed."""
+    """Digest of what was published; empty if that failed."""
+    milestone: str
+    """Digest that changes when a stage or the study begins, ends or is stopped; empty if
+    publishing failed."""
+    is_over: bool
+    """Whether the study was done or had failed."""
     since: float
-    """When that was, in seconds of the publisher's clock."""
+    """When it was published or, of a study that is over, looked at last; by the publisher's clock,
+    in seconds."""
 
 
 class Publisher:
-    """Publishes every study that changes: at once when a stage or the study begins, ends or is
-    stopped, else at most every :data:`PERIOD_SECONDS`.
+    """Publishes every study that changes: at once when a stage or the study ends or is stopped,
+    else at most every :data:`PERIOD_SECONDS`.
 
-    Nothing that goes wrong with a study is raised: it is logged, once until something else goes
-    wrong, and the study is published again later.
+    Nothing that goes wrong with a study is raised. It is logged, once until something else goes
+    wrong, and publishing is tried again after :data:`PERIOD_SECONDS`.
     """
 
     def __init__(
@@ -54,7 +60,6 @@ class Publisher:
         self._artifacts = artifacts
         self._clock = clock
         self._known: dict[str, _Known] = {}
-        self._kept: set[tuple[str, str]] = set()
         self._warnings: dict[str, str] = {}
 
     def run(self, stop: threading.Event) -> None:
@@ -68,7 +73,7 @@ class Publisher:
 
         Args:
             stop: No further study is looked at once it is set.
-            most_seconds: No further study is looked at after so long.
+            most_seconds: Time after which no further study is looked at.
         """
         end = self._clock() + most_seconds
         try:
@@ -83,29 +88,28 @@ class Publisher:
                 self._look_at(name)
             except Exception as error:  # as above
                 self._warn(name, error)
-                self._known[name] = _Known("", None, self._clock())
+                self._known[name] = _Known("", "", False, self._clock())
 
     def _look_at(self, name: str) -> None:
+        known, now = self._known.get(name), self._clock()
+        is_early = known is not None and now - known.since < PERIOD_SECONDS
+        if known is not None and known.is_over and is_early:
+            return
         snapshot = read_snapshot(self._storage, name)
         content = content_of(snapshot)
-        is_due = self._is_due(name, snapshot, content)
-        if is_due and publish(self._storage, name) != Outcome.BUSY:  # else the next look tries it
-            self._known[name] = _Known(content, milestone_of(snapshot), self._clock())
+        if known is not None and known.content == content:
+            if known.is_over:
+                self._known[name] = replace(known, since=now)
+            return
+        if known is not None and is_early and known.milestone in ("", milestone_of(snapshot)):
+            return
+        is_published = publish(self._storage, name) != Outcome.BUSY
+        if self._artifacts is not None and snapshot.state == "done":
+            is_published &= keep_winner(self._storage, self._artifacts, snapshot)
+        if is_published:  # else another process is doing so, and the next look tries again
+            is_over = snapshot.state in ("done", "failed")
+            self._known[name] = _Known(content, milestone_of(snapshot), is_over, now)
             self._warnings.pop(name, None)
-        is_new = snapshot.state == "done" and (name, content) not in self._kept
-        store = self._artifacts
-        if store is not None and is_new and keep_winner(self._storage, store, snapshot):
-            self._kept.add((name, content))
-
-    def _is_due(self, name: str, snapshot: StudySnapshot, content: str) -> bool:
-        known = self._known.get(name)
-        if known is None:
-            return True
-        if known.content == content:
-            return False
-        if self._clock() - known.since >= PERIOD_SECONDS:
-            return True
-        return known.milestone is not None and known.milestone != milestone_of(snapshot)
 
     def _warn(self, name: str, error: Exception) -> None:
         text = f"{type(error).__name__}: {error}"
