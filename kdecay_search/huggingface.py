@@ -21,7 +21,9 @@ from kdecay_search.user_code.run import TaskRun
 __all__ = ["KDecayCallback", "attach"]
 
 
-def attach(run: TaskRun, trainer: Trainer, error: str = "error") -> str | None:
+def attach(
+    run: TaskRun, trainer: Trainer, error: str = "error", *, base_lr: float | None = None
+) -> str | None:
     """Let ``run`` set the learning rate of a ``Trainer``, and report every epoch.
 
     The trainer gets the run's scheduler, its default optimizer unless it has one already, and a
@@ -34,6 +36,8 @@ def attach(run: TaskRun, trainer: Trainer, error: str = "error") -> str | None:
             ``eval_strategy="epoch"``; with ``save_strategy="epoch"``, an interrupted run resumes.
         error: The name under which your ``compute_metrics`` returns the validation error in
             percent.
+        base_lr: The ``lr`` that stands for the schedule's, where parameter groups differ in ``lr``;
+            see :meth:`TaskRun.drive`.
 
     Returns:
         The checkpoint to resume from; None if there is none.
@@ -47,7 +51,7 @@ def attach(run: TaskRun, trainer: Trainer, error: str = "error") -> str | None:
     batches = len(trainer.get_train_dataloader())
     run.steps_per_epoch = math.ceil(batches / settings.gradient_accumulation_steps)
     optimizer = trainer.create_optimizer()
-    trainer.lr_scheduler = run.scheduler(optimizer)  # type: ignore[assignment]
+    trainer.lr_scheduler = run.scheduler(optimizer, base_lr=base_lr)  # type: ignore[assignment]
     callback = KDecayCallback(run, trainer, error)
     trainer.add_callback(callback)
     return callback.restored_checkpoint() if settings.save_strategy == "epoch" else None

@@ -34,6 +34,8 @@ class KDecayCallback(Callback):
             ``lambda accuracy: 100 - 100 * accuracy``.
         averaged: Whether to validate the averaged weights as well, by calling your
             ``validation_step`` a second time after every epoch. Without it, no run ends early.
+        base_lr: The ``lr`` that stands for the schedule's, where parameter groups differ in ``lr``;
+            see :meth:`TaskRun.drive`.
     """
 
     def __init__(
@@ -42,8 +44,10 @@ class KDecayCallback(Callback):
         monitor: str = "val_error",
         percent: Callable[[float], float] = float,
         averaged: bool = True,
+        base_lr: float | None = None,
     ) -> None:
         self._run, self._monitor, self._percent = run, monitor, percent
+        self._base_lr = base_lr
         self._averages = averaged
         self._average: SwappedAverage | None = None
         self._saves_checkpoints = False
@@ -77,7 +81,7 @@ class KDecayCallback(Callback):
             )
         run.steps_per_epoch = int(trainer.estimated_stepping_batches) // run.epochs
         for optimizer in trainer.optimizers:
-            run.drive(optimizer)
+            run.drive(optimizer, base_lr=self._base_lr)
         if self._averages:
             self._average = run.average(pl_module, trainer.optimizers[0])
         if self._restored is not None and self._average is not None:

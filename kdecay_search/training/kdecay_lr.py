@@ -19,9 +19,13 @@ from kdecay_search.schedules.kdecay import Family, KDecaySchedule
 class KDecayLR(LRScheduler):
     """Scheduler that anneals every parameter group's learning rate by k-decay.
 
-    Each group starts at its own ``lr`` and ends at ``lr_min``. The learning rate of a step is
-    computed from the step's number alone, so a training that is resumed from a state dict, at any
-    step, continues with the same learning rates to the last bit.
+    Each group starts at its own ``lr`` and ends at ``lr_min``. A group with ``lr`` 0 is frozen and
+    stays so. The learning rate of a step is computed from the step's number alone, so a training
+    that is resumed from a state dict, at any step, continues with the same learning rates to the
+    last bit.
+
+    Groups may be added later: such a group has the learning rate that it would have if it had been
+    there from the start with its ``lr``.
 
     Args:
         optimizer: The optimizer whose learning rates are set.
@@ -81,15 +85,29 @@ class KDecayLR(LRScheduler):
         self.lr_min = _one_per_group(lr_min, len(optimizer.param_groups))
         self.warmup_steps = checked.warmup_steps
         for group, end in zip(optimizer.param_groups, self.lr_min, strict=True):
-            self._schedule(float(group.get("initial_lr", group["lr"])), end)
+            self._rate(0, float(group.get("initial_lr", group["lr"])), end)
         super().__init__(optimizer, last_epoch)
+        optimizer.register_step_pre_hook(self._set_new_groups)
 
     def get_lr(self) -> list[float | Tensor]:
-        """Learning rate of each parameter group at the present step."""
-        step = min(self.last_epoch, self.total_steps)
+        """Learning rate of each parameter group at the present step.
+
+        Raises:
+            InvalidSchedule: A group was added to an optimizer whose groups differ in ``lr_min``, or
+                its ``lr`` is below ``lr_min``.
+        """
+        groups = self.optimizer.param_groups
+        for group in groups[len(self.base_lrs) :]:
+            if len(set(self.lr_min)) > 1:
+                raise InvalidSchedule(
+                    f"lr_min={self.lr_min!r} has no number for a parameter group that was added "
+                    "later; give one number for all groups"
+                )
+            self.base_lrs.append(float(group.setdefault("initial_lr", float(group["lr"]))))
+            self.lr_min.append(self.lr_min[0])
         return [
-            self._schedule(float(lr_max), lr_min)(step, self.total_steps)
-            for lr_max, lr_min in zip(self.base_lrs, self.lr_min, strict=True)
+            self._rate(self.last_epoch, float(lr_max), lr_min)
+            for _, lr_max, lr_min in zip(groups, self.base_lrs, self.lr_min, strict=False)
         ]
 
     def _get_closed_form_lr(self) -> list[float | Tensor]:
@@ -102,18 +120,34 @@ class KDecayLR(LRScheduler):
         The optimizer's own state may be loaded before or after this, or not at all.
         """
         super().load_state_dict(state_dict)
-        for group, rate in zip(self.optimizer.param_groups, self.get_last_lr(), strict=True):
-            if isinstance(group["lr"], Tensor):
-                group["lr"].fill_(rate)
-            else:
-                group["lr"] = rate
+        for group, rate in zip(self.optimizer.param_groups, self.get_last_lr(), strict=False):
+            set_rate(group, float(rate))
 
-    def _schedule(self, lr_max: float, lr_min: float) -> KDecaySchedule:
-        return _schedule(self.family, tuple(self.ks), self.power, lr_max, lr_min, self.warmup_steps)
+    def _rate(self, step: int, lr_max: float, lr_min: float) -> float:
+        """Learning rate at ``step`` of a group that starts at ``lr_max``; 0 if it is frozen."""
+        if not lr_max:
+            return 0.0
+        settings = self.family, tuple(self.ks), self.power, lr_max, lr_min, self.warmup_steps
+        return _schedule(*settings)(min(step, self.total_steps), self.total_steps)
+
+    def _set_new_groups(self, optimizer: Optimizer, *arguments: Any) -> None:
+        """Before an update, set the learning rate of groups added since the last ``step()``."""
+        groups, known = optimizer.param_groups, len(self.base_lrs)
+        if len(groups) > known and self.last_epoch >= 0:
+            for group, rate in zip(groups[known:], self.get_lr()[known:], strict=True):
+                set_rate(group, float(rate))
 
 
 # Cached, because checking the parameters takes longer than computing a learning rate.
 _schedule = lru_cache(maxsize=1024)(KDecaySchedule)
+
+
+def set_rate(group: dict[str, Any], rate: float) -> None:
+    """Set a parameter group's learning rate; one that is a tensor is changed in place."""
+    if isinstance(group["lr"], Tensor):
+        group["lr"].fill_(rate)
+    else:
+        group["lr"] = rate
 
 
 def _one_per_group(lr_min: float | Sequence[float], groups: int) -> list[float]:

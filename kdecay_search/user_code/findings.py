@@ -96,12 +96,17 @@ def _of_schedule(tryout: Tryout) -> Iterator[Finding]:
         return
     if not rates.used:
         return
-    step = rates.first_mismatch(run.schedule)
-    if step is not None:
+    wrong = rates.first_mismatch(run.schedule, base_is_stated=calls["base_lr"] > 0)
+    if wrong is not None:
+        number, rate = wrong.update, run.schedule(wrong.update)
+        group = f" in parameter group {wrong.group}" if len(rates.used[number]) > 1 else ""
+        times = (
+            "" if wrong.expected == rate else f" and the group's ratio gives {wrong.expected:.6g}"
+        )
         yield Finding(
             Severity.WRONG,
-            f"update {step} used the LR {rates.used[step]:.6g}, but run.schedule({step}) is "
-            f"{run.schedule(step):.6g}: something else sets the LR, or nothing does",
+            f"update {number} used the LR {wrong.used:.6g}{group}, but run.schedule({number}) is "
+            f"{rate:.6g}{times}: something else sets the LR, or nothing does",
         )
         return
     made, expected = len(rates.used), run.total_steps

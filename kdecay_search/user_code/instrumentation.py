@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,25 @@ LR_TOLERANCE = 1e-6
 """Relative difference up to which two LRs are equal: some frameworks hold them as float32."""
 
 
-class LearningRates:
-    """Records the LR that each update of a torch optimizer used, whatever set it."""
+@dataclass(frozen=True)
+class Mismatch:
+    """An LR that is not the schedule's times a constant ratio of its parameter group."""
 
-    used: list[float]
-    """The LR of every update so far, of the first optimizer's first parameter group."""
+    update: int
+    """Number of the update, from 0."""
+    group: int
+    """Number of the parameter group, from 0."""
+    used: float
+    """The LR that the group had in this update."""
+    expected: float
+    """The LR that it would have by the schedule and the group's ratio."""
+
+
+class LearningRates:
+    """Records the LRs that each update of a torch optimizer used, whatever set them."""
+
+    used: list[list[float]]
+    """The LR of every parameter group of the first optimizer, for every update so far."""
 
     def __init__(self) -> None:
         self.used = []
@@ -54,15 +69,40 @@ class LearningRates:
         if self._optimizer is None:
             self._optimizer = optimizer
         if optimizer is self._optimizer:
-            self.used.append(float(optimizer.param_groups[0]["lr"]))
+            self.used.append([float(group["lr"]) for group in optimizer.param_groups])
 
-    def first_mismatch(self, schedule: Callable[[int], float]) -> int | None:
-        """Return the first update whose LR was not that of ``schedule``; None if all were."""
-        for step, used in enumerate(self.used):
-            expected = schedule(step)
-            if abs(used - expected) > LR_TOLERANCE * max(abs(expected), 1e-12):
-                return step
+    def first_mismatch(
+        self, schedule: Callable[[int], float], base_is_stated: bool = False
+    ) -> Mismatch | None:
+        """Return the first LR that does not follow the schedule; None if all do.
+
+        The LR of a parameter group follows the schedule if it is the schedule's times a constant
+        ratio, or 0 while the group is frozen. In every update one group must not be frozen.
+
+        Args:
+            schedule: Gives the LR of an update.
+            base_is_stated: Whether the task stated which LR the ratios refer to. Otherwise one
+                group must have the ratio 1 from the first update on.
+        """
+        ratios: dict[int, float] = {}
+        for update, used in enumerate(self.used):
+            rate = schedule(update)
+            if rate and not any(used):
+                return Mismatch(update, 0, 0.0, rate)
+            if not (ratios or base_is_stated or any(_are_close(lr, rate) for lr in used)):
+                group = next(group for group, lr in enumerate(used) if lr)
+                return Mismatch(update, group, used[group], rate)
+            for group, lr in enumerate(used):
+                if rate and lr:
+                    ratios.setdefault(group, lr / rate)
+                expected = ratios.get(group, 1.0) * rate
+                if lr and not _are_close(lr, expected):
+                    return Mismatch(update, group, lr, expected)
         return None
+
+
+def _are_close(one: float, other: float) -> bool:
+    return abs(one - other) <= LR_TOLERANCE * max(abs(other), 1e-12)
 
 
 class LoggingTaskRun:
@@ -83,6 +123,8 @@ class LoggingTaskRun:
 
         def call(*arguments: Any, **keywords: Any) -> Any:
             calls[name] += 1
+            if keywords.get("base_lr") is not None:
+                calls["base_lr"] += 1
             if name not in FREQUENT and name != "report":
                 named = [f"{keyword}={_brief(each)}" for keyword, each in keywords.items()]
                 log(f"run.{name}({', '.join([*map(_brief, arguments), *named])})")

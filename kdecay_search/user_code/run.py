@@ -185,37 +185,46 @@ class TaskRun:
             self._schedule = schedule_of(run.spec, run.comparator, run.ks, steps, run.lr_max)
         return self._schedule(min(step, self.total_steps), self.total_steps)
 
-    def drive(self, optimizer: Optimizer) -> None:
+    def drive(self, optimizer: Optimizer, *, base_lr: float | None = None) -> None:
         """Let the schedule set the learning rate before each update of a torch optimizer.
 
         Each update also polls (:meth:`poll`). The number of updates is saved by :meth:`keep` and
         :meth:`save`, and restored with them. A scheduler of your own may stay: it is overruled.
 
         Args:
-            optimizer: Its own ``lr`` does not matter. Parameter groups whose ``lr`` differs keep
-                their ratio to the first group.
+            optimizer: The learning rate of a parameter group is the schedule's, times the group's
+                own ``lr`` divided by ``base_lr``. A group with ``lr`` 0 is frozen and stays so.
+                Groups may be added later.
+            base_lr: The ``lr`` that stands for the schedule's. By default it is that of the first
+                group that is not frozen, so with one group its ``lr`` does not matter.
+
+        Raises:
+            TaskError: All groups are frozen, or ``base_lr`` is not above 0.
         """
         from kdecay_search.training.lr_driver import LRDriver  # noqa: PLC0415 - torch
 
-        driver = LRDriver(optimizer, self.schedule, self.poll)
+        driver = LRDriver(optimizer, self.schedule, self.poll, base_lr)
         if len(self._drivers) < len(self._updates):
             driver.updates = self._updates[len(self._drivers)]
         self._drivers.append(driver)
 
-    def scheduler(self, optimizer: Optimizer) -> ScheduleLR:
+    def scheduler(self, optimizer: Optimizer, *, base_lr: float | None = None) -> ScheduleLR:
         """Return the schedule as a torch ``LRScheduler``, for use in place of :meth:`drive`.
 
         Args:
-            optimizer: Its own ``lr`` does not matter. Parameter groups whose ``lr`` differs keep
-                their ratio to the first group.
+            optimizer: Its parameter groups are treated as by :meth:`drive`.
+            base_lr: The ``lr`` that stands for the schedule's; see :meth:`drive`.
 
         Returns:
             A scheduler. Call its ``step()`` after every update, which also polls (:meth:`poll`).
             Save and restore it with its ``state_dict()``, for instance by :meth:`keep`.
+
+        Raises:
+            TaskError: All groups are frozen, or ``base_lr`` is not above 0.
         """
         from kdecay_search.training.lr_driver import ScheduleLR  # noqa: PLC0415 - torch
 
-        self._scheduler = ScheduleLR(optimizer, self.schedule, self.poll)
+        self._scheduler = ScheduleLR(optimizer, self.schedule, self.poll, base_lr)
         return self._scheduler
 
     # ---- results ----------------------------------------------------------------------------

@@ -76,7 +76,8 @@ class TryoutRun:
 
     def report(self, epoch: Epoch) -> None:
         self._tryout.epochs.append(epoch)
-        rates = self._tryout.rates.used[self._updates :]
+        used = self._tryout.rates.used[self._updates :]
+        rates = [next(filter(None, groups), 0.0) for groups in used]  # of a group not frozen
         self._updates += len(rates)
         self._log(_summary(epoch, rates))
         is_last = epoch.number == self.spec.task.epochs

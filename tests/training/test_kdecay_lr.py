@@ -227,3 +227,32 @@ def test_the_plain_loop_of_the_document_runs(capsys: pytest.CaptureFixture[str])
     lines = capsys.readouterr().out.splitlines()
     expected = [KDecaySchedule(ks=(1.5, 4.0))(8 * epoch, 32) for epoch in (1, 2, 3, 4)]
     assert [line.split()[-1] for line in lines] == [f"{rate:.5f}" for rate in expected]
+
+
+def test_a_frozen_group_stays_frozen() -> None:
+    seen = rates(KDecayLR(optimizer(0.0, 0.1), STEPS, ks=(2.0,), lr_min=0.001), STEPS)
+    alone = rates(KDecayLR(optimizer(0.1), STEPS, ks=(2.0,), lr_min=0.001), STEPS)
+    assert seen == [[0.0, rate] for (rate,) in alone]
+
+
+def test_a_group_may_be_added_later() -> None:
+    """Before, ``step()`` failed. It has the rates that it would have from the start."""
+    whole = rates(KDecayLR(optimizer(0.1, 0.02), STEPS, ks=(2.0,), lr_min=0.001), STEPS)
+    scheduler = KDecayLR(optimizer(0.1), STEPS, ks=(2.0,), lr_min=0.001)
+    rates(scheduler, 5)
+    sgd = scheduler.optimizer
+    sgd.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.02})
+    sgd.step()
+    assert [group["lr"] for group in sgd.param_groups] == whole[5]
+    scheduler.step()
+    assert rates(scheduler, STEPS - 6) == whole[6:]
+    resumed = KDecayLR(optimizer(0.1, 0.02), total_steps=1)
+    resumed.load_state_dict(scheduler.state_dict())
+    assert resumed.get_last_lr() == whole[-1]
+
+
+def test_a_later_group_without_an_end_of_its_own_is_one_line() -> None:
+    scheduler = KDecayLR(optimizer(0.1, 0.02), STEPS, lr_min=[0.01, 0.002])
+    scheduler.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.02})
+    with pytest.raises(InvalidSchedule, match="has no number for a parameter group"):
+        scheduler.optimizer.step()
