@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import get_args
 
@@ -81,3 +82,55 @@ def test_constraints_pin_every_dependency_by_name_and_version_alone() -> None:
 
 def test_the_changelog_has_the_current_version() -> None:
     assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_every_function_that_the_architecture_names_exists() -> None:
+    text = (ROOT / "docs/architecture.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"`((?:[a-z_]+\.)+[A-Za-z_]+)`", text))
+    assert len(named) > 20
+    for name in named - {"pyproject.toml", "constraints.txt", "utils.py"}:
+        module, _, attribute = name.rpartition(".")
+        assert hasattr(import_module(f"kdecay_search.{module}"), attribute), name
+
+
+def test_every_path_that_contributing_names_exists() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    named = re.findall(r"`((?:kdecay_search/|tests/|[a-z_]+/)[a-z_/]*(?:\.py)?)`", text)
+    assert len(named) > 20
+    for path in named:
+        assert (ROOT / path).exists() or (ROOT / "kdecay_search" / path).exists(), path
+
+
+def glossary() -> dict[str, str]:
+    rows = (ROOT / "docs/glossary.md").read_text().split("| --- | --- |\n")[1].splitlines()
+    return dict(row.strip("| ").split(" | ", 1) for row in rows)
+
+
+def test_the_glossary_has_the_words_of_the_design() -> None:
+    design = ROOT.parent / "shared/design.md"
+    if not design.exists():
+        pytest.skip("the design is not beside this checkout")
+    table = design.read_text().split("## Words", 1)[1].split("## Method")[0]
+    words = set(re.findall(r"^\| ([a-z ]+) \|", table, re.M)) - {"word"}
+    assert len(words) > 10
+    assert words <= glossary().keys()
+
+
+def test_no_text_has_a_word_that_the_glossary_replaced() -> None:
+    """Words of the project's own that had a standard one beside them."""
+    replaced = re.compile(
+        r"gone on with|goes on with|\bmend(s|ed|ing)?\b|\bin vain\b|\ba vain\b|\bwhoever\b"
+        r"|\bnobody told\b|\bbe it killed\b|\brivals?\b|\bprogrammes?\b|\bbrought about\b",
+        re.IGNORECASE,
+    )
+    texts = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    texts += [
+        path for path in (ROOT / "kdecay_search").rglob("*") if path.suffix in (".py", ".html")
+    ]
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {match[0]}"
+        for path in texts
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if (match := replaced.search(line)) and "now called" not in line
+    ]
+    assert found == []
