@@ -5,11 +5,13 @@ from __future__ import annotations
 from kdecay_search.schedules.kdecay import KDecaySchedule
 
 BLOCKS = "▁▂▃▄▅▆▇█"
+"""Block characters by height."""
 CURVE_WIDTH = 32
+"""Characters of a curve."""
 
 
 def bar(share: float, width: int) -> str:
-    """A horizontal bar of ``share`` (0 to 1) of ``width`` characters."""
+    """A horizontal bar that fills a share (0 to 1) of ``width`` characters."""
     return "█" * round(share * width)
 
 

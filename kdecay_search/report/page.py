@@ -1,4 +1,4 @@
-"""A study as one page of HTML that needs nothing else: no network, no other file."""
+"""A study as one self-contained page of HTML: it needs no network and no other file."""
 
 from __future__ import annotations
 
@@ -30,29 +30,40 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 @dataclass
 class _Figures:
-    """Figures of a page, in order; the template asks for each one's place."""
+    """The figures of a page, in the order in which they were placed."""
 
     shown: list[go.Figure] = field(default_factory=list)
+    """The figures placed so far."""
 
     def place(self, figure: go.Figure) -> dict[str, Any]:
+        """Add a figure; return the id and the height (pixels) of its place, for the template."""
         self.shown.append(figure)
         return {"id": f"figure-{len(self.shown)}", "height": figure.layout.height}
 
     def as_json(self) -> Markup:
-        """For a script element: ``<`` is written so that nothing in a text can end it."""
+        """The figures as JSON for a script element, with every ``<`` escaped."""
         texts = (figure.to_json().replace("<", "\\u003c") for figure in self.shown)
         return Markup("[" + ",\n".join(texts) + "]")
 
 
 def study_report(storage: Storage, name: str, written: datetime) -> str:
-    """The report of a study as the storage holds it now. Raises :class:`StudyError`."""
+    """The report of a study as the storage holds it now.
+
+    Args:
+        storage: Where the study is stored.
+        name: The study's name.
+        written: The present time, with its time zone.
+
+    Raises:
+        StudyError: There is no such study.
+    """
     snapshot = read_snapshot(storage, name)
     facts = Facts(snapshot, read_durations(storage, name), written)
     return report_page(facts, read_curves(storage, snapshot))
 
 
 def report_page(facts: Facts, curves: Curves) -> str:
-    """The whole report. It escapes whatever the database holds."""
+    """The report as HTML; all text from the database is escaped."""
     snapshot, placed = facts.snapshot, _Figures()
     shown = [
         {
@@ -84,7 +95,7 @@ def report_page(facts: Facts, curves: Curves) -> str:
 
 
 def figures_of(name: str, storage: Storage, snapshot: StudySnapshot) -> list[go.Figure]:
-    """By the name that ``kdecay plot`` has for it: one for the study, or one for each stage."""
+    """The figures that ``kdecay plot`` draws under a name: one for the study or for each stage."""
     if name == "schedule":
         return [figures.schedules(snapshot)]
     if name in ("error-vs-k", "epochs"):
@@ -96,7 +107,7 @@ def figures_of(name: str, storage: Storage, snapshot: StudySnapshot) -> list[go.
 
 
 def figure_page(title: str, shown: Sequence[go.Figure]) -> str:
-    """Figures alone, one under the other."""
+    """A page with nothing but figures, one below the other."""
     placed = _Figures()
     return _render("figure.html", placed, title=title, places=[placed.place(f) for f in shown])
 
@@ -117,13 +128,17 @@ def _render(template: str, placed: _Figures, **values: Any) -> str:
 
 
 def tidy(text: str) -> str:
-    """``k = 4`` and ``5 %`` without a line break inside, and minus signs."""
+    """``text`` with proper minus signs and without line breaks inside ``k = 4`` and ``5 %``."""
     unbroken = text.replace("k = ", "k\u00a0=\u00a0").replace(" %", "\u00a0%")
     return re.sub(r"(?<!\w)-(?=\d)", "\u2212", unbroken)
 
 
 def write(path: Path, text: str) -> None:
-    """Write a file whole or not at all. Raises :class:`KDecayError` where that is impossible."""
+    """Write a file whole or not at all, and create its folder if that is missing.
+
+    Raises:
+        KDecayError: The file cannot be written.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
@@ -134,7 +149,7 @@ def write(path: Path, text: str) -> None:
             file.write(text)
         umask = os.umask(0)
         os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)  # mkstemp's files are for their owner alone
+        os.chmod(name, 0o666 & ~umask)  # mkstemp lets only the owner read it
         os.replace(name, path)
     except OSError as error:
         Path(name).unlink(missing_ok=True)
@@ -142,4 +157,6 @@ def write(path: Path, text: str) -> None:
 
 
 def _unwritable(path: Path, error: OSError) -> KDecayError:
-    return KDecayError(f"{path}: cannot be written: {error.strerror}; give another place by --out")
+    return KDecayError(
+        f"{path}: cannot be written: {error.strerror}; give another place with --out"
+    )

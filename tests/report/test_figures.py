@@ -133,8 +133,8 @@ def test_error_by_k_has_every_seed_the_means_the_curve_and_the_choice() -> None:
 def test_the_curve_of_a_later_stage_begins_at_the_term_that_it_follows() -> None:
     stage = TWO_TERMS.plan.stages[1]
     assert stage_curve(TWO_TERMS, stage).ks[0] == 2.0
-    rival = named(figures.error_by_k(TWO_TERMS, stage), "k = 2 alone")
-    assert rival.y[0] == pytest.approx((9.0 + 11.1 + 10.0) / 3)
+    reference = named(figures.error_by_k(TWO_TERMS, stage), "k = 2 alone")
+    assert reference.y[0] == pytest.approx((9.0 + 11.1 + 10.0) / 3)
 
 
 def test_a_run_that_diverged_stands_at_the_edge_and_tells_its_own_error() -> None:

@@ -126,8 +126,8 @@ def test_hovering_tells_k_seed_and_error(screen: Screen) -> None:
     points.first.hover(force=True)
     hover = place.locator(".hovertext")
     hover.first.wait_for()
-    told = " ".join((hover.first.text_content() or "").split())
-    assert re.search(r"k = 1.*error \d+\.\d\d", told), told
+    text = " ".join((hover.first.text_content() or "").split())
+    assert re.search(r"k = 1.*error \d+\.\d\d", text), text
 
 
 def test_the_end_of_the_training_is_enlarged_in_an_inset(screen: Screen) -> None:

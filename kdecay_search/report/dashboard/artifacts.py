@@ -18,6 +18,7 @@ from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage, records
 
 FORMS = {Form.PYTHON: ".py", Form.JSON: ".json"}
+"""Endings of the files by the form of the schedule."""
 
 
 def artifact_store(folder: str) -> FileSystemArtifactStore:

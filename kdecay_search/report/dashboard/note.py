@@ -15,6 +15,7 @@ from kdecay_search.study.trials import CONFIRMATION
 MOST_ROWS = 20
 """Most candidates that a note lists: the best."""
 STATES = {"running": "is running", "done": "is done", "stopped": "is stopped"}
+"""What a study's state is called in a sentence; another state is a failure."""
 WRITTEN = (
     "*Written by `kdecay dashboard` or `kdecay publish`. If you edit this note, your text is kept.*"
 )
@@ -135,7 +136,7 @@ def _next_steps(snapshot: StudySnapshot) -> Iterable[str]:
     elif snapshot.state == "stopped":
         yield "`kdecay launch` with its study file resumes it"
     elif snapshot.state == "failed":
-        yield f"`kdecay status {name}` tells how its runs failed"
+        yield f"`kdecay status {name} --errors` shows why its runs failed"
     if snapshot.plan.leader.errors:
         yield f"`kdecay best {name} --as python` prints the schedule as source"
         yield f"`kdecay report {name}` writes a page with all figures"

@@ -28,7 +28,9 @@ LOCK_SECONDS = 600.0
 FORMAT = f"{__version__}-2"
 """Part of every digest of a study: pages in another format are written anew."""
 SEARCHED = "validation error, %"
+"""Name of the objective of a stage."""
 CONFIRMED = "test error, %"
+"""Name of the objective of a confirmation."""
 
 CONTENT = "kdecay:published"
 """Attribute of the first stage: the digest of the study that all its pages were made from."""
@@ -46,7 +48,9 @@ class Outcome(StrEnum):
     """What came of an attempt to publish a study."""
 
     PUBLISHED = "published"
+    """Something has changed, and was written."""
     UNCHANGED = "unchanged"
+    """The pages show the study as it is; nothing was written."""
     BUSY = "busy"
     """Another process is publishing the study at this moment."""
 

@@ -1,4 +1,4 @@
-"""Serving Optuna's dashboard from the cached storage."""
+"""The server of Optuna's dashboard, which reads from the cached storage."""
 
 from __future__ import annotations
 
@@ -22,12 +22,20 @@ if TYPE_CHECKING:
 
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+"""Names of this machine that are answered on a loopback address."""
 
 
 class Server:
-    """Listens from its construction on; serves for as long as a ``with`` block lasts.
+    """Listens as soon as it is made, and serves for as long as a ``with`` block lasts.
 
-    Raises :class:`KDecayError` where it cannot listen.
+    Args:
+        storage: The studies to show.
+        host: Address to listen on.
+        port: Port to listen on; 0 takes a free one.
+        artifacts: Where finished schedules are kept for download, if they are.
+
+    Raises:
+        KDecayError: It cannot listen there.
     """
 
     def __init__(
@@ -40,7 +48,7 @@ class Server:
         self._http = _listening(host, port)
         import optuna_dashboard  # noqa: PLC0415 - takes a second
 
-        # Optuna's storage as it is would read every value of every trial anew for each page.
+        # Without a cache, every page would read every value of every trial again.
         pages = optuna_dashboard.wsgi(storage.optuna, artifact_store=artifacts)
         self._http.set_app(_of_this_machine(pages, host) if self.is_loopback else pages)
         self._host = host
@@ -48,6 +56,7 @@ class Server:
 
     @property
     def url(self) -> str:
+        """Address of the first page."""
         host = f"[{self._host}]" if ":" in self._host else self._host
         return f"http://{host}:{self._http.server_port}/dashboard"
 
@@ -67,10 +76,10 @@ class Server:
 
 
 def _of_this_machine(pages: WSGIApplication, host: str) -> WSGIApplication:
-    """``pages``, but only under this machine's own names.
+    """Serve ``pages`` only under this machine's own names.
 
-    A foreign web site can let a name of its own point to this machine, and its scripts would then
-    be free to use the pages, which have no authentication, through the browser of who visits it.
+    A foreign web site can let a name of its own point to this machine. Its scripts could then use
+    the pages, which have no authentication, through the browser of a visitor.
     """
     known = {host, *LOOPBACK_NAMES}
 
@@ -95,7 +104,7 @@ class _HTTPServer6(_HTTPServer):
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: the browser asks for news every few seconds."""
+        """Log nothing: the browser sends a request every few seconds."""
 
 
 def _listening(host: str, port: int) -> _HTTPServer:
