@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import sqlalchemy
 import tenacity
@@ -40,6 +40,7 @@ _CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds; keepalives are not sent while data is on its way
 }
+_POOL: dict[str, Any] = {"pool_pre_ping": True, "connect_args": _CONNECT}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,8 +49,8 @@ T = TypeVar("T")
 class Storage:
     """The database that holds the studies.
 
-    A process keeps two connections at most. Optuna's own storage, which only creating and deleting
-    studies, samplers and the dashboard need, opens a further one for as long as each call takes.
+    A process keeps two connections at most. Optuna's own storage, which creating and deleting
+    studies, samplers and the dashboard need, opens a third one, which :meth:`borrow_optuna` closes.
 
     Args:
         url: The database, in any usual spelling of a Postgres URL.
@@ -68,9 +69,7 @@ class Storage:
         self.histories: dict[str, History] = {}
         """What this process knows of the trials, by the study's name."""
         os.environ["PGTZ"] = "UTC"  # heartbeats are naive timestamps: the same zone for everybody
-        self.engine = sqlalchemy.create_engine(
-            self.url, pool_size=2, max_overflow=0, pool_pre_ping=True, connect_args=_CONNECT
-        )
+        self.engine = sqlalchemy.create_engine(self.url, pool_size=2, max_overflow=0, **_POOL)
         try:
             with mapped_errors(self.url):
                 self._open_tables()
@@ -93,6 +92,14 @@ class Storage:
         from optuna.storages import get_storage  # noqa: PLC0415 - a quarter of a second
 
         return get_storage(self.rdb)
+
+    @contextlib.contextmanager
+    def borrow_optuna(self) -> Iterator[BaseStorage]:
+        """Use Optuna's storage for a moment; the connection that it opens is closed afterwards."""
+        try:
+            yield self.optuna
+        finally:
+            self.rdb.engine.dispose()
 
     @property
     def shown_url(self) -> str:
@@ -151,7 +158,7 @@ class Storage:
         with mapped_errors(self.url):
             return storages.RDBStorage(
                 self.secret_url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
-                engine_kwargs={"poolclass": sqlalchemy.NullPool, "connect_args": _CONNECT},
+                engine_kwargs={**_POOL, "pool_size": 1, "max_overflow": 1},
                 skip_compatibility_check=True,  # schema.mismatch is the one rule
                 skip_table_creation=not makes_tables,
             )

@@ -153,10 +153,11 @@ def create_stage(storage: Storage, name: str, stage: int) -> int:
     from optuna.study import StudyDirection  # noqa: PLC0415
 
     study_name = stage_name(name, stage)
-    try:
-        return storage.optuna.create_new_study([StudyDirection.MINIMIZE], study_name)
-    except DuplicatedStudyError:
-        return storage.optuna.get_study_id_from_name(study_name)
+    with storage.borrow_optuna() as optuna:
+        try:
+            return optuna.create_new_study([StudyDirection.MINIMIZE], study_name)
+        except DuplicatedStudyError:
+            return optuna.get_study_id_from_name(study_name)
 
 
 @retried
@@ -182,8 +183,9 @@ def write_attributes(storage: Storage, attributes: Mapping[int, Mapping[str, Any
 @retried
 def delete_study(storage: Storage, name: str) -> None:
     """Delete all stages of a study; the first, which makes it a study, last."""
-    for study_id in reversed(stage_ids(storage, name).values()):
-        storage.optuna.delete_study(study_id)
+    with storage.borrow_optuna() as optuna:
+        for study_id in reversed(stage_ids(storage, name).values()):
+            optuna.delete_study(study_id)
 
 
 @dataclass(frozen=True)

@@ -167,18 +167,19 @@ def _choose_candidate(storage: Storage, spec: StudySpec, claim: Claim) -> Candid
 def _sample(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
     """Let Optuna's sampler choose, knowing all trials of the stage."""
     request = claim.request
-    study = optuna.load_study(
-        study_name=records.stage_name(spec.name, request.key.stage),
-        storage=storage.optuna,
-        sampler=_make_sampler(spec, request.key),
-    )
-    study.get_trials(deepcopy=False)  # the cache must know a trial before it can be written to
-    trial = optuna.trial.Trial(study, claim.trial_id)
-    lr_max, space = request.lr_max, queue.distribution(request)
-    if request.levels:
-        lr_max = float(trial.suggest_categorical(attributes.LR_MAX, request.levels))
-    k = trial.suggest_float(attributes.K, space.low, space.high, log=True)
-    return Candidate(k, lr_max)
+    with storage.borrow_optuna() as borrowed:
+        study = optuna.load_study(
+            study_name=records.stage_name(spec.name, request.key.stage),
+            storage=borrowed,
+            sampler=_make_sampler(spec, request.key),
+        )
+        study.get_trials(deepcopy=False)  # the cache must know a trial before it is written to
+        trial = optuna.trial.Trial(study, claim.trial_id)
+        lr_max, space = request.lr_max, queue.distribution(request)
+        if request.levels:
+            lr_max = float(trial.suggest_categorical(attributes.LR_MAX, request.levels))
+        k = trial.suggest_float(attributes.K, space.low, space.high, log=True)
+        return Candidate(k, lr_max)
 
 
 def _make_sampler(spec: StudySpec, key: RunKey) -> BaseSampler:
