@@ -192,7 +192,7 @@ def _gain(verdict: Verdict) -> dict[str, str]:
     if verdict.estimate is None:
         return {"gain": "–", "interval": "", "by": ""}
     by = {
-        Model.SMOOTH_CURVE: "by the smooth curve through all runs",
+        Model.SMOOTH_CURVE: "by the smooth curve through all runs of each stage",
         Model.PAIRED: f"paired over {counted(verdict.pairs, 'seed')}",
     }
     return {

@@ -57,7 +57,7 @@ def _upload(storage: Storage, store: FileSystemArtifactStore, snapshot: StudySna
     for name, text in _files(snapshot):
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / name
-            file.write_text(text)
+            file.write_text(text, encoding="utf-8")
             if name not in known:
                 upload_artifact(artifact_store=store, file_path=str(file), study_or_trial=first)
             elif not _holds(store, known[name]):  # an upload was killed, or the folder is new

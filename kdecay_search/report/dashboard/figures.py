@@ -50,7 +50,7 @@ def stage_figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[s
             ),
         }
     if snapshot.plan.confirmation is not None:
-        title = "Test error: found schedule against the others"
+        title = "Test error: found schedule against others"
         drawn[CONFIRMATION] = {
             "differences": _card(figures.differences(snapshot.plan.confirmation), title)
         }
@@ -76,7 +76,7 @@ def _card(figure: go.Figure, title: str) -> go.Figure:
     """The figure for a card of the dashboard: titled, with its legend beside the plot."""
     shown = go.Figure(_rounded(json.loads(figure.to_json())))
     shown.update_layout(
-        title={"text": title, "x": 0.0, "xref": "paper", "font": {"size": 16}},
+        title={"text": title, "x": 0.02, "xref": "container", "font": {"size": 16}},
         margin={"t": 48},
         height=HEIGHT,
         legend=LEGEND,

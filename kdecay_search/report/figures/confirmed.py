@@ -31,7 +31,7 @@ def differences(confirmation: Confirmation | None) -> go.Figure:
     if confirmation is None or not known:
         return theme.empty("No pair of the confirmation is complete yet.")
     height = FRAME_HEIGHT + ROW_HEIGHT * len(known)
-    shown = theme.figure("found schedule is better by, points of test error", "", height=height)
+    shown = theme.figure("found is better by, points", "", height=height)
     found = next(row for row in confirmation.rows if row.comparator == FOUND)
     for row, compared in known:
         _add(shown, confirmed.title(row, confirmation), row, found, compared)
