@@ -7,7 +7,7 @@ next reconciliation completes what it left unfinished.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from kdecay_search.errors import StudyError
@@ -102,44 +102,41 @@ def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
         snapshot = take_snapshot(storage, study)
         if study.stopped:
             return snapshot
-        stage_ids = _apply(storage, study, snapshot.plan, lock)
-        if stage_ids is not None:
+        plan = snapshot.plan
+        if plan.withdraw or plan.enqueue or plan.skip:
+            study = _apply(storage, study, plan, lock)
             snapshot = take_snapshot(storage, study)
-        described = {
-            study_id: changed
-            for stage, values in _descriptions(snapshot).items()
-            if (study_id := (stage_ids or study.stage_ids).get(stage)) is not None
-            and (changed := _differing(values, study.attributes.get(stage, {})))
-        }
+        described = {}
+        for stage, values in _descriptions(snapshot).items():
+            stored = study.attributes.get(stage, {})
+            differing = {k: v for k, v in values.items() if k not in stored or stored[k] != v}
+            if differing and stage in study.stage_ids:
+                described[study.stage_ids[stage]] = differing
         if described:
             lock.confirm()
             records.write_attributes(storage, described)
         return snapshot
 
 
-def _apply(
-    storage: Storage, study: StoredStudy, plan: Plan, lock: Lock
-) -> Mapping[int, int] | None:
-    """Write what the plan wants, asking before every write whether the lock is still held.
+def _apply(storage: Storage, study: StoredStudy, plan: Plan, lock: Lock) -> StoredStudy:
+    """Write what a plan wants, asking before every write whether the lock is still held.
 
     Returns:
-        Optuna's study ids by stage, a new stage included; None if there was nothing to write.
+        The study, with the stage that the plan has opened, if it has.
     """
     if plan.withdraw:
         lock.confirm()
         queue.withdraw(storage, [trial.trial_id for trial in plan.withdraw])
-    if not plan.enqueue and not plan.skip:
-        return study.stage_ids if plan.withdraw else None
-    stage = (*plan.enqueue, *plan.skip)[0].key.stage  # a plan asks for runs of one stage only
-    stage_ids = dict(study.stage_ids)
-    if stage not in stage_ids:
-        lock.confirm()
-        stage_ids[stage] = records.create_stage(storage, study.spec.name, stage)
     for add, requests in ((queue.enqueue, plan.enqueue), (queue.skip, plan.skip)):
         if requests:
+            stage = requests[0].key.stage  # all of one stage
             lock.confirm()
-            add(storage, stage_ids[stage], requests)
-    return stage_ids
+            if stage not in study.stage_ids:
+                study_id = records.create_stage(storage, study.spec.name, stage)
+                study = replace(study, stage_ids={**study.stage_ids, stage: study_id})
+                lock.confirm()
+            add(storage, study.stage_ids[stage], requests)
+    return study
 
 
 def _descriptions(snapshot: StudySnapshot) -> dict[int, dict[str, Any]]:
@@ -162,7 +159,3 @@ def _descriptions(snapshot: StudySnapshot) -> dict[int, dict[str, Any]]:
             "verdict": str(snapshot.confirmed.outcome),
         }
     return descriptions
-
-
-def _differing(wanted: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: v for k, v in wanted.items() if k not in stored or stored[k] != v}

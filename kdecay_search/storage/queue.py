@@ -21,13 +21,13 @@ import sqlalchemy
 
 from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.connect import Storage, mapped_errors, retried
+from kdecay_search.storage.parameters import distributions, parameters, stored_parameters
 from kdecay_search.storage.records import prefix, stage_name
 from kdecay_search.storage.sql import queue as sql
-from kdecay_search.study.comparators import COMPARATORS
 from kdecay_search.study.trials import ERROR, FIRST_STAGE, LOST, WITHDRAWN, RunRequest
 
 if TYPE_CHECKING:
-    from optuna.distributions import BaseDistribution, FloatDistribution
+    from optuna.distributions import BaseDistribution
 
 UserAttrs = Mapping[str, Any]
 """What is kept with a trial for reports to show: JSON-serialisable values by name."""
@@ -99,7 +99,7 @@ def _add_trials(
     for place, request in enumerate(requests, start=1):
         fixed.append(json.dumps(parameters(request)))
         if is_ended:
-            stored = _stored_parameters(parameters(request), distributions(request))
+            stored = stored_parameters(parameters(request), distributions(request))
             given += [(place, *row) for row in stored]
         values = {**attribute.request_attributes(request), **user_attrs}
         attributes += [(place, key, json.dumps(value)) for key, value in values.items()]
@@ -119,37 +119,6 @@ def _add_trials(
 def _columns(rows: Sequence[tuple[Any, ...]], *names: str) -> dict[str, list[Any]]:
     """The columns of ``rows`` by name, as the arrays that a statement makes rows of again."""
     return {name: [row[index] for row in rows] for index, name in enumerate(names)}
-
-
-def parameters(request: RunRequest) -> dict[str, Any]:
-    """What Optuna shows as the parameters of a run; nothing before the sampler has chosen them."""
-    if request.comparator is not None:
-        return {attribute.SCHEDULE: request.comparator}
-    if request.k is None:
-        return {}
-    return {attribute.K: request.k} | ({attribute.LR_MAX: request.lr_max} if request.levels else {})
-
-
-def distributions(request: RunRequest) -> dict[str, BaseDistribution]:
-    """The search space of a run's stage, by parameter."""
-    from optuna.distributions import CategoricalDistribution  # noqa: PLC0415 - loads slowly
-
-    if request.comparator is not None:
-        return {attribute.SCHEDULE: CategoricalDistribution(COMPARATORS)}
-    spaces: dict[str, BaseDistribution] = {attribute.K: distribution(request)}
-    if request.levels:
-        spaces[attribute.LR_MAX] = CategoricalDistribution(request.levels)
-    return spaces
-
-
-def distribution(request: RunRequest) -> FloatDistribution:
-    """The range of k; logarithmic, since neighbours in log k behave alike."""
-    from optuna.distributions import FloatDistribution  # noqa: PLC0415 - loads slowly
-
-    low, high = request.bounds
-    if request.k is not None:
-        low, high = min(low, request.k), max(high, request.k)
-    return FloatDistribution(low, high, log=True)
 
 
 def claim(
@@ -214,22 +183,10 @@ def give_parameters(
         given: Values by the name of the parameter.
         spaces: Search space of each parameter.
     """
-    rows = _stored_parameters(given, spaces)
+    rows = stored_parameters(given, spaces)
     values = {"trial_id": trial_id, **_columns(rows, "names", "values", "spaces")}
     with storage.engine.begin() as connection:
         connection.execute(sql.SET_PARAMETERS, values)
-
-
-def _stored_parameters(
-    given: Mapping[str, Any], spaces: Mapping[str, BaseDistribution]
-) -> list[tuple[str, float, str]]:
-    """Name, value and search space of each parameter, as Optuna's tables hold them."""
-    from optuna.distributions import distribution_to_json  # noqa: PLC0415 - loads slowly
-
-    return [
-        (name, spaces[name].to_internal_repr(value), distribution_to_json(spaces[name]))
-        for name, value in given.items()
-    ]
 
 
 def report(storage: Storage, held: Claim, step: int, value: float) -> bool:

@@ -15,7 +15,7 @@ from kdecay_search.search.early_stopping import (
     may_stop,
     should_stop,
 )
-from kdecay_search.storage import Storage, attributes, queue, records
+from kdecay_search.storage import Storage, attributes, parameters, queue, records
 from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.candidate import Candidate
@@ -159,7 +159,7 @@ def _choose_candidate(storage: Storage, spec: StudySpec, claim: Claim) -> Candid
     request = claim.request
     if request.k is None:
         return _sample(storage, spec, claim)
-    given, spaces = queue.parameters(request), queue.distributions(request)
+    given, spaces = parameters.parameters(request), parameters.distributions(request)
     queue.give_parameters(storage, claim.trial_id, given, spaces)
     return Candidate(request.k, request.lr_max)
 
@@ -175,7 +175,7 @@ def _sample(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
         )
         study.get_trials(deepcopy=False)  # the cache must know a trial before it is written to
         trial = optuna.trial.Trial(study, claim.trial_id)
-        lr_max, space = request.lr_max, queue.distribution(request)
+        lr_max, space = request.lr_max, parameters.k_range(request)
         if request.levels:
             lr_max = float(trial.suggest_categorical(attributes.LR_MAX, request.levels))
         k = trial.suggest_float(attributes.K, space.low, space.high, log=True)

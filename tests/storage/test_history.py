@@ -48,7 +48,7 @@ def report(storage: Storage, trial_id: int, epochs: int) -> None:
         storage.optuna.set_trial_intermediate_value(trial_id, step, 50.0 - step)
 
 
-def test_a_trial_that_another_process_ran_is_seen_in_every_state(
+def test_trial_of_another_process_is_seen_in_every_state(
     storage: Storage, other: Storage, tmp_path: Path
 ) -> None:
     launched(storage, tmp_path, "watched")
@@ -68,7 +68,7 @@ def test_a_trial_that_another_process_ran_is_seen_in_every_state(
     assert (lost.state, lost.reason, lost.message) == (State.FAILED, "error", "it broke")
 
 
-def test_a_released_trial_is_seen_to_wait_again(
+def test_released_trial_is_seen_to_wait_again(
     storage: Storage, other: Storage, tmp_path: Path
 ) -> None:
     launched(storage, tmp_path, "released")
@@ -79,7 +79,7 @@ def test_a_released_trial_is_seen_to_wait_again(
     assert claimed(storage, "released").trial_id == claim.trial_id
 
 
-def test_a_tick_acts_on_what_another_process_finished(
+def test_reconcile_acts_on_what_another_process_finished(
     storage: Storage, other: Storage, tmp_path: Path
 ) -> None:
     launched(storage, tmp_path, "shared", search__seeds=1, search__max_terms=2)
@@ -93,7 +93,7 @@ def test_a_tick_acts_on_what_another_process_finished(
     assert [t.state for t in seen(storage, "shared").values()].count(State.RUNNING) == 1
 
 
-def test_a_study_that_was_deleted_and_launched_anew_begins_empty(
+def test_study_that_is_deleted_and_launched_again_begins_empty(
     storage: Storage, other: Storage, tmp_path: Path
 ) -> None:
     launched(storage, tmp_path, "reborn")
@@ -108,7 +108,7 @@ def test_a_study_that_was_deleted_and_launched_anew_begins_empty(
     assert {trial.state for trial in after.values()} == {State.WAITING}
 
 
-def test_finished_trials_that_are_deleted_are_queued_again_by_a_process_that_knew_them(
+def test_deleted_trials_are_queued_again_by_a_process_that_knew_them(
     storage: Storage, tmp_path: Path
 ) -> None:
     launched(storage, tmp_path, "thinned")
@@ -152,7 +152,7 @@ def test_only_open_and_new_trials_are_read_again(storage: Storage, tmp_path: Pat
 
 
 @pytest.mark.parametrize("prunes", [False, True])
-def test_a_process_that_looked_all_along_plans_as_one_that_has_just_begun(
+def test_process_that_looked_all_along_plans_as_a_new_one(
     storage: Storage, tmp_path: Path, prunes: bool
 ) -> None:
     name = f"followed-{prunes}".lower()
@@ -188,7 +188,7 @@ def _end(storage: Storage, claim: Claim, dice: random.Random) -> None:
         queue.release(storage, claim)
 
 
-def test_what_a_trial_says_is_shown_without_what_a_terminal_would_act_upon(
+def test_text_of_a_trial_holds_nothing_that_a_terminal_acts_on(
     storage: Storage, tmp_path: Path
 ) -> None:
     launched(storage, tmp_path, "talkative")
@@ -198,3 +198,27 @@ def test_what_a_trial_says_is_shown_without_what_a_terminal_would_act_upon(
     trial = seen(storage, "talkative")[claim.trial_id]
     assert trial.message == "\\x1b[2Jgone\\nnew line"
     assert (trial.worker, trial.resumed_epochs) == ("['a', 1]", 0)
+
+
+def test_trial_that_appears_late_with_a_smaller_id_is_seen(
+    storage: Storage, other: Storage, tmp_path: Path
+) -> None:
+    """As when two processes add trials to two stages at once, and the first to begin ends last."""
+    launched(storage, tmp_path, "late-comer")
+    with storage.engine.begin() as connection:
+        reserve = sqlalchemy.text("SELECT nextval('trials_trial_id_seq')")
+        early = connection.scalar(reserve)
+    stage = records.stage_ids(storage, "late-comer")[1]
+    queue.enqueue(storage, stage, [RunRequest(RunKey(1, 7, 0), (), 2.0, (1.0, 3.0))])
+    before = seen(storage, "late-comer")
+    assert max(before) > early
+    with other.engine.begin() as connection:
+        for statement in (
+            "INSERT INTO trials (trial_id, number, study_id, state) "
+            "SELECT :early, 99, study_id, state FROM trials WHERE trial_id = :latest",
+            "INSERT INTO trial_user_attributes (trial_id, key, value_json) "
+            "SELECT :early, key, value_json FROM trial_user_attributes WHERE trial_id = :latest",
+        ):
+            values = {"early": early, "latest": max(before)}
+            connection.execute(sqlalchemy.text(statement), values)
+    assert seen(storage, "late-comer").keys() - before.keys() == {early}

@@ -8,6 +8,7 @@ import pytest
 
 from kdecay_search.search.early_stopping import FIRST_SEED
 from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.parameters import distributions
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
@@ -108,7 +109,7 @@ def test_a_sampled_level_and_infinite_errors_are_read_as_they_were_written(
     request = RunRequest(RunKey(1, 0, FIRST_SEED), (), 2.0, (1.0, 5.0), levels=(0.05, 0.1, 0.2))
     study_id = queued(storage, "levels", [request])
     claim = claimed(storage, "levels")
-    spaces = queue.distributions(request)
+    spaces = distributions(request)
     queue.give_parameters(storage, claim.trial_id, {"k": 2.5, "lr_max": 0.2}, spaces)
     for step, value in enumerate((9.0, math.inf, math.nan), start=1):
         queue.report(storage, claim, step, value)
