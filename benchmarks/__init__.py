@@ -1,1 +1,1 @@
-"""What is measured, one command each; see README.md. No part of the installed package."""
+"""Benchmarks, one command each; README.md describes them. They are not part of the package."""

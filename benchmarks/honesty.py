@@ -1,7 +1,7 @@
-"""How often a study's claims are wrong: ``python -m benchmarks.honesty``.
+"""Measure how often a study's claims are wrong: ``python -m benchmarks.honesty``.
 
-Simulated studies whose truth is known. The real procedure finds k; then fresh seeds compare it
-with k = 1, as a confirmation does. Beside that stand the search's own numbers.
+Studies whose truth is known are simulated. The real procedure finds k; then fresh seeds compare it
+with k = 1, as a confirmation does. The search's own numbers are listed beside that.
 """
 
 from __future__ import annotations
@@ -32,81 +32,97 @@ from kdecay_search.training.device_inventory import cpu_info
 TRUTHS = (0.0, 0.2, 0.5)
 """Percentage points by which the best k's true error is below that of k = 1."""
 CONFIRMATIONS = (5, 10)
-"""Fresh seeds."""
+"""Numbers of fresh seeds."""
 BEST_K = 2.0
-LEVEL = 8.0
+"""The k with the lowest true error."""
+ORIGINAL_ERROR = 8.0
 """True error (%) of k = 1."""
 RUN_NOISE = 0.3
+"""Standard deviation of each run, percentage points."""
 SEED_NOISE = 0.3
-"""Standard deviations, percentage points: of each run, and of what runs of a seed share."""
+"""Standard deviation of what the runs of a seed share, percentage points."""
 FIRST_FRESH_SEED = 100
-SEARCHES = {"grid": False, "race": True}
-"""By name: whether the study has ``pruning.enabled``. No run ends early here: there are no curves;
-the race decides who gets a further seed."""
+"""Smallest seed of the confirmations."""
+SEARCHES = {"grid": False, "allocated": True}
+"""Kinds of search, with ``pruning.enabled``: a full grid, or runs chosen by allocation. No run ends
+early, since there are no curves here."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A difference to k = 1, as somebody tells it, and the truth."""
+    """A claimed gain on k = 1, and the truth; in percentage points."""
 
     truth: float
+    """The true gain."""
     difference: float
+    """The claimed gain."""
     interval: tuple[float, float] | None
+    """95 % interval of the claimed gain; None if there is none."""
     says_better: bool
+    """Whether the claim is that the schedule is better."""
 
     @staticmethod
     def of(truth: float, sample: Sample) -> Claim:
-        """What Student's t says of a sample of paired differences."""
+        """Claim by Student's t from paired differences."""
         interval = sample.interval()
         assert sample.mean is not None
         return Claim(truth, sample.mean, interval, interval is not None and interval[0] > 0)
 
     @staticmethod
     def of_confirmation(truth: float, found: Comparison) -> Claim:
+        """Claim of a confirmation."""
         assert found.difference is not None
         return Claim(truth, found.difference, found.interval, found.verdict == "better")
 
     @staticmethod
     def of_curve(truth: float, gain: Gain) -> Claim:
+        """Claim by the smooth curve."""
         return Claim(truth, gain.mean, gain.interval, gain.is_sure)
 
 
 @dataclass(frozen=True)
 class Study:
-    """One simulated study: what it claimed. A study that found no k but 1 claims nothing."""
+    """What a simulated study claimed; nothing if it found k = 1."""
 
     noise: Noise | None
-    """Of paired differences, by the search's runs."""
+    """Noise of paired differences, estimated from the search's runs."""
     confirmed: Mapping[int, Claim]
-    """By the number of fresh seeds."""
+    """Claims of the confirmations, by their number of fresh seeds."""
     search: Claim | None
-    """The search's own paired gain of the k that it found."""
+    """Claim by the search's own paired gain of the k that it found."""
     smooth: Claim | None
-    """The same by the smooth curve through all runs."""
+    """Claim of the smooth curve through all runs about the same k."""
     lowest: Claim | None
-    """The k with the lowest mean, which the procedure does not choose; only of a full grid."""
+    """Claim about the k with the lowest mean, which the procedure does not choose; full grids
+    only."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """Shares and means over the studies that found a k; None where there is nothing to count."""
+    """Shares and means over the studies that found a k other than 1; None where there is none.
+
+    What is stated of the confirmation follows for the search's paired gain (``search_``), for the
+    smooth curve (``smooth_``) and for the k with the lowest mean (``lowest_``).
+    """
 
     truth: float
+    """True gain of the best k on k = 1, percentage points."""
     search: str
+    """Kind of search."""
     n: int
-    """Fresh seeds of the confirmation."""
+    """Number of fresh seeds of the confirmation."""
     found: float
     """Share of all studies that found a k other than 1."""
     found_truth: float | None
-    """Mean true difference between the k that was found and k = 1, percentage points."""
+    """Mean true gain of the k that was found on k = 1, percentage points."""
     coverage: float | None
-    """Of the confirmation's interval: share that holds the true difference of the k found."""
+    """Share in which the confirmation's interval contains the true gain of the k that was found."""
     found_better: float | None
-    """Share in which the confirmation says "better" …"""
+    """Share in which the confirmation says "better"."""
     falsely_better: float | None
-    """… and in which it does so though the true difference is not above zero."""
+    """Share in which the confirmation says "better" although the true gain is not above zero."""
     bias: float | None
-    """Mean of the confirmation's difference less the true one, percentage points."""
+    """Mean of the confirmation's gain minus the true one, percentage points."""
     search_coverage: float | None
     search_better: float | None
     search_falsely_better: float | None
@@ -120,18 +136,19 @@ class Row:
     lowest_falsely_better: float | None
     lowest_bias: float | None
     noise_ratio: float | None
-    """Root mean square, over the studies, of the estimated noise over the true one."""
+    """Root mean square, over the studies, of the estimated noise divided by the true one."""
     noise_coverage: float | None
-    """Of the noise's interval."""
+    """Share in which the interval of the noise contains the true one."""
 
 
 def true_gain(truth: float, k: float) -> float:
-    """A parabola over log k: 0 at k = 1 and 4, ``truth`` at 2, ever further below 0 beyond 4."""
+    """The true gain of k on k = 1: a parabola over log k that is 0 at k = 1 and 4, ``truth`` at 2,
+    and falls below 0 beyond 4."""
     return truth * (1 - (math.log(k / BEST_K) / math.log(BEST_K)) ** 2)
 
 
 def study_spec(prunes: bool) -> StudySpec:
-    """The defaults: k = 1, 1.5, … 5, growing to 10, on three seeds."""
+    """A study by the defaults: k = 1, 1.5, … 5, growing to 10, on three seeds."""
     table = {
         "name": "honesty",
         "task": {"kind": "simulated", "epochs": 1},
@@ -142,7 +159,13 @@ def study_spec(prunes: bool) -> StudySpec:
 
 
 def simulate(spec: StudySpec, truth: float, key: tuple[int, ...]) -> Study:
-    """One study and its confirmations; ``key``: of its random numbers."""
+    """Simulate one study and its confirmations.
+
+    Args:
+        spec: The study.
+        truth: True gain of the best k, percentage points.
+        key: Seed of its random numbers.
+    """
     effects = (
         np.random.default_rng(key)
         .normal(0, SEED_NOISE, FIRST_FRESH_SEED + max(CONFIRMATIONS))
@@ -151,7 +174,7 @@ def simulate(spec: StudySpec, truth: float, key: tuple[int, ...]) -> Study:
 
     def error(k: float, seed: int) -> float:
         own = np.random.default_rng((*key, seed, round(1000 * k))).normal(0, RUN_NOISE)
-        return LEVEL - true_gain(truth, k) + float(effects[seed] + own)
+        return ORIGINAL_ERROR - true_gain(truth, k) + float(effects[seed] + own)
 
     stage = search(spec, error).stages[0]
     errors = {c.k: c.errors for c in stage.candidates if c.k is not None}
@@ -172,7 +195,7 @@ def simulate(spec: StudySpec, truth: float, key: tuple[int, ...]) -> Study:
 
 
 def search(spec: StudySpec, error: Callable[[float, int], float]) -> Plan:
-    """What driver and workers do between them, on trials in memory."""
+    """Search as reconciling and workers do together, on trials in memory."""
     trials: list[Trial] = []
     while (plan := make_plan(spec, trials)).progress == Progress.RUNNING:
         for request in plan.enqueue:
@@ -186,7 +209,7 @@ def search(spec: StudySpec, error: Callable[[float, int], float]) -> Plan:
 
 
 def confirm(error: Callable[[float, int], float], k: float, n: int) -> Comparison:
-    """``k`` against k = 1 on ``n`` seeds that the search never used."""
+    """Compare ``k`` with k = 1 on ``n`` seeds that the search has not used."""
     old, new = (
         {seed: error(each, seed) for seed in range(FIRST_FRESH_SEED, FIRST_FRESH_SEED + n)}
         for each in (1.0, k)
@@ -202,7 +225,7 @@ def _lowest(truth: float, errors: Mapping[float, Mapping[int, float]]) -> Claim 
 
 
 def measure(studies: int, seed: int) -> list[Row]:
-    """``studies`` of each truth and kind of search."""
+    """Simulate this number of studies of each truth and kind of search."""
     rows = []
     for name, prunes in SEARCHES.items():
         spec = study_spec(prunes)
@@ -232,7 +255,7 @@ def _row(truth: float, name: str, n: int, studies: Sequence[Study]) -> Row:
 
 
 def _figures(claims: Sequence[Claim]) -> tuple[float | None, ...]:
-    """Coverage, shares of "better" and of "better" that is false, bias."""
+    """The coverage, the shares of "better" and of a false "better", and the bias."""
     return (
         _mean(c.interval[0] <= c.truth <= c.interval[1] for c in claims if c.interval),
         _mean(c.says_better for c in claims),
@@ -254,17 +277,18 @@ def _mean(values: Iterable[float]) -> float | None:
 
 
 def as_json(studies: int, rows: Sequence[Row]) -> str:
-    """The contract of ``--json``."""
-    told = {"studies": studies, "run_noise": RUN_NOISE, "seed_noise": SEED_NOISE}
+    """The output of ``--json``."""
+    setting = {"studies": studies, "run_noise": RUN_NOISE, "seed_noise": SEED_NOISE}
     rest = {
         "rows": [asdict(row) for row in rows],
         "machine": cpu_info()["name"],
         "versions": versions(),
     }
-    return json.dumps(told | rest)
+    return json.dumps(setting | rest)
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter here."""
     packages = {package: version(package) for package in ("numpy", "scipy")}
     return {"kdecay-search": __version__, "python": platform.python_version(), **packages}
 
@@ -273,22 +297,24 @@ def as_table(studies: int, rows: Sequence[Row]) -> Table:
     caption = f"{cpu_info()['name']}; " + ", ".join(f"{k} {v}" for k, v in versions().items())
     title = f"{studies} studies of each truth and search; shares of those that found a k, %"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    headings = ("truth", "search", "found", "told by", "covers", "better", "falsely", "bias")
+    headings = ("truth", "search", "found", "claimed by", "covers", "better", "falsely", "bias")
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
         begins = (f"{row.truth:g}", row.search, _percent(row.found))
         kinds = {f"{row.n} fresh seeds": "", "search": "search_"}
         kinds |= {"smooth curve": "smooth_", "lowest mean": "lowest_"}
-        for told_by, prefix in kinds.items():
-            unneeded = prefix and row.n != CONFIRMATIONS[0]  # the same for each n
-            if unneeded or (prefix == "lowest_" and row.search == "race"):
+        for claimed_by, prefix in kinds.items():
+            unneeded = (
+                prefix and row.n != CONFIRMATIONS[0]
+            )  # the search's own claims are the same for each n
+            if unneeded or (prefix == "lowest_" and row.search == "allocated"):
                 continue
             names = ("coverage", f"{'' if prefix else 'found_'}better", "falsely_better")
             shares = [_percent(getattr(row, prefix + name)) for name in names]
             bias = getattr(row, f"{prefix}bias")
             shown = "" if bias is None else f"{bias:+.3f}"
-            table.add_row(*begins, told_by, *shares, shown)
+            table.add_row(*begins, claimed_by, *shares, shown)
     return table
 
 
@@ -303,12 +329,15 @@ def _count(text: str) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.honesty", description=__doc__)
     parser.add_argument(
-        "--studies", type=_count, default=1000, help="of each truth and search; default: 1000"
+        "--studies",
+        type=_count,
+        default=1000,
+        help="studies of each truth and search; default: 1000",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of the simulation; default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the simulation; default: 0")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     given = parser.parse_args(arguments)
     rows = measure(given.studies, given.seed)

@@ -1,8 +1,9 @@
-"""How well a search over k and the level of the LR together finds the best pair, and at what cost.
+"""Measure how well a joint search over k and lr_max finds the best pair, and at what cost.
 
-Simulated studies whose truth is known (:mod:`kdecay_search.tasks.simulated` with ``best_lr_max``):
-the real search and early stopping on their curves, in the simulated asynchronous time of
-:mod:`benchmarks.replay`. The yardstick is the full grid: every pair on every seed, to its end.
+Studies whose truth is known are simulated (:mod:`kdecay_search.tasks.simulated` with
+``best_lr_max``). The real search and early stopping run on their curves, in the simulated
+asynchronous time of :mod:`benchmarks.replay`, and are compared with the full grid: every pair on
+every seed, to its end.
 
     python -m benchmarks.levels --studies 200 --workers 1,4,16 [--json]
 """
@@ -38,7 +39,8 @@ from kdecay_search.training.device_inventory import cpu_info
 KS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
 EPOCHS, SEEDS = 30, 3
 NEAR = 0.1
-"""Percentage points of true error above the best pair's: near it."""
+"""Largest true error above that of the best pair, percentage points, of a pair that counts as near
+it."""
 TRUTHS: dict[str, dict[str, Any]] = {
     "k* = 3 at the middle level": {"best_ks": [3.0], "best_lr_max": 0.1},
     "k* = 3 at the highest": {"best_ks": [3.0], "best_lr_max": 0.2},
@@ -46,7 +48,7 @@ TRUTHS: dict[str, dict[str, Any]] = {
     "k* = 1, the original": {"best_ks": [1.0], "best_lr_max": 0.1},
 }
 SPACINGS = {"1 : 2 : 4": (0.05, 0.1, 0.2), "1 : 1.2 : 1.4": (0.085, 0.1, 0.12)}
-"""Levels; the truths' are moved to the nearest."""
+"""Learning-rate levels of a study; a truth's best level is moved to the nearest of them."""
 NOISE = {"seed_noise": 0.3, "run_noise": 0.3, "curvature": 15.0}
 
 
@@ -55,36 +57,52 @@ class Row:
     """Means over the studies of one truth."""
 
     truth: str
+    """One of ``TRUTHS``."""
     levels: str
+    """One of ``SPACINGS``."""
     policy: str
+    """One of ``POLICIES``."""
     workers: int
+    """Number of workers."""
     right: float
-    """Share that found the pair with the lowest true error …"""
+    """Share of studies that found the pair with the lowest true error."""
     near: float
-    """… or one within ``NEAR`` of it."""
+    """Share of studies that found a pair within ``NEAR`` of it."""
     right_level: float
-    """Share with that pair's level."""
+    """Share of studies that found the level of that pair."""
     regret: float
-    """Mean true error above the best pair's, percentage points."""
+    """Mean true error above that of the best pair, percentage points."""
     baseline_right: float
-    """Share in which k = 1 was given its best level."""
+    """Share of studies in which k = 1 was given its best level."""
     baseline_regret: float
+    """Mean true error of k = 1 above that at its best level, percentage points."""
     epochs: float
-    """Of the full grid's, the same pairs on all seeds."""
+    """Epochs trained as a share of the full grid's, which has the same pairs on all seeds."""
     baseline_runs: float
-    """Of k = 1, complete; the full grid has one for each level and seed."""
+    """Mean number of complete runs of k = 1; the full grid has one for each level and seed."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One simulated study: its spec, its pairs and their curves."""
+    """A simulated study."""
 
     spec: StudySpec
+    """The study."""
     points: tuple[Candidate, ...]
+    """Its pairs of k and level."""
     curves: Curves
+    """The curves of its pairs."""
 
     @staticmethod
     def of(truth: dict[str, Any], levels: tuple[float, ...], prunes: bool, number: int) -> Case:
+        """Simulate a study.
+
+        Args:
+            truth: One of ``TRUTHS``.
+            levels: One of ``SPACINGS``.
+            prunes: Whether the study has ``pruning.enabled``.
+            number: Seed of its noise.
+        """
         best = min(levels, key=lambda level: abs(level - truth["best_lr_max"]))
         surface = NOISE | truth | {"best_lr_max": best, "noise_seed": number}
         table = {
@@ -99,6 +117,7 @@ class Case:
         return Case(spec, points, _curves(spec, points))
 
     def truths(self) -> np.ndarray[Any, np.dtype[np.float64]]:
+        """True final error (%) of each pair."""
         task = self.spec.task
         assert isinstance(task, SimulatedTask)
         return np.array([final_error(task.surface, (p.k,), p.lr_max) for p in self.points])
@@ -121,10 +140,11 @@ POLICIES: dict[str, tuple[bool, Callable[[StudySpec], Judge]]] = {
     "none": (False, lambda spec: NoPruning()),
     "ours": (True, Ours),
 }
-"""Whether the study prunes, and who judges its runs."""
+"""Whether the study has ``pruning.enabled``, and what judges its runs."""
 
 
 def measure(studies: int, workers: Sequence[int]) -> list[Row]:
+    """Simulate this number of studies for each truth, spacing, policy and number of workers."""
     rows = []
     for name, truth in TRUTHS.items():
         for spacing, levels in SPACINGS.items():
@@ -147,7 +167,7 @@ def _study(
     workers: int,
     number: int,
 ) -> list[float]:
-    """The figures of :class:`Row` of one study."""
+    """One study's part in each of the means of :class:`Row`, in their order."""
     case = Case.of(truth, levels, prunes, number)
     scenario = Scenario(tuple(range(SEEDS)), workers, (number, workers))
     outcome = Replay(case.curves, scenario, case.spec, judge(case.spec), case.points).run()
@@ -171,17 +191,18 @@ def _baselines(case: Case) -> list[int]:
 
 
 def as_json(studies: int, rows: Iterable[Row]) -> str:
-    """The contract of ``--json``."""
-    told = {"studies": studies, "ks": KS, "epochs": EPOCHS, "seeds": SEEDS, "noise": NOISE}
+    """The output of ``--json``."""
+    setting = {"studies": studies, "ks": KS, "epochs": EPOCHS, "seeds": SEEDS, "noise": NOISE}
     rest = {
         "rows": [asdict(row) for row in rows],
         "machine": cpu_info()["name"],
         "versions": versions(),
     }
-    return json.dumps(told | rest)
+    return json.dumps(setting | rest)
 
 
 def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter here."""
     packages = {package: version(package) for package in ("numpy", "optuna")}
     return {"kdecay-search": __version__, "python": platform.python_version(), **packages}
 
@@ -208,11 +229,13 @@ def _regret(rows: Sequence[Row]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.levels", description=__doc__)
-    parser.add_argument("--studies", type=_count, default=200, help="of each truth; default: 200")
     parser.add_argument(
-        "--workers", type=_counts, default=[1, 4, 16], help="numbers of them; default: 1,4,16"
+        "--studies", type=_count, default=200, help="studies of each truth; default: 200"
+    )
+    parser.add_argument(
+        "--workers", type=_counts, default=[1, 4, 16], help="numbers of workers; default: 1,4,16"
     )
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     given = parser.parse_args(arguments)

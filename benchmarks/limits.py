@@ -1,4 +1,4 @@
-"""What a device could do at best: images a second by arithmetic and by memory traffic."""
+"""Upper bounds of a device's speed: images a second by arithmetic and by memory traffic."""
 
 from __future__ import annotations
 
@@ -13,12 +13,24 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 MATRIX = {"cpu": 2048, "cuda": 8192}
+"""Side of the matrices that are multiplied, by type of device."""
 COPIED_BYTES = {"cpu": 256 << 20, "cuda": 2 << 30}
+"""Size of the copy, by type of device."""
 REPEATS = 5
+"""Number of repetitions, of which the fastest counts."""
 
 
 def limits(model: nn.Module, images: Tensor, dtype: torch.dtype) -> dict[str, float]:
-    """Images a second by each limit alone, with what they are computed from."""
+    """Images a second if arithmetic or memory traffic were the only limit.
+
+    Args:
+        model: The network.
+        images: One batch, on the device.
+        dtype: The precision of the arithmetic.
+
+    Returns:
+        Both limits, and the numbers that they are calculated from.
+    """
     device = images.device
     work, traffic = _cost(model, images)
     peak, bandwidth = _multiplied(device, dtype), _copied(device)
@@ -34,8 +46,10 @@ def limits(model: nn.Module, images: Tensor, dtype: torch.dtype) -> dict[str, fl
 
 
 class _Traffic(TorchDispatchMode):
-    """Adds up the bytes that operations read and write, each from and to memory: what a chain of
-    unfused operations moves. Views move nothing."""
+    """Adds up the bytes that a chain of unfused operations moves.
+
+    Each operation reads its inputs from memory and writes its outputs to it; views move nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,21 +91,21 @@ def _cost(model: nn.Module, images: Tensor) -> tuple[float, float]:
 
 
 def _multiplied(device: torch.device, dtype: torch.dtype) -> float:
-    """Operations a second of a large matrix product: what the device really reaches."""
+    """Operations a second of a large matrix product, which is what the device reaches."""
     size = MATRIX[device.type]
     a = torch.randn(size, size, device=device, dtype=dtype)
     return 2 * size**3 / _fastest(device, lambda: a @ a)
 
 
 def _copied(device: torch.device) -> float:
-    """Bytes a second, read and written, of a copy that no cache holds."""
+    """Bytes a second, read and written, of a copy that is larger than any cache."""
     source = torch.zeros(COPIED_BYTES[device.type] // 4, device=device)
     target = torch.empty_like(source)
     return 2 * COPIED_BYTES[device.type] / _fastest(device, lambda: target.copy_(source))
 
 
 def _fastest(device: torch.device, work: Callable[[], object]) -> float:
-    """Seconds of the fastest of some repetitions."""
+    """Time of the fastest repetition in seconds; the first one is not counted."""
     seconds = []
     for _ in range(REPEATS + 1):
         wait_for(device)
@@ -103,6 +117,6 @@ def _fastest(device: torch.device, work: Callable[[], object]) -> float:
 
 
 def wait_for(device: torch.device) -> None:
-    """Until the device has done what it was given."""
+    """Wait until the device has finished what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

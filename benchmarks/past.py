@@ -1,7 +1,8 @@
 """Studies with a long history, written into Optuna's tables in bulk.
 
-The rows are those that workers leave (a test holds them against a worker's own): request, curves,
-heartbeat, one intermediate value per epoch. The errors are the simulated task's.
+The rows are those that workers leave: the run request, the curves, a heartbeat, and one
+intermediate value per epoch; a test compares them with a worker's own. The errors are those of the
+simulated task.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from kdecay_search import reconcile
 from kdecay_search.search import make_plan
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.attributes import CURVES, K, request_attributes
+from kdecay_search.storage.parameters import k_range
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.spec import PruningSpec, StudySpec
 from kdecay_search.study.trials import RunRequest
@@ -27,53 +29,74 @@ from kdecay_search.tasks.protocol import Epoch
 from kdecay_search.tasks.simulated import curve
 
 CANDIDATES = 20
-"""Values of k in a history; more history is more seeds of each."""
-RUNNERS = 4
-"""Candidates that got every seed of a race; the others were skipped after the first."""
+"""Number of ks in a history; a longer history has more seeds of each."""
+ALLOCATED = 4
+"""Number of candidates that ran on every seed of an allocated study; the runs of the others were
+skipped after the first seed."""
 K_STEP = 0.5
+"""Distance between neighbouring ks."""
 NOISE = 0.4
 """Standard deviation between seeds, percentage points."""
 
 WAITING = "WAITING"
 NOW = "now"
-"""Postgres reads this as the time of the transaction."""
+"""Text that Postgres reads as the time of the transaction."""
 
 Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
 class Past:
-    """A trial to be written. Without epochs it lost the race before it began, or waits."""
+    """A trial to be written."""
 
     request: RunRequest
+    """Its run."""
     epochs: Sequence[Epoch]
+    """What it reported; empty if it is waiting or was skipped."""
     state: str
+    """Name of its state in Optuna's tables."""
 
 
 def full_grid(trials: int, more_seeds: int, epochs: int) -> tuple[StudySpec, list[Past]]:
-    """No pruning: ``trials`` are complete, and ``more_seeds`` of every candidate are to come."""
+    """A study without pruning.
+
+    Args:
+        trials: Number of complete trials, a multiple of ``CANDIDATES``.
+        more_seeds: Number of further seeds that every candidate still has to run on.
+        epochs: Number of epochs of a trial.
+    """
     spec = _spec(f"full-{trials}", CANDIDATES, trials // CANDIDATES + more_seeds, epochs, False)
     return spec, _history(spec, trials)
 
 
-def race(trials: int, more_seeds: int, epochs: int) -> tuple[StudySpec, list[Past]]:
-    """With pruning: few runs of each seed were trained, the rest skipped, and the same few were
-    queued on ``more_seeds``."""
+def allocated(trials: int, more_seeds: int, epochs: int) -> tuple[StudySpec, list[Past]]:
+    """A study with pruning: on each seed a few runs were trained and the rest were skipped.
+
+    Args:
+        trials: Number of ended trials, a multiple of ``CANDIDATES``.
+        more_seeds: Number of further seeds on which the same few candidates are queued.
+        epochs: Number of epochs of a trial.
+    """
     seeds = trials // CANDIDATES
-    spec = _spec(f"race-{trials}", CANDIDATES, seeds + more_seeds, epochs, True)
+    spec = _spec(f"allocated-{trials}", CANDIDATES, seeds + more_seeds, epochs, True)
     history = _history(spec, trials)
-    runners = [past.request for past in history[:RUNNERS]]
+    requests = [past.request for past in history[:ALLOCATED]]
     waiting = [
         Past(replace(request, key=replace(request.key, seed=seed)), (), WAITING)
         for seed in range(seeds, seeds + more_seeds)
-        for request in runners
+        for request in requests
     ]
     return spec, history + waiting
 
 
 def first_seed(trials: int, fresh: int, epochs: int) -> tuple[StudySpec, list[Past]]:
-    """The same as if its grid had just grown: ``fresh`` candidates are to run on the first seed,
-    where the pruner compares."""
+    """The same study just after its grid has grown.
+
+    Args:
+        trials: Number of ended trials, a multiple of ``CANDIDATES``.
+        fresh: Number of new candidates, which run on the first seed, where runs may end early.
+        epochs: Number of epochs of a trial.
+    """
     spec = _spec(f"first-{trials}", CANDIDATES + fresh, trials // CANDIDATES, epochs, True)
     return spec, _history(spec, trials)
 
@@ -91,9 +114,12 @@ def _spec(name: str, candidates: int, seeds: int, epochs: int, prunes: bool) -> 
 
 
 def _history(spec: StudySpec, trials: int) -> list[Past]:
-    """The candidates' runs, seed after seed; where the study has more than ``CANDIDATES``, some of
-    those that it begins with are to come. A seed shifts its candidate's curve: to draw every curve
-    by itself would take longer than all else here."""
+    """The runs of the candidates, seed after seed. If the study has more than ``CANDIDATES``, some
+    of those that it begins with are left out.
+
+    A seed only shifts the curve of its candidate: simulating every curve would take longer than
+    everything else here.
+    """
     assert isinstance(spec.task, SimulatedTask)
     noise = random.Random(0)
     grid = spec.model_copy(update={"pruning": PruningSpec(enabled=False)})
@@ -105,7 +131,7 @@ def _history(spec: StudySpec, trials: int) -> list[Past]:
     for seed in range(trials // CANDIDATES):
         for index, request in enumerate(requests):
             run = replace(request, key=replace(request.key, seed=seed))
-            if spec.pruning.enabled and seed > 0 and index >= RUNNERS:
+            if spec.pruning.enabled and seed > 0 and index >= ALLOCATED:
                 history.append(Past(run, (), "PRUNED"))
             else:
                 shifted = _shifted(curves[index], noise.gauss(0.0, NOISE))
@@ -114,7 +140,7 @@ def _history(spec: StudySpec, trials: int) -> list[Past]:
 
 
 def _shifted(epochs: Sequence[Epoch], points: float) -> list[Epoch]:
-    """Of a simulated task: every epoch has an averaged error."""
+    """Epochs of a simulated task, which all have an averaged error, with their errors shifted."""
     return [
         replace(
             epoch,
@@ -126,7 +152,7 @@ def _shifted(epochs: Sequence[Epoch], points: float) -> list[Epoch]:
 
 
 def write(storage: Storage, spec: StudySpec, past: Sequence[Past]) -> None:
-    """Launch the study with this history, and queue what comes next."""
+    """Launch a study with this history, and queue what comes next."""
     reconcile.launch(storage, spec)
     study_id = records.stage_ids(storage, spec.name)[1]
     ended = [trial for trial in past if trial.state != WAITING]
@@ -136,7 +162,7 @@ def write(storage: Storage, spec: StudySpec, past: Sequence[Past]) -> None:
         for table, columns, rows in _tables(study_id, ids, ended):
             _copy(connection, table, columns, rows)
     queue.enqueue(storage, study_id, [trial.request for trial in past if trial.state == WAITING])
-    with storage.engine.connect() as connection:  # else the server does so within a minute
+    with storage.engine.connect() as connection:  # the server would do it within a minute
         connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.execute(sqlalchemy.text("VACUUM ANALYZE"))
     reconcile.reconcile(storage, spec.name)
@@ -145,7 +171,7 @@ def write(storage: Storage, spec: StudySpec, past: Sequence[Past]) -> None:
 def _tables(
     study_id: int, ids: Sequence[int], past: Sequence[Past]
 ) -> Iterator[tuple[str, str, Iterator[Row]]]:
-    """Optuna's tables, the columns without their serial keys, and the rows."""
+    """Yield the name, the columns without serial keys, and the rows of each of Optuna's tables."""
     trained = [(i, trial) for i, trial in zip(ids, past, strict=True) if trial.epochs]
     every = list(zip(ids, past, strict=True))
     yield (
@@ -156,10 +182,7 @@ def _tables(
     yield (
         "trial_params",
         "trial_id, param_name, param_value, distribution_json",
-        (
-            (i, K, t.request.k, distribution_to_json(queue.distribution(t.request)))
-            for i, t in every
-        ),
+        ((i, K, t.request.k, distribution_to_json(k_range(t.request))) for i, t in every),
     )
     yield (
         "trial_user_attributes",
@@ -193,7 +216,8 @@ def _attributes(trial: Past) -> dict[str, Any]:
 
 
 def _copy(connection: sqlalchemy.Connection, table: str, columns: str, rows: Iterator[Row]) -> None:
-    """COPY into a table; JSON's backslashes, tabs and newlines are escaped for its text format."""
+    """Write rows by COPY; backslashes, such as those of JSON's escapes, are doubled for its text
+    format."""
     text = io.StringIO()
     for row in rows:
         fields = (str(value).replace("\\", "\\\\") for value in row)

@@ -1,4 +1,4 @@
-"""The training loop that a user would write: what ours is measured against."""
+"""The training loop that a user would write, as the reference for ours."""
 
 from __future__ import annotations
 
@@ -14,17 +14,22 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 LOADERS = 2
-"""Worker processes of the DataLoader, as tutorials have them."""
+"""Number of worker processes of the DataLoader, as in tutorials."""
 PREFETCH = 2
-"""Batches that each of them makes ahead: torch's default."""
+"""Number of batches that each of them prepares in advance, torch's default."""
 READY_BATCHES = LOADERS * PREFETCH
+"""Largest number of batches that are ready before a step asks for one."""
 
 
 class Pictures(Dataset[tuple[Tensor, int]]):
     """Decoded images, cropped, flipped and normalised one by one."""
 
     def __init__(self, images: NDArray[np.uint8], labels: NDArray[np.int64]) -> None:
-        """``images``: (N, H, W, 3)."""
+        """
+        Args:
+            images: N images, (N, H, W, 3).
+            labels: Their classes, (N,).
+        """
         self._images, self._labels = images, labels
         size = images.shape[1]
         mean, std = images.mean((0, 1, 2)) / 255, images.std((0, 1, 2)) / 255
@@ -55,7 +60,15 @@ class PlainLoop:
         lr: tuple[float, float],
         device: torch.device,
     ) -> None:
-        """``lr``: first and last of a linear schedule."""
+        """
+        Args:
+            model: The network.
+            pictures: The training images.
+            batch_size: Images of an update.
+            epochs: Length of the schedule.
+            lr: First and last learning rate of a linear schedule.
+            device: Where to train.
+        """
         self.model = model.to(device)
         self._device = device
         self._loader = DataLoader(
@@ -79,9 +92,11 @@ class PlainLoop:
 
     @property
     def steps_per_epoch(self) -> int:
+        """Number of optimizer updates in an epoch."""
         return len(self._loader)
 
     def step(self) -> None:
+        """Train on one batch."""
         images, labels = next(self._batches)
         images, labels = images.to(self._device), labels.to(self._device)
         self._optimizer.zero_grad()
@@ -92,6 +107,7 @@ class PlainLoop:
 
 
 def _forever(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Knows the loader alone, so that its processes end with the loop."""
+    """Batches of one epoch after another. It refers to the loader only, so that the loader's
+    processes end with the loop."""
     while True:
         yield from loader

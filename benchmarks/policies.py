@@ -17,11 +17,11 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, RunKey, Trial
 
 LOOKS = 12
-"""How often MedianPruner compares in a training, evenly spaced: as often as the package's own."""
+"""Number of evenly spaced comparisons of MedianPruner in a training, as many as the package has."""
 
 
 class NoPruning:
-    """The full grid: every run goes to its end."""
+    """The full grid: every run is trained to its end."""
 
     def start(self, job: Job) -> None:
         pass
@@ -34,7 +34,7 @@ class NoPruning:
 
 
 class Ours:
-    """:mod:`kdecay_search.search.early_stopping`, as the worker asks it."""
+    """:mod:`kdecay_search.search.early_stopping`, as a worker uses it."""
 
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
@@ -65,12 +65,7 @@ def _curve(job: Job) -> Curve:
 
 
 class OfOptuna:
-    """One of Optuna's pruners, on the trials of an in-memory study.
-
-    ``name``: of that study, on which Hyperband's brackets depend. ``steps``: the numbers of epochs
-    after which the pruner is asked. ``reports_all``: whether it looks at what was reported in
-    between; else only those steps are reported, which is cheaper and the same.
-    """
+    """One of Optuna's pruners, on the trials of an in-memory study."""
 
     def __init__(
         self,
@@ -80,6 +75,15 @@ class OfOptuna:
         averaged: bool,
         reports_all: bool = False,
     ) -> None:
+        """
+        Args:
+            name: Name of the in-memory study; Hyperband's brackets depend on it.
+            pruner: Optuna's pruner.
+            steps: Numbers of epochs after which the pruner is asked.
+            averaged: Whether it looks at averaged error instead of raw error.
+            reports_all: Whether it looks at what was reported in between. If not, only ``steps``
+                are reported, which gives the same at less cost.
+        """
         self._steps, self._averaged, self._reports_all = steps, averaged, reports_all
         self._pruner = pruner
         self._study = optuna.create_study(study_name=name, pruner=pruner)
@@ -115,18 +119,20 @@ class OfOptuna:
 
 @dataclass(frozen=True)
 class Policy:
-    """A policy by name; ``judge`` makes a fresh one for a replay."""
+    """A pruning policy that is compared."""
 
     name: str
+    """Its name, as ``--policies`` takes it."""
     prunes: bool
-    """Whether the study has ``pruning.enabled``: the package's pruner, and seeds as a race."""
+    """Whether the study has ``pruning.enabled``, with the package's allocation of runs and its
+    early stopping."""
     judge: Callable[[StudySpec, str], Judge]
-    """Given the study and a name for the replay."""
+    """Makes a new judge from the study and a name for the replay."""
 
 
 def median(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
-    """Five complete trials first, and no pruning before the share of training that the package
-    waits for, too."""
+    """Optuna's MedianPruner. It prunes after five complete trials, and not before the share of the
+    training before which the package does not prune either."""
     epochs = spec.task.epochs
     first = math.ceil(spec.pruning.first_share * epochs - 1e-9)
     interval = max(1, epochs // LOOKS)
@@ -137,14 +143,15 @@ def median(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
 
 
 def halving(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
-    """The better half goes on after a quarter and after half of the training."""
+    """Optuna's SuccessiveHalvingPruner. The better half continues after a quarter and after half of
+    the training."""
     first = max(1, math.ceil(spec.task.epochs / 4))
     pruner = SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
     return OfOptuna(name, pruner, _rungs(first, 2, spec.task.epochs), averaged)
 
 
 def hyperband(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
-    """Optuna's reduction to a third, first after a ninth of the training."""
+    """Optuna's HyperbandPruner. It reduces to a third, first after a ninth of the training."""
     epochs = spec.task.epochs
     first = max(1, epochs // 9)
     pruner = HyperbandPruner(min_resource=first, max_resource=epochs, reduction_factor=3)

@@ -25,37 +25,40 @@ from kdecay_search.search.policy import POLICY
 from kdecay_search.search.policy import Policy as Constants
 
 NEAR = 0.25
-"""Percentage points: a k whose mean error is within this of the best one's is as good."""
+"""Largest mean error above that of the best k, percentage points, of a k that counts as near it."""
 FEW_SEEDS, MANY_SEEDS = 3, 4
-"""Seeds of a study, where so many were recorded."""
+"""Smallest and largest number of seeds of a study; fewer if fewer were recorded."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A policy with a number of workers: means over the replays."""
+    """Means over the replays of a policy with a number of workers."""
 
     name: str
+    """Name of the policy."""
     workers: int
+    """Number of workers."""
     near_best: float
-    """Share in which the chosen k's mean final error is within :data:`NEAR` of the best k's."""
+    """Share in which the mean final error of the chosen k is within ``NEAR`` of that of the best
+    k."""
     winner_kept: float
-    """Share in which no run of the k with the best mean was started and pruned."""
+    """Share in which no run of the k with the lowest mean was started and then pruned."""
     epochs_share: float
-    """Epochs trained over those of the full grid with the same seeds."""
+    """Epochs trained as a share of those of the full grid with the same seeds."""
     regret: float
-    """Mean error of the chosen k less that of the best k, percentage points."""
+    """Mean error of the chosen k minus that of the best k, percentage points."""
 
 
 @dataclass(frozen=True)
 class Measured(Row):
-    """With what only the table shows."""
+    """A row with the columns that only the table shows."""
 
-    winner_raced: float
-    """As ``winner_kept``, but losing the race for a further seed counts as pruned, too."""
+    winner_complete: float
+    """Share in which no run of the k with the lowest mean was pruned, and none was skipped."""
     claims: float
-    """Share in which ``status`` would call the chosen k better than k = 1."""
+    """Share in which ``status`` would say that the chosen k is better than k = 1."""
     probability: float
-    """Mean probability that the chosen k is given to be the best."""
+    """Mean of the stated probability that the chosen k is the best."""
 
 
 def measure(
@@ -67,8 +70,17 @@ def measure(
     shuffles: bool = False,
     constants: Constants = POLICY,
 ) -> Measured:
-    """Replay the study ``replays`` times. ``shuffles``: with labels of k drawn anew each time.
-    ``constants``: those of the search."""
+    """Replay the study of a file of curves.
+
+    Args:
+        curves: The recorded curves.
+        policy: The pruning policy.
+        workers: Number of workers.
+        replays: Number of replays.
+        seed: Seed of the replays.
+        shuffles: Whether each replay assigns the labels of k at random.
+        constants: The constants of the search.
+    """
     rows = []
     for number in range(replays):
         random = np.random.default_rng((seed, number))
@@ -84,13 +96,13 @@ def measure(
 def draw_scenario(
     recorded: int, workers: int, key: tuple[int, ...], random: np.random.Generator
 ) -> Scenario:
-    """Three or four of the recorded seeds in random order; all, if there are fewer."""
+    """Draw three or four of the recorded seeds, in random order; all of them if there are fewer."""
     count = min(recorded, int(random.integers(FEW_SEEDS, MANY_SEEDS + 1)))
     return Scenario(tuple(random.permutation(recorded)[:count].tolist()), workers, key)
 
 
 def _figures(curves: Curves, seeds: int, outcome: Outcome) -> list[float]:
-    """One replay's part in each of :class:`Measured`'s means, in its order."""
+    """One replay's part in each of the means of :class:`Measured`, in their order."""
     means = curves.means
     winner = int(means.argmin())
     regret = float(means[outcome.column] - means[winner])
@@ -115,7 +127,7 @@ def compare(
     policies: Sequence[Policy] = POLICIES,
     constants: Constants = POLICY,
 ) -> list[Measured]:
-    """The policies, each with each number of workers, on the same replays."""
+    """Measure every policy with every number of workers on the same replays."""
     if labels == "reversed":
         curves = curves.reversed()
     rows = []
@@ -130,7 +142,7 @@ def compare(
 
 
 def as_json(file: str, rows: Sequence[Measured]) -> str:
-    """The contract of ``--json``."""
+    """The output of ``--json``."""
     known = Row.__dataclass_fields__
     policies = [{k: v for k, v in asdict(row).items() if k in known} for row in rows]
     return json.dumps({"file": file, "policies": policies})
@@ -139,11 +151,11 @@ def as_json(file: str, rows: Sequence[Measured]) -> str:
 def as_table(rows: Sequence[Measured], title: str) -> Table:
     table = Table(title=title, title_justify="left", caption=_versions(), caption_justify="left")
     table.add_column("policy")
-    names = ("workers", "near best", "winner kept", "of the race too", "epochs", "regret")
+    names = ("workers", "near best", "winner kept", "nor skipped", "epochs", "regret")
     for name in (*names, "claims", "P(best)"):
         table.add_column(name, justify="right")
     for row in rows:
-        shares = (row.near_best, row.winner_kept, row.winner_raced, row.epochs_share)
+        shares = (row.near_best, row.winner_kept, row.winner_complete, row.epochs_share)
         percent = [f"{100 * share:.1f} %" for share in shares]
         rest = (f"{row.regret:.3f}", f"{100 * row.claims:.1f} %", f"{row.probability:.2f}")
         table.add_row(row.name, str(row.workers), *percent, *rest)
@@ -152,7 +164,7 @@ def as_table(rows: Sequence[Measured], title: str) -> Table:
 
 def _versions() -> str:
     return (
-        "Regret in percentage points; claims: status would say better than k = 1. "
+        "Regret in percentage points. Claims: status would say better than k = 1. "
         f"kdecay-search {__version__}, Optuna {optuna.__version__}, NumPy {np.__version__}, "
         f"Python {platform.python_version()}, {platform.machine()}"
     )
@@ -196,18 +208,22 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("file", metavar="CURVES.json", help="recorded curves (benchmarks.record)")
     parser.add_argument("--workers", type=_counts, default=[1, 4, 16], help="default: 1,4,16")
     parser.add_argument("--replays", type=int, default=200, help="default: 200")
-    parser.add_argument("--seed", type=int, default=0, help="of the replays; default: 0")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the replays; default: 0")
     parser.add_argument(
-        "--window", help="use averaged_WINDOW; default: nearest to the package's own, 0.08 of T"
+        "--window",
+        help="use averaged_WINDOW; default: the one nearest to the package's own, 0.08 of T",
     )
     parser.add_argument(
         "--labels",
         choices=("recorded", "reversed", "shuffled"),
         default="recorded",
-        help="reversed: small k wins where large k did; shuffled: anew for each seed and replay",
+        help="reversed: small k wins where large k did; shuffled: at random, for each replay",
     )
     parser.add_argument(
-        "--policies", type=_policies, default=POLICIES, help="default: all, such as none,ours"
+        "--policies",
+        type=_policies,
+        default=POLICIES,
+        help="policies to compare, such as none,ours; default: all",
     )
     parser.add_argument(
         "--constant",
@@ -215,7 +231,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="replace a constant of the search (kdecay_search/search/policy.py), for an ablation",
+        help="replace a constant of the search (kdecay_search/search/policy.py); repeatable",
     )
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     parsed = parser.parse_args(arguments)
@@ -225,7 +241,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, or 2 for a file that cannot be used."""
+    """Run the command and return its exit code: 0, or 2 for a file that cannot be used."""
     given = _arguments(arguments)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:

@@ -1,8 +1,8 @@
 """Record curves for :mod:`benchmarks.pruning`: ``python -m benchmarks.record STUDY.toml --out F``.
 
-Trains every candidate and seed of a study's first stage to the end, one after another in this
-process. The file is written after every run; started again with the same settings, the command
-goes on where it was, also with further ks or seeds.
+Trains every candidate of a study's first stage on every seed to the end, one run after another in
+this process. The file is written after every run. The same command resumes an interrupted
+recording, and adds further ks or seeds.
 """
 
 from __future__ import annotations
@@ -30,27 +30,33 @@ from kdecay_search.study.file import load
 from kdecay_search.study.spec import LARGEST_K, SMALLEST_K, StudySpec, grid
 
 SHARES = (1 / 60, 1 / 30, AVERAGING_SHARE, 1 / 8)
-"""Half-lives of the averages as shares of the training, where none are asked for."""
+"""Default half-lives of the averages, as shares of the training."""
 
 
 @dataclass
 class Recording:
-    """What a file holds, by seed and k."""
+    """The content of a file."""
 
     source: dict[str, Any]
+    """What is trained, by which versions, and where."""
     epochs: int
+    """Number of epochs of a training."""
     columns: tuple[str, ...]
+    """Names of the recorded values: ``raw``, ``averaged_W`` for each window, ``train_loss``."""
     runs: dict[tuple[int, float], Recorded] = field(default_factory=dict)
+    """Recorded runs by seed and k."""
     ks: list[float] = field(default_factory=list)
+    """The ks that the file has a place for, ascending."""
     seeds: list[int] = field(default_factory=list)
+    """The seeds that the file has a place for, ascending."""
 
     def include(self, ks: Iterable[float], seeds: Iterable[int]) -> None:
-        """Give every one of these ks and seeds its place in the file."""
+        """Give each of these ks and seeds a place in the file."""
         self.ks = sorted({*self.ks, *ks})
         self.seeds = sorted({*self.seeds, *seeds})
 
     def table(self) -> dict[str, Any]:
-        """The file's object; runs that are not there yet are columns of null."""
+        """The JSON object of the file; runs that are not recorded yet are columns of null."""
         nothing = dict.fromkeys(self.columns, [None] * self.epochs)
         seeds = {}
         for seed in self.seeds:
@@ -62,13 +68,17 @@ class Recording:
         return {"source": self.source, "ks": self.ks, "epochs": self.epochs, "seeds": seeds}
 
     def write(self, path: Path) -> None:
-        """All at once: the file is never half written."""
+        """Replace the file as a whole, so that it is never half written."""
         whole = path.with_name(path.name + ".part")
         whole.write_text(json.dumps(self.table()), encoding="utf-8")
         os.replace(whole, path)
 
     def read(self, path: Path) -> None:
-        """Take in what is recorded there. Raises :class:`DataError` if it was another study."""
+        """Add what a file holds.
+
+        Raises:
+            DataError: The file was recorded with another study or other windows.
+        """
         table = read_table(path)
         try:
             self._check(path, table)
@@ -94,7 +104,7 @@ class Recording:
 
 
 def describe(spec: StudySpec, device: str) -> dict[str, Any]:
-    """``source``: what is trained, by which versions, on what."""
+    """The ``source`` of a file: what is trained, by which versions, and where."""
     return {
         "study": spec.name,
         "task": spec.task.model_dump(mode="json"),
@@ -120,7 +130,7 @@ def _versions(*packages: str) -> dict[str, str]:
 
 
 def candidates(spec: StudySpec) -> tuple[float, ...]:
-    """Stage 1's candidates: the study's own, or its grid, with the baseline."""
+    """The ks of stage 1: those of the study file or of its grid, and the baseline."""
     search = spec.search
     ks = search.ks or grid(search.k_min, search.k_max, search.k_step)
     return tuple(sorted({*BASELINE_KS, *ks}))
@@ -134,7 +144,16 @@ def record(
     windows: Sequence[float],
     device: str,
 ) -> Recording:
-    """Train what ``out`` does not hold yet, seed after seed, and write it there."""
+    """Train what a file does not hold yet, seed after seed, and write it there.
+
+    Args:
+        spec: The study.
+        out: The file.
+        ks: Exponents to record.
+        seeds: Number of seeds, from 0.
+        windows: Half-lives of the averages, in epochs.
+        device: Where to train, as for a worker.
+    """
     if isinstance(spec.task, SimulatedTask):
         windows, device = [1.0], "cpu"
     else:
@@ -204,7 +223,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; return its exit code: 0, 2 for what cannot be used, 130 for Ctrl-C."""
+    """Run the command and return its exit code: 0, 2 for an error, 130 for Ctrl-C."""
     given = _arguments(arguments)
     try:
         spec = load(given.study, given.set)

@@ -1,4 +1,4 @@
-"""Training one run to its end with several averages at once: what :mod:`benchmarks.record` keeps.
+"""Train one run to its end with several averages at once, for :mod:`benchmarks.record`.
 
 torch is imported only for studies that train networks.
 """
@@ -18,20 +18,20 @@ from kdecay_search.tasks.simulated import curve
 TRAIN_LOSS = "train_loss"
 
 Column = list[float | None]
-"""A value after each epoch; None for a training loss that is not a number."""
+"""A value after each epoch; None for a training loss that is not finite."""
 Recorded = dict[str, Column]
-"""A run's columns by name: ``raw``, ``averaged_W`` and ``train_loss``."""
+"""The columns of a run by name: ``raw``, ``averaged_W`` and ``train_loss``."""
 Recorder = Callable[[float, int], Recorded]
-"""Trains k with a seed to the end."""
+"""Trains a k with a seed to the end."""
 
 
 def averaged_name(window: float) -> str:
-    """The column of weights averaged with a half-life of ``window`` epochs."""
+    """Name of the column of weights averaged with a half-life of ``window`` epochs."""
     return f"{AVERAGED}{window:g}"
 
 
 def make_recorder(spec: StudySpec, windows: Sequence[float], device: str) -> Recorder:
-    """What trains the study's task."""
+    """Return the function that trains the task of a study."""
     task = spec.task
     if isinstance(task, SimulatedTask):
         return lambda k, seed: simulated(task, windows[0], k, seed)
@@ -39,7 +39,7 @@ def make_recorder(spec: StudySpec, windows: Sequence[float], device: str) -> Rec
 
 
 def simulated(task: SimulatedTask, window: float, k: float, seed: int) -> Recorded:
-    """The curve of a stated surface, which knows one averaged error: it is called ``window``."""
+    """Simulate a run. The simulated task has one averaged error, recorded as that of ``window``."""
     epochs = curve(task, [k], seed)
     averaged: Column = [epoch.averaged_error for epoch in epochs]
     return _columns(epochs, {averaged_name(window): averaged}, task.epochs)
@@ -71,7 +71,7 @@ class BareRun:
 def images(
     spec: StudySpec, task: ImagesTask, windows: Sequence[float], device: str, k: float, seed: int
 ) -> Recorded:
-    """One training of the images task, its weights averaged over every one of ``windows``."""
+    """Train the image task once, with its weights averaged over each of ``windows``."""
     from benchmarks.averages import train  # noqa: PLC0415 - torch, only where it is needed
 
     run = BareRun(spec, (k,), seed, device)
@@ -81,7 +81,7 @@ def images(
 
 
 def _columns(epochs: Sequence[Epoch], averaged: dict[str, Column], length: int) -> Recorded:
-    """Columns of full length, also of a training that diverged before its end."""
+    """Columns of full length, also for a training that diverged before its end."""
     missing = length - len(epochs)
     failed: Column = [DIVERGED_ERROR] * missing
     raw: Column = [epoch.validation_error for epoch in epochs]

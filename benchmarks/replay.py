@@ -1,8 +1,8 @@
-"""A study on recorded curves, in simulated asynchronous time.
+"""Replay a study on recorded curves, in simulated asynchronous time.
 
-The procedure is the real one: :func:`kdecay_search.search.make_plan` says which runs to queue
-and to skip, and which k was found. Workers take runs from the queue and finish an epoch at a time,
-each at its own speed; a policy says after every epoch whether the run ends there.
+The procedure is the real one: :func:`kdecay_search.search.make_plan` decides which runs to queue
+and to skip, and which k is found. Workers take runs from the queue and finish one epoch after
+another, each at its own speed. After every epoch a policy decides whether the run ends there.
 """
 
 from __future__ import annotations
@@ -27,20 +27,21 @@ from kdecay_search.study.trials import RunRequest, State, Trial
 SPEED_SPREAD = 0.25
 """Standard deviation, over the workers, of the logarithm of their speed."""
 JITTER = 0.05
-"""Standard deviation of an epoch's time on one worker, as a share of it."""
+"""Standard deviation of an epoch's time on one worker, as a share of that time."""
 LATEST_START = 0.1
-"""Workers join at random within this share of a training."""
+"""Share of a training within which workers start, at random."""
 
 
 @dataclass(frozen=True)
 class Scenario:
-    """What chance decides: the same for every policy."""
+    """What is drawn at random, the same for every policy."""
 
     seeds: tuple[int, ...]
-    """Recorded seeds in the order in which the study uses them."""
+    """Recorded seeds, in the order in which the study uses them."""
     workers: int
+    """Number of workers."""
     key: tuple[int, ...]
-    """Of the random numbers for speeds and times."""
+    """Seed of the random numbers for speeds and times."""
 
 
 @dataclass
@@ -48,17 +49,21 @@ class Job:
     """A run that was started."""
 
     request: RunRequest
+    """The run."""
     raw: Sequence[float]
-    """Validation error (%) after each epoch, to the end of training."""
+    """Validation error (%) after each epoch, to the end of the training."""
     averaged: Sequence[float]
-    """The same for averaged weights."""
+    """Validation error (%) of the averaged weights after each epoch, to the end of the training."""
     epochs: int = 0
-    """Done so far."""
+    """Number of epochs that are finished."""
     ended: bool = False
+    """Whether the run has ended."""
     pruned: bool = False
+    """Whether the run was ended early."""
 
     @property
     def point(self) -> Candidate:
+        """The candidate of the run."""
         assert self.request.k is not None
         return Candidate(self.request.k, self.request.lr_max)
 
@@ -66,43 +71,58 @@ class Job:
 class Judge(Protocol):
     """A pruning policy during one replay."""
 
-    def start(self, job: Job) -> None: ...
-
-    def should_stop(self, job: Job, trials: Sequence[Trial]) -> bool:
-        """Whether the job, which has just done an epoch and has more to do, should end.
-        ``trials``: all of the study, waiting ones included."""
+    def start(self, job: Job) -> None:
+        """Note that a run starts."""
         ...
 
-    def end(self, job: Job) -> None: ...
+    def should_stop(self, job: Job, trials: Sequence[Trial]) -> bool:
+        """Whether a run that has finished an epoch, but not its last, should end.
+
+        Args:
+            job: The run.
+            trials: All trials of the study, including waiting ones.
+        """
+        ...
+
+    def end(self, job: Job) -> None:
+        """Note that a run has ended."""
+        ...
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one replay came to."""
+    """The result of one replay."""
 
     column: int
-    """Of the chosen candidate."""
+    """Column of the chosen candidate."""
     claims: bool
-    """Whether ``status`` would call it better than the original."""
+    """Whether ``status`` would say that it is better than the original."""
     epochs: int
-    """Trained, of all runs."""
+    """Number of epochs trained, of all runs."""
     complete: int
+    """Number of complete runs."""
     pruned: frozenset[int]
-    """Columns of candidates with a run that was started and pruned."""
+    """Columns of the candidates with a run that was started and ended early."""
     skipped: frozenset[int]
-    """Columns of candidates with a run that lost the race before it began."""
+    """Columns of the candidates with a run that was never started."""
     runs: int
-    """That ended, one way or another."""
+    """Number of all runs: complete, pruned and skipped."""
     probability: float
-    """Of the chosen candidate to be the best."""
+    """Stated probability that the chosen candidate is the best."""
     baseline: int
-    """Column of k = 1, at the level that was chosen for it where several were tried."""
+    """Column of k = 1; where several levels were tried, at the one that was chosen for it."""
     baseline_runs: int
-    """Complete runs of k = 1, at any level."""
+    """Number of complete runs of k = 1, at any level."""
 
 
 def study_spec(curves: Curves, seeds: int, prunes: bool) -> StudySpec:
-    """The study whose candidates are the file's, and whose grid cannot grow."""
+    """A study with the candidates of a file, whose grid cannot grow.
+
+    Args:
+        curves: The recorded curves.
+        seeds: Number of seeds of the study.
+        prunes: Whether the study has ``pruning.enabled``.
+    """
     ks = list(study_ks(curves))
     table = {
         "name": "replay",
@@ -115,17 +135,13 @@ def study_spec(curves: Curves, seeds: int, prunes: bool) -> StudySpec:
 
 
 def study_ks(curves: Curves) -> tuple[float, ...]:
-    """The file's ks. Without k = 1, the baseline, they are scaled to begin with it: only
+    """The ks of a file. Without the baseline k = 1 they are scaled to begin with it, since only
     differences of log k matter to the smooth curve."""
     return curves.ks if 1.0 in curves.ks else tuple(k / curves.ks[0] for k in curves.ks)
 
 
 class Replay:
-    """One study, from its first run to its last.
-
-    ``points``: what the curves' columns belong to, if that is more than their ks. ``constants``:
-    those of the search.
-    """
+    """One study, from its first run to its last."""
 
     def __init__(
         self,
@@ -136,6 +152,15 @@ class Replay:
         points: Sequence[Candidate] | None = None,
         constants: Constants = POLICY,
     ) -> None:
+        """
+        Args:
+            curves: The recorded curves.
+            scenario: What is drawn at random.
+            spec: The study.
+            judge: The pruning policy.
+            points: The candidate of each column of the curves; None if they differ in k only.
+            constants: The constants of the search.
+        """
         self._constants, self._memo = constants, Memo()
         self._curves, self._scenario, self._spec, self._judge = curves, scenario, spec, judge
         columns = enumerate(points or map(Candidate, study_ks(curves)))
@@ -150,6 +175,7 @@ class Replay:
         self._jobs: dict[int, tuple[int, Job]] = {}
 
     def run(self) -> Outcome:
+        """Replay the study to its end."""
         idle: list[int] = []
         starts = self._random.uniform(0, LATEST_START * self._curves.epochs, len(self._pace))
         for worker, time in enumerate(starts.tolist()):
@@ -169,7 +195,7 @@ class Replay:
         heapq.heappush(self._events, (time + took, len(self._trials), worker))
 
     def _epoch(self, worker: int) -> bool:
-        """The worker's job does an epoch; return whether that was its last."""
+        """Finish an epoch of the worker's run; return whether that was its last."""
         number, job = self._jobs[worker]
         job.epochs += 1
         if job.epochs == self._curves.epochs:
@@ -189,7 +215,7 @@ class Replay:
         return job.ended
 
     def _take(self, worker: int) -> bool:
-        """Give the worker a run, if there is one."""
+        """Give the worker a run; return whether there was one."""
         if not self._waiting:
             self._reconcile()
         if not self._waiting:
@@ -252,6 +278,6 @@ class Replay:
 
 
 def _claims(stage: Stage) -> bool:
-    """Whether ``kdecay status`` says "better" rather than "no detectable difference"."""
+    """Whether the verdict of ``kdecay status`` is "better"."""
     smooth = stage.smooth_gain
     return stage.kept and smooth is not None and smooth.is_sure

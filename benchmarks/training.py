@@ -1,8 +1,8 @@
-"""Our training loop against the one that a user would write: ``python -m benchmarks.training``.
+"""Compare our training loop with one that a user would write: ``python -m benchmarks.training``.
 
-Same network, batch size and images, in turns, each loop in a process with the settings that it has
-for its users; images a second are the median of several turns. ``--data FOLDER --epochs N`` also
-trains both to the end and compares their errors.
+Both train the same network on the same images with the same batch size, in turns, each in a process
+with the settings that it has for its users; images a second are the median of several turns. With
+--data FOLDER --epochs N, both are also trained to the end and their errors are compared.
 """
 
 from __future__ import annotations
@@ -50,18 +50,21 @@ SPAWN = multiprocessing.get_context("spawn")
 
 NETWORKS = {
     network.title.lower().replace("resnet-", "resnet"): network.spec
-    for network in reversed(PAPER_NETWORKS)  # of two with one name the first in the list counts
+    for network in reversed(PAPER_NETWORKS)  # of two with one name, the first in the list counts
     if "cifar10" in network.data_sets
 }
 LR = (0.1, 0.001)
+"""First and last learning rate."""
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
-"""Of our loop, as tables and as tasks name them."""
+"""Precisions of our loop: the name in tables, and that in a study file."""
 RANDOM_IMAGES = 4096
+"""Number of random images, if no folder is given."""
 CLASSES = 10
+"""Number of classes of the random images."""
 
 
 class OurLoop(Trainer):
-    """The task's own loop, a step at a time."""
+    """The loop of the image task, one update at a time."""
 
     def __init__(self, run: BareRun, task: ImagesTask, split: Split, device: torch.device) -> None:
         super().__init__(run, task, split, device)
@@ -72,6 +75,7 @@ class OurLoop(Trainer):
             yield from self._train_loader.epoch(number)
 
     def step(self) -> None:
+        """Train on one batch."""
         self._loss_sum += self._train_step(*next(self._pairs))
 
 
@@ -80,26 +84,32 @@ class Setting:
     """What both loops train."""
 
     spec: StudySpec
+    """A study with the image task."""
     split: Split
+    """The images."""
     device: torch.device
+    """Where to train."""
 
     @property
     def task(self) -> ImagesTask:
+        """The image task of the study."""
         assert isinstance(self.spec.task, ImagesTask)
         return self.spec.task
 
     def lasting(self, steps: int) -> Setting:
-        """The same with epochs enough for so many updates."""
+        """The same setting with enough epochs for this number of updates."""
         per_epoch = len(self.split.training_labels) // self.task.batch_size
         task = self.task.model_copy(update={"epochs": math.ceil(steps / max(1, per_epoch))})
         return replace(self, spec=self.spec.model_copy(update={"task": task}))
 
     def ours(self, precision: str, seed: int = 0) -> OurLoop:
+        """Our loop in a precision as a study file names it."""
         task = self.task.model_copy(update={"precision": precision})
         spec = self.spec.model_copy(update={"task": task})
         return OurLoop(BareRun(spec, (1.0,), seed, str(self.device)), task, self.split, self.device)
 
     def plain(self, seed: int = 0) -> PlainLoop:
+        """The loop that a user would write."""
         torch.manual_seed(seed)
         model = models.build(self.task.model, self.split.classes, 3)
         pictures = Pictures(
@@ -110,6 +120,7 @@ class Setting:
 
 
 def study(model: str, batch_size: int, epochs: int, data: DataSpec) -> StudySpec:
+    """A study with the image task."""
     task = ImagesTask(
         kind="images",
         epochs=epochs,
@@ -122,7 +133,7 @@ def study(model: str, batch_size: int, epochs: int, data: DataSpec) -> StudySpec
 
 
 def random_split(device: torch.device, side: int = 32) -> Split:
-    """Images that hold nothing: enough to measure speed with."""
+    """Random images, which suffice to measure speed."""
     random = np.random.default_rng(0)
     pixels = random.integers(256, size=(RANDOM_IMAGES, 3, side, side), dtype=np.uint8)
     images = torch.from_numpy(pixels).to(device)
@@ -131,7 +142,7 @@ def random_split(device: torch.device, side: int = 32) -> Split:
 
 
 def speeds(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
-    """Images a second of each loop: medians of the turns."""
+    """Measure the images a second of each loop, as medians of the turns."""
     names = ["plain", "fp32", *(["bf16"] if has_bfloat16(device) else [])]
     measured: dict[str, list[float]] = {name: [] for name in names}
     with contextlib.ExitStack() as stack:
@@ -147,8 +158,8 @@ def speeds(options: argparse.Namespace, device: torch.device) -> dict[str, float
 class Loop:
     """A training loop in a process of its own; a context manager.
 
-    The plain one has Python's and torch's own settings; ours has those of a worker that ``launch``
-    starts. Between its turns it sleeps.
+    The plain loop has the default settings of Python and torch; ours has those of a worker that
+    ``launch`` starts. Between its turns a loop sleeps.
     """
 
     def __init__(self, name: str, options: argparse.Namespace) -> None:
@@ -162,12 +173,12 @@ class Loop:
         return self
 
     def turn(self) -> float:
-        """Seconds that the options' steps take."""
+        """Train the number of updates of a turn, and return the time in seconds."""
         self._pipe.send(True)
         try:
             return float(self._pipe.recv())
         except EOFError:
-            raise KDecayError("a training loop ended: what it says is above") from None
+            raise KDecayError("a training loop failed; its error is printed above") from None
 
     def __exit__(self, *error: object) -> None:
         self._pipe.close()
@@ -186,7 +197,7 @@ def _environment(more: Mapping[str, str]) -> Iterator[None]:
 
 
 def _serve(pipe: Connection, name: str, options: argparse.Namespace) -> None:
-    """Take a turn whenever told, until nobody tells any more."""
+    """Train a turn for each message, until the pipe is closed."""
     setting = setting_of(options).lasting((options.turns + 1) * (options.steps + READY_BATCHES))
     if name == "plain":
         step = setting.plain().step
@@ -199,6 +210,7 @@ def _serve(pipe: Connection, name: str, options: argparse.Namespace) -> None:
 
 
 def setting_of(options: argparse.Namespace) -> Setting:
+    """The setting that the options describe."""
     device = resolve_device(options.device)
     torch.set_num_threads(usable_cores())
     data = DataSpec(name="digits")
@@ -212,8 +224,11 @@ def setting_of(options: argparse.Namespace) -> Setting:
 
 
 def _time(device: torch.device, step: Callable[[], None], steps: int) -> float:
-    """Seconds that ``steps`` steps take in the steady state: the loader's processes work ahead
-    while it is another loop's turn, so what they have ready then is used up before."""
+    """Time in seconds of some updates in the steady state.
+
+    The loader's processes prepare batches during the other loop's turn; these are used up before
+    the clock starts.
+    """
     for _ in range(READY_BATCHES):
         step()
     wait_for(device)
@@ -225,14 +240,14 @@ def _time(device: torch.device, step: Callable[[], None], steps: int) -> float:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware computes with it, and not an emulation that only costs."""
+    """Whether the hardware calculates in bfloat16; an emulation would only cost time."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return bool(cpu_info()["bf16"])
 
 
 def errors(setting: Setting, seeds: int, precision: str) -> dict[str, list[float]]:
-    """Validation errors (%) of both loops after the same epochs, by seed."""
+    """Validation errors (%) of both loops after the same number of epochs, one for each seed."""
     found: dict[str, list[float]] = {"plain": [], "ours": []}
     validation = Evaluator(InMemoryValidationLoader(setting.split, setting.device), setting.device)
     for seed in range(seeds):
@@ -253,6 +268,7 @@ def _trained_plainly(setting: Setting, seed: int) -> nn.Module:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure both loops, and return the object that ``--json`` prints."""
     setting = setting_of(options)
     found = speeds(options, setting.device)
     make_deterministic(0)
@@ -285,13 +301,14 @@ def _limits(setting: Setting, precision: str) -> dict[str, float]:
 
 
 def named(device: torch.device) -> str:
-    """The GPU's name, or the CPU's and the cores that may be used."""
+    """The name of the GPU, or that of the CPU and the number of usable cores."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{cpu_info()['name']}, {usable_cores()} cores"
 
 
 def show(report: dict[str, Any]) -> None:
+    """Print the result as text."""
     bound = report["limits"]
     print(f"{report['model']} on {report['device']}, batch {report['batch_size']}")
     print(f"  plain loop   {report['plain_images_per_second']:10,.0f} images/s")
@@ -309,22 +326,24 @@ def show(report: dict[str, Any]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The parser of the command line."""
     result = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
     result.add_argument("--device", default="auto")
     result.add_argument("--model", default="resnet20", choices=sorted(NETWORKS))
     result.add_argument("--batch-size", type=int, default=128)
     result.add_argument("--size", type=int, default=32, help="pixels a side")
-    result.add_argument("--steps", type=int, default=16, help="in a turn")
+    result.add_argument("--steps", type=int, default=16, help="updates in a turn")
     result.add_argument("--turns", type=int, default=5)
-    result.add_argument("--data", help="folder of images, one folder per class; else random ones")
-    result.add_argument("--subset", type=int, help="images of it to use")
-    result.add_argument("--epochs", type=int, default=0, help="compare errors after so many")
+    result.add_argument("--data", help="folder of images, one folder per class; default: random")
+    result.add_argument("--subset", type=int, help="number of its images to use")
+    result.add_argument("--epochs", type=int, default=0, help="compare errors after this number")
     result.add_argument("--seeds", type=int, default=3, help="for the comparison of errors")
     result.add_argument("--json", action="store_true")
     return result
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code: 0, or 2 for an error."""
     options = parser().parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     try:

@@ -311,8 +311,8 @@ def test_the_history_benchmark_measures_every_operation_in_both_sizes(storage: S
     names = {operation.name for operation in operations}
     assert {
         f"{name}, {kind}"
-        for name in ("claim", "report", "finish", "tick", "first tick of a process")
-        for kind in ("full grid", "race", "first seed")
+        for name in ("claim", "report", "finish", "reconcile", "first reconcile of a process")
+        for kind in ("full grid", "allocated", "first seed")
     } <= names
     assert "report, pruner asked, first seed" in names
     told = json.loads(history.as_json([20, 40], operations))
@@ -407,7 +407,7 @@ def test_the_honesty_benchmark_shows_that_the_search_flatters_and_fresh_seeds_do
     rows = {(row["search"], row["truth"], row["n"]): row for row in told["rows"]}
     assert rows.keys() == {
         (search, truth, n)
-        for search in ("grid", "race")
+        for search in ("grid", "allocated")
         for truth in (0.0, 0.2, 0.5)
         for n in (5, 10)
     }
@@ -417,8 +417,8 @@ def test_the_honesty_benchmark_shows_that_the_search_flatters_and_fresh_seeds_do
         assert row["falsely_better"] <= 0.1
         assert 0.8 < row["noise_ratio"] < 1.2
         assert (row["found_truth"] > 0) == (truth > 0)
-        assert (row["lowest_bias"] is None) == (search == "race")
-    assert all(rows[s, 0.5, 10]["found_better"] > 0.6 for s in ("grid", "race"))
+        assert (row["lowest_bias"] is None) == (search == "allocated")
+    assert all(rows[s, 0.5, 10]["found_better"] > 0.6 for s in ("grid", "allocated"))
     assert rows["grid", 0.0, 5]["search_falsely_better"] == rows["grid", 0.0, 5]["search_better"]
 
 
