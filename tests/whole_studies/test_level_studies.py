@@ -68,7 +68,7 @@ def test_a_search_over_levels_is_told_wherever_the_study_is_shown(
     assert '<th class="right">lr_max</th>' in html
     assert "smooth curve at k = %{x:.3~g}, lr_max 0.135" in html
     plan = kdecay.json("plan", "levels", "--difference", "0.5")
-    assert plan["noise"]["freedom"] == 8  # nine pairs on two seeds
+    assert plan["noise"]["degrees_of_freedom"] == 8  # nine pairs on two seeds
 
     stage = optuna.load_study(study_name="levels/k1", storage=storage.rdb)
     shown = Counter((t.params["k"], t.params["lr_max"]) for t in stage.get_trials())
