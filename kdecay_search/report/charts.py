@@ -20,8 +20,8 @@ from rich.text import Text
 
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.search import Stage
-from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import level_name, schedule_name
 
 NARROWEST, WIDEST = 40, 64
 """Columns of one plot, at least and at most; in fewer columns nothing is drawn."""

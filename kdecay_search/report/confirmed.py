@@ -6,24 +6,15 @@ from rich.table import Table
 from rich.text import Text
 
 from kdecay_search.search.confirmation import Confirmation, Row
-from kdecay_search.search.verdict import points, schedule_name, signed, span
+from kdecay_search.search.verdict import signed, span
 from kdecay_search.statistics import Comparison
+from kdecay_search.study.candidate import schedule_name
 from kdecay_search.study.comparators import AREA_MATCHED, FOUND, ORIGINAL
 
 HEADINGS = ("schedule", "test error, %", "n", "found is better by", "95 % interval", "p", "")
 """Headings of a table whose rows are the confirmation's schedules."""
 SMALLEST_P = 0.001
 """Smallest p value that is shown as a number."""
-
-
-def size(comparison: Comparison) -> str:
-    """The size of a difference, such as ``by 0.95 points (95 % interval 0.50 to 1.40)``."""
-    difference = comparison.difference or 0.0
-    text = f"by {points(abs(difference))} points"
-    if comparison.interval is None:
-        return text
-    low, high = comparison.interval
-    return f"{text} (95 % interval {span((-high, -low) if difference < 0 else (low, high))})"
 
 
 def table(confirmation: Confirmation) -> Table:

@@ -13,21 +13,14 @@ from kdecay_search import __version__
 from kdecay_search.report import confirmed
 from kdecay_search.report.cost import Cost, cost_of
 from kdecay_search.report.effort import effort_of
-from kdecay_search.report.names import counted, run_name, tuning
+from kdecay_search.report.names import counted, run_name, trial_counts, tuning
 from kdecay_search.report.text import duration
 from kdecay_search.search import BASELINE_KS
-from kdecay_search.search.verdict import (
-    Model,
-    Verdict,
-    level_name,
-    percent,
-    points,
-    schedule_name,
-    span,
-)
+from kdecay_search.search.verdict import Model, Verdict, percent, points, span
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import describe
 from kdecay_search.study import file as study_file
+from kdecay_search.study.candidate import level_name, schedule_name
 from kdecay_search.study.comparators import FOUND
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State
@@ -75,9 +68,7 @@ def of(facts: Facts) -> dict[str, Any]:
         "table": _table(snapshot),
         "pruning": _pruning(snapshot),
         "cost": _cost_table(snapshot, cost),
-        "outcomes": [
-            (str(state), snapshot.count(state)) for state in State if snapshot.count(state)
-        ],
+        "outcomes": trial_counts(snapshot),
         "workers": _workers(cost),
         "more_workers": max(0, len(cost.by_worker) - MOST_WORKERS),
         "failures": _failures(snapshot),
@@ -233,7 +224,7 @@ def _pruning(snapshot: StudySnapshot) -> str:
         parts.append(f"{counted(len(early), 'run')} ended early, after {where} of {epochs}")
     if skipped:
         was = "was" if skipped == 1 else "were"
-        parts.append(f"{counted(skipped, 'run')} {was} not needed")
+        parts.append(f"{counted(skipped, 'run')} {was} skipped")
     share = effort.saved / (effort.saved + effort.trained)
     return (
         f"{', and '.join(parts)}. That saved {effort.saved:,} epochs, "

@@ -27,7 +27,7 @@ class Effort:
     saved_by_pruning: int = 0
     """Epochs not trained because the run was ended early."""
     saved_by_skipping: int = 0
-    """Epochs not trained because the run was not needed."""
+    """Epochs not trained because the run was skipped: it was not needed."""
 
     @property
     def trained(self) -> int:

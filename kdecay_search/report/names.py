@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from kdecay_search.search import BASELINE_KS, CandidateResult, Stage
-from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.study.trials import Trial
+from kdecay_search.study.candidate import level_name, schedule_name
+from kdecay_search.study.trials import State, Trial
 
 
 def counted(count: int, noun: str) -> str:
     """A number of things, such as ``1 run`` or ``2,000 runs``."""
     return f"{count:,} {noun}{'s' if count != 1 else ''}"
+
+
+def trial_counts(snapshot: StudySnapshot) -> list[tuple[str, int]]:
+    """How many trials are in each state; those that were pruned before they began are skipped."""
+    pruned = [trial for trial in snapshot.attempts if trial.state == State.PRUNED]
+    skipped = sum(trial.epochs == 0 for trial in pruned)
+    counts = {str(state): snapshot.count(state) for state in State}
+    counts |= {"pruned": len(pruned) - skipped, "skipped": skipped}
+    return [(name, count) for name, count in counts.items() if count]
 
 
 def run_name(trial: Trial, separator: str = "  ") -> str:
@@ -44,7 +53,7 @@ def outcomes(candidate: CandidateResult, early: str = "ended early") -> list[str
     """
     counts = {
         early: candidate.pruned - candidate.skipped,
-        "not needed": candidate.skipped,
+        "skipped": candidate.skipped,
         "failed": candidate.failed,
         "to go": candidate.unfinished,
     }

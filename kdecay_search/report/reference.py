@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from kdecay_search.search import CandidateResult, Stage
-from kdecay_search.search.verdict import schedule_name
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Sample, describe, paired_gain
+from kdecay_search.study.candidate import schedule_name
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ from kdecay_search.report.names import counted, errors_by_seed, outcomes
 from kdecay_search.report.reference import Reference
 from kdecay_search.report.summary import by_point
 from kdecay_search.search import BASELINE_KS, Stage
-from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import level_name, schedule_name
 
 MOST_ERRORS = 8
 """Most seeds whose errors a row lists; of more seeds it states the number."""

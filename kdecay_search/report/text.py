@@ -15,9 +15,10 @@ from kdecay_search.report.names import counted, run_name, stage_outcome
 from kdecay_search.report.reference import Reference
 from kdecay_search.report.summary import by_point
 from kdecay_search.search import CandidateResult, Stage
-from kdecay_search.search.verdict import percent, schedule_name
+from kdecay_search.search.verdict import percent
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import describe
+from kdecay_search.study.candidate import schedule_name
 from kdecay_search.study.trials import State, Trial
 
 RUNNING_SHOWN = 8
@@ -61,9 +62,7 @@ def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> R
 
 
 def _heading(snapshot: StudySnapshot, seconds_left: float | None) -> Text:
-    counts = ", ".join(
-        f"{snapshot.count(state)} {state}" for state in State if snapshot.count(state)
-    )
+    counts = ", ".join(f"{count} {name}" for name, count in names.trial_counts(snapshot))
     styles = {"running": "bold blue", "done": "bold green", "failed": "bold red"}
     heading = Text.assemble(
         (snapshot.spec.name, "bold"),

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from kdecay_search.search.selection import Gain
 from kdecay_search.statistics import Sample, describe
-from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.candidate import Candidate, schedule_name
 
 
 class Progress(StrEnum):
@@ -131,8 +131,5 @@ def _names(candidates: Sequence[CandidateResult]) -> str:
     """Text such as ``k = 3, 5``; with levels, ``k = 3 at lr_max 0.1, k = 5 at lr_max 0.2``."""
     known = sorted(c.point for c in candidates if c.point is not None)
     if any(point.lr_max is not None for point in known):
-        return ", ".join(
-            f"k = {k:.4g}" + ("" if lr_max is None else f" at lr_max {lr_max:.4g}")
-            for k, lr_max in known
-        )
-    return "k = " + ", ".join(f"{point.k:.4g}" for point in known)
+        return ", ".join(schedule_name((point.k,), point.lr_max) for point in known)
+    return schedule_name(point.k for point in known)

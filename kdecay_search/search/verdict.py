@@ -8,7 +8,6 @@ the sentence states, and from nothing else, so a sentence never contradicts its 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -16,6 +15,7 @@ from kdecay_search.search.confirmation import Confirmation
 from kdecay_search.search.plan import Plan
 from kdecay_search.search.selection import Gain
 from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
+from kdecay_search.study.candidate import schedule_name
 from kdecay_search.study.comparators import AREA_MATCHED, BASELINE_KS, ORIGINAL
 
 MIN_RUNS = 2
@@ -188,7 +188,7 @@ def _confirmation_sentence(confirmation: Confirmation, outcome: Outcome, against
     if compared.difference is None:
         return "The confirmation failed: no seed has both the found schedule and the original."
     where = f"on the test set, {compared.n} fresh seed{'s' if compared.n != 1 else ''}"
-    by = _by(compared)
+    by = size(compared)
     return {
         Outcome.BETTER: f"Confirmed: {where}, better than {against} {by}.",
         Outcome.WORSE: f"Refuted: {where}, worse than {against} {by}.",
@@ -206,9 +206,9 @@ def _shape(confirmation: Confirmation, outcome: Outcome) -> str:
     same = f"{schedule_name(BASELINE_KS)} at the same mean rate"
     found = Outcome(matched.verdict)
     if found == Outcome.BETTER:
-        return f" Its shape matters: it is better than {same} {_by(matched)}."
+        return f" Its shape matters: it is better than {same} {size(matched)}."
     if found == Outcome.WORSE:
-        return f" Its shape does not help: it is worse than {same} {_by(matched)}."
+        return f" Its shape does not help: it is worse than {same} {size(matched)}."
     begins = f"There is no detectable difference to {same}"
     if outcome == Outcome.NO_DIFFERENCE:
         begins += " either"
@@ -221,24 +221,6 @@ def outcome_of(interval: tuple[float, float]) -> Outcome:
     if low > 0:
         return Outcome.BETTER
     return Outcome.WORSE if high < 0 else Outcome.NO_DIFFERENCE
-
-
-def schedule_name(ks: Iterable[float], lr_max: float | None = None) -> str:
-    """A schedule's name for people.
-
-    Args:
-        ks: Its terms.
-        lr_max: Its level of the learning rate, if the level was searched.
-
-    Returns:
-        Text such as ``k = 2``, ``k = 2, 6.5`` or ``k = 2 at lr_max 0.1``.
-    """
-    return "k = " + ", ".join(f"{k:.4g}" for k in ks) + level_name(lr_max)
-
-
-def level_name(lr_max: float | None) -> str:
-    """Text such as `` at lr_max 0.1``; empty if the level was not searched."""
-    return "" if lr_max is None else f" at lr_max {lr_max:.4g}"
 
 
 def percent(sample: Sample) -> str:
@@ -266,18 +248,18 @@ def span(interval: tuple[float, float]) -> str:
     return f"{points(interval[0])} to {points(interval[1])}"
 
 
+def size(comparison: Comparison) -> str:
+    """The size of a difference, such as ``by 0.95 points (95 % interval 0.50 to 1.40)``."""
+    difference = comparison.difference or 0.0
+    text = f"by {points(abs(difference))} points"
+    if comparison.interval is None:
+        return text
+    low, high = comparison.interval
+    return f"{text} (95 % interval {span((-high, -low) if difference < 0 else (low, high))})"
+
+
 def _over(paired: Sample) -> str:
     return f"paired over {paired.n} seed{'s' if paired.n != 1 else ''}"
-
-
-def _by(compared: Comparison) -> str:
-    """The size of a difference, such as ``by 0.95 points (95 % interval 0.50 to 1.40)``."""
-    difference = compared.difference or 0.0
-    text = f"by {points(abs(difference))} points"
-    if compared.interval is None:
-        return text
-    low, high = compared.interval
-    return f"{text} (95 % interval {span((-high, -low) if difference < 0 else (low, high))})"
 
 
 def _signed(compared: Comparison) -> str:

@@ -13,8 +13,9 @@ from kdecay_search.report.blocks import BLOCKS, bar, curve
 from kdecay_search.report.text import duration
 from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
 from kdecay_search.search import make_plan
-from kdecay_search.search.verdict import percent, schedule_name
+from kdecay_search.search.verdict import percent
 from kdecay_search.statistics import describe
+from kdecay_search.study.candidate import schedule_name
 from tests.support.memory_studies import left_by_a_race, study
 
 

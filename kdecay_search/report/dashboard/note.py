@@ -8,8 +8,8 @@ from kdecay_search.report import confirmed, names
 from kdecay_search.report.summary import by_point
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.confirmation import Confirmation
-from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import level_name, schedule_name
 from kdecay_search.study.trials import CONFIRMATION
 
 MOST_ROWS = 20

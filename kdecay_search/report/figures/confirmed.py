@@ -8,6 +8,7 @@ from kdecay_search.report import confirmed
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, WARNING, translucent
 from kdecay_search.search.confirmation import Confirmation, Row
+from kdecay_search.search.verdict import size
 from kdecay_search.statistics import Comparison
 from kdecay_search.study.comparators import FOUND
 
@@ -72,6 +73,6 @@ def _add(shown: go.Figure, name: str, row: Row, found: Row, compared: Comparison
             "thickness": 2.5,
             "width": 5,
         },
-        hovertemplate=f"{name}<br>{side} {confirmed.size(compared)}"
+        hovertemplate=f"{name}<br>{side} {size(compared)}"
         f"<br>{compared.verdict}, {compared.n} pairs<extra></extra>",
     )

@@ -12,8 +12,8 @@ from kdecay_search.report.curves import END_SHARE, Curves, RunCurve
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
 from kdecay_search.search import FIRST_SEED, Stage
-from kdecay_search.search.verdict import schedule_name
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import schedule_name
 from kdecay_search.study.trials import State
 
 INSET_X, INSET_Y = (0.42, 1.0), (0.34, 1.0)

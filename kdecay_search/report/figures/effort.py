@@ -21,7 +21,7 @@ PARTS = (
     ("failed", "failed attempts", WARNING),
     ("running", "running", RUNNING),
     ("saved_by_pruning", "saved: ended early", translucent(ENDED, 0.22)),
-    ("saved_by_skipping", "saved: run not needed", translucent("#808894", 0.22)),
+    ("saved_by_skipping", "saved: run skipped", translucent("#808894", 0.22)),
 )
 """Attribute of :class:`Effort`, name in the legend and colour; epochs that were saved are pale."""
 WIDEST_BAR = 0.12
@@ -69,7 +69,7 @@ def _described(trials: Sequence[Trial], epochs: int) -> str:
         lines.append(f"and {len(trained) - MOST_RUNS} more runs")
     skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in trials)
     if skipped:
-        lines.append(f"{counted(skipped, 'seed')} not needed")
+        lines.append(f"{counted(skipped, 'seed')} skipped")
     return "<br>".join(lines)
 
 

@@ -14,9 +14,8 @@ from kdecay_search.report.names import counted
 from kdecay_search.report.reference import Reference
 from kdecay_search.search import CandidateResult, Progress, Stage
 from kdecay_search.search.surrogate import SmoothCurve, smooth_curve
-from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.candidate import Candidate, level_name, schedule_name
 
 Colour = Callable[[CandidateResult], str]
 

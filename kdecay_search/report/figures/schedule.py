@@ -9,8 +9,8 @@ from kdecay_search.report.figures.palette import INK, Palette
 from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.baselines import Cosine
 from kdecay_search.search import BASELINE_KS
-from kdecay_search.search.verdict import level_name, schedule_name
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import level_name, schedule_name
 
 POINTS = 240
 """Points of each schedule; even k = 1000 falls between the last two of them."""
