@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.support.memory_studies import (
     pruned,
     simulated,
     stated,
+    study,
     trial,
 )
 from tests.support.snapshots import ended, seen, spec
@@ -313,6 +315,19 @@ def test_panel_notes_what_was_pruned_and_what_failed() -> None:
     text = rendered(study_panel(ended(outcome)))
     assert "3 pruned" in text
     assert "3 failed" in text
+
+
+def test_panel_calls_runs_that_were_never_started_skipped() -> None:
+    search = {"k_max": 3.0, "k_cap": 3.0, "k_step": 0.5, "max_terms": 1, "seeds": 3}
+    queue = MemoryQueue(study(search=search, pruning={"enabled": True}))
+    queue.play()
+    snapshot = seen(queue)
+    skipped = sum(candidate.skipped for candidate in snapshot.plan.stages[0].candidates)
+    assert skipped > 0
+    text = rendered(study_panel(snapshot))
+    assert f" {skipped} skipped  epochs:" in text
+    assert "pruned" not in text
+    assert sum(map(int, re.findall(r"(\d+) skipped *$", text, re.MULTILINE))) == skipped
 
 
 @pytest.mark.parametrize("width", [20, 60, 200])
