@@ -287,7 +287,8 @@ def _watch(
     from kdecay_search.errors import KDecayError
     from kdecay_search.snapshot import read_snapshot
     from kdecay_search.storage import queue
-    from kdecay_search.worker.loop import worker_name_prefix
+
+    dead: list[str] = []
 
     def read() -> StudySnapshot:
         return reconcile.reconcile(store, name) or read_snapshot(store, name)
@@ -295,8 +296,10 @@ def _watch(
     def check() -> None:
         if interrupted.is_set():
             raise KeyboardInterrupt
-        for pid in workers.restart_killed():
-            queue.reap_process(store, name, worker_name_prefix(pid))
+        dead.extend(workers.restart_killed())
+        while dead:  # what the database does not take now is repeated at the next check
+            queue.reap_process(store, name, dead[-1])
+            dead.pop()
         if workers.processes and not workers.running and read().state == "running":
             reason = workers.failure() or "they ended before the study did"
             raise KDecayError(

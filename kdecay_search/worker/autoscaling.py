@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 
 from kdecay_search.storage import Storage, records
 from kdecay_search.worker.local_workers import LocalWorkers, WorkerProcess
-from kdecay_search.worker.loop import worker_name_prefix
 from kdecay_search.worker.signals import drain_signal
 
 MIN_SPEEDUP = 1.1
@@ -100,9 +99,7 @@ class AutoscaledDevice:
     @property
     def names(self) -> list[str]:
         """The names under which the processes claim trials."""
-        return [
-            f"{worker_name_prefix(process.popen.pid)}{self.device}" for process in self.processes
-        ]
+        return [f"{process.name_prefix}{self.device}" for process in self.processes]
 
     def step(self, progress: Mapping[str, WorkerProgress], now: float) -> None:
         """Look at what the processes have done, and start or end one if that is due.

@@ -8,10 +8,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from kdecay_search.worker.names import ID_VARIABLE, name_prefix, new_id
 from kdecay_search.worker.signals import DRAIN_SIGNALS, drain_signal
 
 MALLOC_SETTINGS = {
@@ -24,6 +25,13 @@ in at every step."""
 
 MAX_RESTARTS = 20
 """Restarts of one worker that is killed again and again."""
+SHORT_LIFE_SECONDS = 60.0
+"""A worker that is killed sooner after its start than this has had a short life."""
+FIRST_RESTART_SECONDS = 1.0
+"""Pause before the restart of a worker that has had two short lives in succession. It doubles with
+each further one; before that, a killed worker is restarted at once."""
+MAX_RESTART_SECONDS = 60.0
+"""Longest pause before the restart of a worker."""
 
 
 @dataclass
@@ -40,8 +48,17 @@ class WorkerProcess:
     """Whether the worker outlives the terminal."""
     popen: subprocess.Popen[bytes]
     """The process, or the latest one if it was restarted."""
+    name_prefix: str
+    """What the worker's name begins with: everything but its device. A restarted worker has
+    another one."""
+    started: float
+    """Time (s) at which the process was started."""
     restarts: int = 0
     """How often the worker was restarted."""
+    short_lives: int = 0
+    """How often in succession the worker was killed soon after its start."""
+    restart_at: float | None = None
+    """Time (s) at which a killed worker is to be restarted; None if it is not."""
 
     @property
     def ended_badly(self) -> bool:
@@ -62,6 +79,8 @@ class LocalWorkers:
 
     processes: list[WorkerProcess] = field(default_factory=list)
     """All processes that were started, including those that have ended."""
+    clock: Callable[[], float] = time.monotonic
+    """Returns the time in seconds."""
 
     def start(
         self,
@@ -73,6 +92,8 @@ class LocalWorkers:
         """Start ``kdecay worker ARGUMENTS`` in a process group of its own.
 
         Ctrl-C in a terminal therefore reaches a worker once, through the process that started it.
+        With Python's option ``-P``, a worker imports nothing from the working folder; user code
+        that is allowed runs in processes of its own, which do.
 
         Args:
             arguments: Arguments after ``kdecay worker``.
@@ -80,30 +101,44 @@ class LocalWorkers:
             log: File to append the worker's output to; None for this process's stderr.
             detached: Whether the worker outlives the terminal.
         """
-        popen = _spawn(arguments, environment, log, detached)
-        process = WorkerProcess(arguments, environment, log, detached, popen)
+        popen, prefix = _spawn(arguments, environment, log, detached)
+        process = WorkerProcess(arguments, environment, log, detached, popen, prefix, self.clock())
         self.processes.append(process)
         return process
 
-    def restart_killed(self) -> list[int]:
+    def restart_killed(self) -> list[str]:
         """Restart the workers that a signal killed, at most :data:`MAX_RESTARTS` times each.
 
+        A worker that is killed again soon after its start is restarted after a pause, which grows:
+        what kills it, such as a lack of memory, may pass.
+
         Returns:
-            The process ids of the killed processes.
+            The :attr:`WorkerProcess.name_prefix` of each process that was found killed.
         """
-        killed = [p for p in self.processes if p.was_killed and p.restarts < MAX_RESTARTS]
-        dead = [process.popen.pid for process in killed]
-        for process in killed:
-            process.popen = _spawn(
-                process.arguments, process.environment, process.log, process.detached
-            )
-            process.restarts += 1
+        now, dead = self.clock(), []
+        for process in self.processes:
+            if not process.was_killed or process.restarts >= MAX_RESTARTS:
+                continue
+            if process.restart_at is None:
+                dead.append(process.name_prefix)
+                is_short = now - process.started < SHORT_LIFE_SECONDS
+                process.short_lives = process.short_lives + 1 if is_short else 0
+                process.restart_at = now + restart_pause(process.short_lives)
+            if process.restart_at <= now:
+                process.popen, process.name_prefix = _spawn(
+                    process.arguments, process.environment, process.log, process.detached
+                )
+                process.started, process.restart_at = now, None
+                process.restarts += 1
         return dead
 
     @property
     def running(self) -> int:
-        """How many of the processes are running."""
-        return sum(process.popen.poll() is None for process in self.processes)
+        """How many of the processes are running, or are about to be restarted."""
+        return sum(
+            process.popen.poll() is None or process.restart_at is not None
+            for process in self.processes
+        )
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to every running process."""
@@ -145,20 +180,31 @@ class LocalWorkers:
         return None
 
 
+def restart_pause(short_lives: int) -> float:
+    """Return the pause (s) before the restart of a worker after so many short lives."""
+    if short_lives < 2:  # noqa: PLR2004 - once may be an accident
+        return 0.0
+    doublings = min(short_lives - 2, 32)  # more would overflow
+    return min(FIRST_RESTART_SECONDS * 2.0**doublings, MAX_RESTART_SECONDS)
+
+
 def _spawn(
     arguments: Sequence[str], environment: Mapping[str, str], log: Path | None, detached: bool
-) -> subprocess.Popen[bytes]:
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start a worker process; return it, and what the worker's name begins with."""
+    worker_id = new_id()
     with contextlib.ExitStack() as stack:
         output = None
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
             output = stack.enter_context(log.open("ab"))
-        return subprocess.Popen(
-            [sys.executable, "-m", "kdecay_search", "worker", *arguments],
-            env={**os.environ, **MALLOC_SETTINGS, **environment},
+        popen = subprocess.Popen(
+            [sys.executable, "-P", "-m", "kdecay_search", "worker", *arguments],
+            env={**os.environ, **MALLOC_SETTINGS, **environment, ID_VARIABLE: worker_id},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             start_new_session=detached,
             process_group=None if detached else 0,
         )
+    return popen, name_prefix(popen.pid, worker_id)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from kdecay_search.storage.queue import Claim
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State
 from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
+from kdecay_search.worker.names import own_prefix
 from kdecay_search.worker.train import WorkerContext, load_task, train_trial
 
 logger = logging.getLogger(__name__)
@@ -62,11 +61,6 @@ class Outlook(Enum):
     """Work may follow, or another process is reconciling the study."""
 
 
-def worker_name_prefix(pid: int) -> str:
-    """The prefix of the names of all workers in a process of this machine."""
-    return f"{socket.gethostname()}:{pid}:"
-
-
 class Worker:
     """Serves studies until it is stopped or, with ``options.drain``, until no work is left.
 
@@ -84,8 +78,8 @@ class Worker:
         context: WorkerContext,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.name = f"{worker_name_prefix(os.getpid())}{context.device}"
-        """The name under which the worker claims trials."""
+        self.name = f"{own_prefix()}{context.device}"
+        """The name under which the worker claims trials; no other worker has it."""
         self.trials = 0
         """How many trials the worker has ended."""
         self._storage = storage

@@ -33,7 +33,7 @@ class DatabaseProbe:
     def has_claimed(self, pid: int) -> bool:
         """Whether the process has claimed a trial and not yet reported an epoch of it."""
         workers = [json.loads(row[0]) for row in self._rows(NOT_REPORTED, f"{self._study}/k%")]
-        return pid in [int(worker.split(":")[1]) for worker in workers]
+        return any(f":{pid}-" in worker for worker in workers)
 
     def is_reconciling(self, pid: int) -> bool:
         """Whether the process holds the study's lock, and so reconciles the study."""

@@ -20,7 +20,7 @@ from kdecay_search.errors import KDecayError, StorageUnavailable
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.attributes import STOPPED
 from kdecay_search.study.spec import WorkersSpec
-from kdecay_search.study.trials import State
+from kdecay_search.study.trials import State, Trial
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
 from kdecay_search.worker.heartbeat import Heartbeat, HeartbeatStopped
 from kdecay_search.worker.loop import longest_pause
@@ -190,7 +190,7 @@ def test_launch_restarts_a_local_worker_that_was_killed(
     launch = kdecay.start("launch", file, "--workers", "1", "--json")
     wait_for(lambda: _states(storage, "restarted")[State.RUNNING], "a claim")
     held = next(t for t in records.read_trials(storage, "restarted") if t.worker)
-    os.kill(int((held.worker or "").split(":")[1]), signal.SIGKILL)
+    os.kill(process_of(held), signal.SIGKILL)
     out, err = launch.communicate(timeout=200)
     assert launch.returncode == 0, err
     assert '"state": "done"' in out
@@ -221,6 +221,11 @@ def test_an_embedded_server_that_is_killed_is_restarted(
     out, err = launch.communicate(timeout=200)
     assert launch.returncode == 0, err
     assert errors_by_run(json.loads(out)) == errors_by_run(expected)
+
+
+def process_of(trial: Trial) -> int:
+    """The process that holds a trial, by the name of its worker."""
+    return int((trial.worker or "").split(":")[1].partition("-")[0])
 
 
 def _states(storage: Storage, name: str) -> dict[State, int]:

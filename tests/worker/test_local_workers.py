@@ -1,0 +1,82 @@
+"""Local workers that are killed again and again are restarted after growing pauses."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kdecay_search.worker import local_workers
+from kdecay_search.worker.local_workers import (
+    MAX_RESTART_SECONDS,
+    MAX_RESTARTS,
+    SHORT_LIFE_SECONDS,
+    LocalWorkers,
+    restart_pause,
+)
+
+
+@pytest.fixture
+def spawned(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """Worker processes that only wait to be killed, in the order of their start."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def spawn(*arguments: Any) -> tuple[subprocess.Popen[bytes], str]:
+        started.append(subprocess.Popen(["sleep", "600"]))
+        return started[-1], f"host:{len(started)}:"
+
+    monkeypatch.setattr(local_workers, "_spawn", spawn)
+    return started
+
+
+def killed(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+
+
+def test_a_worker_that_dies_at_once_is_restarted_ever_more_slowly(
+    spawned: list[subprocess.Popen[bytes]],
+) -> None:
+    now = [0.0]
+    workers = LocalWorkers(clock=lambda: now[0])
+    workers.start([], {}, Path("unused"))
+    pauses = []
+    for life in range(1, 9):
+        killed(spawned[-1])
+        assert workers.restart_killed() == [f"host:{life}:"], "each death is reported once"
+        died = now[0]
+        while len(spawned) == life:
+            assert workers.running == 1, "a worker that will be restarted counts"
+            now[0] += 0.5
+            assert workers.restart_killed() == []
+        pauses.append(now[0] - died)
+    assert pauses == [0, 1, 2, 4, 8, 16, 32, 60]
+    now[0] += SHORT_LIFE_SECONDS
+    killed(spawned[-1])
+    assert workers.restart_killed() == ["host:9:"]
+    assert len(spawned) == 10, "after a long life, at once"
+    workers.signal(signal.SIGKILL)
+    assert workers.wait(10)
+
+
+def test_a_worker_is_restarted_at_most_twenty_times(
+    spawned: list[subprocess.Popen[bytes]],
+) -> None:
+    now = [0.0]
+    workers = LocalWorkers(clock=lambda: now[0])
+    workers.start([], {}, Path("unused"))
+    for _ in range(MAX_RESTARTS + 5):
+        killed(spawned[-1])
+        workers.restart_killed()
+        now[0] += MAX_RESTART_SECONDS
+        workers.restart_killed()
+    assert len(spawned) == MAX_RESTARTS + 1
+    assert workers.running == 0
+
+
+@pytest.mark.parametrize(("lives", "pause"), [(0, 0), (1, 0), (2, 1), (5, 8), (8, 60), (5000, 60)])
+def test_the_pause_grows_and_is_bounded(lives: int, pause: float) -> None:
+    assert restart_pause(lives) == pause
