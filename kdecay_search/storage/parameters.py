@@ -35,7 +35,7 @@ def distributions(request: RunRequest) -> dict[str, BaseDistribution]:
 
 
 def k_range(request: RunRequest) -> FloatDistribution:
-    """The range of k, which includes the request's own. It is logarithmic, since neighbours in log k
+    """The range of k, the request's own included. It is logarithmic, since neighbours in log k
     behave alike."""
     from optuna.distributions import FloatDistribution  # noqa: PLC0415 - loads slowly
 
