@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kdecay_search.cli.options import StorageUrl, opened
+from kdecay_search.cli.output import echo
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -28,12 +29,13 @@ def register(app: typer.Typer) -> None:
 
 def dashboard(
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes any that is free.")
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = 8080,
     host: Annotated[
         str,
         typer.Option(
-            metavar="ADDRESS", help="Address to listen on; by default only this machine's own."
+            metavar="ADDRESS",
+            help="Address to listen on. The default is open to this machine only.",
         ),
     ] = LOOPBACK,
     artifacts: Annotated[
@@ -47,27 +49,26 @@ def dashboard(
     ] = None,
     storage: StorageUrl = None,
 ) -> None:
-    """Show all studies in a browser, by Optuna's dashboard.
+    """Serve Optuna's dashboard of all studies.
 
-    While it serves, it publishes a note and figures for each study that changes. It has no
-    authentication, and its pages can delete studies: anybody who reaches the port can do so. Ctrl-C
-    ends it; studies run on without it.
+    While it runs, it publishes notes and figures of studies that change. It has no authentication,
+    and everybody who can reach the port can delete studies. Ctrl-C ends it; studies keep running
+    without it.
     """
     from kdecay_search.report.dashboard.artifacts import artifact_store
+    from kdecay_search.report.dashboard.publisher import Publisher
     from kdecay_search.report.dashboard.server import Server
 
     store = artifact_store(artifacts) if artifacts else None
     with opened(storage) as connected:
         server = Server(connected, host, port, store)
         stop = _stop_on_signal()
-        typer.echo(f"Optuna's dashboard: {server.url}   (Ctrl-C ends it)", err=True)
+        echo(f"Optuna's dashboard: {server.url}   (Ctrl-C ends it)", err=True)
         if not server.is_loopback:
-            typer.echo(
+            echo(
                 f"it has no authentication: anybody who reaches {host} can see and delete studies",
                 err=True,
             )
-        from kdecay_search.report.dashboard.publisher import Publisher
-
         publisher = Publisher(connected, store)
         publisher.look(stop, FIRST_LOOK_SECONDS)
         with server:
@@ -90,15 +91,15 @@ def _stop_on_signal() -> threading.Event:
 
 def publish(
     name: Annotated[
-        str | None, typer.Argument(metavar="[NAME]", help="Left out: all studies.")
+        str | None, typer.Argument(metavar="[NAME]", help="The study's name. Default: all studies.")
     ] = None,
     storage: StorageUrl = None,
 ) -> None:
-    """Publish notes and figures of studies now, for a plain optuna-dashboard.
+    """Publish notes and figures of studies.
 
-    Optuna's own command shows only trials by itself; this adds, once, a note and figures for each
-    stage, as they are now. `kdecay dashboard` does so by itself while it serves. What has not
-    changed is not written again, and a note that you have edited is kept.
+    Adds a note and figures for each stage, as it is now, to what a plain optuna-dashboard shows;
+    kdecay dashboard does that by itself while it runs. Unchanged pages are not written again, and
+    notes that you have edited are kept.
     """
     import time
 
@@ -117,4 +118,4 @@ def publish(
                         f"{BUSY_SECONDS:g} s; try again later"
                     )
                 time.sleep(RETRY_SECONDS)
-            typer.echo(f"{each}: {outcome}", err=True)
+            echo(f"{each}: {outcome}", err=True)

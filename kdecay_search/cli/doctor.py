@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdecay_search.cli.options import AsJson, StorageUrl, opened, print_json, stdout
+from kdecay_search.cli.options import AsJson, StorageUrl, opened
+from kdecay_search.cli.output import echo, print_json, print_result
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from kdecay_search.doctor.check import Check
     from kdecay_search.study.spec import StudySpec
 
@@ -23,7 +22,7 @@ START_SECONDS = 60.0
 """The time limit for the embedded server, which may have to start first."""
 FOLDER_SECONDS = 20.0
 MACHINE_SECONDS = 150.0
-SYMBOLS = {"ok": ("✓", "green"), "warning": ("!", "yellow"), "error": ("✗", "bold red")}
+STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 
 
 def register(app: typer.Typer) -> None:
@@ -48,10 +47,10 @@ def doctor(
     json: AsJson = False,
     storage: StorageUrl = None,
 ) -> None:
-    """Check whether a worker could work here, and print what to fix.
+    """Check whether a worker could work here.
 
-    Checks the database, this machine and its devices, and the folders that a worker uses. Exit
-    code 0: a worker could work here; 2: there is an error.
+    Checks the database, this machine and its devices, and the folders that a worker uses, and
+    prints what to fix. Exit code 0: a worker could work here; 2: there is an error.
     """
     from kdecay_search.errors import KDecayError
     from kdecay_search.study.file import load
@@ -63,7 +62,7 @@ def doctor(
     for check in _checks(storage, study, spec, checkpoints):
         checks.append(check)
         if not json:
-            _print(check, stdout())
+            _print(check)
     if json:
         values = [
             {"subject": c.subject, "severity": str(c.severity), "value": c.value, "fix": c.fix}
@@ -71,7 +70,7 @@ def doctor(
         ]
         print_json({"ok": not _has_error(checks), "checks": values})
     elif not _has_error(checks):
-        typer.echo("a worker can work here")
+        echo("a worker can work here")
     if _has_error(checks):
         raise typer.Exit(2)
 
@@ -149,22 +148,12 @@ def _has_error(checks: list[Check]) -> bool:
     return any(check.severity == "error" for check in checks)
 
 
-def _print(check: Check, console: Console) -> None:
+def _print(check: Check) -> None:
     """Print a line for the result, and one below it for the fix."""
-    from rich.table import Table
     from rich.text import Text
 
-    if not console.is_terminal:
-        typer.echo(f"{check.severity!s:8} {check.subject:12} {check.value}")
-        if check.fix:
-            typer.echo(f"{'':21} {check.fix}")
-        return
-    symbol, style = SYMBOLS[check.severity]
-    grid = Table.grid(padding=(0, 1))
-    grid.add_column(width=1)
-    grid.add_column(width=11)
-    grid.add_column()
-    grid.add_row(Text(symbol, style), Text(check.subject, "bold"), Text(check.value))
+    style = STYLES[check.severity]
+    line = Text.assemble((f"{check.severity:8}", style), f" {check.subject:12} {check.value}")
     if check.fix:
-        grid.add_row("", "", Text(f"→ {check.fix}", style))
-    console.print(grid)
+        line.append(f"\n{'':21} {check.fix}", style)
+    print_result(line)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kdecay_search.cli.options import Overrides, StudyFile, stdout
+from kdecay_search.cli.options import Overrides, StudyFile
+from kdecay_search.cli.output import echo, print_result
 
 if TYPE_CHECKING:
     from kdecay_search.study.spec import StudySpec
@@ -31,9 +32,9 @@ def check(file: StudyFile, set_: Overrides = None) -> None:
     task, found = spec.task, []
     if task.kind == "images" and task.data.name in ("image-folder", "imagenet"):
         found = list(describe_data(task.data))
-    typer.echo(f"{spec.name}: {file} is valid")
+    echo(f"{spec.name}: {file} is valid")
     for line in found:
-        typer.echo(f"data: {line}")
+        echo(f"data: {line}")
     _print_plan(spec)
 
 
@@ -57,12 +58,7 @@ def _print_plan(spec: StudySpec) -> None:
     from kdecay_search.study.comparators import comparators_of
 
     search, epochs = spec.search, spec.task.epochs
-    table = Table(
-        caption="At most: hopeless runs stop early, and a term that does not help ends the search.",
-        caption_justify="left",
-        title_justify="left",
-        box=None,
-    )
+    table = Table(box=None)
     for heading in ("stage", "candidates", "seeds", "runs", "epochs"):
         table.add_column(heading, justify="right")
     counts = runs_at_most(spec)
@@ -83,9 +79,9 @@ def _print_plan(spec: StudySpec) -> None:
     if search.lr_max:
         listed = ", ".join(f"{level:g}" for level in search.lr_max)
         where += f", with the first term at each lr_max of {listed}"
-    console = stdout()
-    console.print(
+    echo(
         f"{search.sampler} search, {where}; up to {search.max_terms} terms; "
-        f"{spec.schedule.family} schedule; {epochs} epochs a run"
+        f"{spec.schedule.family} schedule; {epochs} epochs per run"
     )
-    console.print(table)
+    print_result(table)
+    echo("At most: hopeless runs stop early, and a term that does not help ends the search.")

@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from kdecay_search.cli.output import echo
+
 
 class Kind(StrEnum):
     """The examples; each is a folder of ``kdecay_search/examples``."""
@@ -57,7 +59,7 @@ def init(
     source = files("kdecay_search") / "examples" / for_.value
     contents = {name: (source / name).read_text(encoding="utf-8") for name in (STUDY, CODE)}
     _write(folder, contents)
-    typer.echo(f"wrote {folder / STUDY} and {folder / CODE}\n")
+    echo(f"wrote {folder / STUDY} and {folder / CODE}\n")
     missing = [package for module, package in NEEDS[for_].items() if find_spec(module) is None]
     steps = [f"cd {shlex.quote(str(folder))}"] if folder != Path() else []
     steps += [f"pip install {' '.join(missing)}"] if missing else []
@@ -69,8 +71,8 @@ def init(
     }
     for step in steps:
         note = next((note for start, note in notes.items() if step.startswith(start)), "")
-        typer.echo(f"    {step:<28}{note}".rstrip())
-    typer.echo(f"\nThen put your own training into {CODE}: see docs/own-code.md.")
+        echo(f"    {step:<28}{note}".rstrip())
+    echo(f"\nThen put your own training into {CODE}: see docs/own-code.md.")
 
 
 def _write(folder: Path, contents: dict[str, str]) -> None:

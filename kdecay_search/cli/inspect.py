@@ -11,14 +11,11 @@ from kdecay_search.cli.options import (
     StorageUrl,
     StudyName,
     opened,
-    print_json,
-    stderr,
-    stdout,
 )
+from kdecay_search.cli.output import CHART_WIDTH, echo, print_json, print_result, progress_console
 from kdecay_search.schedules.export import Form
 
 if TYPE_CHECKING:
-    from kdecay_search.snapshot import StudySnapshot
     from kdecay_search.storage import Storage
 
 
@@ -55,34 +52,26 @@ def status(
     the best schedule, and plots of the schedule and of the error against k.
     """
     from kdecay_search.cli.watch import watch_study
+    from kdecay_search.report.charts import study_charts
     from kdecay_search.report.failures import as_text, as_values, read_failures
     from kdecay_search.report.summary import summarise
+    from kdecay_search.report.text import study_panel
     from kdecay_search.snapshot import read_snapshot
 
     with opened(storage) as store:
         name = name or newest_study(store)
         snapshot = read_snapshot(store, name)
         if watch:
-            snapshot = watch_study(lambda: read_snapshot(store, name), stderr())
+            snapshot = watch_study(lambda: read_snapshot(store, name), progress_console())
         failures = read_failures(store, snapshot) if errors else None
         if json:
             found = {"errors": as_values(failures)} if failures else {}
             print_json({**summarise(snapshot), **found})
         elif failures:
-            stdout().print(as_text(failures), soft_wrap=True)
-        elif not watch or not stderr().is_terminal:
-            _print_status(snapshot)
-
-
-def _print_status(snapshot: StudySnapshot) -> None:
-    from kdecay_search.report.charts import study_charts
-    from kdecay_search.report.text import study_panel
-
-    console = stdout()
-    console.print(study_panel(snapshot))
-    charts = study_charts(snapshot, console.width)
-    if charts is not None:
-        console.print(charts)
+            print_result(as_text(failures))
+        else:
+            print_result(study_panel(snapshot))
+            print_result(study_charts(snapshot, CHART_WIDTH) or "")
 
 
 def newest_study(storage: Storage) -> str:
@@ -109,15 +98,15 @@ def list_studies(json: AsJson = False, storage: StorageUrl = None) -> None:
             try:
                 snapshots.append(read_snapshot(store, name))
             except InvalidSpec as error:
-                typer.echo(f"{name}: {error}", err=True)
+                echo(f"{name}: {error}", err=True)
         if json:
             from kdecay_search.report.summary import summarise
 
             print_json([summarise(snapshot) for snapshot in snapshots])
         elif snapshots:
-            stdout().print(studies_table(snapshots))
+            print_result(studies_table(snapshots))
         else:
-            typer.echo("no studies yet; start one with kdecay launch FILE")
+            echo("no studies yet; start one with kdecay launch FILE")
 
 
 def best(
@@ -154,7 +143,7 @@ def stop(name: StudyName, storage: StorageUrl = None) -> None:
 
     with opened(storage) as store:
         reconcile.stop(store, name)
-    typer.echo(f"{name} is stopped; kdecay launch with its study file resumes it", err=True)
+    echo(f"{name} is stopped; kdecay launch with its study file resumes it", err=True)
 
 
 def delete(
@@ -173,4 +162,4 @@ def delete(
         if not yes and not typer.confirm(f"Delete {name} and its {trials} trials?", err=True):
             raise typer.Exit(1)
         delete_study(store, name)
-    typer.echo(f"{name} is deleted", err=True)
+    echo(f"{name} is deleted", err=True)

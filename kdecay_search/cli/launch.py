@@ -23,11 +23,9 @@ from kdecay_search.cli.options import (
     StudyFile,
     checkpoint_folder,
     opened,
-    print_json,
-    stderr,
-    stdout,
     worker_environment,
 )
+from kdecay_search.cli.output import echo, print_json, print_result, progress_console
 
 if TYPE_CHECKING:
     from kdecay_search.snapshot import StudySnapshot
@@ -121,9 +119,11 @@ def run_study(
     """
     from kdecay_search import reconcile
     from kdecay_search.cli.files import require_data
+    from kdecay_search.paths import temporary_folder
     from kdecay_search.snapshot import read_snapshot
 
     if options.workers:
+        temporary_folder()
         options.allowance.require(spec)
         require_data(spec)
         checkpoint_folder(options.checkpoints)
@@ -167,7 +167,7 @@ def worker_count(spec: StudySpec, asked: int | None, device: str) -> int:
                 "--workers: torch is not installed here; pip install 'kdecay-search[worker]', "
                 "or use --workers 0 to leave the training to other machines"
             )
-        typer.echo(
+        echo(
             "torch is not installed here: no local workers; run kdecay worker elsewhere",
             err=True,
         )
@@ -206,7 +206,7 @@ def _announce(snapshot: StudySnapshot, is_new: bool, workers: int) -> None:
     what = "new study" if is_new else f"study ({snapshot.state})"
     noun = "worker" if workers == 1 else "workers"
     local = f", {workers} local {noun}" if snapshot.state == "running" else ""
-    typer.echo(f"{what} {snapshot.spec.name}{local}", err=True)
+    echo(f"{what} {snapshot.spec.name}{local}", err=True)
 
 
 def _run(
@@ -228,7 +228,7 @@ def _run(
     try:
         final = _watch(store, name, workers, interrupted)
     except KeyboardInterrupt:
-        typer.echo(
+        echo(
             f"\nstopping the local workers; their trials go back into the queue. "
             f"Resume by: {resume_command}",
             err=True,
@@ -306,7 +306,7 @@ def _watch(
                 f"no local worker is left: {reason} (log: {workers.processes[0].log})"
             )
 
-    return watch_study(read, stderr(), check)
+    return watch_study(read, progress_console(), check)
 
 
 def _conclude(snapshot: StudySnapshot, json: bool, detach: bool) -> None:
@@ -318,15 +318,14 @@ def _conclude(snapshot: StudySnapshot, json: bool, detach: bool) -> None:
     if json:
         print_json(summarise(snapshot))
     elif detach and snapshot.state == "running":
-        stdout().print(
+        echo(
             f"{name} is running. See it: kdecay status {name} --watch; stop it: kdecay stop {name}"
         )
     else:
-        if not stderr().is_terminal:
-            stdout().print(study_panel(snapshot))
+        print_result(study_panel(snapshot))
         if snapshot.plan.leader.errors:
             use = f"kdecay best {name} --as python    or --as pytorch, huggingface, …"
-            typer.echo(f"\nUse it:  {use}")
-            typer.echo(f"See it:  kdecay status {name}")
+            echo(f"\nUse it:  {use}")
+            echo(f"See it:  kdecay status {name}")
     if snapshot.state == "failed":
         raise typer.Exit(1)

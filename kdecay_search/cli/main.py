@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
 from typing import Annotated, NoReturn
 
 import typer
 
-from kdecay_search import __version__
+from kdecay_search import __version__, credentials
 from kdecay_search.cli import (
     confirm,
     dashboard,
@@ -24,7 +24,11 @@ from kdecay_search.cli import (
     try_,
     worker,
 )
+from kdecay_search.cli.output import discard_stdout, echo, prepare_streams
 from kdecay_search.errors import KDecayError
+from kdecay_search.paths import ensure_temporary_folder
+
+HELP_WIDTH = 80
 
 app = typer.Typer(
     name="kdecay",
@@ -33,12 +37,13 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # rich would double the time that --help takes
+    context_settings={"terminal_width": HELP_WIDTH},
 )
 
 
 def _show_version(is_asked: bool) -> None:
     if is_asked:
-        typer.echo(f"kdecay-search {__version__}")
+        echo(f"kdecay-search {__version__}")
         raise typer.Exit
 
 
@@ -81,22 +86,31 @@ def main() -> NoReturn:
     Exit codes: 0 success, 1 a failed study or an unexpected error, 2 bad input or an unusable
     database, 130 Ctrl-C.
     """
+    prepare_streams()
+    credentials.hide(sys.argv)
     debug = "--debug" in sys.argv
     arguments = [argument for argument in sys.argv[1:] if argument != "--debug"]
     try:
-        app(arguments, prog_name="kdecay")
+        ensure_temporary_folder()
+        try:
+            app(arguments, prog_name="kdecay")
+        finally:
+            sys.stdout.flush()  # an error shall be raised here, not at Python's exit
     except KDecayError as error:
         _print_error(error, str(error), debug)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:  # as in `kdecay list | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        discard_stdout()
         sys.exit(1)
     except Exception as error:
         line = (
             f"unexpected {type(error).__name__}: {error}; please report it, with --debug's output"
         )
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            line = f"{error.filename or 'stdout'}: {error.strerror}"
+            discard_stdout()
         _print_error(error, line, debug)
         sys.exit(1)
     sys.exit(0)

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kdecay_search.cli.options import AsJson, print_json, stdout
+from kdecay_search.cli.options import AsJson
+from kdecay_search.cli.output import echo, print_json, print_result
 
 if TYPE_CHECKING:
     from kdecay_search.study.paper_networks import PaperNetwork
@@ -44,8 +45,8 @@ def models(json: AsJson = False) -> None:
         cells = [f"{counts[key]:,}" if key in counts else "" for key in DATA_SETS]
         settings = (f"{key} = {dumps(value)}" for key, value in _settings(network).items())
         table.add_row(network.title, ", ".join(settings), *cells)
-    stdout().print(table)
-    typer.echo("The numbers are parameters, by data set.", err=True)
+    print_result(table)
+    echo("The numbers are parameters, by data set.", err=True)
 
 
 def _rows(network: PaperNetwork) -> list[dict[str, Any]]:

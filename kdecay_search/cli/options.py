@@ -3,17 +3,47 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from kdecay_search import credentials
+from kdecay_search.cli.output import echo
+from kdecay_search.errors import KDecayError
 
+if TYPE_CHECKING:
     from kdecay_search.storage import Storage
     from kdecay_search.tasks.checkpoint import CheckpointFolder
     from kdecay_search.user_code.allowance import Allowance
+
+
+def _or_from_file(url: str | None) -> str | None:
+    """Return the URL, or else what the file that ``KDECAY_STORAGE_FILE`` names holds.
+
+    Raises:
+        KDecayError: The file is not readable, or does not hold one line.
+    """
+    file = os.environ.get(credentials.STORAGE_FILE)
+    if url or not file:
+        return url
+    where = f"{credentials.STORAGE_FILE}={file}"
+    try:
+        lines = Path(file).read_text(encoding="utf-8").split("\n")
+    except OSError as error:
+        raise KDecayError(
+            f"{where}: {error.strerror}; it must be a file that this user can read"
+        ) from error
+    except ValueError:  # not UTF-8; the error would show the content
+        lines = []
+    given = [line.strip() for line in lines if line.strip()]
+    if len(given) != 1:
+        raise KDecayError(f"{where}: must hold one line, the URL of the database")
+    credentials.keep_secret(*given, *credentials.passwords_of(*given))
+    return given[0]
+
 
 StorageUrl = Annotated[
     str | None,
@@ -21,7 +51,9 @@ StorageUrl = Annotated[
         "--storage",
         metavar="URL",
         envvar="KDECAY_STORAGE",
-        help="postgresql://user:password@host/database. Default: your own embedded server.",
+        callback=_or_from_file,
+        help="postgresql://user:password@host/database. Default: the content of the file that "
+        "KDECAY_STORAGE_FILE names, or else your own embedded server.",
     ),
 ]
 StudyFile = Annotated[str, typer.Argument(metavar="FILE", help="The study file (TOML).")]
@@ -66,9 +98,6 @@ AllowCommand = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
-PIPE_WIDTH = 120
-
-
 @contextlib.contextmanager
 def opened(url: str | None, patience_seconds: float = 0.0) -> Iterator[Storage]:
     """Connect to the storage, and close it at the end.
@@ -84,7 +113,7 @@ def opened(url: str | None, patience_seconds: float = 0.0) -> Iterator[Storage]:
         return Storage(url) if url else Storage(embedded.embedded_url(), embedded.revive)
 
     def log(text: str) -> None:
-        typer.echo(f"{text}; retrying for {patience_seconds:g} s", err=True)
+        echo(f"{text}; retrying for {patience_seconds:g} s", err=True)
 
     storage = retried_for(patience_seconds, connect, log)() if patience_seconds else connect()
     try:
@@ -99,7 +128,6 @@ def allowance(entries: list[str] | None, commands: bool) -> Allowance:
     Raises:
         KDecayError: An entry is not of the form ``module:function``.
     """
-    from kdecay_search.errors import KDecayError
     from kdecay_search.study.user_tasks import is_entry
     from kdecay_search.user_code.allowance import Allowance
 
@@ -117,9 +145,6 @@ def checkpoint_folder(option: str | None) -> CheckpointFolder:
     Raises:
         KDecayError: It cannot be created.
     """
-    from pathlib import Path
-
-    from kdecay_search.errors import KDecayError
     from kdecay_search.paths import home
     from kdecay_search.tasks.checkpoint import CheckpointFolder
 
@@ -138,25 +163,3 @@ def worker_environment(url: str | None, checkpoints: str | None) -> dict[str, st
     to every user of the machine, and the folder for checkpoints."""
     given = {"KDECAY_STORAGE": url, "KDECAY_CHECKPOINTS": checkpoints}
     return {name: value for name, value in given.items() if value}
-
-
-def stdout() -> Console:
-    """Return the console for results."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)
-
-
-def stderr() -> Console:
-    """Return the console for progress."""
-    from rich.console import Console
-
-    return Console(stderr=True, highlight=False)
-
-
-def print_json(value: object) -> None:
-    """Print one JSON document to stdout."""
-    import json
-
-    print(json.dumps(value, indent=2, allow_nan=False))

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdecay_search.cli.options import AsJson, StorageUrl, opened, print_json, stdout
+from kdecay_search.cli.options import AsJson, StorageUrl, opened
+from kdecay_search.cli.output import echo, print_json, print_result
 
 if TYPE_CHECKING:
     from kdecay_search.snapshot import StudySnapshot
@@ -171,10 +172,9 @@ def _print(spec: StudySpec, sd: float, measured: Noise | None, rows: Sequence[Ro
         cells = (row.seeds, *(row.seeds_interval or ()), row.epochs)
         mark = "wanted" if row.wanted else ""
         table.add_row(f"{row.difference:g}", *(f"{cell:,}" for cell in cells), mark)
-    console = stdout()
-    console.print(_noise_sentence(spec, sd, measured))
-    console.print(table)
-    console.print(
+    echo(_noise_sentence(spec, sd, measured))
+    print_result(table)
+    echo(
         "For each of the compared schedules, with one run per seed, to show the difference with "
         "80 % power (paired t test, two-sided, 5 %)."
         + ("" if measured is None else " From, to: for both ends of the interval of the noise.")

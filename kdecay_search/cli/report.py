@@ -10,6 +10,7 @@ import typer
 
 from kdecay_search.cli.inspect import newest_study
 from kdecay_search.cli.options import StorageUrl, opened
+from kdecay_search.cli.output import echo
 
 
 class FigureName(StrEnum):
@@ -53,7 +54,7 @@ def report(
         page = study_report(store, name or newest_study(store), datetime.now(UTC))
     path = out / "report.html"
     write(path, page)
-    typer.echo(path)
+    echo(path)
 
 
 def plot(
@@ -79,4 +80,4 @@ def plot(
         shown = figures_of(figure.value, store, snapshot)
     path = out or Path(f"{snapshot.spec.name}-{figure.value}.html")
     write(path, figure_page(f"{snapshot.spec.name}: {figure.value}", shown))
-    typer.echo(path)
+    echo(path)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdecay_search.cli.options import print_json, stdout
+from kdecay_search.cli.output import print_json, print_result
 
 if TYPE_CHECKING:
     from kdecay_search.schedules.kdecay import KDecaySchedule
@@ -41,7 +41,7 @@ def schedule(
         FamilyName, typer.Option(help="The shape of the decay.")
     ] = FamilyName.POLYNOMIAL,
     ks: Annotated[
-        str, typer.Option(metavar="K1,K2,…", help="The terms, in increasing order.")
+        str, typer.Option(metavar="K1,K2,...", help="The terms, in increasing order.")
     ] = "1",
     power: Annotated[float, typer.Option(help="N of the polynomial family.")] = 1.0,
     lr_max: Annotated[float, typer.Option(help="The learning rate at the start.")] = 0.1,
@@ -110,4 +110,4 @@ def _print_table(schedule: KDecaySchedule, total: int) -> None:
     for step in sorted({round(index * total / rows) for index in range(rows + 1)}):
         rate = schedule(step, total)
         table.add_row(f"{step:,}", f"{rate:.6g}", bar(rate / schedule.lr_max, 40))
-    stdout().print(table)
+    print_result(table)

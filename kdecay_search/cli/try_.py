@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdecay_search.cli.options import Overrides, StudyFile, stdout
+from kdecay_search.cli.options import Overrides, StudyFile
+from kdecay_search.cli.output import echo, print_result
 
 if TYPE_CHECKING:
     from kdecay_search.study.spec import StudySpec
@@ -43,17 +44,21 @@ def try_(
     again.
     """
     from kdecay_search.cli.files import require_data
+    from kdecay_search.paths import temporary_folder
     from kdecay_search.study.file import load
+    from kdecay_search.user_code.environment import withhold_from_this_process
     from kdecay_search.user_code.tryout import Tryout, shortened
     from kdecay_search.worker.devices import expand
 
     spec = load(file, set_ or [])
     require_data(spec)
+    temporary_folder()
+    withhold_from_this_process()
     device = expand(device)[0]
     tryout = Tryout(shortened(spec, epochs))
     _announce(spec, tryout.spec.task.epochs, k, device)
     if not _run(tryout, k, device):
-        typer.echo("\nIt does not work yet: fix this, and try again.")
+        echo("\nIt does not work yet: fix this, and try again.")
         raise typer.Exit(1)
     _conclude(tryout, file)
 
@@ -62,7 +67,7 @@ def _announce(spec: StudySpec, epochs: int, k: float, device: str) -> None:
     total = spec.task.epochs
     trained = "all" if epochs == total else f"{epochs} of"
     compressed = "" if epochs == total else "; the schedule is compressed into them"
-    typer.echo(
+    echo(
         f"{spec.name}: one run in this process, without a database\n"
         f"{trained} {total} epochs, k = {k:g}, seed 0, {device}{compressed}\n"
     )
@@ -91,6 +96,7 @@ def _run(tryout: Tryout, k: float, device: str) -> bool:
 
 
 def _train(tryout: Tryout, k: float, device: str) -> None:
+    from kdecay_search.training.decoder_processes import keep_sockets_short
     from kdecay_search.user_code.entry import import_function
     from kdecay_search.user_code.tryout import try_function, try_task
     from kdecay_search.worker.train import load_task
@@ -99,6 +105,7 @@ def _train(tryout: Tryout, k: float, device: str) -> None:
     task = tryout.spec.task
     if task.kind == "python":
         log(f"import {task.entry.partition(':')[0]}")
+        keep_sockets_short()
         sys.path.insert(0, os.getcwd())
         function = import_function(task.entry)
         log(f"{task.entry.partition(':')[2]}(run)")
@@ -118,7 +125,7 @@ def _logger() -> Callable[[str], None]:
     begin = time.monotonic()
 
     def log(text: str) -> None:
-        typer.echo(f"{time.monotonic() - begin:8.2f} s  {text}")
+        echo(f"{time.monotonic() - begin:8.2f} s  {text}")
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -132,8 +139,8 @@ def _logger() -> Callable[[str], None]:
 
 def _print_failure(line: str, output: str) -> bool:
     if output:
-        typer.echo(f"\n{output.rstrip()}")
-    typer.echo()
+        echo(f"\n{output.rstrip()}")
+    echo()
     _print("wrong", line)
     return False
 
@@ -142,23 +149,19 @@ def _conclude(tryout: Tryout, file: str) -> None:
     from kdecay_search.user_code.findings import Severity, findings
 
     found = findings(tryout)
-    typer.echo()
+    echo()
     for finding in found:
         _print(finding.severity, finding.text)
     wrong = sum(finding.severity == Severity.WRONG for finding in found)
     missing = sum(finding.severity == Severity.MISSING for finding in found)
     if wrong:
-        typer.echo("\nIt does not work yet: fix what is marked ✗, and try again.")
+        echo("\nIt does not work yet: fix what is marked ✗, and try again.")
         raise typer.Exit(1)
     rest = f", except for what is marked ! ({missing})" if missing else ""
-    typer.echo(f"\nIt works{rest}. Search: kdecay launch {file}")
+    echo(f"\nIt works{rest}. Search: kdecay launch {file}")
 
 
 def _print(level: str, text: str) -> None:
-    from rich.table import Table
     from rich.text import Text
 
-    symbol, style = SYMBOLS[level]
-    grid = Table.grid(padding=(0, 1))
-    grid.add_row(Text(symbol, style), Text(text))
-    stdout().print(grid)
+    print_result(Text.assemble(SYMBOLS[level], f" {text}"))

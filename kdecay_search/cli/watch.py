@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from rich.live import Live
 
+from kdecay_search.cli.output import is_live
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.report.text import news, study_panel
 from kdecay_search.storage.connect import retried
@@ -40,7 +42,7 @@ def watch_study(
         The last snapshot.
     """
     snapshot = retried(read)()
-    show = _live(console, snapshot) if console.is_terminal else _by_lines(console)
+    show = _live(console, snapshot) if is_live(console) else _by_lines(console)
     with show as update:
         while True:
             update(snapshot)
@@ -56,7 +58,10 @@ def watch_study(
 @contextlib.contextmanager
 def _live(console: Console, first: StudySnapshot) -> Iterator[Callable[[StudySnapshot], None]]:
     pace = _Pace(first)
-    with Live(console=console, auto_refresh=False, vertical_overflow="crop") as live:
+    result_follows = sys.stdout.isatty()
+    with Live(
+        console=console, auto_refresh=False, vertical_overflow="crop", transient=result_follows
+    ) as live:
         yield lambda snapshot: live.update(
             study_panel(snapshot, pace.seconds_left(snapshot)), refresh=True
         )

@@ -18,6 +18,7 @@ from kdecay_search.cli.options import (
     opened,
     worker_environment,
 )
+from kdecay_search.cli.output import echo
 
 if TYPE_CHECKING:
     from kdecay_search.worker.local_workers import WorkerProcess
@@ -82,6 +83,9 @@ def _parse_per_device(text: str) -> int:
 def _serve(options: Options, device: str, checkpoints: str | None, url: str | None) -> None:
     import logging
 
+    from kdecay_search.paths import temporary_folder
+    from kdecay_search.storage.password import keep_password
+    from kdecay_search.user_code.environment import keep_working_folder_off_path
     from kdecay_search.worker.loop import Worker
     from kdecay_search.worker.signals import drain_on_signal
     from kdecay_search.worker.train import WorkerContext
@@ -89,10 +93,13 @@ def _serve(options: Options, device: str, checkpoints: str | None, url: str | No
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("kdecay_search").setLevel(logging.INFO)
     log = logging.getLogger("kdecay_search.worker")
+    temporary_folder()
+    keep_working_folder_off_path()
     stop = threading.Event()
     drain_on_signal(stop)
     context = WorkerContext(device, checkpoint_folder(checkpoints), stop)
     with opened(url, START_SECONDS) as storage:
+        keep_password(storage)
         server = Worker(storage, options, context)
         log.info("worker %s serves %s", server.name, options.study or "all studies")
         server.serve()
@@ -124,9 +131,7 @@ def _start_many(
 
     if is_auto:
         with opened(url, START_SECONDS) as storage:
-            autoscale(
-                storage, workers, devices, start, stop, lambda text: typer.echo(text, err=True)
-            )
+            autoscale(storage, workers, devices, start, stop, lambda text: echo(text, err=True))
     else:
         for device in devices:
             start(device)

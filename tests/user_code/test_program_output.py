@@ -69,3 +69,14 @@ def test_a_function_may_print_a_flood() -> None:
     run = function(f'{flood}\nprint(\'{{"epoch": 1, "error": 1}}\')\n{EVERY_EPOCH}')
     python.train(run)
     assert [epoch.validation_error for epoch in run.epochs] == [40.0, 20.0, 40 / 3]
+
+
+@pytest.mark.parametrize("name", ["PYTHONIOENCODING", "LC_ALL"])
+def test_a_function_may_print_any_character(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Even if the worker's own output could not hold it."""
+    monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.setenv(name, {"PYTHONIOENCODING": "ascii", "LC_ALL": "C"}[name])
+    run = function(f"print('k\\N{{SUBSCRIPT ONE}} = 2')\n{EVERY_EPOCH}")
+    python.train(run)
+    assert numbers(run) == [1, 2, 3]
