@@ -107,8 +107,8 @@ def test_a_sampled_level_and_infinite_errors_are_read_as_they_were_written(
     storage: Storage,
 ) -> None:
     request = RunRequest(RunKey(1, 0, FIRST_SEED), (), 2.0, (1.0, 5.0), levels=(0.05, 0.1, 0.2))
-    study_id = queued(storage, "levels", [request])
-    claim = claimed(storage, "levels")
+    study_id = queued(storage, "sampled-level", [request])
+    claim = claimed(storage, "sampled-level")
     spaces = distributions(request)
     queue.give_parameters(storage, claim.trial_id, {"k": 2.5, "lr_max": 0.2}, spaces)
     for step, value in enumerate((9.0, math.inf, math.nan), start=1):
