@@ -1,12 +1,17 @@
-"""The user's data folder (embedded database, logs, caches), and the disks that folders are on."""
+"""The user's data folder (embedded database, logs, caches), temporary folders, and disks."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
+import socket
+import stat
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from kdecay_search.errors import HomeError
+from kdecay_search.errors import HomeError, KDecayError
 
 SHARED = frozenset({
     "nfs", "nfs4", "cifs", "smb3", "smbfs", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "9p",
@@ -19,6 +24,8 @@ OBJECT_STORES = frozenset({
     "fuse.s3fs", "fuse.gcsfuse", "fuse.goofys", "fuse.rclone", "fuse.mount-s3",
 })  # fmt: skip
 """Types of file systems that are shared, too, but have no atomic renames."""
+SOCKET_BYTES = 103
+"""The most bytes that the path of a Unix socket may have everywhere; on Linux it is 107."""
 _REMEDY = "set KDECAY_HOME to a folder that this user can write to"
 
 
@@ -55,6 +62,21 @@ def home_folder(*names: str) -> Path:
     return _made(home().joinpath(*names))
 
 
+def ensure_temporary_folder() -> None:
+    """Make temporary files in :func:`home` if no other folder takes them.
+
+    Under a read-only root there may be no writable ``/tmp``, and torch cannot be imported without
+    a folder for temporary files. The variable ``TMPDIR`` passes the folder on to other processes.
+
+    Raises:
+        HomeError: The folder cannot be made there either.
+    """
+    try:
+        tempfile.gettempdir()
+    except FileNotFoundError:
+        os.environ["TMPDIR"] = tempfile.tempdir = str(home_folder("tmp"))
+
+
 def _made(folder: Path) -> Path:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -64,6 +86,57 @@ def _made(folder: Path) -> Path:
     except OSError as error:
         raise HomeError(f"data folder {folder}: {error.strerror}; {_REMEDY}") from error
     return folder
+
+
+def temporary_folder() -> Path:
+    """Return the folder for temporary files: ``TMPDIR``, or else one of the system's.
+
+    Raises:
+        KDecayError: ``TMPDIR`` names a folder that cannot be written to, or there is none at all.
+            Python and other programs would differ in where they write then.
+    """
+    remedy = "set TMPDIR to a folder that this user can write to"
+    configured = os.environ.get("TMPDIR")
+    try:
+        if configured:
+            with tempfile.TemporaryFile(dir=configured):
+                pass
+        return Path(tempfile.gettempdir())
+    except OSError as error:
+        if configured:
+            raise KDecayError(f"TMPDIR={configured}: {error.strerror}; {remedy}") from error
+        raise KDecayError(f"there is no folder for temporary files; {remedy}") from error
+
+
+def socket_parents() -> Iterator[Path]:
+    """Yield folders in which a folder for a Unix socket can be made, such as ``/tmp``.
+
+    Nobody else can rename or remove what this user makes there.
+    """
+    temporary = None
+    with contextlib.suppress(FileNotFoundError):
+        temporary = tempfile.gettempdir()
+    runtime = os.environ.get("XDG_RUNTIME_DIR")
+    for name in filter(None, (runtime, temporary, "/tmp", "/var/tmp", "/dev/shm")):
+        parent = Path(name)
+        with contextlib.suppress(OSError):
+            status = parent.lstat()
+            is_ours = status.st_uid in (0, os.geteuid())
+            is_kept = bool(status.st_mode & stat.S_ISVTX) or not status.st_mode & 0o022
+            if stat.S_ISDIR(status.st_mode) and is_ours and is_kept:
+                yield parent
+
+
+def takes_sockets(folder: Path) -> bool:
+    """Return whether a Unix socket can be made in ``folder``; some file systems cannot hold one."""
+    probe = folder / ".s.kdecay"
+    with socket.socket(socket.AF_UNIX) as attempt:
+        try:
+            attempt.bind(str(probe))
+        except OSError:
+            return False
+    probe.unlink()
+    return True
 
 
 def is_shared(folder: Path) -> bool:

@@ -18,7 +18,8 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from kdecay_search.storage.embedded import server, users
+from kdecay_search.paths import socket_parents
+from kdecay_search.storage.embedded import users
 from kdecay_search.storage.embedded.problem import Problem
 from kdecay_search.storage.embedded.state import Owner, State
 from kdecay_search.storage.embedded.users import ServerUser
@@ -119,7 +120,7 @@ def test_a_runtime_folder_of_somebody_else_is_not_used(monkeypatch: pytest.Monke
             place = path / "to" if name == "link" else path
             monkeypatch.setenv("XDG_RUNTIME_DIR", str(place))
             is_good = name in ("own", "sticky") or (name == "other" and not is_root)
-            assert (place in server._parents()) == is_good, name
+            assert (place in socket_parents()) == is_good, name
 
 
 @contextmanager
@@ -167,7 +168,7 @@ def test_a_home_belongs_to_who_made_it() -> None:
             pass
         for prefix in ((), as_user(OTHERS[1])):
             home.path.chmod(0o755)
-            error = home.elsewhere(*prefix).kdecay("list", code=2)
+            error = home.elsewhere(*prefix).error()
             assert f"belongs to user {OTHERS[0]}" in error
             assert f"run the command as {OTHERS[0]}" in error
 

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from kdecay_search.cli.doctor import _storage_checks
+from kdecay_search.doctor.check import Severity
+from kdecay_search.doctor.folders import home_checks
 from kdecay_search.errors import HomeError, StorageError
 from kdecay_search.paths import home, home_folder, mount_of
 from kdecay_search.storage import embedded
@@ -64,13 +67,23 @@ def test_every_command_says_what_is_wrong_with_the_home(
     assert "data folder /proc/none: No such file or directory; set KDECAY_HOME" in done.stderr
 
 
-def test_doctor_says_what_is_wrong_with_the_home() -> None:
-    done = Kdecay(Path("/proc/none")).run("doctor", code=2)
-    lines = done.stdout.splitlines()
-    wrong = [lines[i : i + 2] for i, line in enumerate(lines) if line.startswith("error")]
-    assert wrong[0][0].split(maxsplit=2)[1] == "server"
-    assert "data folder /proc/none: No such file or directory" in wrong[0][0]
-    assert "set KDECAY_HOME to a folder that this user can write to" in wrong[0][1]
+def test_doctor_says_what_is_wrong_with_the_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KDECAY_HOME", "/proc/none")
+    for check in (*_storage_checks(None), *home_checks(is_embedded=True)):
+        assert check.severity == Severity.ERROR
+        assert check.value == "data folder /proc/none: No such file or directory"
+        assert check.fix == "set KDECAY_HOME to a folder that this user can write to"
+
+
+def test_doctor_has_the_fix_of_a_server_that_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "postgres.state").mkdir()
+    (tmp_path / "postgres.state").chmod(0o777)
+    monkeypatch.setenv("KDECAY_HOME", str(tmp_path))
+    (check,) = _storage_checks(None)
+    assert "others can write" in check.value
+    assert check.fix == f"chmod 700 {tmp_path}/postgres.state"
 
 
 def test_a_file_in_place_of_the_home_is_one_line(tmp_path: Path) -> None:
@@ -86,7 +99,7 @@ def test_a_home_that_may_not_be_written_to_is_one_line() -> None:
     folder = Path(tempfile.mkdtemp(prefix="kdecay-own-"))
     folder.chmod(0o755)
     for place in (folder, folder / "below"):
-        error = Home(place, as_user(OTHERS[0])).kdecay("list", code=2)
+        error = Home(place, as_user(OTHERS[0])).error()
         assert str(place) in error
         assert "Permission denied; set KDECAY_HOME to a folder" in error
     shutil.rmtree(folder)
@@ -137,7 +150,7 @@ def test_a_read_only_home_is_one_line() -> None:
             pass
         inside = place.elsewhere(*sh(f"mount --bind {place.path} {place.path} && "
                                      f"mount -o remount,bind,ro {place.path}"))  # fmt: skip
-        error = inside.kdecay("list", code=2)
+        error = inside.error()
         assert "Read-only file system" in error
         assert "set KDECAY_HOME to a folder that this user can write to" in error
 
@@ -152,7 +165,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_half() -> None:
             f"ls {place.path} > {listing}; exit $code"
         )
         inside = place.elsewhere(*CONTAINER, "sh", "-c", script, "sh")
-        error = inside.kdecay("list", code=2)
+        error = inside.error()
         assert "No space left on device" in error
         assert "make room" in error
         assert listing.read_text().split() == ["postgres.state"]

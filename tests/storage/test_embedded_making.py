@@ -100,7 +100,7 @@ def earlier() -> Iterator[Home]:
 def test_a_home_in_use_by_the_earlier_version_is_refused(earlier: Home) -> None:
     with (earlier.path / "postgres.users").open("r+") as file:
         fcntl.flock(file, fcntl.LOCK_SH)
-        assert "commands of an earlier version" in earlier.kdecay("list", code=2)
+        assert "commands of an earlier version" in earlier.error()
     assert "trust" in (earlier.data / "pg_hba.conf").read_text()
 
 
@@ -148,5 +148,5 @@ def test_data_of_an_unknown_postgres_is_one_line() -> None:
         with home.user():
             pass
         (home.data / "PG_VERSION").write_text("17\n")
-        error = home.kdecay("list", code=2)
+        error = home.error()
         assert "was made by Postgres 17; this installation has 18 and 16" in error

@@ -18,7 +18,7 @@ import pytest
 
 from kdecay_search.errors import StorageError, StorageUnavailable
 from kdecay_search.storage import embedded
-from kdecay_search.storage.embedded import keeper, locks
+from kdecay_search.storage.embedded import keeper, locks, server
 from kdecay_search.storage.embedded.locks import check_file_system, is_unsure
 from kdecay_search.storage.embedded.problem import Problem
 from kdecay_search.storage.embedded.state import Owner, Place, State
@@ -78,7 +78,7 @@ def test_another_host_is_named(used: Home) -> None:
         there["place"] |= {"host": "node17", "boot": "another"}
         written = owner.read_text()
         owner.write_text(json.dumps(there))
-        assert "is in use on host node17, since 20" in used.kdecay("list", code=2)
+        assert "is in use on host node17, since 20" in used.error()
         owner.write_text(written)
 
 
@@ -144,7 +144,7 @@ class _Folder:
         self.path = path
         self.log = path / "log"
 
-    def read(self, name: str) -> str | None:
+    def read(self, name: str, last_bytes: int = 0) -> str | None:
         return None
 
 
@@ -200,7 +200,7 @@ def test_a_server_that_was_started_by_hand_is_refused_and_lives_on(used: Home) -
     )  # fmt: skip
     try:
         wait_for((used.data / ".s.PGSQL.5432").exists, "its start")
-        error = used.kdecay("list", code=2)
+        error = used.error()
         assert f"process {by_hand.pid}" in error
         assert f"kill -INT {by_hand.pid}" in error
         assert by_hand.poll() is None
@@ -214,7 +214,7 @@ def test_the_number_of_an_unknown_server_is_not_taken_for_a_dead_one(used: Home)
     """Somebody started a server in another container, through another path."""
     file = used.data / "postmaster.pid"
     file.write_text("4194000\n/elsewhere/postgres\n1700000000\n5432\n/elsewhere\n\n\nready\n")
-    error = used.kdecay("list", code=2)
+    error = used.error()
     assert f"remove {file}" in error
     file.unlink()
     assert_whole(used)
@@ -281,6 +281,19 @@ def test_a_panic_is_told_once_and_not_revived(used: Home) -> None:
         assert log.read_bytes() == written
         assert not used.processes()
     assert_whole(used)  # a command of the user's tries once more
+
+
+def test_a_panic_that_the_server_has_survived_does_not_matter() -> None:
+    class Log:
+        text = "[7] PANIC:  could not write\n"
+
+        def read(self, name: str, last_bytes: int) -> str:
+            return self.text
+
+    log = Log()
+    assert server.panic(log) == "PANIC:  could not write"  # type: ignore[arg-type]
+    log.text += "[7] LOG:  database system is ready to accept connections\n"
+    assert server.panic(log) is None  # type: ignore[arg-type]
 
 
 def test_a_full_disk_is_no_reason_to_stay_down(used: Home) -> None:

@@ -148,6 +148,14 @@ class Home:
             process.kill()
             process.communicate()
 
+    def error(self) -> str:
+        """Why the server cannot be used: what a command would print, without its imports."""
+        out, err = self.begin().communicate(timeout=60)
+        answer = json.loads(out or "{}")
+        assert "error" in answer, out + err
+        assert "report it" not in answer["error"]
+        return str(answer["error"])
+
     def kdecay(self, *arguments: str, code: int = 0) -> str:
         """Run the command; return what it prints. If it fails, that is one line."""
         done = subprocess.run(

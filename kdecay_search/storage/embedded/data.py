@@ -49,6 +49,7 @@ class DataFolder:
         self.user = user
         self.descriptor = descriptor
         self._wheel = wheel
+        self._programs: Path | None = None
         self._inherited = [descriptor]
 
     @property
@@ -72,8 +73,10 @@ class DataFolder:
 
     def program(self, name: str) -> str:
         """Return the program of the Postgres that made this folder."""
-        version = (self.read("PG_VERSION") or "").strip() or NEWEST
-        return str(programs(self._wheel, version, self.user) / name)
+        if self._programs is None:
+            version = (self.read("PG_VERSION") or "").strip() or NEWEST
+            self._programs = programs(self._wheel, version, self.user)
+        return str(self._programs / name)
 
     def open_lock(self) -> int:
         """Open the lock of the server that uses this folder; all processes inherit it."""
@@ -114,15 +117,17 @@ class DataFolder:
                 lines or [f"{program} ended with exit code {done.returncode}"], self.path
             )
 
-    def read(self, name: str) -> str | None:
-        """Return the content of one of its files; None if there is no such file."""
+    def read(self, name: str, last_bytes: int = 0) -> str | None:
+        """Return the content of one of its files, or the end of it; None if there is none."""
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
             descriptor = os.open(name, flags, dir_fd=self.descriptor)
         except FileNotFoundError:
             return None
-        with open(descriptor, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        with open(descriptor, "rb") as file:
+            if last_bytes:
+                file.seek(max(0, os.fstat(descriptor).st_size - last_bytes))
+            return file.read().decode(errors="replace")
 
     def write(self, name: str, text: str) -> None:
         """Replace one of its files, which is whole or as before at any time."""

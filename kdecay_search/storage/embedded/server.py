@@ -6,15 +6,13 @@ import contextlib
 import os
 import re
 import signal
-import socket
-import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdecay_search.paths import SOCKET_BYTES, socket_parents, takes_sockets
 from kdecay_search.storage.embedded.data import DataFolder
 from kdecay_search.storage.embedded.problem import Problem, problem_of_postgres
 from kdecay_search.storage.embedded.state import PORT, Owner
@@ -24,13 +22,12 @@ MAX_CONNECTIONS = 200
 RECOVERY_SECONDS = 300.0
 """How long a start may take, for the server reads its log again after a crash."""
 STOP_SECONDS = 60.0
-SOCKET_BYTES = 103
-"""The most that the path of a socket may have; on Linux it is 107."""
 _SOCKET = f".s.PGSQL.{PORT}"
 _PLAIN = re.compile(r"/[A-Za-z0-9/._-]*")
 """Paths that URLs, libpq's lists of hosts and Postgres's lists of folders take as they are."""
 _PREFIX = "kdecay-"
-_PANIC = re.compile(r"^.*\bPANIC:.*$", re.MULTILINE)
+_PANIC = re.compile(r"\bPANIC:.*")
+_READY = "database system is ready to accept connections"
 _FULL = ("No space left on device", "Disk quota exceeded")
 _NAME_BYTES = 60
 _LAST_BYTES = 1 << 16
@@ -53,14 +50,16 @@ def socket_folder(data: DataFolder) -> SocketFolder:
         Problem: There is no place for a socket.
     """
     closed = not os.fstat(data.descriptor).st_mode & 0o077
-    if closed and _suits(data.path) and _takes_sockets(data.path):
+    if closed and _suits(data.path) and takes_sockets(data.path):
         return SocketFolder(data.path, data.descriptor, is_made=False)
-    for parent in _parents():
+    for parent in socket_parents():
+        if not _suits(parent / f"{_PREFIX}12345678"):
+            continue
         with contextlib.suppress(OSError):
             made = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             descriptor = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             data.user.give(descriptor)
-            if _takes_sockets(made):
+            if takes_sockets(made):
                 return SocketFolder(made, descriptor, is_made=True)
             os.close(descriptor)
             made.rmdir()
@@ -70,39 +69,9 @@ def socket_folder(data: DataFolder) -> SocketFolder:
     )
 
 
-def _parents() -> Iterator[Path]:
-    """Folders in which nobody else can rename or remove what this user makes."""
-    runtime = os.environ.get("XDG_RUNTIME_DIR")
-    for name in filter(None, (runtime, tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm")):
-        parent = Path(name)
-        with contextlib.suppress(OSError):
-            status = parent.lstat()
-            is_ours = status.st_uid in (0, os.geteuid())
-            is_kept = bool(status.st_mode & stat.S_ISVTX) or not status.st_mode & 0o022
-            if (
-                stat.S_ISDIR(status.st_mode)
-                and is_ours
-                and is_kept
-                and _suits(parent / "kdecay-12345678")
-            ):
-                yield parent
-
-
 def _suits(folder: Path) -> bool:
     path = str(folder / _SOCKET)
     return len(os.fsencode(path)) <= SOCKET_BYTES and bool(_PLAIN.fullmatch(path))
-
-
-def _takes_sockets(folder: Path) -> bool:
-    """Whether the file system can hold sockets; some shared ones cannot."""
-    probe = folder / ".s.kdecay"
-    with socket.socket(socket.AF_UNIX) as attempt:
-        try:
-            attempt.bind(str(probe))
-        except OSError:
-            return False
-    probe.unlink()
-    return True
 
 
 def remove_sockets(owner: Owner) -> None:
@@ -181,9 +150,9 @@ def panic(data: DataFolder) -> str | None:
 
     A full disk does not count: the data is whole, and the server goes on when there is room.
     """
-    text = (data.read("log") or "")[-_LAST_BYTES:]
-    lines = [str(line) for line in _PANIC.findall(text) if not any(word in line for word in _FULL)]
-    return lines[-1][lines[-1].index("PANIC:") :] if lines else None
+    text = (data.read("log", _LAST_BYTES) or "").rpartition(_READY)[2]
+    panics = [str(said) for said in _PANIC.findall(text)]
+    return next((said for said in panics if not any(word in said for word in _FULL)), None)
 
 
 def stop(server: subprocess.Popen[bytes]) -> bool:

@@ -23,6 +23,7 @@ EARLIER_LOCKS = ("postgres.users", "postgres.starting")
 """Files in KDECAY_HOME that commands of earlier versions hold locks on."""
 EARLIER_SETTING = "max_connections = 200"
 """The line that earlier versions added to postgresql.conf when the folder was whole."""
+_LONGEST = 107
 _OURS = "NOT IN ('pg_catalog', 'information_schema', 'pg_toast')"
 _CHANGE_OWNER = (
     "DO $$ DECLARE r record; BEGIN "
@@ -142,11 +143,16 @@ def _processes_in(data: DataFolder, written: str) -> list[int]:
 
 
 def _answers(folder: Path, port: str) -> bool:
-    """Whether a server listens at its socket."""
-    if not folder.is_absolute():
+    """Whether a server listens at its socket, or may do so."""
+    path = str(folder / f".s.PGSQL.{port}")
+    if not folder.is_absolute() or len(os.fsencode(path)) > _LONGEST:  # that is no socket's
         return False
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX) as probe:
+    with socket.socket(socket.AF_UNIX) as probe:
         probe.settimeout(5)
-        probe.connect(str(folder / f".s.PGSQL.{port}"))
-        return True
-    return False
+        try:
+            probe.connect(path)
+        except (ConnectionRefusedError, FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+    return True
