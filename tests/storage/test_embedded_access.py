@@ -1,4 +1,4 @@
-"""Nobody but its user reaches the embedded server, wherever the home is and whoever was first."""
+"""Nobody but its user reaches the embedded server, wherever the home is."""
 
 from __future__ import annotations
 

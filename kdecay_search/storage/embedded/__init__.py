@@ -137,7 +137,7 @@ def _ask_keeper(place: Path, purpose: str) -> str:
 
 
 def _leave(place: Path) -> None:
-    """End the use of the server; whoever is the last user waits for its end."""
+    """End the use of the server; the last user waits for its end."""
     os.close(_users.pop(place))
     begun = time.monotonic()
     with contextlib.suppress(OSError, Problem):

@@ -53,7 +53,7 @@ def main() -> None:
     "revive". The answer on stdout is one line of JSON: the socket's folder, or the problem.
     """
     home, wheel, purpose = sys.argv[1:]
-    if os.fork():  # whoever asked does not have to wait for the keeper's end
+    if os.fork():  # the command need not wait for the end of the keeper
         os._exit(0)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1):
         signal.signal(number, lambda *_: None)  # it ends with its last user
@@ -71,7 +71,7 @@ def main() -> None:
 
 
 def _answer(**values: object) -> None:
-    with contextlib.suppress(OSError):  # whoever asked may be gone
+    with contextlib.suppress(OSError):  # the command may be gone
         os.write(1, json.dumps(values).encode() + b"\n")
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
