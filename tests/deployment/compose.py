@@ -2,8 +2,8 @@
 
 What a service has of its own (command, environment, health check, what it depends on) is used as it
 stands in the file. What containers bring is mapped: a service's name to a port of loopback (by
-libpq's PGHOSTADDR and PGPORT), a mounted folder to one below ``folder``, a published port to a free
-one, the image to this checkout.
+libpq's PGHOSTADDR and PGPORT), a mounted folder or file to one below ``folder``, a published port
+to a free one, the image to this checkout.
 """
 
 from __future__ import annotations
@@ -14,20 +14,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import psycopg2
 import yaml
-from psycopg2.sql import SQL, Identifier, Literal
+from psycopg2.sql import SQL, Identifier
 
 from tests.support.kdecay_command import KDECAY
 from tests.support.postgres_servers import LOOPBACK, PASSWORD, Server, free_port
 
 HEALTH_SECONDS = 60.0
 """The time limit; only a service that never becomes healthy takes this long."""
+ROOT = Path(__file__).parents[2]
+MOUNTED_SECRETS = "/run/secrets"
 _VARIABLE = re.compile(r"\$\{(\w+)(?:(:[-?])([^}]*))?\}")
 
 
@@ -76,20 +78,30 @@ class Up:
     started: dict[str, list[subprocess.Popen[str]]] = field(default_factory=dict)
 
     def start(self, name: str, scale: int = 1) -> None:
-        """Start a service once those that it depends on are healthy."""
+        """Start a service once those that it depends on are healthy, or have ended well."""
         for other, condition in self.services[name].get("depends_on", {}).items():
-            assert condition == {"condition": "service_healthy"}
             if other not in self.started:
                 self.start(other)
-            self.wait_until_healthy(other)
+            if condition == {"condition": "service_completed_successfully"}:
+                self.wait_until_ended(other)
+            else:
+                assert condition == {"condition": "service_healthy"}
+                self.wait_until_healthy(other)
         if name == "db":
             self._initialise_database()
             self.started[name] = []
             return
         self.started[name] = [self._run(name) for _ in range(scale)]
 
-    def _run(self, name: str) -> subprocess.Popen[str]:
-        command = [self._mapped(word) for word in self.services[name]["command"]]
+    def run_once(self, name: str, *command: str) -> str:
+        """Run a command in the place of the service's, as ``docker compose run`` does."""
+        process = self._run(name, command)
+        out, err = process.communicate(timeout=HEALTH_SECONDS)
+        assert process.returncode == 0, err
+        return out
+
+    def _run(self, name: str, command: Sequence[str] = ()) -> subprocess.Popen[str]:
+        command = [self._mapped(word) for word in command or self.services[name]["command"]]
         return subprocess.Popen(
             [*KDECAY, *command], env=self.environment(name), cwd=self.folder,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -106,8 +118,15 @@ class Up:
             own
             | {key: str(self.folder / value) for key, value in image.items()}
             | {"PGHOSTADDR": LOOPBACK, "PGPORT": str(self.database.port)}
-            | self.services[name]["environment"]
+            | {
+                key: value.replace(MOUNTED_SECRETS, str(self.secrets))
+                for key, value in self.services[name]["environment"].items()
+            }
         )
+
+    @property
+    def secrets(self) -> Path:
+        return self.folder / "secrets"
 
     def is_healthy(self, name: str) -> bool:
         """Run the health check of the service."""
@@ -126,20 +145,32 @@ class Up:
             assert time.monotonic() < deadline, f"{name} does not become healthy"
             time.sleep(0.2)
 
+    def wait_until_ended(self, name: str) -> None:
+        for process in self.started[name]:
+            _, log = process.communicate(timeout=HEALTH_SECONDS)
+            assert process.returncode == 0, log
+
     def _initialise_database(self) -> None:
-        """Do what the image of Postgres does with its environment variables."""
-        wanted = self.services["db"]["environment"]
-        user, name = Identifier(wanted["POSTGRES_USER"]), Identifier(wanted["POSTGRES_DB"])
-        password = Literal(wanted["POSTGRES_PASSWORD"])
+        """Do what the image of Postgres does: make the database, and run the scripts for it.
+
+        The superuser is that of the test's server, with its password.
+        """
+        wanted = self.environment("db")
+        assert "POSTGRES_USER" not in wanted
+        assert len(Path(wanted["POSTGRES_PASSWORD_FILE"]).read_text()) > 40
         connection = psycopg2.connect(self.database.url(PASSWORD))
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:
-                role = SQL("CREATE ROLE {} SUPERUSER LOGIN PASSWORD {}")
-                cursor.execute(role.format(user, password))
-                cursor.execute(SQL("CREATE DATABASE {} OWNER {}").format(name, user))
+                cursor.execute(SQL("CREATE DATABASE {}").format(Identifier(wanted["POSTGRES_DB"])))
         finally:
             connection.close()
+        scripts = "/docker-entrypoint-initdb.d/"
+        for volume in self.services["db"]["volumes"]:
+            source, target, *_ = volume.split(":")
+            if target.startswith(scripts):
+                given = {"PGHOST": LOOPBACK, "PGPASSWORD": PASSWORD, "SECRETS": str(self.secrets)}
+                subprocess.run([ROOT / source], env=wanted | given, check=True)
 
     def stop(self, name: str, limit_seconds: float) -> list[str]:
         """SIGTERM, as ``docker compose stop`` sends; what each process of the service logged."""

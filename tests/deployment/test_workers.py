@@ -30,6 +30,7 @@ SCRIPTS = [ROOT / ".ci/run", *sorted(WORKERS.glob("*.sh"))]
 UNITS = ("kdecay-worker.service", "kdecay-worker@.service")
 MANIFESTS = list(yaml.safe_load_all((WORKERS / "kubernetes.yaml").read_text()))
 POD = MANIFESTS[1]["spec"]["template"]["spec"]
+LABELS = MANIFESTS[1]["spec"]["template"]["metadata"]["labels"]
 GRACE = WorkersSpec().grace_seconds
 
 
@@ -45,7 +46,7 @@ def test_shellcheck() -> None:
 def test_kubernetes_schemas() -> None:
     command = [tool("kubernetes-validate"), "--strict", str(WORKERS / "kubernetes.yaml")]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.count(" passed ")) == (0, 2), done.stdout + done.stderr
+    assert (done.returncode, done.stdout.count(" passed ")) == (0, 4), done.stdout + done.stderr
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
@@ -65,6 +66,155 @@ def test_systemd_units_are_valid(tmp_path: Path) -> None:
     ]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze here")
+def test_systemd_units_are_not_exposed() -> None:
+    for unit in UNITS:
+        command = ["systemd-analyze", "security", "--offline=true", str(WORKERS / unit)]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        (exposure,) = re.findall(r"exposure level for \S+: ([\d.]+)", done.stdout)
+        assert float(exposure) < 2.5
+
+
+def settings(unit: str) -> dict[str, list[str]]:
+    """Return the values of each key of a unit's file."""
+    found: dict[str, list[str]] = {}
+    for key, value in re.findall(r"^(\w+)=(.*)$", (WORKERS / unit).read_text(), re.M):
+        found.setdefault(key, []).append(value)
+    return found
+
+
+def test_systemd_units_are_confined_and_see_gpus() -> None:
+    yes = ("NoNewPrivileges", "PrivateTmp", "RestrictNamespaces", "RestrictRealtime",
+           "RestrictSUIDSGID", "LockPersonality", "ProtectClock", "ProtectControlGroups",
+           "ProtectHostname", "ProtectKernelLogs", "ProtectKernelModules",
+           "ProtectKernelTunables")  # fmt: skip
+    for unit in UNITS:
+        found = settings(unit)
+        assert {key: found[key] for key in yes} == {key: ["yes"] for key in yes}
+        assert found["CapabilityBoundingSet"] == found["AmbientCapabilities"] == [""]
+        assert found["ProtectSystem"] == ["strict"]
+        assert found["UMask"] == ["0077"]
+        assert found["SystemCallFilter"] == ["@system-service", "~@privileged"]
+        assert found["DevicePolicy"] == ["closed"]
+        assert found["DeviceAllow"] == ["char-nvidia* rw", "char-drm rw", "char-kfd rw"]
+        assert not {"PrivateDevices", "MemoryDenyWriteExecute", "ProcSubset"} & found.keys()
+        assert {"MemoryMax", "TasksMax"} <= found.keys()
+        assert found["User"] == ["kdecay"]
+
+
+def test_pods_are_confined() -> None:
+    assert POD["automountServiceAccountToken"] is False
+    assert POD["securityContext"]["runAsNonRoot"] is True
+    assert POD["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    image = (WORKERS / "Dockerfile").read_text()
+    assert f"--uid {POD['securityContext']['runAsUser']} " in image
+    (container,) = POD["containers"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "privileged": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert {"cpu", "memory", "ephemeral-storage"} == container["resources"]["requests"].keys()
+    assert container["resources"]["limits"].keys() == {
+        *container["resources"]["requests"],
+        "nvidia.com/gpu",
+    }
+
+
+def test_pods_can_write_where_workers_do_and_nowhere_else() -> None:
+    (container,) = POD["containers"]
+    mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    environment = {variable["name"]: variable["value"] for variable in container["env"]}
+    secret = mounts.pop("/run/secrets/kdecay")
+    assert secret["readOnly"] is True
+    assert environment["KDECAY_STORAGE_FILE"] == f"{secret['mountPath']}/storage"
+    assert mounts.keys() == {
+        "/tmp", "/dev/shm", "/srv/kdecay/home", "/srv/kdecay/checkpoints",
+    }  # fmt: skip
+    for name in ("KDECAY_HOME", "KDECAY_CHECKPOINTS"):
+        assert str(Path(environment[name]).parent) in mounts
+    volumes = {volume["name"]: volume for volume in POD["volumes"]}
+    assert volumes.keys() == {mount["name"] for mount in container["volumeMounts"]}
+    assert volumes[secret["name"]]["secret"]["defaultMode"] == 0o440
+    for volume in volumes.values():
+        assert "emptyDir" not in volume or "sizeLimit" in volume["emptyDir"]
+
+
+def test_kubernetes_drains_few_nodes_at_once_and_closes_the_network() -> None:
+    budget, policy = (MANIFESTS[number]["spec"] for number in (2, 3))
+    assert [each["kind"] for each in MANIFESTS[2:]] == ["PodDisruptionBudget", "NetworkPolicy"]
+    assert budget == {"maxUnavailable": "25%", "selector": {"matchLabels": LABELS}}
+    assert policy["podSelector"] == {"matchLabels": LABELS}
+    assert policy["policyTypes"] == ["Ingress", "Egress"]
+    assert policy["ingress"] == []
+    allowed = {
+        (each["protocol"], each["port"]) for rule in policy["egress"] for each in rule["ports"]
+    }
+    assert allowed == {("UDP", 53), ("TCP", 53), ("TCP", 5432)}
+
+
+def test_image_installs_by_hashes_where_there_are_some(tmp_path: Path) -> None:
+    """The commands of the Dockerfile, with stand-ins for Python and pip."""
+    text = (WORKERS / "Dockerfile").read_text().replace("\\\n", "")
+    (install,) = re.findall(r"^RUN (python3 -m venv .*)$", text, re.M)
+    stand_in = '#!/bin/sh\ncase "$*" in *"import torch"*) exit "$NO_TORCH";; esac\n'
+    for number, (hashes, torch) in enumerate([(False, False), (True, False), (True, True)]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        for program in ("python3", "pip"):
+            (folder / program).write_text(f'{stand_in}echo {program} "$@" >> log\n')
+            (folder / program).chmod(0o755)
+        lines = ["numpy==2.4.6", "torch==2.15.0"]
+        (folder / "constraints.txt").write_text("".join(f"{line}\n" for line in lines))
+        if hashes:
+            hashed = "".join(f"{line} --hash=sha256:{'0' * 64}\n" for line in lines)
+            (folder / "hashes.txt").write_text(hashed)
+        given = {"PATH": f"{folder}:{os.environ['PATH']}", "EXTRAS": "worker"}
+        given["NO_TORCH"] = str(int(not torch))
+        subprocess.run(["sh", "-ec", install], cwd=folder, env=given, check=True)
+        used = [line for line in (folder / "log").read_text().splitlines() if "hashes" in line]
+        assert used == hashes * [
+            "pip install --only-binary :all: --no-deps --require-hashes --requirement hashes.txt"
+        ]
+        for name in ("constraints.txt", *hashes * ["hashes.txt"]):
+            assert ("torch" in (folder / name).read_text()) is not torch
+    assert "!workers/hashes.txt" in (ROOT / ".dockerignore").read_text().splitlines()
+    assert "COPY pyproject.toml constraints.txt workers/hashes.tx[t] ./" in text
+
+
+def test_hashes_are_those_of_the_report_of_pip(tmp_path: Path) -> None:
+    """The command that operators run, with a stand-in for pip."""
+    (tmp_path / "workers").mkdir()
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    packages = {"torch": "2.15.0", "numpy": "2.4.6"}
+    report = {"install": [
+        {"metadata": {"name": name, "version": version},
+         "download_info": {"archive_info": {"hashes": {"sha256": name * 3}}}}
+        for name, version in packages.items()
+    ]}  # fmt: skip
+    stand_in = tmp_path / "pip"
+    stand_in.mkdir()
+    (stand_in / "__init__.py").touch()
+    (stand_in / "__main__.py").write_text(
+        f"import sys, json\nopen('arguments', 'w').write(' '.join(sys.argv))\n"
+        f"print(json.dumps({report!r}))\n"
+    )
+    script = [sys.executable, str(WORKERS / "make_hashes.py")]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run(script, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    assert (tmp_path / "workers/hashes.txt").read_text().splitlines() == [
+        "numpy==2.4.6 --hash=sha256:numpynumpynumpy",
+        "torch==2.15.0 --hash=sha256:torchtorchtorch",
+    ]
+    arguments = (tmp_path / "arguments").read_text()
+    assert "--dry-run" in arguments
+    assert "--only-binary :all:" in arguments
+    assert "--constraint constraints.txt" in arguments
+    assert {"setuptools", "torch>=2.11", "optuna==5.0.*"} <= set(arguments.split())
+    assert "/workers/hashes.txt" in (ROOT / ".gitignore").read_text().splitlines()
 
 
 def commands() -> dict[str, str]:
