@@ -25,6 +25,7 @@ INSTALL = "pip install 'kdecay-search[worker]'"
 PACKAGES = {"digits": "sklearn", "cifar10": "torchvision", "cifar100": "torchvision",
             "image-folder": "torchvision", "imagenet": "torchvision"}  # fmt: skip
 """The package that reads each data set, besides torch."""
+_INVENTORY = "kdecay_search.training.device_inventory"
 
 
 def gib(number: float) -> str:
@@ -91,10 +92,12 @@ def _words(path: Path) -> list[str]:
 def probe(seconds: float = PROBE_SECONDS) -> dict[str, Any]:
     """Return what :mod:`kdecay_search.training.device_inventory` finds in a process of its own.
 
+    With Python's option ``-P``, that process imports nothing from the working folder.
+
     Raises:
         KDecayError: That process crashed or hung, as the driver of a device may make it do.
     """
-    command = [sys.executable, "-W", "ignore", "-m", "kdecay_search.training.device_inventory"]
+    command = [sys.executable, "-P", "-W", "ignore", "-m", _INVENTORY]
     try:
         done = subprocess.run(command, capture_output=True, timeout=seconds, check=False)
     except subprocess.TimeoutExpired:

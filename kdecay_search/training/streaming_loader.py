@@ -23,7 +23,11 @@ from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data.decoding import open_image
 from kdecay_search.training.data.split import StreamedSplit
-from kdecay_search.training.decoder_processes import drain_signals_blocked, exit_with_parent
+from kdecay_search.training.decoder_processes import (
+    drain_signals_blocked,
+    exit_with_parent,
+    keep_sockets_short,
+)
 from kdecay_search.training.in_memory_loader import Normalisation, batch_plan, flips_images
 from kdecay_search.training.seeding import derived_seed, generator
 
@@ -218,6 +222,7 @@ def decoded_batches(
         # itself would have its GPU, its threads' locks and its database connections.
         context = get_context("forkserver")
         context.set_forkserver_preload([__name__])
+        keep_sockets_short()
     loader: DataLoader[Any] = DataLoader(
         decoder,
         batch_sampler=requests,

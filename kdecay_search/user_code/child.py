@@ -11,13 +11,15 @@ import pickle
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import astuple
 
-from kdecay_search.errors import KEPT_BYTES
+from kdecay_search.errors import KEPT_BYTES, KDecayError
 from kdecay_search.study import file as study_file
 from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
+from kdecay_search.training.decoder_processes import keep_sockets_short
 from kdecay_search.user_code.channel import Channel, Message
 from kdecay_search.user_code.entry import InvalidEntry, import_function
 from kdecay_search.user_code.failures import describe, user_traceback
@@ -35,6 +37,8 @@ def main() -> None:
     channel = Channel(socket.socket(fileno=descriptor))
     run = RemoteRun(channel, channel.receive())
     _forward_log(channel)
+    with suppress(KDecayError, OSError):  # user code may need no sockets
+        keep_sockets_short()
     sys.path.remove(sys.argv[1])
     sys.path[:0] = [os.getcwd()]
     sys.path.append(sys.argv[1])

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from kdecay_search import credentials
 from kdecay_search.errors import KDecayError
 
 DEVICE = "KDECAY_DEVICE"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
-SECRETS = ("KDECAY_STORAGE",)
-"""Environment variables withheld from user code, which has no business with the database."""
+SAFE_PATH, OURS = "PYTHONSAFEPATH", "kdecay"
+"""An environment variable of Python, and the value by which a worker knows that it has set it."""
 
 
 def device_and_environment(
@@ -20,7 +21,8 @@ def device_and_environment(
 ) -> tuple[str, dict[str, str]]:
     """Return the device and the environment variables for a program.
 
-    The program sees no GPU but the worker's, so that no framework default picks another one.
+    The program sees no GPU but the worker's, so that no framework default picks another one, and
+    none of the database's credentials (:mod:`kdecay_search.credentials`).
 
     Args:
         device: The worker's own device: ``cpu``, ``cuda`` or ``cuda:N``.
@@ -40,9 +42,31 @@ def device_and_environment(
             [str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]
         ),
         "PYTHONUNBUFFERED": "1",  # otherwise reports arrive only when a buffer is full
+        "PYTHONIOENCODING": "utf-8",  # the worker decodes what is printed, whatever its own locale
         "PYTHONFAULTHANDLER": "1",  # a crash or SIGABRT dumps where each thread is
     }
-    return name, {key: value for key, value in inherited.items() if key not in SECRETS} | own
+    withheld = credentials.withheld(inherited) | {"PGTZ"}  # which our connections set
+    if inherited.get(SAFE_PATH) == OURS:
+        withheld.add(SAFE_PATH)
+    return name, {key: value for key, value in inherited.items() if key not in withheld} | own
+
+
+def keep_working_folder_off_path() -> None:
+    """Let no process that this one starts import anything from the working folder.
+
+    multiprocessing starts its helper processes by ``python -c``, which otherwise does. Programs of
+    the user do not get this setting.
+    """
+    os.environ.setdefault(SAFE_PATH, OURS)
+
+
+def withhold_from_this_process() -> None:
+    """Remove the database's credentials from the environment of this process.
+
+    ``kdecay try`` needs no database, and runs user code in its own process.
+    """
+    for variable in credentials.withheld(os.environ):
+        del os.environ[variable]
 
 
 def _visible_gpu(device: str, visible: str | None) -> str:

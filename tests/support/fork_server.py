@@ -60,7 +60,7 @@ def _become(
     os.environ.clear()
     os.environ.update(environment)
     given = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    sys.path[:] = [folder, *given, *path]
+    sys.path[:] = [*given, *path]  # without the folder, as ``kdecay_search.__main__``
     sys.argv[:] = ["kdecay", *arguments]
     for target, name in enumerate([os.devnull, *files]):
         flags = os.O_RDONLY if target == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
