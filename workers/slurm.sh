@@ -18,8 +18,7 @@ set -euo pipefail
 
 kdecay=$HOME/kdecay-search/.venv/bin/kdecay              # <-- where kdecay is installed
 export KDECAY_CHECKPOINTS=/shared/kdecay/checkpoints     # <-- a folder that all nodes see
-KDECAY_STORAGE=$(< "$HOME/.kdecay-storage")              # the database's URL; chmod 600
-export KDECAY_STORAGE
+export KDECAY_STORAGE_FILE=$HOME/.kdecay-storage         # the database's URL; chmod 600
 
 # Slurm signals only this shell. Pass the signal on, wait for the worker to write its checkpoint, and
 # requeue the job. A worker with --drain ends by itself when no work is left.
