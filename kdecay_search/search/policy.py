@@ -27,7 +27,7 @@ class Policy:
     # Allocation of runs (search/stage_planner.py, search/allocation.py)
     first_share: float = 0.5
     """Share of the exponents that run on the first seed before any run is chosen by its worth.
-    Measured in docs/pruning.md, "How runs are allocated"."""
+    Measured in docs/pruning.md, "The rules"."""
     first_extra: int = 1
     """Exponents that run on the first seed beyond ``first_share``."""
     min_runs_to_win: int = 2
@@ -96,6 +96,14 @@ class Policy:
     losses_per_attempt: int = 5
     """Trials lost with their worker that count as one failed attempt: a loss says little about the
     run."""
+
+    # Machines that fail every run (search/machines.py)
+    failing_streak: int = 3
+    """Failed attempts in succession, at two runs or more, after which the machine is at fault. Not
+    tuned: runs that are at fault themselves lie among others that succeed."""
+    repeats_per_attempt: int = 5
+    """Failures of a run that count as one attempt while machines on which it has not failed have
+    trained, but train nothing now. A bound: they may never come back. Not tuned."""
 
 
 POLICY = Policy()
