@@ -12,7 +12,7 @@ import signal
 import subprocess
 from pathlib import Path
 
-from kdecay_search.storage.embedded.locks import open_lock_file, try_lock
+from kdecay_search.storage.embedded.locks import open_lock_file, wait_for_lock
 from kdecay_search.storage.embedded.problem import problem_of_postgres
 from kdecay_search.storage.embedded.users import NEWEST, ServerUser, own_name, programs, server_user
 
@@ -22,6 +22,8 @@ DATABASE = "postgres"
 SUPERUSER = "postgres"
 LOCK = "kdecay.lock"
 """The file in the data folder that all processes of its server hold a lock on."""
+ORPHAN_SECONDS = 3.0
+"""How long the last processes of a killed initdb are waited for."""
 HEADER = "# Written by kdecay-search whenever it starts this server; changes are lost.\n"
 ACCESS = f"{HEADER}local all all peer map=kdecay\n"
 """The kernel says which user of the machine connects; the map names the only one who may."""
@@ -176,7 +178,6 @@ def make_folder(home: Path, wheel: Path) -> DataFolder:
         Problem: It cannot be made.
     """
     path = _path(home)
-    _sweep(path)
     user = server_user(home, None)
     new = Path(f"{path}.new-{os.getpid()}-{secrets.token_hex(4)}")
     new.mkdir(mode=0o700)
@@ -211,25 +212,28 @@ def _filled(folder: DataFolder) -> DataFolder:
     return folder
 
 
-def _path(home: Path) -> Path:
-    return Path(os.path.realpath(home / "postgres"))  # it may be a link to a larger disk
+def remove_halves(home: Path) -> None:
+    """Remove what interrupted attempts to make the folder have left.
 
-
-def _sweep(path: Path) -> None:
-    """Remove what interrupted attempts have left, unless it is still being written."""
-    for half in glob.glob(f"{glob.escape(str(path))}.new-*"):
+    What their processes still write to is left for later; the caller alone makes folders.
+    """
+    for half in glob.glob(f"{glob.escape(str(_path(home)))}.new-*"):
         with contextlib.suppress(OSError):
             descriptor = os.open(half, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
             try:
-                if _hold(descriptor):
+                if _hold(descriptor, ORPHAN_SECONDS):
                     shutil.rmtree(half)
             finally:
                 os.close(descriptor)
 
 
-def _hold(folder: int) -> bool:
+def _path(home: Path) -> Path:
+    return Path(os.path.realpath(home / "postgres"))  # it may be a link to a larger disk
+
+
+def _hold(folder: int, seconds: float = 0.0) -> bool:
     """Lock a folder for this process and those that inherit its descriptor."""
     try:
-        return try_lock(folder, fcntl.LOCK_EX)
+        return wait_for_lock(folder, fcntl.LOCK_EX, seconds)
     except OSError:
         return True  # network file systems do not lock folders

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from kdecay_search.storage.embedded import server
-from kdecay_search.storage.embedded.data import DataFolder, make_folder, open_folder
+from kdecay_search.storage.embedded.data import DataFolder, make_folder, open_folder, remove_halves
 from kdecay_search.storage.embedded.locks import check_file_system, is_unsure, try_lock
 from kdecay_search.storage.embedded.problem import ELSEWHERE, Problem, problem_of
 from kdecay_search.storage.embedded.state import Owner, State
@@ -117,6 +117,7 @@ def _locked(home: Path, wheel: Path, state: State) -> DataFolder:
     Raises:
         Problem: Another server has it, or may have it.
     """
+    remove_halves(home)
     data = open_folder(home, wheel)
     if data is not None and set_aside_if_unfinished(data, home):
         data = None
