@@ -106,8 +106,9 @@ def _keep(home: Path, wheel: Path, is_revival: bool) -> None:
             server.remove_sockets(owner)
             raise
     _answer(socket=owner.socket_folder)
-    if _stay(state.users(), process):
-        server.remove_sockets(owner)
+    ended_in_order = _stay(state.users(), process)
+    server.remove_sockets(owner)
+    if ended_in_order:
         state.clear_owner()
 
 
