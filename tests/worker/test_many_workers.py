@@ -16,11 +16,11 @@ WORKERS, RUNS, CONNECTIONS = 64, 640, 130
 
 SERVE = """
 import json, logging, sys
-from benchmarks import coordination
+from benchmarks import coordination, systems
 logging.basicConfig(filename=sys.argv[2], format="%(levelname)s %(message)s")
 logging.getLogger("kdecay_search").setLevel(logging.INFO)
-load = coordination.Load(int(sys.argv[3]), int(sys.argv[4]), 2, 0.0)
-service = coordination.run(coordination.ours, sys.argv[1], load)
+load = systems.Load(int(sys.argv[3]), int(sys.argv[4]), 2, 0.0)
+service = coordination.run(systems.serve_ours, sys.argv[1], load)
 print(json.dumps([service.connections, [part.trials for part in service.parts]]))
 """
 
