@@ -16,7 +16,7 @@ from hypothesis import settings
 from playwright.sync_api import Browser
 
 from kdecay_search.storage import Storage, embedded_url
-from kdecay_search.storage.connect import parse_url
+from kdecay_search.storage.url import parse_url
 from kdecay_search.storage.embedded.data import ROLE, SUPERUSER
 from tests.support import browser
 from tests.support.kdecay_command import Kdecay
@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 ACCEPTANCE_ROOMS = {"chaos", "cli", "deployment", "whole_studies"}
-INTEGRATION_ROOMS = {"storage", "training", "user_code", "worker"}
+INTEGRATION_ROOMS = {"benchmarks", "storage", "training", "user_code", "worker"}
 ACCEPTANCE_FIXTURES = {"kdecay", "alone"}
 INTEGRATION_FIXTURES = {"storage", "storage_url", "chromium"}
 

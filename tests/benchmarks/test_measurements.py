@@ -1,0 +1,188 @@
+"""The other benchmarks, small: history, training, honesty, levels, coordination."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import sqlalchemy
+
+from benchmarks import history, honesty, levels, past
+from kdecay_search.storage import Storage, queue, records
+from kdecay_search.tasks.simulated import curve
+from kdecay_search.worker.trial import ClaimedTrial
+
+
+def test_the_history_benchmark_measures_every_operation_in_both_sizes(storage: Storage) -> None:
+    operations = history.measure(storage, [20, 40], repeats=2, epochs=4, fresh=1)
+    names = {operation.name for operation in operations}
+    assert {
+        f"{name}, {kind}"
+        for name in ("claim", "report", "finish", "reconcile", "first reconcile of a process")
+        for kind in ("full grid", "allocated", "first seed")
+    } <= names
+    assert "report, pruner asked, first seed" in names
+    told = json.loads(history.as_json([20, 40], operations))
+    assert {"sizes", "operations", "machine", "versions"} <= told.keys()
+    assert all(len(each["ms"]) == 2 and each["ratio"] > 0 for each in told["operations"])
+
+
+def test_a_history_written_in_bulk_has_the_rows_that_a_worker_leaves(storage: Storage) -> None:
+    spec, finished = past.full_grid(60, 1, 12)
+    past.write(storage, spec, finished)
+    claim = queue.claim(storage, spec.name, "node-1:4242:cuda:0")
+    assert claim is not None
+    trial = ClaimedTrial(storage, spec, claim)
+    epochs = curve(spec.task, (trial.candidate.k,), claim.request.key.seed)
+    for epoch in epochs:
+        trial.report(epoch)
+    trial.complete(epochs)
+    written = records.read_trials(storage, spec.name)[claim.request.key.candidate]
+    assert written.key.candidate == claim.request.key.candidate
+    assert rows_of(storage, written.trial_id) == rows_of(storage, claim.trial_id)
+
+
+def rows_of(storage: Storage, trial_id: int) -> dict[str, list[Any]]:
+    """What there is of a trial, table by table: keys and steps; of numbers only that they are."""
+    columns = {
+        "trials": "state, datetime_start IS NULL, datetime_complete IS NULL",
+        "trial_params": "param_name, param_value, distribution_json",
+        "trial_user_attributes": "key, json_typeof(value_json::json), json_array_length(CASE "
+        "WHEN left(value_json, 1) = '[' THEN value_json::json ELSE '[]' END)",
+        "trial_system_attributes": "key, value_json",
+        "trial_values": "objective, value IS NULL, value_type",
+        "trial_intermediate_values": "step, intermediate_value IS NULL, intermediate_value_type",
+        "trial_heartbeats": "heartbeat IS NULL",
+    }
+    with storage.engine.connect() as connection:
+        return {
+            table: sorted(
+                map(
+                    tuple,
+                    connection.execute(
+                        sqlalchemy.text(f"SELECT {shown} FROM {table} WHERE trial_id = :trial_id"),
+                        {"trial_id": trial_id},
+                    ),
+                )
+            )
+            for table, shown in columns.items()
+        }
+
+
+def training_measured(capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    """The training benchmark's report of one turn of one update."""
+    import torch
+
+    from benchmarks import training
+
+    threads = torch.get_num_threads()
+    try:
+        assert training.main(["--device=cpu", "--steps=1", "--turns=1", "--json", *options]) == 0
+    finally:
+        torch.use_deterministic_algorithms(False)
+        torch.set_num_threads(threads)
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+def test_the_training_benchmark_may_take_more_updates_than_an_epoch_has(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = training_measured(capsys, "--batch-size=1024", "--size=8")
+    assert min(report["plain_images_per_second"], report["ours_images_per_second"]) > 0
+
+
+def test_the_training_benchmark_measures_both_loops_and_the_device_s_limits(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = training_measured(capsys, "--batch-size=8")
+    assert (report["model"], report["batch_size"]) == ("resnet20", 8)
+    plain, ours = report["plain_images_per_second"], report["ours_images_per_second"]
+    assert report["ratio"] == pytest.approx(ours / plain)
+    assert report["fp32_ratio"] <= report["ratio"]
+    # 40.6 million multiply-adds forward (He et al. 2016), as much again for each of both gradients
+    assert report["limits"]["flops_per_image"] == pytest.approx(3 * 2 * 40.6e6, rel=0.02)
+    assert report["limits"]["bytes_per_image"] > 4 * 3 * 32 * 32
+
+
+def test_the_honesty_benchmark_shows_that_the_search_flatters_and_fresh_seeds_do_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert honesty.main(["--studies", "20", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["studies"] == 20
+    rows = {(row["search"], row["truth"], row["n"]): row for row in told["rows"]}
+    assert rows.keys() == {
+        (search, truth, n)
+        for search in ("grid", "allocated")
+        for truth in (0.0, 0.2, 0.5)
+        for n in (5, 10)
+    }
+    for (search, truth, _), row in rows.items():
+        assert row["search_bias"] > 0.1 > abs(row["bias"])
+        assert row["coverage"] >= 0.8
+        assert row["falsely_better"] <= 0.1
+        assert 0.8 < row["noise_ratio"] < 1.2
+        assert (row["found_truth"] > 0) == (truth > 0)
+        assert (row["lowest_bias"] is None) == (search == "allocated")
+    assert all(rows[s, 0.5, 10]["found_better"] > 0.6 for s in ("grid", "allocated"))
+    assert rows["grid", 0.0, 5]["search_falsely_better"] == rows["grid", 0.0, 5]["search_better"]
+
+
+def test_the_levels_benchmark_compares_the_search_with_the_full_grid(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(levels, "TRUTHS", dict([next(iter(levels.TRUTHS.items()))]))
+    assert levels.main(["--studies", "3", "--workers", "2", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = {(row["levels"], row["policy"]): row for row in told["rows"]}
+    assert rows.keys() == {(s, p) for s in levels.SPACINGS for p in levels.POLICIES}
+    for (_, policy), row in rows.items():
+        assert (row["epochs"] == 1.0) == (policy == "none")
+        assert row["near"] >= row["right"]
+        assert 0 <= row["regret"] < 1
+    assert rows["1 : 2 : 4", "none"]["baseline_runs"] == 9
+    assert rows["1 : 2 : 4", "ours"]["baseline_runs"] < 9
+    assert rows["1 : 2 : 4", "ours"]["epochs"] < 0.5
+    assert rows["1 : 2 : 4", "ours"]["right_level"] == 1.0
+
+
+def test_a_simulated_study_is_confirmed_on_seeds_that_the_search_did_not_use() -> None:
+    used = []
+
+    def error(k: float, seed: int) -> float:
+        used.append(seed)
+        return 8 - honesty.true_gain(0.5, k)
+
+    spec = honesty.study_spec(prunes=False)
+    assert honesty.search(spec, error).incumbent.ks == (2.0,)
+    searched = set(used)
+    used.clear()
+    found = honesty.confirm(error, 2.0, 5)
+    assert searched.isdisjoint(used)
+    assert (found.n, found.difference) == (5, 0.5)
+
+
+SMALL_COORDINATION = """
+import sys
+from benchmarks import coordination
+coordination.FEWEST_TRIALS = 6
+sys.exit(coordination.main(sys.argv[1:]))
+"""
+
+
+def test_the_coordination_benchmark_counts_statements_and_finishes_every_trial() -> None:
+    arguments = ["--workers", "2", "--epochs", "4", "--epoch-seconds", "0.05", "--json"]
+    command = [sys.executable, "-c", SMALL_COORDINATION, *arguments]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    assert said.returncode == 0, said.stderr
+    rows = json.loads(said.stdout)["rows"]
+    assert [(row["system"], row["workers"]) for row in rows] == [("kdecay", 2), ("optuna", 2)]
+    for row in rows:
+        assert 0 < row["lost_share"] < 1
+        assert row["trials_per_second"] > 0
+    ours, plain = (row["statements_per_epoch"] for row in rows)
+    assert 1 < ours < plain
