@@ -49,7 +49,7 @@ class RunAllocator:
     surrogate: Surrogate
     """All candidates, by the results so far."""
     selection: Selection
-    """The same, judged; its first point is the reference, which all others are compared with."""
+    """What the surrogate says of each candidate; its first point is the reference."""
     candidates: Mapping[Candidate, CandidateResult]
     """The candidates that may still be chosen."""
     baselines: frozenset[Candidate]

@@ -52,7 +52,7 @@ class Posterior:
         return Posterior(points, means, covariance, noise, surrogate.results.ran(), policy)
 
     def lowest(self, points: Iterable[Candidate]) -> Candidate:
-        """Of some of the candidates, the one with the lowest mean."""
+        """The candidate with the lowest mean among some of them."""
         return min(points, key=lambda point: (self.means[self.points.index(point)], point))
 
     def knowledge_gradient(self, runs: Iterable[Run]) -> float:

@@ -238,7 +238,7 @@ def points(value: float) -> str:
 
 
 def signed(value: float) -> str:
-    """The same with its sign, also if that is a plus."""
+    """A difference with its sign, also if that is a plus, formatted as by :func:`points`."""
     text = points(value)
     return text if text.startswith("-") else f"+{text}"
 
