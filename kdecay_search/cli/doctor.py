@@ -79,7 +79,12 @@ def _checks(
     url: str | None, study: str | None, spec: StudySpec | None, checkpoints: Path | None
 ) -> Iterator[Check]:
     from kdecay_search.doctor.check import within
-    from kdecay_search.doctor.folders import checkpoint_checks, data_checks, home_checks
+    from kdecay_search.doctor.folders import (
+        checkpoint_checks,
+        data_checks,
+        home_checks,
+        temporary_checks,
+    )
     from kdecay_search.doctor.machine import machine_checks
 
     storage = list(_storage_checks(url))
@@ -91,6 +96,7 @@ def _checks(
     yield from within(MACHINE_SECONDS, "machine", lambda: machine_checks(spec), fix)
     fix = "a network disk that does not answer blocks every access: run mount and dmesg"
     yield from within(FOLDER_SECONDS, "home", lambda: home_checks(is_embedded=not url), fix)
+    yield from within(FOLDER_SECONDS, "temporary", temporary_checks, fix)
     yield from within(FOLDER_SECONDS, "checkpoints", lambda: checkpoint_checks(checkpoints), fix)
     if spec is not None:
         named = spec

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from kdecay_search.doctor.check import Check, Severity, error, ok, warning
 from kdecay_search.doctor.machine import GIB, gib
-from kdecay_search.errors import HomeError
-from kdecay_search.paths import OBJECT_STORES, SHARED, home, mount_of
+from kdecay_search.errors import HomeError, KDecayError
+from kdecay_search.paths import OBJECT_STORES, SHARED, home, mount_of, temporary_folder
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.study.spec import StudySpec
 
@@ -47,6 +47,17 @@ def home_checks(is_embedded: bool) -> Iterator[Check]:
         fix = "keep the embedded database on a local disk (KDECAY_HOME), or use --storage"
         found = warning("home", found.value, fix)
     yield found
+
+
+def temporary_checks() -> Iterator[Check]:
+    """Check the folder for temporary files, which training needs."""
+    try:
+        folder = temporary_folder()
+    except KDecayError as raised:
+        cause, _, fix = str(raised).rpartition("; ")
+        yield error("temporary", cause, fix)
+    else:
+        yield _tried("temporary", folder, "set TMPDIR to a folder that this user can write to")
 
 
 def checkpoint_checks(chosen: Path | None) -> Iterator[Check]:

@@ -7,6 +7,7 @@ import logging
 import shlex
 import signal
 from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,18 +43,27 @@ def train(run: Run) -> None:
 
     Raises:
         RunFailed: The program failed.
-        TaskError: No run can succeed on this worker, because the program cannot be started.
+        TaskError: No run can succeed on this worker: the program cannot be started, or a folder
+            cannot be written to.
         Interruption: The run is interrupted.
     """
     task = run.spec.task
     if not isinstance(task, CommandTask):
         raise TypeError(f"a task of kind 'command' was expected, not {task.kind!r}")
     device, environment = device_and_environment(run.device)
-    with TemporaryDirectory(prefix="kdecay-run-", ignore_cleanup_errors=True) as folder:
-        command = filled(task.command, _placeholder_values(run, task, device, Path(folder)))
+    with ExitStack() as stack:
+        try:
+            made = TemporaryDirectory(prefix="kdecay-run-", ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
+            command = filled(task.command, _placeholder_values(run, task, device, folder))
+        except OSError as error:
+            raise TaskError(
+                f"{error.filename or 'the folder for temporary files'}: {error.strerror}; "
+                "this worker cannot prepare a run"
+            ) from error
         logger.info("running %s", shlex.join(command))
-        with Program(command, environment, ReportLines(is_report, MARK)) as program:
-            _ProgramRun(run, task, program).serve()
+        program = stack.enter_context(Program(command, environment, ReportLines(is_report, MARK)))
+        _ProgramRun(run, task, program).serve()
 
 
 def is_report(line: bytes) -> bool:

@@ -1,0 +1,173 @@
+"""``TMPDIR``: its path may be too long for Unix sockets, or it may not be usable at all."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from kdecay_search import paths
+from kdecay_search.errors import KDecayError, TaskError
+from kdecay_search.training import decoder_processes
+from kdecay_search.user_code import command, python
+from tests.support.decoded_study import decoded_study
+from tests.support.kdecay_command import KDECAY, TIMEOUT_SECONDS, Kdecay, simulated_study
+from tests.user_code.programs import function, program
+
+LONGEST_PATH = 107
+"""Bytes of the longest path of a socket on Linux."""
+
+
+def folder_of_length(tmp_path: Path, length: int) -> Path:
+    folder = tmp_path
+    while (missing := length - len(str(folder)) - 1) > 0:
+        part = 200 if missing > 202 else missing
+        folder = folder / ("x" * part)
+    folder.mkdir(parents=True)
+    assert len(str(folder)) == length
+    return folder
+
+
+def run(
+    kdecay: Kdecay, folder: Path, *arguments: str, **variables: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*KDECAY, *arguments],
+        cwd=folder, env=kdecay.environment | variables, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("length", [76, 103])
+def test_decoders_work_under_a_long_path(alone: Kdecay, tmp_path: Path, length: int) -> None:
+    """Before, all attempts failed: AF_UNIX path too long."""
+    temporary = folder_of_length(tmp_path / "t", length)
+    file = decoded_study(tmp_path)
+    done = run(alone, tmp_path, "launch", file, "--workers", "1", TMPDIR=str(temporary))
+    assert done.returncode == 0, done.stderr
+    summary = alone.json("status", "decoded")
+    assert (summary["state"], summary["trials"]["failed"]) == ("done", 0)
+    assert list(temporary.glob("pymp-*")) == []
+
+
+# A process that has to exchange a file descriptor needs the fork server's socket and another one.
+EXCHANGE = """
+import multiprocessing, os, tempfile
+from multiprocessing.reduction import DupFd
+assert tempfile.gettempdir() == os.environ["TMPDIR"]
+context = multiprocessing.get_context("forkserver")
+queue = context.Queue()
+process = context.Process(target=queue.put, args=(12.5,))
+process.start()
+error = queue.get()
+process.join()
+reading, writing = os.pipe()
+os.write(DupFd(writing).detach(), b"1")
+assert os.read(reading, 1) == b"1"
+return error
+"""
+
+
+@pytest.mark.usefixtures("own_folder")
+@pytest.mark.parametrize("length", [71, 76, 103])
+def test_user_code_may_start_processes_under_a_long_path(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(folder_of_length(tmp_path / "t", length)))
+    assert python.train(function(EXCHANGE, task={"epochs": 1})) == 12.5
+
+
+def test_kdecay_try_runs_it_too(alone: Kdecay, own_folder: Path, tmp_path: Path) -> None:
+    function(EXCHANGE)
+    file = own_folder / "mine.toml"
+    file.write_text('name = "mine"\n[task]\nkind = "python"\nentry = "mine:train"\nepochs = 1\n')
+    temporary = folder_of_length(tmp_path / "t", 103)
+    done = run(alone, own_folder, "try", str(file), TMPDIR=str(temporary))
+    assert "the end: returned 12.5 %" in done.stdout, done.stdout + done.stderr
+
+
+def test_sockets_of_every_length_fit() -> None:
+    """multiprocessing names a folder and a socket in it."""
+    script = (
+        "import tempfile; from multiprocessing import connection; tempfile.tempdir = '/tmp';"
+        "print(len(connection.arbitrary_address('AF_UNIX')) - len('/tmp'))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    assert int(done.stdout) == len(decoder_processes.LISTENER)
+    assert paths.SOCKET_BYTES <= LONGEST_PATH
+
+
+def test_no_place_for_sockets_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    temporary = folder_of_length(tmp_path / "t", 103)
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    monkeypatch.setattr(decoder_processes, "socket_parents", lambda: [temporary])
+    with pytest.raises(KDecayError, match="set TMPDIR to a folder with a path of at most 71 bytes"):
+        decoder_processes.keep_sockets_short.__wrapped__()
+
+
+# ---- a folder that cannot be used -------------------------------------------------------------
+
+
+@pytest.fixture(params=["missing", "file", "unwritable"])
+def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]:
+    """A folder that takes no file, and the reason."""
+    if request.param == "unwritable":
+        return Path("/sys/kernel"), "Permission denied"
+    path = tmp_path / "unusable"
+    if request.param == "missing":
+        return path, "No such file or directory"
+    path.touch()
+    return path, "Not a directory"
+
+
+@pytest.mark.parametrize("name", ["launch", "worker", "two workers", "try"])
+def test_a_folder_that_cannot_be_used_is_one_line_and_uses_no_attempt(
+    alone: Kdecay, tmp_path: Path, unusable: tuple[Path, str], name: str
+) -> None:
+    temporary, reason = unusable
+    file = simulated_study(tmp_path, name="mine", search__k_max=1.0)
+    alone.run("launch", file, "--detach", "--workers", "0")
+    arguments = {
+        "launch": ["launch", file, "--workers", "1"],
+        "worker": ["worker", "--drain"],
+        "two workers": ["worker", "--drain", "--per-device", "2"],
+        "try": ["try", file],
+    }[name]
+    done = run(alone, tmp_path, *arguments, TMPDIR=str(temporary))
+    assert done.returncode == 2, done.stdout + done.stderr
+    fix = "set TMPDIR to a folder that this user can write to"
+    line = f"kdecay: TMPDIR={temporary}: {reason}; {fix}"
+    assert done.stderr.splitlines() == [line] * (2 if name == "two workers" else 1)
+    counts = alone.json("status", "mine")["trials"]
+    assert counts["failed"] == counts["running"] == 0
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_a_folder_that_is_gone_before_a_run_fails_no_attempt(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A TaskError ends the worker and leaves the run to others."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    with pytest.raises(
+        TaskError, match=r"gone/kdecay-run-\w+: No such file or directory; this worker"
+    ):
+        command.train(program("true", task={"epochs": 1}))
+
+
+def test_doctor_says_so(alone: Kdecay, tmp_path: Path, unusable: tuple[Path, str]) -> None:
+    temporary, reason = unusable
+    done = run(alone, tmp_path, "doctor", "--json", TMPDIR=str(temporary))
+    assert done.returncode == 2, done.stderr
+    checks = {check["subject"]: check for check in json.loads(done.stdout)["checks"]}
+    found = checks["temporary"]
+    assert found["severity"] == "error"
+    assert found["value"] == f"TMPDIR={temporary}: {reason}"
+    assert found["fix"] == "set TMPDIR to a folder that this user can write to"
+
+
+def test_commands_that_train_nothing_do_not_need_it(alone: Kdecay, tmp_path: Path) -> None:
+    done = run(alone, tmp_path, "list", TMPDIR=str(tmp_path / "missing"))
+    assert done.returncode == 0, done.stderr
