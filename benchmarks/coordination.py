@@ -34,7 +34,8 @@ from benchmarks.systems import SYSTEMS, Load, Serve
 from kdecay_search import __version__
 from kdecay_search.errors import KDecayError
 from kdecay_search.storage import Storage, embedded_url
-from kdecay_search.storage.connect import parse_url, probe_engine
+from kdecay_search.storage.connect import probe_engine
+from kdecay_search.storage.url import parse_url
 from kdecay_search.training.device_inventory import cpu_info
 
 FORK = multiprocessing.get_context("fork")

@@ -15,8 +15,9 @@ from sqlalchemy import Connection, TextClause
 from kdecay_search.doctor.check import Check, error, ok, warning
 from kdecay_search.errors import StorageError
 from kdecay_search.storage import schema
-from kdecay_search.storage.connect import mapped_errors, parse_url, probe_engine, shown
+from kdecay_search.storage.connect import mapped_errors, probe_engine
 from kdecay_search.storage.sql import server as sql
+from kdecay_search.storage.url import parse_url, shown
 
 if TYPE_CHECKING:
     from psycopg2.extensions import ConnectionInfo
@@ -84,7 +85,7 @@ def database_checks(url: str, workers: int) -> Iterator[Check]:
         with mapped_errors(target), engine.connect() as connection, connection.begin() as whole:
             for limit in sql.LIMITS:
                 connection.execute(limit)
-            yield _server(connection, shown(target.set(drivername="postgresql")))
+            yield _server(connection, shown(target))
             has_tables, tables = _tables(connection)
             yield tables
             yield _permissions(connection, has_tables)
@@ -184,7 +185,7 @@ def _link(connection: Connection) -> ConnectionInfo:
 
 def _is_socket(connection: Connection) -> bool:
     """Whether this is a connection by a Unix socket, as to the embedded server."""
-    return bool(_link(connection).host.startswith("/"))
+    return bool(_link(connection).host.startswith(("/", "@")))
 
 
 def _is_pooled(connection: Connection) -> bool:

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import sqlalchemy
 import tenacity
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from kdecay_search.errors import StorageError, StorageUnavailable
 from kdecay_search.storage import schema
 from kdecay_search.storage.history import History
 from kdecay_search.storage.sql import server
+from kdecay_search.storage.url import DRIVER, parameters_of, parse_url, shown, with_secrets
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage, RDBStorage
@@ -40,7 +41,6 @@ _CONNECT = {
     "keepalives_count": 3,
     "tcp_user_timeout": 30_000,  # milliseconds; keepalives are not sent while data is on its way
 }
-_POOL: dict[str, Any] = {"pool_pre_ping": True, "connect_args": _CONNECT}
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -53,7 +53,7 @@ class Storage:
     studies, samplers and the dashboard need, opens a third one, which :meth:`borrow_optuna` closes.
 
     Args:
-        url: The database, in any usual spelling of a Postgres URL.
+        url: The database, in any form that libpq accepts.
         revive: Called when the database cannot be reached, before the next attempt; the owner of an
             embedded server starts it again there.
 
@@ -69,7 +69,7 @@ class Storage:
         self.histories: dict[str, History] = {}
         """What this process knows of the trials, by the study's name."""
         os.environ["PGTZ"] = "UTC"  # heartbeats are naive timestamps: the same zone for everybody
-        self.engine = sqlalchemy.create_engine(self.url, pool_size=2, max_overflow=0, **_POOL)
+        self.engine = make_engine(self.url, pool_size=2, max_overflow=0)
         try:
             with mapped_errors(self.url):
                 self._open_tables()
@@ -109,7 +109,7 @@ class Storage:
     @property
     def secret_url(self) -> str:
         """The URL with its password, for child processes (through their environment)."""
-        return self.url.render_as_string(hide_password=False)
+        return with_secrets(self.url)
 
     @contextlib.contextmanager
     def lock(self, name: str, silence_seconds: float = LOCK_SECONDS) -> Iterator[Lock | None]:
@@ -122,6 +122,26 @@ class Storage:
         with mapped_errors(), self.engine.begin() as connection:
             is_held = _try_lock(connection, f"kdecay/{name}", silence_seconds)
             yield Lock(connection) if is_held else None
+
+    @contextlib.contextmanager
+    def hold_lock(self, name: str) -> Iterator[Lock]:
+        """Hold the lock of ``name`` as :meth:`lock` does, and wait while another process holds it.
+
+        Raises:
+            StorageError: Another process has held it for ``RETRY_SECONDS``.
+        """
+        deadline = time.monotonic() + RETRY_SECONDS
+        while True:
+            with self.lock(name) as lock:
+                if lock is not None:
+                    yield lock
+                    return
+            if time.monotonic() > deadline:
+                raise StorageError(
+                    f"study {name!r}: another process has been changing it for "
+                    f"{RETRY_SECONDS:g} s; try again later"
+                )
+            time.sleep(random.uniform(0.01, 0.05))
 
     def close(self) -> None:
         """Close all connections."""
@@ -157,8 +177,8 @@ class Storage:
         logging.set_verbosity(logging.ERROR)
         with mapped_errors(self.url):
             return storages.RDBStorage(
-                self.secret_url.replace("{", "{{").replace("}", "}}"),  # Optuna formats it
-                engine_kwargs={**_POOL, "pool_size": 1, "max_overflow": 1},
+                f"{DRIVER}://",
+                engine_kwargs={**_options(self.url), "pool_size": 1, "max_overflow": 1},
                 skip_compatibility_check=True,  # schema.mismatch is the one rule
                 skip_table_creation=not makes_tables,
             )
@@ -168,12 +188,13 @@ class Storage:
 class Lock:
     """An advisory lock that this process holds, unless it was silent for too long."""
 
-    _connection: sqlalchemy.Connection
+    connection: sqlalchemy.Connection
+    """The transaction that holds the lock: what is written in it is seen when the lock ends."""
 
     def confirm(self) -> None:
         """Raise :class:`StorageUnavailable` if the lock was lost in the meantime."""
         with mapped_errors():
-            self._connection.execute(server.PING)
+            self.connection.execute(server.PING)
 
 
 def _try_lock(
@@ -184,38 +205,21 @@ def _try_lock(
     return bool(connection.scalar(server.TRY_LOCK, values))
 
 
-def parse_url(url: str) -> URL:
-    """Parse any usual spelling of a Postgres URL, and rewrite it for psycopg2.
+def make_engine(url: URL, **options: Any) -> sqlalchemy.Engine:
+    """Return an engine that connects as libpq does by the parameters of ``url``.
 
-    Raises:
-        StorageError: The URL is malformed, or of another kind of database; the text shows no
-            password.
+    SQLAlchemy itself does not read all that libpq accepts, and shows URLs in its messages.
     """
-    form = "it has the form postgresql://user:password@host/database"
-    if url.partition("://")[2].partition("/")[0].count("@") > 1:
-        raise StorageError(f"the storage URL is malformed: {form}, with %40 for an @ in a password")
-    try:
-        parsed = make_url(url.strip())
-        backend = parsed.get_backend_name()
-    except (ArgumentError, ValueError):
-        raise StorageError(f"the storage URL is malformed; {form}") from None
-    if backend not in ("postgresql", "postgres"):
-        raise StorageError(
-            f"storage URL {shown(parsed)}: {backend} is not supported; "
-            "it must start with postgresql://"
-        )
-    return parsed.set(drivername="postgresql+psycopg2")
+    return sqlalchemy.create_engine(f"{DRIVER}://", **_options(url), **options)
 
 
-def shown(url: URL) -> str:
-    """The URL for people to read, without a password, wherever it stands."""
-    secret = [key for key in url.query if "password" in key]
-    return url.update_query_dict(dict.fromkeys(secret, "***")).render_as_string(hide_password=True)
+def _options(url: URL) -> dict[str, Any]:
+    return {"pool_pre_ping": True, "connect_args": _CONNECT | parameters_of(url)}
 
 
 def probe_engine(url: URL) -> sqlalchemy.Engine:
     """An engine for a look at the database: it keeps no connections, and makes no tables."""
-    return sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=_CONNECT)
+    return make_engine(url, poolclass=sqlalchemy.NullPool)
 
 
 @contextlib.contextmanager

@@ -5,31 +5,39 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cli.commands import STUDY, Run
+from tests.support.kdecay_command import TIMEOUT_SECONDS
 
 
 @pytest.fixture
-def run_kdecay(tmp_path: Path) -> Run:
-    """Runs ``kdecay`` in an empty folder, with an empty home."""
+def run_python(tmp_path: Path) -> Run:
+    """Runs Python in an empty folder, with an empty home."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("KDECAY_")}
     environment = kept | {"KDECAY_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "kdecay_search", *arguments],
+            [sys.executable, *arguments],
             cwd=tmp_path,
             env=environment | more,
             capture_output=True,
             encoding="utf-8",
-            timeout=60,
+            timeout=TIMEOUT_SECONDS,
             check=False,
         )
 
     return run
+
+
+@pytest.fixture
+def run_kdecay(run_python: Run) -> Run:
+    """Runs ``kdecay`` in an empty folder, with an empty home."""
+    return partial(run_python, "-m", "kdecay_search")
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -84,3 +87,65 @@ def test_password_is_not_in_a_traceback(run_kdecay: Run) -> None:
     assert "Traceback" in result.stderr
     assert "StorageUnavailable" in result.stderr
     assert SECRET not in result.stderr + result.stdout
+
+
+DRIVER = """
+import json, sys
+from kdecay_search.cli.main import main
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        main()
+    except SystemExit as end:
+        print("==", arguments[0], end.code, flush=True)
+"""
+COMMANDS = {
+    "launch": ["small.toml", "--workers", "0"],
+    "confirm": ["any"],
+    "status": ["any"],
+    "list": [],
+    "best": ["any"],
+    "stop": ["any"],
+    "delete": ["any", "--yes"],
+    "report": ["any"],
+    "plot": ["any"],
+    "dashboard": ["--port", "0"],
+    "publish": ["any"],
+    "plan": ["any"],
+}
+ONLY_MALFORMED = {"worker": ["--drain"], "doctor": []}
+"""A worker retries for long to reach a server, and doctor takes long; both have their own tests."""
+URLS = [
+    "postgresql://me:Abc123@Def456/@127.0.0.1:{}/db",
+    "postgresql://me:123456/Def456@Ghi789?@127.0.0.1:{}/db",
+    "postgresql://me:Abc123%23Def456%40@127.0.0.1:{}/db",
+    "host=127.0.0.1 port={} user=me password='Abc123 Def456'",
+]
+"""The first two are malformed; nothing listens at the others."""
+
+
+@pytest.mark.parametrize("index", range(len(URLS)))
+def test_no_command_shows_a_part_of_a_password(
+    run_python: Run, study_file: Path, index: int
+) -> None:
+    commands = COMMANDS | (ONLY_MALFORMED if index == 0 else {})
+    url = URLS[index].format(closed_port())
+    given = ["--storage", url] if index == 1 else []
+    calls = [[name, *rest, *given] for name, rest in commands.items()]
+    calls += [[*call, "--debug"] for call in calls if call[0] != "doctor"]
+    result = run_python("-c", DRIVER, json.dumps(calls), KDECAY_STORAGE=url)
+    assert result.returncode == 0, result
+    ends = re.findall(r"^== (\w+) 2$", result.stdout, re.MULTILINE)
+    assert sorted(ends) == sorted(call[0] for call in calls), result
+    assert not re.search("Abc123|Def456|123456|Ghi789", result.stdout + result.stderr), result
+
+
+def test_every_command_is_covered() -> None:
+    from kdecay_search.cli.main import app
+
+    with_storage = {
+        command.name or command.callback.__name__
+        for command in app.registered_commands
+        if "storage" in inspect.signature(command.callback).parameters
+    }
+    assert with_storage == COMMANDS.keys() | ONLY_MALFORMED.keys()

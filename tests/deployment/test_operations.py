@@ -18,7 +18,7 @@ import sqlalchemy
 
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.storage import Storage, records
-from kdecay_search.storage.connect import parse_url
+from kdecay_search.storage.url import parse_url
 from kdecay_search.study.trials import State
 from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay, simulated_study
 from tests.support.memory_studies import images_table, study_table

@@ -12,7 +12,7 @@ import pytest
 
 from kdecay_search.errors import StorageError
 from kdecay_search.storage import Storage
-from kdecay_search.storage.connect import parse_url
+from kdecay_search.storage.url import parse_url
 from tests.deployment import debian
 from tests.deployment.debian import Service, postgres
 from tests.deployment.studies import summary_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import sqlalchemy
 
-from kdecay_search.storage.connect import parse_url
+from kdecay_search.storage.url import parse_url
 
 
 def execute(url: str, *statements: str) -> None:

@@ -10,7 +10,7 @@ import pytest
 from kdecay_search.doctor.check import Check, Severity, within
 from kdecay_search.doctor.database import database_checks, fix_for
 from kdecay_search.storage import Storage
-from kdecay_search.storage.connect import parse_url
+from kdecay_search.storage.url import parse_url
 from tests.doctor.databases import as_user, contents, execute
 from tests.support.postgres_servers import PASSWORD, Server, free_port
 

@@ -12,7 +12,7 @@ import sqlalchemy
 from kdecay_search import reconcile
 from kdecay_search.errors import StorageError, StorageUnavailable
 from kdecay_search.storage import Storage, records
-from kdecay_search.storage.connect import parse_url
+from kdecay_search.storage.url import parse_url
 from kdecay_search.study.file import load
 from tests.support.kdecay_command import Kdecay, simulated_study
 from tests.support.postgres_servers import PASSWORD, Server, password_server

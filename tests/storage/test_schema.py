@@ -14,7 +14,7 @@ import sqlalchemy
 from kdecay_search import reconcile
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.storage import Storage, connect, schema
-from kdecay_search.storage.connect import parse_url
+from kdecay_search.storage.url import parse_url, shown
 from kdecay_search.study.file import load
 from tests.support.kdecay_command import Kdecay, simulated_study
 from tests.support.postgres_servers import PASSWORD, Server, password_server
@@ -52,9 +52,9 @@ def test_tables_of_another_version_are_refused_by_every_command(
         with storage.engine.begin() as connection:
             statement = "UPDATE alembic_version SET version_num = :version"
             connection.execute(sqlalchemy.text(statement), {"version": version})
-    shown = parse_url(alone.url).render_as_string()
+    url = shown(parse_url(alone.url))
     line = (
-        f"kdecay: storage {shown}: Optuna's tables have version {version}, "
+        f"kdecay: storage {url}: Optuna's tables have version {version}, "
         f"but version {schema.VERSION} is needed; "
     )
     for command in (*COMMANDS, ["launch", file]):

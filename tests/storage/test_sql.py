@@ -24,7 +24,7 @@ from optuna.trial import TrialState
 import kdecay_search
 from kdecay_search import reconcile
 from kdecay_search.storage import Storage, attributes, history, queue, schema, sql
-from kdecay_search.storage.connect import parse_url
+from kdecay_search.storage.url import parse_url
 from kdecay_search.storage.sql import server
 from kdecay_search.study.file import load
 from kdecay_search.study.spec import NAME_PATTERN
