@@ -67,7 +67,10 @@ def test_silent_server_is_given_up() -> None:
 
 @pytest.mark.parametrize(
     ("revision", "fix"),
-    [("v2.6.0.a", "upgrade --storage postgresql+psycopg2"), ("v99", "pip install -U kdecay-search")],
+    [
+        ("v2.6.0.a", "upgrade --storage postgresql+psycopg2"),
+        ("v99", "pip install -U kdecay-search"),
+    ],
 )
 def test_tables_of_another_optuna_are_an_error_with_its_fix(
     used: str, revision: str, fix: str
