@@ -178,18 +178,20 @@ _print(error("disk", "x" * 200, "y"))
     assert found == {"".join(f"{line}\n" for line in lines)}
 
 
+@pytest.mark.parametrize("columns", [20, 80])
 def test_result_of_a_running_study(
-    environment: dict[str, str], folder: Path, expected: dict[str, tuple[str, str]], tmp_path: Path
+    environment: dict[str, str], tmp_path: Path, columns: int
 ) -> None:
     """The live display on stderr does not replace the result on stdout."""
-    file = simulated_study(tmp_path, name="shown-2", search__seeds=3)
+    name = f"shown-{columns}"
+    file = simulated_study(tmp_path, name=name, search__seeds=3)
     launch = [*KDECAY, "launch", file, "--workers", "1"]
-    code, out, err = run_in_terminal(launch, environment)
+    code, out, err = run_in_terminal(launch, environment, columns=columns)
     assert (code, b"\x1b[" in err) == (0, True)
     again = subprocess.run(launch, env=environment, capture_output=True, text=True, check=True)
     assert STYLE.sub("", out.decode().replace("\r\n", "\n")) == again.stdout
-    watched = run_in_terminal([*KDECAY, "status", "shown-2", "--watch"], environment)
-    assert STYLE.sub("", watched[1].decode()).startswith("shown-2  done")
+    watched = run_in_terminal([*KDECAY, "status", name, "--watch"], environment)
+    assert STYLE.sub("", watched[1].decode()).startswith(f"{name}  done")
 
 
 def test_reader_that_has_gone(environment: dict[str, str]) -> None:
