@@ -52,8 +52,9 @@ StorageUrl = Annotated[
         metavar="URL",
         envvar="KDECAY_STORAGE",
         callback=_or_from_file,
-        help="postgresql://user:password@host/database. Default: the content of the file that "
-        "KDECAY_STORAGE_FILE names, or else your own embedded server.",
+        help="The database: postgresql://user:password@host/database, or any other form that libpq "
+        "accepts. Default: the content of the file that KDECAY_STORAGE_FILE names, or else your own "
+        "embedded server.",
     ),
 ]
 StudyFile = Annotated[str, typer.Argument(metavar="FILE", help="The study file (TOML).")]
@@ -67,7 +68,10 @@ Overrides = Annotated[
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda, cuda:N or all.")
+    str,
+    typer.Option(
+        "--device", metavar="DEVICE", help="Devices to train on: auto, cpu, cuda, cuda:N or all."
+    ),
 ]
 Checkpoints = Annotated[
     str | None,

@@ -32,7 +32,7 @@ def try_(
     ] = DEFAULT_EPOCHS,
     k: Annotated[float, typer.Option("--k", help="The exponent of the schedule.")] = 1.0,
     device: Annotated[
-        str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")
+        str, typer.Option(metavar="DEVICE", help="Device to train on: auto, cpu, cuda or cuda:N.")
     ] = "auto",
     set_: Overrides = None,
 ) -> None:

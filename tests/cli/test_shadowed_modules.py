@@ -1,7 +1,7 @@
 """Files in the working folder that are named as modules are imported by user code alone.
 
 The folder holds a file for every module of the standard library and for every installed package.
-Whoever imports one of them leaves its name in the file ``imported``.
+A process that imports one of them leaves its name in the file ``imported``.
 """
 
 from __future__ import annotations
