@@ -53,8 +53,8 @@ StorageUrl = Annotated[
         envvar="KDECAY_STORAGE",
         callback=_or_from_file,
         help="The database: postgresql://user:password@host/database, or any other form that libpq "
-        "accepts. Default: the content of the file that KDECAY_STORAGE_FILE names, or else your own "
-        "embedded server.",
+        "accepts. Default: the content of the file that KDECAY_STORAGE_FILE names, or else your "
+        "own embedded server.",
     ),
 ]
 StudyFile = Annotated[str, typer.Argument(metavar="FILE", help="The study file (TOML).")]
