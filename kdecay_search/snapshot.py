@@ -9,6 +9,7 @@ from weakref import WeakKeyDictionary
 
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.search import Memo, Plan, Progress, make_plan
+from kdecay_search.search.machines import FailingPlace, failing_places
 from kdecay_search.search.verdict import Verdict, judge, judge_confirmation
 from kdecay_search.storage import Storage, records
 from kdecay_search.storage.records import StoredStudy
@@ -72,6 +73,11 @@ class StudySnapshot:
     def attempts(self) -> list[Trial]:
         """The trials, without those that were withdrawn because another served their run."""
         return [trial for trial in self.trials if trial.reason != WITHDRAWN]
+
+    @cached_property
+    def failing_places(self) -> list[FailingPlace]:
+        """The machines, or single workers of them, that fail every run lately."""
+        return failing_places(self.attempts)
 
     @property
     def given_up(self) -> list[Trial]:

@@ -48,6 +48,15 @@ def summarise(snapshot: StudySnapshot) -> dict[str, Any]:
             {**run_of(trial), "reason": trial.reason, "message": trial.message}
             for trial in snapshot.given_up
         ],
+        "failing_places": [
+            {
+                "name": place.name,
+                "failures": len(place.failures),
+                "reason": place.failures[-1].reason,
+                "message": place.failures[-1].message,
+            }
+            for place in snapshot.failing_places
+        ],
         "trials": {str(state): snapshot.count(state) for state in State},
         "epochs": {"trained": snapshot.epochs_trained, "planned": snapshot.epochs_planned},
     }

@@ -162,6 +162,12 @@ def _failures(snapshot: StudySnapshot) -> Text | None:
     if not failed:
         return None
     lines = [f"{counted(len(failed), 'failed trial')}; the last: {_ended(failed[-1])}"]
+    for place in snapshot.failing_places:
+        last = place.failures[-1]
+        lines.append(
+            f"every run fails on {place.name}: {len(place.failures)} attempts in succession, "
+            f"the last with {last.reason}: {last.message or 'no message'}"
+        )
     if snapshot.given_up and snapshot.state != "running":
         runs = counted(len(snapshot.given_up), "run")
         others = "; the result rests on the other runs" if snapshot.plan.leader.errors else ""

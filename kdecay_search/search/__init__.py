@@ -17,6 +17,7 @@ Where to look for what:
 - :mod:`~kdecay_search.search.allocation`: which runs are trained next;
 - :mod:`~kdecay_search.search.early_stopping`: which runs end in mid-training;
 - :mod:`~kdecay_search.search.tally`: one candidate's trials, counted;
+- :mod:`~kdecay_search.search.machines`: whether a run is at fault that fails, or its machine;
 - :mod:`~kdecay_search.search.confirmation`: the comparison on fresh seeds that may end a study;
 - :mod:`~kdecay_search.search.verdict`: what a study says in the end;
 - :mod:`~kdecay_search.search.policy`: every tuned constant.

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import Policy
 from kdecay_search.search.stage import Incumbent
 from kdecay_search.search.tally import Memo
@@ -128,8 +129,9 @@ def confirm(
         for comparator in comparators_of(spec)
     }
     attempts = spec.workers.max_attempts
+    machines = Machines.of_groups(known.values(), policy)
     summaries = {
-        comparator: memo.summary(known.get(group, NO_TRIALS), seeds, attempts, policy)
+        comparator: memo.summary(known.get(group, NO_TRIALS), seeds, attempts, policy, machines)
         for comparator, group in groups.items()
     }
     rows = [

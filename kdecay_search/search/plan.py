@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from kdecay_search.search.confirmation import Confirmation, confirm
+from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import Incumbent, Progress, Stage
@@ -83,7 +84,10 @@ def make_plan(
             break
         of_stage = by_stage[CandidateKey(number, earlier, 0, lr_max)]
         before = incumbent if number > 1 else None
-        planner = StagePlanner(spec, before, space, of_stage, policy, memo)
+        # Later stages are left out: what they show must not open a stage again that is over.
+        until_now = (group for key, group in known.by_candidate.items() if 0 < key.stage <= number)
+        machines = Machines.of_groups(until_now, policy)
+        planner = StagePlanner(spec, before, space, of_stage, machines, policy, memo)
         if number == 1:
             incumbent = baseline = planner.baseline()
         planners.append(planner)

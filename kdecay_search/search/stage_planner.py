@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size, max_runs
+from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import Policy
 from kdecay_search.search.results import Results
 from kdecay_search.search.selection import Selection
@@ -33,6 +34,7 @@ class StagePlanner:
         incumbent: Incumbent | None,
         space: Space,
         replicates: Mapping[int, CandidateTrials],
+        machines: Machines,
         policy: Policy,
         memo: Memo,
     ) -> None:
@@ -42,6 +44,7 @@ class StagePlanner:
             incumbent: What the stage before ended with; None in stage 1.
             space: The candidates that the stage begins with.
             replicates: The trials of each candidate that has some, by its index.
+            machines: What is known of the machines from this stage and earlier ones.
             policy: The constants behind the decisions.
             memo: What earlier plans have worked out.
         """
@@ -52,7 +55,7 @@ class StagePlanner:
         self.incumbent = incumbent
         seeds, attempts = range(spec.search.seeds), spec.workers.max_attempts
         self.summaries = {
-            index: memo.summary(trials, seeds, attempts, policy)
+            index: memo.summary(trials, seeds, attempts, policy, machines)
             for index, trials in sorted(replicates.items())
         }
         self._no_trials = CandidateSummary.of((), seeds, attempts, policy)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from kdecay_search.search.machines import NO_MACHINES, Machines, attempts
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.results import Results
 from kdecay_search.search.surrogate import Surrogate
@@ -19,6 +20,9 @@ from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import ERROR, LOST, MEMORY, CandidateTrials, State, Trial
 
 _SURROGATES_KEPT = 8
+_SUMMARIES_KEPT = 4
+_ROUNDING = 1e-9
+"""Attempts by which a sum of fractions may be off."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,11 @@ class CandidateSummary:
 
     @staticmethod
     def of(
-        trials: Sequence[Trial], seeds: range, max_attempts: int, policy: Policy = POLICY
+        trials: Sequence[Trial],
+        seeds: range,
+        max_attempts: int,
+        policy: Policy = POLICY,
+        machines: Machines = NO_MACHINES,
     ) -> CandidateSummary:
         """Summarise the trials of one candidate.
 
@@ -59,7 +67,8 @@ class CandidateSummary:
             trials: All trials of the candidate.
             seeds: The seeds that the candidate is to run on.
             max_attempts: Failed attempts after which a run is given up.
-            policy: Its limits for lost trials and full memory are used.
+            policy: Its constants for failures are used.
+            machines: What is known of the machines that the trials failed on.
         """
         runs: dict[int, list[Trial]] = defaultdict(list)
         for trial in trials:
@@ -67,7 +76,9 @@ class CandidateSummary:
         serving = {seed: best for seed in seeds if (best := _serving(runs[seed]))}
         rest = frozenset(seeds) - serving.keys()
         failed = {
-            seed for seed in rest if runs[seed] and _is_exhausted(runs[seed], max_attempts, policy)
+            seed
+            for seed in rest
+            if runs[seed] and _is_exhausted(runs[seed], max_attempts, policy, machines)
         }
         states = Counter(trial.state for trial in serving.values())
         skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in serving.values())
@@ -95,18 +106,26 @@ class Memo:
 
     def __init__(self) -> None:
         self._summaries: WeakKeyDictionary[
-            CandidateTrials, dict[tuple[range, int, Policy], CandidateSummary]
+            CandidateTrials, dict[tuple[range, int, Policy, Machines], CandidateSummary]
         ] = WeakKeyDictionary()
         self._surrogates: OrderedDict[object, Surrogate] = OrderedDict()
 
     def summary(
-        self, trials: CandidateTrials, seeds: range, max_attempts: int, policy: Policy
+        self,
+        trials: CandidateTrials,
+        seeds: range,
+        max_attempts: int,
+        policy: Policy,
+        machines: Machines = NO_MACHINES,
     ) -> CandidateSummary:
-        """The summary of these trials: made once, and again when they have changed."""
+        """The summary of these trials: made once, and again when they have changed or, if some have
+        failed, when other things are known of the machines."""
         kept = self._summaries.setdefault(trials, {})
-        key = seeds, max_attempts, policy
+        key = seeds, max_attempts, policy, machines if trials.has_failures else NO_MACHINES
         if key not in kept:
-            kept[key] = CandidateSummary.of(trials.trials, seeds, max_attempts, policy)
+            if len(kept) >= _SUMMARIES_KEPT:
+                kept.clear()
+            kept[key] = CandidateSummary.of(trials.trials, *key)
         return kept[key]
 
     def surrogate(self, points: Iterable[Candidate], results: Results, policy: Policy) -> Surrogate:
@@ -119,11 +138,22 @@ class Memo:
         return found
 
 
-def _is_exhausted(trials: Sequence[Trial], max_attempts: int, policy: Policy) -> bool:
-    failures = Counter(trial.reason for trial in trials if trial.state == State.FAILED)
-    lost = failures[LOST] / policy.losses_per_attempt
-    attempts = failures[ERROR] + failures[MEMORY] + lost
-    return attempts >= max_attempts or failures[MEMORY] >= policy.memory_attempts
+def _is_exhausted(
+    trials: Sequence[Trial], max_attempts: int, policy: Policy, machines: Machines
+) -> bool:
+    """Whether a run without an open or finished trial is given up."""
+    weight = {ERROR: 1.0, MEMORY: 1.0, LOST: 1 / policy.losses_per_attempt}
+    of_any: dict[str, float] = defaultdict(float)
+    of_memory: dict[str, float] = defaultdict(float)
+    for trial in trials:
+        if trial.state == State.FAILED and trial.reason in weight:
+            of_any[trial.worker or ""] += weight[trial.reason]
+            if trial.reason == MEMORY:
+                of_memory[trial.worker or ""] += 1
+    return (
+        attempts(of_any, machines, policy) >= max_attempts - _ROUNDING
+        or attempts(of_memory, machines, policy) >= policy.memory_attempts
+    )
 
 
 def _serving(trials: Sequence[Trial]) -> Trial | None:

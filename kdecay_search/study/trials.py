@@ -164,6 +164,11 @@ class CandidateTrials:
     trials: tuple[Trial, ...]
     """The trials in the order of their numbers."""
 
+    @cached_property
+    def has_failures(self) -> bool:
+        """Whether an attempt has failed; those that were withdrawn have not."""
+        return any(t.state == State.FAILED and t.reason != WITHDRAWN for t in self.trials)
+
     def updated(self, changed: Iterable[Trial]) -> CandidateTrials:
         """A copy with these trials added, or in place of their earlier versions."""
         known = {(t.number, t.trial_id): t for t in (*self.trials, *changed)}

@@ -11,13 +11,21 @@ from enum import Enum, auto
 
 from kdecay_search import reconcile
 from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, StudyError
+from kdecay_search.search.machines import Machines
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State
 from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
 from kdecay_search.worker.names import own_prefix
-from kdecay_search.worker.train import WorkerContext, load_task, train_trial
+from kdecay_search.worker.train import (
+    FAILED,
+    LOST,
+    RELEASED,
+    WorkerContext,
+    load_task,
+    train_trial,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +41,13 @@ REVISIT_SECONDS = 30.0
 """How long a worker of all studies leaves a study alone that wants no work."""
 UNSUITABLE_SECONDS = 600.0
 """How long a worker leaves a study alone that this machine lacks something for."""
+FIRST_FAILURE_SECONDS = 1.0
+"""Pause of a worker after a run that failed. It doubles with each further one in succession."""
+MAX_FAILURE_SECONDS = 600.0
+"""Longest pause after failed runs of a worker while other workers train: they take the runs that
+this machine fails, if it is the machine that is at fault."""
+MAX_FAILURE_SECONDS_ALONE = 2.0
+"""Longest pause after failed runs of a worker whose runs nobody else could take."""
 RECONCILE_SECONDS = 10.0
 """Shortest time between two reconciliations by one worker while runs are waiting: there is
 nothing to plan for until the queue is empty."""
@@ -90,6 +105,10 @@ class Worker:
         """Time (s), by study, until which the study is left alone."""
         self._reconciled_at: dict[str, float] = {}
         """Time (s) of this worker's last reconciliation, by study."""
+        self._failures = 0
+        """Number of runs that have failed here since the last one with a result."""
+        self._paused_until: dict[str, float] = {}
+        """Time (s), by study, before which no further run is claimed, because runs have failed."""
 
     def serve(self) -> None:
         """Work until there is nothing left to do.
@@ -136,6 +155,8 @@ class Worker:
 
     def _work_on(self, name: str) -> bool:
         """Train one trial of the study if one is waiting; return whether one was."""
+        if self._is_paused(name):
+            return False
         spec = self._running_spec(name)
         if spec is None:
             return False
@@ -159,6 +180,7 @@ class Worker:
             self._ignored_until[name] = self._clock() + UNSUITABLE_SECONDS
             return False
         self.trial_ended(claim, outcome)
+        self._count_failures(name, outcome)
         if self._clock() - self._reconciled_at.get(name, -math.inf) >= RECONCILE_SECONDS:
             self._reconcile(name)
         return True
@@ -167,6 +189,23 @@ class Worker:
         """Log and count a trial that has ended; a subclass may extend this."""
         logger.info("%s %s: %s", claim.study, _describe(claim), outcome)
         self.trials += 1
+
+    def _count_failures(self, name: str, outcome: str) -> None:
+        """Pause after a failed run of the study, for longer with each one in succession."""
+        if not outcome.startswith(FAILED):
+            if not outcome.startswith((RELEASED, LOST)):
+                self._failures = 0
+            return
+        self._failures += 1
+        machines = Machines.of(records.read_history(self._storage, name))
+        seconds = failure_pause(self._failures, bool(machines.at_work - {self.name}))
+        self._paused_until[name] = self._clock() + seconds
+        if self._failures > 1:
+            text = "%d runs in succession have failed here; no further run of %s for %.0f s"
+            logger.warning(text, self._failures, name, seconds)
+
+    def _is_paused(self, name: str) -> bool:
+        return self._clock() < self._paused_until.get(name, -math.inf)
 
     def _running_spec(self, name: str) -> StudySpec | None:
         """The study's spec; None if the study is stopped or this version does not understand it.
@@ -198,12 +237,26 @@ class Worker:
         if snapshot.state != "running":
             self._ignored_until[name] = self._clock() + REVISIT_SECONDS
             return Outlook.NONE
-        return Outlook.QUEUED if snapshot.count(State.WAITING) else Outlook.UNKNOWN
+        if self._is_paused(name) or not snapshot.count(State.WAITING):
+            return Outlook.UNKNOWN
+        return Outlook.QUEUED
 
 
 def longest_pause(idle_seconds: float) -> float:
     """Longest pause (s) before the next look for work, after ``idle_seconds`` without any."""
     return min(max(IDLE_SECONDS, IDLE_SHARE * idle_seconds), MAX_IDLE_SECONDS)
+
+
+def failure_pause(failures: int, others_work: bool) -> float:
+    """Return the pause (s) of a worker after this number of failed runs in succession.
+
+    Args:
+        failures: The number of failed runs.
+        others_work: Whether other workers train the study's runs, or have done so.
+    """
+    longest = MAX_FAILURE_SECONDS if others_work else MAX_FAILURE_SECONDS_ALONE
+    doublings = min(failures - 1, 32)  # more would overflow
+    return min(FIRST_FAILURE_SECONDS * 2.0**doublings, longest)
 
 
 def _describe(claim: Claim) -> str:

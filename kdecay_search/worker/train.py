@@ -33,6 +33,8 @@ DECISION_SECONDS = 2.0
 for. Training continues without it."""
 DELIVERY_POLL_SECONDS = 0.2
 """Time between two checks, while the last reports are delivered, that the trial is still held."""
+FAILED, RELEASED, LOST = "failed", "released", "lost"
+"""Beginnings of the outcomes of trials without a result."""
 MEMORY_PHRASES = ("out of memory", "not enough memory", "can't allocate memory")
 """Phrases in the error messages of torch and the operating system when memory is full."""
 
@@ -64,12 +66,12 @@ def train_trial(storage: Storage, spec: StudySpec, claim: Claim, context: Worker
         return _train(storage, spec, claim, context)
     except Released:
         queue.release(storage, claim)
-        return "released"
+        return RELEASED
     except (Lost, UpdateFinishedTrialError):
-        return "lost"
+        return LOST
     except StorageUnavailable as error:
         logger.warning("%s", error)
-        return "lost: the database is unavailable"
+        return f"{LOST}: the database is unavailable"
     except (KDecayError, HeartbeatStopped):
         queue.release(storage, claim)
         raise
@@ -80,13 +82,13 @@ def train_trial(storage: Storage, spec: StudySpec, claim: Claim, context: Worker
         logger.error("trial %d failed: %s\n%s", claim.trial_id, error, error.output)
         reason, message = describe_failure(error, context.device)
         queue.fail(storage, claim.trial_id, reason, message, error.output or None)
-        return "failed"
+        return FAILED
     except Exception as error:
         shown = traceback.format_exc()
         logger.error("trial %d failed:\n%s", claim.trial_id, shown)
         reason, message = describe_failure(error, context.device)
         queue.fail(storage, claim.trial_id, reason, message, shown[-KEPT_BYTES:])
-        return "failed"
+        return FAILED
 
 
 def _train(storage: Storage, spec: StudySpec, claim: Claim, context: WorkerContext) -> str:

@@ -1,0 +1,145 @@
+"""Machines that fail every run: they burn few attempts, change no answer, and are named."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from kdecay_search import reconcile
+from kdecay_search.snapshot import read_snapshot
+from kdecay_search.storage import Storage, records
+from kdecay_search.study.trials import State, Trial
+from kdecay_search.tasks.checkpoint import CheckpointFolder
+from kdecay_search.user_code.allowance import Allowance
+from kdecay_search.worker.loop import (
+    MAX_FAILURE_SECONDS,
+    MAX_FAILURE_SECONDS_ALONE,
+    Options,
+    Worker,
+    failure_pause,
+)
+from kdecay_search.worker.train import WorkerContext
+from tests.support.embedded_homes import is_root
+from tests.support.kdecay_command import KDECAY, Kdecay
+from tests.support.memory_studies import study
+from tests.support.wait import wait_for
+
+SOURCE = """
+if [ "$(hostname)" = broken ] || [ -n "$BROKEN" ]; then echo no data here >&2; exit 1; fi
+for epoch in 1 2 3; do sleep 1; echo "{\\"epoch\\": $epoch, \\"error\\": $((40 - epoch))}"; done
+"""
+SEARCH = {"k_max": 2.0, "k_cap": 2.0, "k_step": 0.5, "seeds": 2, "max_terms": 1}
+RUNS = 6
+ELSEWHERE = ("unshare", "--uts", "sh", "-c", 'hostname broken; exec "$@"', "sh")
+"""What starts a process under another host name."""
+
+pytestmark = pytest.mark.usefixtures("own_folder")
+
+
+def launched(storage: Storage, name: str, **tables: object) -> None:
+    Path("mine.sh").write_text(SOURCE)
+    task = {"kind": "command", "epochs": 3, "command": ["sh", "mine.sh", "{k}"]}
+    spec = study(name, task=task, search=SEARCH, **tables)
+    reconcile.launch(storage, spec)
+    reconcile.reconcile(storage, spec.name)
+
+
+@contextmanager
+def worker(kdecay: Kdecay, name: str, *prefix: str, **environment: str) -> Iterator[None]:
+    command = [*prefix, *KDECAY, "worker", "--study", name, "--allow-command"]
+    process = subprocess.Popen(
+        command, env=kdecay.environment | environment, stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(60)
+
+
+def failures(storage: Storage, name: str) -> list[Trial]:
+    return [t for t in records.read_trials(storage, name) if t.state == State.FAILED]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param("machine", marks=pytest.mark.skipif(not is_root, reason="needs root")),
+        "worker",
+    ],
+)
+def test_a_black_hole_burns_few_attempts_and_no_run_is_given_up(
+    kind: str, kdecay: Kdecay, storage: Storage
+) -> None:
+    name = f"black-hole-{kind}"
+    launched(storage, name)
+    prefix = ELSEWHERE if kind == "machine" else ()
+    with worker(kdecay, name, *prefix, **({} if prefix else {"BROKEN": "1"})):
+        wait_for(lambda: failures(storage, name), "a failure")
+        with worker(kdecay, name):
+            wait_for(lambda: read_snapshot(storage, name).state != "running", "the end")
+    snapshot = read_snapshot(storage, name)
+    assert snapshot.state == "done"
+    assert snapshot.given_up == []
+    assert snapshot.count(State.COMPLETE) == RUNS
+    failed = failures(storage, name)
+    assert 3 <= len(failed) <= 9, "one after 1, 2, 4, 8, ... seconds"
+    [place] = snapshot.failing_places
+    assert place.name == ("broken" if prefix else failed[0].worker)
+    shown = kdecay.run("status", name).stdout
+    assert f"every run fails on {place.name}: {len(failed)} attempts in succession" in shown
+    assert "no data here" in shown
+    [stated] = kdecay.json("status", name)["failing_places"]
+    assert (stated["name"], stated["failures"]) == (place.name, len(failed))
+
+
+def test_an_error_of_the_run_itself_fails_it_soon_on_the_only_machine(
+    kdecay: Kdecay, storage: Storage
+) -> None:
+    launched(storage, "all-at-fault", workers={"max_attempts": 2})
+    began = time.monotonic()
+    with worker(kdecay, "all-at-fault", BROKEN="1"):
+        wait_for(lambda: read_snapshot(storage, "all-at-fault").state == "failed", "the end")
+    assert len(failures(storage, "all-at-fault")) == 2 * RUNS
+    assert time.monotonic() - began < 2 * RUNS * (MAX_FAILURE_SECONDS_ALONE + 2)
+
+
+def test_a_study_whose_runs_fail_does_not_delay_another(
+    alone: Kdecay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BROKEN", "1")
+    assert alone.url is not None
+    storage = Storage(alone.url)
+    launched(storage, "at-fault", workers={"max_attempts": 1})
+    spec = study("sound", search=SEARCH)
+    reconcile.launch(storage, spec)
+    reconcile.reconcile(storage, "sound")
+    context = WorkerContext("cpu", CheckpointFolder(Path("ckpt").resolve()), threading.Event())
+    ended: list[str] = []
+    server = Worker(storage, Options(None, True, Allowance(commands=True)), context)
+    server.trial_ended = lambda claim, outcome: ended.append(claim.study)  # type: ignore[method-assign]
+    server.serve()
+    assert {name: ended.count(name) for name in ended} == {"at-fault": RUNS, "sound": RUNS}
+    assert ended.index("sound") == 1, "while the other pauses"
+    assert read_snapshot(storage, "at-fault").state == "failed"
+    assert read_snapshot(storage, "sound").state == "done"
+    storage.close()
+
+
+@pytest.mark.parametrize(
+    ("failed", "others_work", "seconds"),
+    [(1, True, 1), (2, True, 2), (5, True, 16), (10, True, 512), (11, True, MAX_FAILURE_SECONDS),
+     (9999, True, MAX_FAILURE_SECONDS), (1, False, 1), (9999, False, MAX_FAILURE_SECONDS_ALONE)],
+)  # fmt: skip
+def test_pauses_grow_and_are_short_where_nobody_else_could_take_the_runs(
+    failed: int, others_work: bool, seconds: float
+) -> None:
+    assert failure_pause(failed, others_work) == seconds
