@@ -29,6 +29,8 @@ class Remaining:
     """Number of seeds of the study."""
     left: int
     """Number of runs that may still begin; negative if more have begun."""
+    left_for_leader: int
+    """Number of runs that may still begin if they make sure of the leader; ``left`` or more."""
 
 
 def batch_size(candidates: int, policy: Policy = POLICY) -> int:
@@ -37,9 +39,16 @@ def batch_size(candidates: int, policy: Policy = POLICY) -> int:
     return max(policy.min_batch, min(policy.max_batch, wanted))
 
 
-def max_runs(candidates: int, seeds: int, policy: Policy = POLICY) -> int:
-    """The largest number of runs that a stage trains, all in all, when pruning is on."""
-    return max(int(policy.grid_share * candidates * seeds), candidates + policy.extra_runs)
+def max_runs(candidates: int, seeds: int, extra_runs: int, policy: Policy = POLICY) -> int:
+    """The largest number of runs that a stage trains, all in all, when pruning is on.
+
+    Args:
+        candidates: Number of candidates of the stage.
+        seeds: Number of seeds of the study.
+        extra_runs: Extra runs allowed beyond one per candidate.
+        policy: Its share of the grid is used.
+    """
+    return max(int(policy.grid_share * candidates * seeds), candidates + extra_runs)
 
 
 @dataclass(frozen=True)
@@ -105,7 +114,7 @@ class RunAllocator:
         """A run that is missing before the stage may end: the leader has met its reference on two
         seeds; and if the reference leads, some other candidate has run on two."""
         challenger, needed = self._challenger(), self.policy.min_runs_to_win
-        if challenger is None or self.remaining.left <= 0:
+        if challenger is None or self.remaining.left_for_leader <= 0:
             return []
         selection = self.selection
         leads = selection.mean(challenger) < selection.mean(selection.points[0])

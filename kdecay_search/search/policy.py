@@ -39,6 +39,9 @@ class Policy:
     extra_runs: int = 2
     """Extra runs allowed beyond one per candidate; they matter to grids that are so small that
     ``grid_share`` allows fewer."""
+    extra_runs_for_leader: int = 4
+    """The same where the last of them make sure of the leader. On 15 recorded grids of 4 to 6
+    exponents, with 2 instead, fewer replays find an exponent near the best (docs/pruning.md)."""
     min_worth: float = 0.0015
     """Smallest expected gain, in percentage points of the chosen candidate's error, for which a
     further run is trained."""

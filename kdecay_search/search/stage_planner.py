@@ -175,7 +175,8 @@ class StagePlanner:
             remaining=Remaining(
                 missing={point: seeds[c.index] for point, c in able.items()},
                 seeds=self.spec.search.seeds,
-                left=self._left(),
+                left=self._left(self.policy.extra_runs),
+                left_for_leader=self._left(self.policy.extra_runs_for_leader),
             ),
             policy=self.policy,
         )
@@ -235,10 +236,12 @@ class StagePlanner:
         ]
         return min(judged, key=lambda each: each[:2])[2] if judged else None
 
-    def _left(self) -> int:
-        """Number of runs that may still begin when pruning is on; negative if more have begun."""
+    def _left(self, extra_runs: int) -> int:
+        """Number of runs that may still begin when pruning is on, with extra runs beyond one per
+        candidate; negative if more have begun."""
         begun = sum(summary.begun for summary in self.summaries.values())
-        return max_runs(len(self.candidates), self.spec.search.seeds, self.policy) - begun
+        seeds = self.spec.search.seeds
+        return max_runs(len(self.candidates), seeds, extra_runs, self.policy) - begun
 
     def _unfinished(self) -> int:
         return sum(candidate.unfinished for candidate in self.candidates)
@@ -247,7 +250,7 @@ class StagePlanner:
         if not self.spec.pruning.enabled:
             return self._unfinished()
         under_way = sum(len(summary.open) for summary in self.summaries.values())
-        return min(self._unfinished(), max(0, self._left()) + under_way)
+        return min(self._unfinished(), max(0, self._left(self.policy.extra_runs)) + under_way)
 
     def _requests(self, runs: Iterable[CandidateRun]) -> tuple[RunRequest, ...]:
         return tuple(
