@@ -41,6 +41,8 @@ def why_not() -> str | None:
     """Return why there can be no mounts of our own here; None if there can."""
     if os.geteuid() != 0:
         return "mounts of one's own need root"
+    if ROOT.is_relative_to("/tmp") or ROOT.is_relative_to("/var/tmp"):
+        return "this checkout lies in the folder that is hidden"
     if missing := [name for name in ("unshare", "findmnt") if shutil.which(name) is None]:
         return f"not installed: {', '.join(missing)}"
     allowed = subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False)
