@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from kdecay_search.cli import output
 from kdecay_search.cli.main import app
 from kdecay_search.cli.output import prepare_streams
 from tests.support.kdecay_command import KDECAY, Kdecay, simulated_study
@@ -214,3 +215,9 @@ def test_question_without_stdin(environment: dict[str, str]) -> None:
     code, out, err = run_in_terminal(delete, environment, (), ("stdin",))
     assert (code, out.strip(), b"Traceback" in err) == (1, b"", False)
     assert run_in_terminal([*KDECAY, "best", "shown"], environment, ())[0] == 0
+
+
+def test_commands_print_by_one_function() -> None:
+    """click's would encode text in its own way."""
+    for module in Path(output.__file__).parent.glob("*.py"):
+        assert "typer.echo(" not in module.read_text(), module.name
