@@ -38,6 +38,15 @@ def dashboard(
             help="Address to listen on. The default is open to this machine only.",
         ),
     ] = LOOPBACK,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Answer to this host name or address, too; repeatable. Default: localhost and "
+            "the address to listen on.",
+        ),
+    ] = None,
     artifacts: Annotated[
         str | None,
         typer.Option(
@@ -61,7 +70,7 @@ def dashboard(
 
     store = artifact_store(artifacts) if artifacts else None
     with opened(storage) as connected:
-        server = Server(connected, host, port, store)
+        server = Server(connected, host, port, store, allow_host or [])
         stop = _stop_on_signal()
         echo(f"Optuna's dashboard: {server.url}   (Ctrl-C ends it)", err=True)
         if not server.is_loopback:
@@ -69,6 +78,8 @@ def dashboard(
                 f"it has no authentication: anybody who reaches {host} can see and delete studies",
                 err=True,
             )
+            names = ", ".join(server.names)
+            echo(f"it answers to the names {names}; --allow-host NAME adds one", err=True)
         publisher = Publisher(connected, store)
         publisher.look(stop, FIRST_LOOK_SECONDS)
         with server:

@@ -9,20 +9,14 @@ import threading
 from collections.abc import Iterable
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any, Self
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from kdecay_search.errors import KDecayError
+from kdecay_search.report.dashboard.guard import guarded, known_names
 from kdecay_search.storage import Storage
 
 if TYPE_CHECKING:
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
-
     from optuna.artifacts import FileSystemArtifactStore
-
-
-LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-"""Names of this machine that are answered on a loopback address."""
 
 
 class Server:
@@ -33,9 +27,10 @@ class Server:
         host: Address to listen on.
         port: Port to listen on; 0 takes a free one.
         artifacts: Where finished schedules are kept for download, if they are.
+        allowed: Names under which it answers, besides ``host`` and the loopback ones.
 
     Raises:
-        KDecayError: It cannot listen there.
+        KDecayError: It cannot listen there, or one of ``allowed`` is not a host name.
     """
 
     def __init__(
@@ -44,13 +39,16 @@ class Server:
         host: str,
         port: int,
         artifacts: FileSystemArtifactStore | None = None,
+        allowed: Iterable[str] = (),
     ) -> None:
+        self.names = known_names(host, allowed)
+        """Names under which it answers."""
         self._http = _listening(host, port)
         import optuna_dashboard  # noqa: PLC0415 - takes a second
 
         # Without a cache, every page would read every value of every trial again.
         pages = optuna_dashboard.wsgi(storage.optuna, artifact_store=artifacts)
-        self._http.set_app(_of_this_machine(pages, host) if self.is_loopback else pages)
+        self._http.set_app(guarded(pages, self.names))
         self._host = host
         self._thread = threading.Thread(target=self._http.serve_forever, name="dashboard")
 
@@ -58,7 +56,12 @@ class Server:
     def url(self) -> str:
         """Address of the first page."""
         host = f"[{self._host}]" if ":" in self._host else self._host
-        return f"http://{host}:{self._http.server_port}/dashboard"
+        return f"http://{host}:{self.port}/dashboard"
+
+    @property
+    def port(self) -> int:
+        """Port that it listens on."""
+        return self._http.server_port
 
     @property
     def is_loopback(self) -> bool:
@@ -73,24 +76,6 @@ class Server:
         self._http.shutdown()
         self._thread.join()
         self._http.server_close()
-
-
-def _of_this_machine(pages: WSGIApplication, host: str) -> WSGIApplication:
-    """Serve ``pages`` only under this machine's own names.
-
-    A foreign web site can let a name of its own point to this machine. Its scripts could then use
-    the pages, which have no authentication, through the browser of a visitor.
-    """
-    known = {host, *LOOPBACK_NAMES}
-
-    def answer(environ: WSGIEnvironment, start: StartResponse) -> Iterable[bytes]:
-        name = urlsplit(f"//{environ.get('HTTP_HOST', host)}").hostname
-        if name in known:
-            return pages(environ, start)
-        start("403 Forbidden", [("Content-Type", "text/plain; charset=utf-8")])
-        return [b"This dashboard answers to the names localhost and 127.0.0.1 only.\n"]
-
-    return answer
 
 
 class _HTTPServer(ThreadingMixIn, WSGIServer):
