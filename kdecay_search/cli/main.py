@@ -120,6 +120,6 @@ def _print_error(error: Exception, line: str, debug: bool) -> None:
     if debug:
         import traceback
 
-        traceback.print_exception(error)
+        echo("".join(traceback.format_exception(error)).rstrip("\n"), err=True)
     else:
-        print(f"kdecay: {' '.join(line.splitlines())}", file=sys.stderr)
+        echo(f"kdecay: {' '.join(line.splitlines())}", err=True)

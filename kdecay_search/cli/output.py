@@ -1,11 +1,13 @@
 """Printing: what is printed does not depend on where it goes, only its colours do.
 
-The same text reaches a terminal of any width, a pipe and a file, with any encoding.
+The same text reaches a terminal of any width, a pipe and a file, with any encoding. What a terminal
+would act upon is escaped, wherever a text comes from: the only control sequences are our colours.
 """
 
 from __future__ import annotations
 
 import codecs
+import logging
 import os
 import sys
 import unicodedata
@@ -13,7 +15,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType
+    from rich.segment import Segment
 
 WIDTH = 120
 """Columns that a table has at most. A longer sentence is one line, which a terminal wraps."""
@@ -45,6 +48,8 @@ def prepare_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(SafeFormatter())
     for stream in (sys.stdout, sys.stderr):
         reconfigure = getattr(stream, "reconfigure", None)
         if reconfigure is not None:
@@ -74,9 +79,24 @@ def discard_stdout() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+def safe(text: str) -> str:
+    """Return ``text`` with everything escaped that a terminal would act upon, except newlines."""
+    return "".join(
+        c if c == "\n" or c.isprintable() or ord(c) in BYTES else ascii(c)[1:-1]
+        for c in text.expandtabs()
+    )
+
+
+class SafeFormatter(logging.Formatter):
+    """Formats log records as text that is safe to print."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return safe(super().format(record))
+
+
 def echo(text: object = "", err: bool = False) -> None:
     """Print a line to stdout, or to stderr; unlike click's, with the encoding of the stream."""
-    print(text, file=sys.stderr if err else sys.stdout, flush=True)
+    print(safe(str(text)), file=sys.stderr if err else sys.stdout, flush=True)
 
 
 def print_result(result: RenderableType) -> None:
@@ -89,7 +109,7 @@ def print_result(result: RenderableType) -> None:
     options = console.options.update(width=WIDTH)
     for part in _parts(result):
         if not isinstance(part, Table):
-            console.print(part, markup=False, soft_wrap=True)
+            console.print(Safe(part), soft_wrap=True)
             continue
         for column in part.columns:
             column.overflow = "fold"  # rather than leave something out
@@ -98,7 +118,23 @@ def print_result(result: RenderableType) -> None:
                 line.pop()
             if line:
                 line[-1] = Segment(line[-1].text.rstrip(), line[-1].style)
-            console.print(Segments([*line, Segment.line()]), end="", soft_wrap=True)
+            console.print(Safe(Segments([*line, Segment.line()])), end="", soft_wrap=True)
+
+
+class Safe:
+    """A table or a text whose cells are safe to print."""
+
+    def __init__(self, part: RenderableType) -> None:
+        self._part = part
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Segment]:
+        from rich.segment import Segment
+        from rich.text import Text
+
+        part = Text(self._part) if isinstance(self._part, str) else self._part
+        for segment in console.render(part, options):
+            is_text = segment.control is None
+            yield Segment(safe(segment.text), segment.style) if is_text else segment
 
 
 def _parts(result: RenderableType) -> Iterator[RenderableType]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rich.live import Live
 
-from kdecay_search.cli.output import is_live
+from kdecay_search.cli.output import Safe, is_live
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.report.text import news, study_panel
 from kdecay_search.storage.connect import retried
@@ -63,7 +63,7 @@ def _live(console: Console, first: StudySnapshot) -> Iterator[Callable[[StudySna
         console=console, auto_refresh=False, vertical_overflow="crop", transient=result_follows
     ) as live:
         yield lambda snapshot: live.update(
-            study_panel(snapshot, pace.seconds_left(snapshot)), refresh=True
+            Safe(study_panel(snapshot, pace.seconds_left(snapshot))), refresh=True
         )
 
 
@@ -74,7 +74,7 @@ def _by_lines(console: Console) -> Iterator[Callable[[StudySnapshot], None]]:
     def update(snapshot: StudySnapshot) -> None:
         nonlocal before
         for line in news(before, snapshot):
-            console.print(line, markup=False, soft_wrap=True)
+            console.print(Safe(line), soft_wrap=True)
         before = snapshot
 
     yield update

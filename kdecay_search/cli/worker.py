@@ -18,7 +18,7 @@ from kdecay_search.cli.options import (
     opened,
     worker_environment,
 )
-from kdecay_search.cli.output import echo
+from kdecay_search.cli.output import SafeFormatter, echo
 
 if TYPE_CHECKING:
     from kdecay_search.worker.local_workers import WorkerProcess
@@ -90,7 +90,9 @@ def _serve(options: Options, device: str, checkpoints: str | None, url: str | No
     from kdecay_search.worker.signals import drain_on_signal
     from kdecay_search.worker.train import WorkerContext
 
-    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig()
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(SafeFormatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.getLogger("kdecay_search").setLevel(logging.INFO)
     log = logging.getLogger("kdecay_search.worker")
     temporary_folder()
