@@ -20,8 +20,9 @@ from optuna.distributions import distribution_to_json
 from kdecay_search import reconcile
 from kdecay_search.search import make_plan
 from kdecay_search.storage import Storage, queue, records
-from kdecay_search.storage.attributes import CURVES, K, request_attributes
+from kdecay_search.storage.attributes import CURVES, LAUNCH, K, request_attributes
 from kdecay_search.storage.parameters import k_range
+from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.spec import PruningSpec, StudySpec
 from kdecay_search.study.trials import RunRequest
@@ -154,12 +155,13 @@ def _shifted(epochs: Sequence[Epoch], points: float) -> list[Epoch]:
 def write(storage: Storage, spec: StudySpec, past: Sequence[Past]) -> None:
     """Launch a study with this history, and queue what comes next."""
     reconcile.launch(storage, spec)
-    study_id = records.stage_ids(storage, spec.name)[1]
+    study = records.read_study(storage, spec.name)
+    study_id = study.stage_ids[1]
     ended = [trial for trial in past if trial.state != WAITING]
     with storage.engine.begin() as connection:
         reserve = "SELECT nextval('trials_trial_id_seq') FROM generate_series(1, :count)"
         ids = connection.scalars(sqlalchemy.text(reserve), {"count": len(ended)}).all()
-        for table, columns, rows in _tables(study_id, ids, ended):
+        for table, columns, rows in _tables(study, ids, ended):
             _copy(connection, table, columns, rows)
     queue.enqueue(storage, study_id, [trial.request for trial in past if trial.state == WAITING])
     with storage.engine.connect() as connection:  # the server would do it within a minute
@@ -169,9 +171,10 @@ def write(storage: Storage, spec: StudySpec, past: Sequence[Past]) -> None:
 
 
 def _tables(
-    study_id: int, ids: Sequence[int], past: Sequence[Past]
+    study: StoredStudy, ids: Sequence[int], past: Sequence[Past]
 ) -> Iterator[tuple[str, str, Iterator[Row]]]:
     """Yield the name, the columns without serial keys, and the rows of each of Optuna's tables."""
+    study_id = study.stage_ids[1]
     trained = [(i, trial) for i, trial in zip(ids, past, strict=True) if trial.epochs]
     every = list(zip(ids, past, strict=True))
     yield (
@@ -187,7 +190,11 @@ def _tables(
     yield (
         "trial_user_attributes",
         "trial_id, key, value_json",
-        ((i, key, json.dumps(v)) for i, trial in every for key, v in _attributes(trial).items()),
+        (
+            (i, key, json.dumps(value))
+            for i, trial in every
+            for key, value in _attributes(trial, study).items()
+        ),
     )
     yield (
         "trial_system_attributes",
@@ -207,8 +214,8 @@ def _tables(
     yield "trial_heartbeats", "trial_id, heartbeat", ((i, NOW) for i, _ in trained)
 
 
-def _attributes(trial: Past) -> dict[str, Any]:
-    request = request_attributes(trial.request)
+def _attributes(trial: Past, study: StoredStudy) -> dict[str, Any]:
+    request = request_attributes(trial.request) | {LAUNCH: study.launch}
     if not trial.epochs:
         return request
     curves = {name: [getattr(e, name) for e in trial.epochs] for name in CURVES}

@@ -16,6 +16,7 @@ from sqlalchemy.engine import make_url
 
 from kdecay_search import reconcile
 from kdecay_search.storage import Storage, records
+from kdecay_search.storage.deletion import delete_study
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.checkpoint import CheckpointFolder
@@ -115,7 +116,7 @@ def serve_optuna(url: str, load: Load, finished: Callable[[], None]) -> None:
 def create_ours(storage: Storage, load: Load) -> None:
     """Replace the package's study by a new one."""
     if "coordination" in records.study_names(storage):
-        records.delete_study(storage, "coordination")
+        delete_study(storage, "coordination")
     reconcile.launch(storage, spec_of(load))
     reconcile.reconcile(storage, "coordination")
 

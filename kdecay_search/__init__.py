@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING
 
 from kdecay_search.errors import KDecayError
 from kdecay_search.schedules.kdecay import KDecaySchedule
+from kdecay_search.version import __version__
 
 if TYPE_CHECKING:
     from kdecay_search.user_code.run import TaskRun
-
-__version__ = "0.1.0"
 
 __all__ = ["KDecayError", "KDecaySchedule", "TaskRun", "__version__"]
 

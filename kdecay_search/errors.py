@@ -4,6 +4,7 @@
     ├── InvalidSchedule         a schedule that cannot be computed (also a ValueError)
     ├── InvalidSpec             a study file that cannot be used; names file and dotted key
     ├── StudyError              a study that is missing, or exists and differs
+    │   └── UnreadableStudy     a study whose records make no sense; others are not affected
     ├── StorageError            the database
     │   └── StorageUnavailable  the database cannot be reached now; trying again may help
     ├── HomeError               the user's data folder, KDECAY_HOME (also an OSError)
@@ -58,6 +59,10 @@ class InvalidSpec(KDecayError):
 
 class StudyError(KDecayError):
     """A study that does not exist, or that exists and differs from what was asked."""
+
+
+class UnreadableStudy(StudyError):
+    """A study whose stored records make no sense, such as an error that is no number."""
 
 
 class StorageError(KDecayError):

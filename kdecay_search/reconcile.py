@@ -7,42 +7,78 @@ next reconciliation completes what it left unfinished.
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import replace
 from typing import Any
 
+import sqlalchemy
+
 from kdecay_search.errors import StudyError
 from kdecay_search.search import Plan
-from kdecay_search.snapshot import StudySnapshot, read_snapshot, take_snapshot
+from kdecay_search.snapshot import StudySnapshot, overview, take_snapshot
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage import attributes as attribute
-from kdecay_search.storage.connect import Lock
+from kdecay_search.storage.connect import Lock, retried
 from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study import file as study_file
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import CONFIRMATION, FIRST_STAGE
+from kdecay_search.study.trials import CONFIRMATION, FIRST_STAGE, State
+from kdecay_search.version import __version__
 
 
+@retried
 def launch(storage: Storage, spec: StudySpec) -> bool:
     """Create a study, or resume it if it exists; return whether it is new.
 
+    What is there is looked at, and the study written, in one transaction that holds the study's
+    lock: of several launches at once, one creates the study, and the others find it.
+
     Raises:
-        StudyError: The study exists with other settings, and its results would mix.
+        StudyError: The study exists with other settings, and its results would mix; or its name is
+            taken by Optuna studies that kdecay did not launch.
     """
-    stored = records.find_study(storage, spec.name)
-    if stored is not None:
+    name = spec.name
+    with storage.hold_lock(name) as lock:
+        stored = records.find_study(storage, name, lock.connection)
+        if stored is None:
+            _refuse_remains(lock.connection, name)
+            written = _launched(spec) | {
+                attribute.LAUNCH: uuid.uuid4().hex,
+                attribute.VERSION: __version__,
+            }
+            records.insert_stage(lock.connection, name, FIRST_STAGE, written)
+            return True
         changed = study_file.differences(stored.spec, spec)
         if changed:
             raise StudyError(
-                f"study {spec.name!r} exists with other settings, and its results would mix: "
+                f"study {name!r} exists with other settings, and its results would mix: "
                 f"{'; '.join(changed)}. Give the new study another name (--set name=...), "
-                f"or delete the old one (kdecay delete {spec.name})"
+                f"or delete the old one (kdecay delete {name})"
             )
         if not spec.confirm.seeds:  # a confirmation that kdecay confirm has asked for stays
             spec = spec.model_copy(update={"confirm": stored.spec.confirm})
-    _write_spec(storage, spec)
-    return stored is None
+        records.set_attributes(lock.connection, {stored.stage_ids[FIRST_STAGE]: _launched(spec)})
+        return False
 
 
+def _refuse_remains(connection: sqlalchemy.Connection, name: str) -> None:
+    """Refuse to launch a study into Optuna studies that have the names of its stages."""
+    found = records.stages_of(connection, name)
+    if not found:
+        return
+    names = ", ".join(repr(records.stage_name(name, stage)) for stage in found)
+    if any(stage.launch for stage in found.values()):
+        raise StudyError(
+            f"study {name!r} was deleted in part: {names} is left of an earlier launch; remove it "
+            f"by kdecay delete {name}, or choose another name (--set name=...)"
+        )
+    raise StudyError(
+        f"the name {name!r} is taken: {names} is an Optuna study that kdecay did not launch; "
+        "choose another name (--set name=...)"
+    )
+
+
+@retried
 def confirm(storage: Storage, spec: StudySpec) -> None:
     """Let a study end with the confirmation that ``spec`` asks for.
 
@@ -51,32 +87,38 @@ def confirm(storage: Storage, spec: StudySpec) -> None:
             and ``spec`` asks for another number of seeds: to add seeds after a look at the result
             is no test.
     """
-    snapshot = read_snapshot(storage, spec.name)
-    last = snapshot.plan.confirmation
-    has_results = last is not None and any(row.errors for row in last.rows)
-    old, new = snapshot.spec.confirm, spec.confirm
-    if has_results and new.first_seed == old.first_seed and new.seeds != old.seeds:
-        raise StudyError(
-            f"study {spec.name!r} is being confirmed with {old.seeds} seeds, and to add some after "
-            f"a look at the result is no test; --again repeats it with {new.seeds} fresh ones"
-        )
-    _write_spec(storage, spec)
+    with storage.hold_lock(spec.name) as lock:
+        study = records.read_study(storage, spec.name)
+        snapshot = take_snapshot(storage, study)
+        last = snapshot.plan.confirmation
+        has_results = last is not None and any(row.errors for row in last.rows)
+        old, new = snapshot.spec.confirm, spec.confirm
+        if has_results and new.first_seed == old.first_seed and new.seeds != old.seeds:
+            raise StudyError(
+                f"study {spec.name!r} is being confirmed with {old.seeds} seeds, and to add some "
+                f"after a look at the result is no test; --again repeats it with {new.seeds} fresh "
+                "ones"
+            )
+        records.set_attributes(lock.connection, {study.stage_ids[FIRST_STAGE]: _launched(spec)})
 
 
-def _write_spec(storage: Storage, spec: StudySpec) -> None:
-    study_id = records.create_stage(storage, spec.name, FIRST_STAGE)
-    launched = {attribute.SPEC: spec.to_json(), attribute.STOPPED: False}
-    records.write_attributes(storage, {study_id: launched})
+def _launched(spec: StudySpec) -> dict[str, Any]:
+    """What the first stage of a study holds that has just been launched or resumed."""
+    return {attribute.SPEC: spec.to_json(), attribute.STOPPED: False, attribute.ENDED: None}
 
 
 def stop(storage: Storage, name: str) -> None:
     """Ask the workers to put their trials of a study back, and to claim no more of them.
 
+    Nothing else of the study is read: one that this version does not understand can be stopped.
+
     Raises:
         StudyError: There is no such study.
     """
-    first = records.read_study(storage, name).stage_ids[FIRST_STAGE]
-    records.write_attributes(storage, {first: {attribute.STOPPED: True}})
+    first = records.read_stages(storage, name).get(FIRST_STAGE)
+    if first is None or attribute.SPEC not in first.texts:
+        raise records.no_study(storage, name)
+    records.write_attributes(storage, {first.study_id: {attribute.STOPPED: True}})
 
 
 def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
@@ -90,7 +132,7 @@ def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
         The study after these changes; None if another process is reconciling it just now.
 
     Raises:
-        StudyError: There is no such study.
+        StudyError: There is no such study, or its records make no sense.
         InvalidSpec: This version does not understand its spec.
         StorageUnavailable: The database cannot be reached, or the lock was lost in the meantime.
     """
@@ -100,14 +142,12 @@ def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
         study = records.read_study(storage, name)
         queue.reap(storage, name, study.spec.workers.grace_seconds)
         snapshot = take_snapshot(storage, study)
-        if study.stopped:
-            return snapshot
         plan = snapshot.plan
-        if plan.withdraw or plan.enqueue or plan.skip:
+        if not study.stopped and (plan.withdraw or plan.enqueue or plan.skip):
             study = _apply(storage, study, plan, lock)
             snapshot = take_snapshot(storage, study)
         described = {}
-        for stage, values in _descriptions(snapshot).items():
+        for stage, values in _descriptions(snapshot, study).items():
             stored = study.attributes.get(stage, {})
             differing = {k: v for k, v in values.items() if k not in stored or stored[k] != v}
             if differing and stage in study.stage_ids:
@@ -131,17 +171,21 @@ def _apply(storage: Storage, study: StoredStudy, plan: Plan, lock: Lock) -> Stor
         if requests:
             stage = requests[0].key.stage  # all of one stage
             lock.confirm()
+            if stage in study.foreign:
+                raise records.taken(study.spec.name, stage)
             if stage not in study.stage_ids:
-                study_id = records.create_stage(storage, study.spec.name, stage)
+                made_by = {} if study.launch is None else {attribute.LAUNCH: study.launch}
+                study_id = records.create_stage(storage, study.spec.name, stage, made_by)
                 study = replace(study, stage_ids={**study.stage_ids, stage: study_id})
                 lock.confirm()
             add(storage, study.stage_ids[stage], requests)
     return study
 
 
-def _descriptions(snapshot: StudySnapshot) -> dict[int, dict[str, Any]]:
+def _descriptions(snapshot: StudySnapshot, study: StoredStudy) -> dict[int, dict[str, Any]]:
     """What each stage is and what came of it, by stage number: Optuna's dashboard shows it."""
-    plan, descriptions = snapshot.plan, {}
+    plan = snapshot.plan
+    descriptions: dict[int, dict[str, Any]] = {}
     for stage in plan.stages:
         descriptions[stage.n] = {
             "stage": stage.n,
@@ -158,4 +202,15 @@ def _descriptions(snapshot: StudySnapshot) -> dict[int, dict[str, Any]]:
             "state": str(plan.progress),
             "verdict": str(snapshot.confirmed.outcome),
         }
+    descriptions[FIRST_STAGE] |= _ending(snapshot, study)
     return descriptions
+
+
+def _ending(snapshot: StudySnapshot, study: StoredStudy) -> dict[str, Any]:
+    """What is noted of a study that wants no work any more, so that nobody looks at its trials."""
+    if snapshot.state == "running" or snapshot.count(State.RUNNING):
+        return {attribute.ENDED: None}
+    return {
+        attribute.ENDED: len(study.stage_ids) + len(study.foreign),
+        attribute.OVERVIEW: {"version": __version__, **overview(snapshot)},
+    }

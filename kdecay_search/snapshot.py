@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 from weakref import WeakKeyDictionary
 
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.search import Memo, Plan, Progress, make_plan
 from kdecay_search.search.machines import FailingPlace, failing_places
 from kdecay_search.search.verdict import Verdict, judge, judge_confirmation
+from kdecay_search.statistics import Sample, describe, paired_gain
 from kdecay_search.storage import Storage, records
 from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study.spec import StudySpec
@@ -37,19 +39,22 @@ class StudySnapshot:
     @cached_property
     def plan(self) -> Plan:
         """What to do next, and what the records amount to."""
-        return make_plan(self.spec, self.trials, self.memo)
+        with records.readable(self.spec.name):
+            return make_plan(self.spec, self.trials, self.memo)
 
     @cached_property
     def verdict(self) -> Verdict:
         """How the best schedule of the search compares with the original, on validation data."""
-        return judge(self.plan, self.state)
+        with records.readable(self.spec.name):
+            return judge(self.plan, self.state)
 
     @cached_property
     def confirmed(self) -> Verdict | None:
         """How the best schedule compares with the original on fresh seeds and test data; None if
         the study has no confirmation yet."""
         confirmation = self.plan.confirmation
-        return judge_confirmation(confirmation) if confirmation is not None else None
+        with records.readable(self.spec.name):
+            return judge_confirmation(confirmation) if confirmation is not None else None
 
     @property
     def state(self) -> str:
@@ -114,7 +119,7 @@ def read_snapshot(storage: Storage, name: str) -> StudySnapshot:
     """Read a study from the storage.
 
     Raises:
-        StudyError: There is no such study.
+        StudyError: There is no such study, or its records make no sense.
         InvalidSpec: This version does not understand its spec.
     """
     return take_snapshot(storage, records.read_study(storage, name))
@@ -125,3 +130,57 @@ def take_snapshot(storage: Storage, study: StoredStudy) -> StudySnapshot:
     trials = records.read_history(storage, study.spec.name)
     memo = _memos.setdefault(storage, Memo())
     return StudySnapshot(study.spec, trials, study.stopped, memo)
+
+
+def overview(snapshot: StudySnapshot) -> dict[str, Any]:
+    """What a list of studies shows of one, as JSON-serialisable values.
+
+    It is stored with a study that has ended, so that a list need not read all trials again.
+    """
+    plan, spec, verdict = snapshot.plan, snapshot.spec, snapshot.verdict
+    return {
+        "study": spec.name,
+        "state": snapshot.state,
+        "verdict": {
+            "sentence": verdict.sentence,
+            "outcome": str(verdict.outcome),
+            "of": verdict.of,
+            "against": verdict.against,
+            "estimate": verdict.estimate,
+            "interval95": list(verdict.interval) if verdict.interval else None,
+            "model": None if verdict.model is None else str(verdict.model),
+            "pairs": verdict.pairs,
+        },
+        "schedule": {
+            "family": spec.schedule.family,
+            "ks": list(plan.leader.ks),
+            "power": spec.schedule.power,
+            "lr_max": snapshot.schedule.lr_max,
+            "lr_min": spec.schedule.lr_min,
+            "warmup_epochs": spec.schedule.warmup_epochs,
+        },
+        "error": _sample(describe(plan.leader.errors.values())),
+        "baseline": {
+            "ks": list(plan.baseline.ks),
+            **level_of(plan.baseline.lr_max),
+            **_sample(describe(plan.baseline.errors.values())),
+        },
+        "gain": gain_of(paired_gain(plan.baseline.errors, plan.leader.errors)),
+        "trials": {str(state): snapshot.count(state) for state in State},
+        "epochs": {"trained": snapshot.epochs_trained, "planned": snapshot.epochs_planned},
+    }
+
+
+def level_of(lr_max: float | None) -> dict[str, Any]:
+    """The level of the learning rate, under its key if it was searched."""
+    return {} if lr_max is None else {"lr_max": lr_max}
+
+
+def gain_of(gain: Sample) -> dict[str, Any]:
+    """A paired gain as JSON-serialisable values."""
+    interval = gain.interval()
+    return {**_sample(gain), "interval95": list(interval) if interval else None}
+
+
+def _sample(sample: Sample) -> dict[str, Any]:
+    return {"mean": sample.mean, "sd": sample.sd, "n": sample.n}

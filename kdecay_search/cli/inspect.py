@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,27 +86,42 @@ def newest_study(storage: Storage) -> str:
 
 
 def list_studies(json: AsJson = False, storage: StorageUrl = None) -> None:
-    """List all studies, oldest first."""
-    from kdecay_search.errors import InvalidSpec
+    """List all studies, oldest first.
+
+    A study that cannot be read is listed as unreadable, and one line says why. The JSON has of
+    each study what kdecay status --json has, without stages, confirmation and failures.
+    """
     from kdecay_search.report.text import studies_table
-    from kdecay_search.snapshot import read_snapshot
-    from kdecay_search.storage.records import study_names
+    from kdecay_search.storage.records import read_overviews
 
     with opened(storage) as store:
-        snapshots = []
-        for name in study_names(store):
-            try:
-                snapshots.append(read_snapshot(store, name))
-            except InvalidSpec as error:
-                echo(f"{name}: {error}", err=True)
+        ended = read_overviews(store)
+        found = [shown or _overview(store, name) for name, shown in ended.items()]
+        studies = [each for each in found if each]
+        for each in studies:
+            if "reason" in each:
+                echo(f"{each['study']}: {each['reason']}", err=True)
         if json:
-            from kdecay_search.report.summary import summarise
-
-            print_json([summarise(snapshot) for snapshot in snapshots])
-        elif snapshots:
-            print_result(studies_table(snapshots))
+            print_json(studies)
+        elif studies:
+            print_result(studies_table(studies))
         else:
             echo("no studies yet; start one with kdecay launch FILE")
+
+
+def _overview(store: Storage, name: str) -> dict[str, Any]:
+    """Return what a list shows of a study; nothing if it has been deleted meanwhile."""
+    from kdecay_search.errors import InvalidSpec, StudyError
+    from kdecay_search.snapshot import overview, read_snapshot
+    from kdecay_search.storage.records import read_stages, readable
+
+    try:
+        with readable(name):
+            return overview(read_snapshot(store, name))
+    except (StudyError, InvalidSpec) as error:
+        if not read_stages(store, name):
+            return {}
+        return {"study": name, "state": "unreadable", "reason": str(error)}
 
 
 def best(
@@ -153,13 +168,15 @@ def delete(
 ) -> None:
     """Delete a study and all its trials.
 
-    Asks for confirmation first.
+    Asks for confirmation first. Workers that train it notice at their next heartbeat, and stop.
     """
-    from kdecay_search.storage.records import count_trials, delete_study
+    from kdecay_search.storage.deletion import delete_study
+    from kdecay_search.storage.records import count_trials
 
     with opened(storage) as store:
         trials = count_trials(store, name)
         if not yes and not typer.confirm(f"Delete {name} and its {trials} trials?", err=True):
             raise typer.Exit(1)
-        delete_study(store, name)
-    echo(f"{name} is deleted", err=True)
+        deleted = delete_study(store, name)
+    running = f"; {deleted.running} were running, and their workers stop" if deleted.running else ""
+    echo(f"{name} is deleted, with {deleted.trials} trials{running}", err=True)

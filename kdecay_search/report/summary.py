@@ -12,36 +12,17 @@ from kdecay_search.report import confirmed
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.confirmation import Confirmation, Row
 from kdecay_search.search.verdict import Verdict
-from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
+from kdecay_search.snapshot import StudySnapshot, gain_of, level_of, overview
+from kdecay_search.statistics import Comparison
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.trials import State, Trial
+from kdecay_search.study.trials import Trial
 
 
 def summarise(snapshot: StudySnapshot) -> dict[str, Any]:
     """The study as JSON-serialisable values."""
-    plan, spec = snapshot.plan, snapshot.spec
-    baseline = describe(plan.baseline.errors.values())
-    gain = paired_gain(plan.baseline.errors, plan.leader.errors)
+    plan = snapshot.plan
     return {
-        "study": spec.name,
-        "state": snapshot.state,
-        "verdict": _verdict(snapshot.verdict),
-        "schedule": {
-            "family": spec.schedule.family,
-            "ks": list(plan.leader.ks),
-            "power": spec.schedule.power,
-            "lr_max": snapshot.schedule.lr_max,
-            "lr_min": spec.schedule.lr_min,
-            "warmup_epochs": spec.schedule.warmup_epochs,
-        },
-        "error": _sample(describe(plan.leader.errors.values())),
-        "baseline": {
-            "ks": list(plan.baseline.ks),
-            **_level(plan.baseline.lr_max),
-            **_sample(baseline),
-        },
-        "gain": _gain(gain),
+        **overview(snapshot),
         "stages": [_stage(stage, snapshot) for stage in plan.stages],
         "confirm": _confirm(plan.confirmation, snapshot.confirmed),
         "failures": [
@@ -57,21 +38,6 @@ def summarise(snapshot: StudySnapshot) -> dict[str, Any]:
             }
             for place in snapshot.failing_places
         ],
-        "trials": {str(state): snapshot.count(state) for state in State},
-        "epochs": {"trained": snapshot.epochs_trained, "planned": snapshot.epochs_planned},
-    }
-
-
-def _verdict(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "sentence": verdict.sentence,
-        "outcome": str(verdict.outcome),
-        "of": verdict.of,
-        "against": verdict.against,
-        "estimate": verdict.estimate,
-        "interval95": list(verdict.interval) if verdict.interval else None,
-        "model": None if verdict.model is None else str(verdict.model),
-        "pairs": verdict.pairs,
     }
 
 
@@ -81,7 +47,7 @@ def run_of(trial: Trial) -> dict[str, Any]:
     run: dict[str, Any] = {"stage": key.stage, "k": trial.k, "seed": key.seed}
     if trial.request.comparator:
         run = {"stage": "confirm", "schedule": trial.request.comparator, "seed": key.seed}
-    return run | _level(trial.lr_max)
+    return run | level_of(trial.lr_max)
 
 
 def _confirm(confirmation: Confirmation | None, verdict: Verdict | None) -> dict[str, Any] | None:
@@ -107,7 +73,7 @@ def _row(row: Row, confirmation: Confirmation) -> dict[str, Any]:
     against = confirmed.against(row, confirmation)
     return {
         "schedule": row.comparator,
-        **_level(row.lr_max),
+        **level_of(row.lr_max),
         "errors": [row.errors[seed] for seed in sorted(row.errors)],
         "seeds": sorted(row.errors),
         "mean": row.error.mean,
@@ -131,20 +97,6 @@ def _comparison(compared: Comparison) -> dict[str, Any]:
     }
 
 
-def _sample(sample: Sample) -> dict[str, Any]:
-    return {"mean": sample.mean, "sd": sample.sd, "n": sample.n}
-
-
-def _gain(gain: Sample) -> dict[str, Any]:
-    interval = gain.interval()
-    return {**_sample(gain), "interval95": list(interval) if interval else None}
-
-
-def _level(lr_max: float | None) -> dict[str, Any]:
-    """The level of the learning rate, under its key if it was searched."""
-    return {} if lr_max is None else {"lr_max": lr_max}
-
-
 def _stage(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
     last, smooth = stage is snapshot.plan.stages[-1], stage.smooth_gain
     return {
@@ -152,9 +104,9 @@ def _stage(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
         "state": snapshot.state if last else str(stage.progress),
         "earlier_ks": list(stage.earlier_ks),
         "k": stage.best.k if stage.best else None,
-        **_level(stage.best.lr_max if stage.best else None),
+        **level_of(stage.best.lr_max if stage.best else None),
         "kept": stage.kept,
-        "gain": _gain(stage.gain),
+        "gain": gain_of(stage.gain),
         "better": smooth.probability if smooth else None,
         "smooth_gain": (
             {"mean": smooth.mean, "interval95": list(smooth.interval)} if smooth else None
@@ -175,7 +127,7 @@ def by_point(candidate: CandidateResult) -> tuple[bool, float, float, int]:
 def _candidate(candidate: CandidateResult) -> dict[str, Any]:
     return {
         "k": candidate.k,
-        **_level(candidate.lr_max),
+        **level_of(candidate.lr_max),
         "errors": [candidate.errors[seed] for seed in sorted(candidate.errors)],
         "seeds": sorted(candidate.errors),
         "mean": candidate.error.mean,

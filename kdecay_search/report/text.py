@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -17,7 +18,7 @@ from kdecay_search.report.summary import by_point
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.verdict import percent
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.statistics import describe
+from kdecay_search.statistics import Sample
 from kdecay_search.study.candidate import schedule_name
 from kdecay_search.study.trials import State, Trial
 
@@ -176,22 +177,32 @@ def _failures(snapshot: StudySnapshot) -> Text | None:
     return Text("\n".join(lines), style="red")
 
 
-def studies_table(snapshots: Iterable[StudySnapshot]) -> Table:
-    """A table of studies, one row each."""
+def studies_table(overviews: Iterable[Mapping[str, Any]]) -> Table:
+    """A table of studies, one row each.
+
+    Args:
+        overviews: What :func:`kdecay_search.snapshot.overview` says of each; of a study that
+            cannot be read only ``study`` and ``state``.
+    """
     table = Table(box=None)
     for heading in ("study", "state", "best schedule", "error, %", "k = 1, %", "trials"):
         table.add_column(heading, justify="left" if heading in ("study", "state") else "right")
-    for snapshot in snapshots:
-        plan = snapshot.plan
-        table.add_row(
-            snapshot.spec.name,
-            snapshot.state,
-            schedule_name(plan.leader.ks, plan.leader.lr_max) if plan.leader.errors else "",
-            percent(describe(plan.leader.errors.values())).removesuffix(" %"),
-            percent(describe(plan.baseline.errors.values())).removesuffix(" %"),
-            str(len(snapshot.trials)),
-        )
+    for each in overviews:
+        row = [str(each["study"]), str(each["state"])]
+        if "trials" in each:
+            error, baseline, best = each["error"], each["baseline"], each["schedule"]
+            level = best["lr_max"] if "lr_max" in baseline else None
+            row += [
+                schedule_name(best["ks"], level) if error["n"] else "",
+                *(percent(_sample(shown)).removesuffix(" %") for shown in (error, baseline)),
+                str(sum(each["trials"].values())),
+            ]
+        table.add_row(*row)
     return table
+
+
+def _sample(shown: Mapping[str, Any]) -> Sample:
+    return Sample(shown["mean"], shown["sd"], shown["n"])
 
 
 def news(before: StudySnapshot | None, now: StudySnapshot) -> list[str]:

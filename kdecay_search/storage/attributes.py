@@ -19,6 +19,18 @@ SPEC = "spec"
 STOPPED = "stopped"
 """Attribute of a first stage: whether the user has stopped the study."""
 
+LAUNCH = "kdecay_launch"
+"""Attribute of a stage and of a trial: the id of the launch that made the study. Records with
+another id than the first stage's are ignored; studies of versions before there were ids have none.
+"""
+VERSION = "kdecay_version"
+"""Attribute of a first stage: the version of this package that launched the study."""
+ENDED = "ended"
+"""Attribute of a first stage: the number of its stages once the study wants no work; else None."""
+OVERVIEW = "overview"
+"""Attribute of a first stage: what :func:`kdecay_search.snapshot.overview` says of a study that has
+ended."""
+
 K = "k"
 """Parameter of a search's trials, and attribute: the candidate's exponent."""
 LR_MAX = "lr_max"
@@ -100,7 +112,7 @@ def read_request(attributes: Mapping[str, Any]) -> RunRequest | None:
     except (KeyError, TypeError, ValueError):
         return None
     exponents = (*ks, low, high) if k is None else (*ks, low, high, k)
-    if not (all(map(is_index, key)) and all(map(_is_exponent, exponents))):
+    if not (all(map(is_index, key)) and all(map(is_exponent, exponents))):
         return None
     comparator = attributes.get(SCHEDULE)
     if (comparator is None) == (key[0] == CONFIRMATION) or comparator not in (None, *COMPARATORS):
@@ -125,5 +137,6 @@ def is_level(value: object) -> bool:
     return type(value) in (int, float) and 0 < value < math.inf  # type: ignore[operator]
 
 
-def _is_exponent(value: object) -> bool:
+def is_exponent(value: object) -> bool:
+    """Whether ``value`` can be a term of a schedule."""
     return type(value) in (int, float) and SMALLEST_K <= value <= LARGEST_K  # type: ignore[operator]

@@ -14,7 +14,7 @@ from typing import Any
 
 import sqlalchemy
 
-from kdecay_search.errors import printable
+from kdecay_search.errors import UnreadableStudy, printable
 from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.sql import trials as sql
 from kdecay_search.study.trials import (
@@ -63,6 +63,9 @@ class History:
         Returns:
             Whether that was enough. If not, this history is of no further use: trials that were
             seen have been deleted, or one has appeared late with a smaller id.
+
+        Raises:
+            UnreadableStudy: A trial's record makes no sense. This history is of no further use.
         """
         values = {
             "prefix": prefix,
@@ -78,7 +81,7 @@ class History:
         changed: dict[CandidateKey, list[Trial]] = defaultdict(list)
         for row in rows:
             if row.trial_id is not None:
-                trial = _trial(row)
+                trial = _trial(row, prefix)
                 if trial is not None and trial != self._open.get(row.trial_id):
                     changed[trial.candidate_key].append(trial)
                 self._keep(row, trial)
@@ -98,12 +101,37 @@ class History:
             self._open.pop(row.trial_id, None)
 
 
-def _trial(row: Row) -> Trial | None:
-    attributes = {key: json.loads(text) for key, text in (row.attributes or {}).items()}
+MAX_ERROR = 1e100
+"""Largest error, in size, that calculations with its square survive."""
+
+
+def _trial(row: Row, prefix: str) -> Trial | None:
+    """The trial of a row; None if it belongs to no run of this launch of the study."""
+    if not row.is_own:
+        return None
+    attributes = {}
+    for key, text in (row.attributes or {}).items():
+        try:
+            attributes[key] = json.loads(text)
+        except (TypeError, ValueError, RecursionError):
+            if key in attribute.REQUEST:
+                raise _unreadable(prefix, row, f"its attribute {key!r} is not JSON") from None
     request = attribute.read_request(attributes)
     if request is None:
         return None
     state = STATES[row.state]
+    if state == State.COMPLETE and not is_error(row.error):
+        reason = f"its value is {row.error}, and must be a number up to {MAX_ERROR:g}"
+        raise _unreadable(prefix, row, reason)
+    if row.k is not None and not attribute.is_exponent(row.k):
+        raise _unreadable(prefix, row, f"its parameter k is {row.k}")
+    level = None
+    if row.level is not None:
+        try:
+            level = chosen_level(row.level)
+        except (TypeError, ValueError, LookupError, RecursionError):
+            reason = "the distribution of its parameter lr_max is unknown"
+            raise _unreadable(prefix, row, reason) from None
     resumed = attributes.get(attribute.RESUMED, 0)
     return Trial(
         number=row.number,
@@ -119,8 +147,18 @@ def _trial(row: Row) -> Trial | None:
         worker=_text(attributes.get(attribute.WORKER)),
         resumed_epochs=resumed if attribute.is_index(resumed) else 0,
         trial_id=row.trial_id,
-        lr_max=request.lr_max if row.level is None else chosen_level(row.level),
+        lr_max=request.lr_max if row.level is None else level,
     )
+
+
+def is_error(value: object) -> bool:
+    """Whether ``value`` can be the error of a complete run."""
+    return isinstance(value, float) and abs(value) <= MAX_ERROR  # false for NaN
+
+
+def _unreadable(prefix: str, row: Row, reason: str) -> UnreadableStudy:
+    name, trial = prefix.removesuffix("/"), f"trial {row.number} (id {row.trial_id})"
+    return UnreadableStudy(f"study {name!r} cannot be read: {trial}: {reason}")
 
 
 def chosen_level(stored: Sequence[Any]) -> float | None:

@@ -9,6 +9,7 @@ each, where Optuna's own functions take several round trips.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -50,6 +51,8 @@ class Claim:
     """Name of the worker that holds the trial."""
     reported: frozenset[int] = frozenset()
     """Epochs that an earlier holder of this very trial has reported."""
+    launch: str | None = None
+    """Id of the launch that the trial belongs to; None for a study without one."""
 
 
 @dataclass(frozen=True)
@@ -139,11 +142,21 @@ def claim(
     if _has_waiting(storage, name):
         prepare()
         while (taken := _take(storage, name, worker)) is not None:
-            attributes = {key: json.loads(value) for key, value in taken.attributes.items()}
+            attributes = {}
+            for key, text in taken.attributes.items():
+                with contextlib.suppress(TypeError, ValueError, RecursionError):
+                    attributes[key] = json.loads(text)
             request = attribute.read_request(attributes)
             if request is not None:
-                reported = frozenset(taken.reported)
-                return Claim(name, taken.study_id, taken.trial_id, request, worker, reported)
+                return Claim(
+                    study=name,
+                    study_id=taken.study_id,
+                    trial_id=taken.trial_id,
+                    request=request,
+                    worker=worker,
+                    reported=frozenset(taken.reported),
+                    launch=attributes.get(attribute.LAUNCH),
+                )
             fail(storage, taken.trial_id, ERROR, "no run of this study's: queued by other means")
     return None
 

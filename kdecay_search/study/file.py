@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.study.spec import StudySpec
+from kdecay_search.version import __version__
 
 SHOWN_VALUE_LENGTH = 60
 """Characters of a wrong value, key or override that an error quotes."""
@@ -59,8 +60,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
         raise InvalidSpec(f"{path}: holds a number that is too large; use up to 1e9") from None
 
 
-def from_json(text: str) -> StudySpec:
+def from_json(text: str, version: str | None = None) -> StudySpec:
     """Read a spec back from the study's storage; earlier versions' names of keys are translated.
+
+    All settings are stored, with their defaults, so a default that changes later does not change
+    a stored study. A setting that the study's version did not have takes today's default, which
+    must therefore be what that version did (``tests/study/test_stored_defaults.py``).
+
+    Args:
+        text: The spec as :meth:`StudySpec.to_json` wrote it.
+        version: The version of this package that launched the study; None if it is not known.
 
     Raises:
         InvalidSpec: The text is not a spec, or that of a version with other settings.
@@ -69,7 +78,10 @@ def from_json(text: str) -> StudySpec:
         return StudySpec.model_validate_json(_with_present_names(text))
     except ValidationError as error:
         line = _first_error(error, source="stored study")
-        raise InvalidSpec(f"{line}; it was launched by another version of kdecay-search") from None
+        launched = f"version {version}" if version else "another version"
+        raise InvalidSpec(
+            f"{line}; it was launched by {launched} of kdecay-search, and this is {__version__}"
+        ) from None
 
 
 def _with_present_names(stored: str) -> str:

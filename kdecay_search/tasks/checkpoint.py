@@ -43,6 +43,13 @@ class CheckpointFolder:
         """The study's own folder. Studies of the same name that train differently have two."""
         return self.root / f"{spec.name}-{spec.fingerprint().hex()[:12]}"
 
+    def studies(self) -> set[str]:
+        """Names of the studies that the folder holds checkpoints of."""
+        try:
+            return {path.name.rpartition("-")[0] for path in self.root.iterdir()} - {""}
+        except OSError:
+            return set()
+
     def remove_study(self, spec: StudySpec) -> None:
         """Remove the folder of a study that has ended."""
         shutil.rmtree(self.of_study(spec), ignore_errors=True)

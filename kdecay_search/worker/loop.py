@@ -10,11 +10,17 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from kdecay_search import reconcile
-from kdecay_search.errors import InvalidSpec, KDecayError, StorageUnavailable, StudyError
+from kdecay_search.errors import (
+    InvalidSpec,
+    KDecayError,
+    StorageUnavailable,
+    StudyError,
+    UnreadableStudy,
+)
 from kdecay_search.search.machines import Machines
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.queue import Claim
-from kdecay_search.study.spec import StudySpec
+from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study.trials import State
 from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
 from kdecay_search.worker.names import own_prefix
@@ -37,10 +43,13 @@ IDLE_SHARE = 0.05
 """Longest pause of a worker that has been idle for longer, as a share of its idle time."""
 MAX_IDLE_SECONDS = 15.0
 """Longest pause of any worker: a thousand idle workers must not keep the database busy."""
+LIST_SECONDS = 1.0
+"""How long a worker of all studies remembers which of them are active."""
 REVISIT_SECONDS = 30.0
 """How long a worker of all studies leaves a study alone that wants no work."""
 UNSUITABLE_SECONDS = 600.0
-"""How long a worker leaves a study alone that this machine lacks something for."""
+"""How long a worker of all studies leaves a study alone that cannot be read, or that this machine
+lacks something for."""
 FIRST_FAILURE_SECONDS = 1.0
 """Pause of a worker after a run that failed. It doubles with each further one in succession."""
 MAX_FAILURE_SECONDS = 600.0
@@ -103,6 +112,12 @@ class Worker:
         self._clock = clock
         self._ignored_until: dict[str, float] = {}
         """Time (s), by study, until which the study is left alone."""
+        self._active: list[str] = []
+        """The studies that may want work, oldest first, as last listed."""
+        self._list_again_at = -math.inf
+        """Time (s) at which the active studies are listed again."""
+        self._kept_for: set[str] = set()
+        """The studies that this worker may hold checkpoints of."""
         self._reconciled_at: dict[str, float] = {}
         """Time (s) of this worker's last reconciliation, by study."""
         self._failures = 0
@@ -137,7 +152,8 @@ class Worker:
         """
         try:
             names = self._studies()
-            if any(self._work_on(name) for name in names):
+            claimable = records.with_waiting(self._storage, names) if len(names) > 1 else names
+            if any(self._work_on(name) for name in claimable):
                 return True, True
             outlooks = [self._reconcile(name) for name in names]
             return Outlook.QUEUED in outlooks, outlooks != [Outlook.NONE] * len(names)
@@ -150,26 +166,39 @@ class Worker:
         if self._options.study is not None:
             return [self._options.study]
         now = self._clock()
-        names = records.study_names(self._storage)
-        return [name for name in names if self._ignored_until.get(name, now) <= now]
+        if now >= self._list_again_at:
+            if self._list_again_at == -math.inf:  # what earlier workers of this machine have left
+                self._kept_for = self._context.checkpoints.studies()
+            self._active = records.active_studies(self._storage)
+            self._list_again_at = now + LIST_SECONDS
+            for name in self._kept_for - set(self._active):
+                self._kept_for.discard(name)
+                self._reconcile(name)  # removes them
+        return [name for name in self._active if self._ignored_until.get(name, now) <= now]
 
     def _work_on(self, name: str) -> bool:
         """Train one trial of the study if one is waiting; return whether one was."""
         if self._is_paused(name):
             return False
-        spec = self._running_spec(name)
-        if spec is None:
+        study = self._running_study(name)
+        if study is None:
             return False
+        spec = study.spec
 
         def prepare() -> None:
             """Find out whether the study can be trained here, before a trial is claimed."""
             self._options.allowance.require(spec)
             load_task(spec)  # importing torch takes seconds
+            self._context.checkpoints.require_private(spec)
 
         try:
             claim = queue.claim(self._storage, name, self.name, prepare)
             if claim is None:
                 return False
+            if claim.launch != study.launch:  # deleted and launched again since it was read
+                queue.release(self._storage, claim)
+                return True
+            self._kept_for.add(name)
             outcome = train_trial(self._storage, spec, claim, self._context)
         except StorageUnavailable:
             raise
@@ -207,8 +236,8 @@ class Worker:
     def _is_paused(self, name: str) -> bool:
         return self._clock() < self._paused_until.get(name, -math.inf)
 
-    def _running_spec(self, name: str) -> StudySpec | None:
-        """The study's spec; None if the study is stopped or this version does not understand it.
+    def _running_study(self, name: str) -> StoredStudy | None:
+        """The study; None if it is stopped, is deleted, or cannot be read.
 
         Read before every claim, since a study may be deleted and launched again under its name.
         """
@@ -217,9 +246,18 @@ class Worker:
         except (StudyError, InvalidSpec) as error:
             if self._options.study is not None:
                 raise
-            logger.warning("%s is ignored: %s", name, error)
+            self._leave_alone(name, error)
             return None
-        return None if study.stopped else study.spec
+        return None if study.stopped else study
+
+    def _leave_alone(self, name: str, error: KDecayError) -> None:
+        """Leave a study alone for a while that cannot be read; others are worked on."""
+        if isinstance(error, UnreadableStudy | InvalidSpec):
+            logger.warning("%s is left alone: %s", name, error)
+            self._ignored_until[name] = self._clock() + UNSUITABLE_SECONDS
+        else:  # it is deleted, and may be launched again at any time
+            logger.info("%s", error)
+            self._list_again_at = min(self._list_again_at, self._clock())
 
     def _reconcile(self, name: str) -> Outlook:
         """Reconcile a study; return whether it has work, as far as this worker can see."""
@@ -227,8 +265,7 @@ class Worker:
         try:
             snapshot = reconcile.reconcile(self._storage, name)
         except (StudyError, InvalidSpec) as error:
-            logger.info("%s", error)
-            self._ignored_until[name] = self._clock() + REVISIT_SECONDS
+            self._leave_alone(name, error)
             return Outlook.NONE
         if snapshot is None:
             return Outlook.UNKNOWN

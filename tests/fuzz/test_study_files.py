@@ -23,6 +23,7 @@ from kdecay_search.cli.main import main
 from kdecay_search.errors import KDecayError
 from kdecay_search.search import make_plan, runs_at_most
 from kdecay_search.storage import Storage, records
+from kdecay_search.storage.deletion import delete_study
 from kdecay_search.study.file import differences, from_json, load
 from tests.fuzz.study_files import StudyFile, study_files
 
@@ -181,5 +182,5 @@ def test_the_commands_refuse_in_one_line_and_leave_the_database_as_it_was(
         assert contents(database) == before
     else:
         for name in records.study_names(database):
-            records.delete_study(database, name)
+            delete_study(database, name)
     assert (checked, out) == (2, "") or launched == 0

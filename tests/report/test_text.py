@@ -14,7 +14,7 @@ from kdecay_search.report.text import (
     study_panel,
 )
 from kdecay_search.search import Progress
-from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.snapshot import StudySnapshot, overview
 from kdecay_search.study.trials import State, Trial
 from tests.support.memory_studies import (
     MemoryQueue,
@@ -337,7 +337,7 @@ def test_panel_renders_at_any_width(width: int) -> None:
 
 
 def test_table_of_studies_has_a_row_each() -> None:
-    text = rendered(studies_table([ended(BETTER), seen(begun()), ended(failed)]))
+    text = rendered(studies_table(map(overview, [ended(BETTER), seen(begun()), ended(failed)])))
     assert line_with(text, "done").split()[:2] == ["small", "done"]
     assert "9.00 ± 1.05" in line_with(text, "done")
     assert "11.00 ± 1.00" in line_with(text, "done")

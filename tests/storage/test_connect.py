@@ -12,6 +12,7 @@ import sqlalchemy
 from kdecay_search import reconcile
 from kdecay_search.errors import StorageError, StorageUnavailable
 from kdecay_search.storage import Storage, records
+from kdecay_search.storage.deletion import delete_study
 from kdecay_search.storage.url import parse_url
 from kdecay_search.study.file import load
 from tests.support.kdecay_command import Kdecay, simulated_study
@@ -81,7 +82,7 @@ def test_study_names_are_not_prefixes_of_each_other(storage: Storage, tmp_path: 
     for name in ("net", "net.k1", "net-2"):
         reconcile.launch(storage, load(simulated_study(tmp_path, name=name)))
         reconcile.reconcile(storage, name)
-    records.delete_study(storage, "net")
+    delete_study(storage, "net")
     assert records.read_trials(storage, "net") == []
     assert {"net.k1", "net-2"} <= set(records.study_names(storage))
     assert len(records.read_trials(storage, "net-2")) == 5 * 2

@@ -14,6 +14,7 @@ from kdecay_search import reconcile
 from kdecay_search.search import make_plan
 from kdecay_search.snapshot import read_snapshot
 from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.deletion import delete_study
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.file import load
 from kdecay_search.study.trials import RunKey, RunRequest, State, Trial
@@ -99,7 +100,7 @@ def test_study_that_is_deleted_and_launched_again_begins_empty(
     launched(storage, tmp_path, "reborn")
     queue.complete(storage, claimed(storage, "reborn").trial_id, 5.0)
     before = seen(storage, "reborn")
-    records.delete_study(other, "reborn")
+    delete_study(other, "reborn")
     assert seen(storage, "reborn") == {}
     launched(other, tmp_path, "reborn", search__seeds=1)
     after = seen(storage, "reborn")

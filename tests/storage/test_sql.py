@@ -23,9 +23,18 @@ from optuna.trial import TrialState
 
 import kdecay_search
 from kdecay_search import reconcile
-from kdecay_search.storage import Storage, attributes, history, queue, schema, sql
-from kdecay_search.storage.url import parse_url
+from kdecay_search.storage import (
+    Storage,
+    attributes,
+    history,
+    parameters,
+    queue,
+    records,
+    schema,
+    sql,
+)
 from kdecay_search.storage.sql import server
+from kdecay_search.storage.url import parse_url
 from kdecay_search.study.file import load
 from kdecay_search.study.spec import NAME_PATTERN
 from tests.support.kdecay_command import simulated_study
@@ -71,6 +80,9 @@ def fresh(storage_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         assert queue.report(storage, claim, 1, 40.0)
         if end is not None:
             end(storage, claim.trial_id, 5.0, {"validation_error": [5.0]})
+    storage.optuna.set_study_system_attr(claim.study_id, "note", "a note")
+    given = parameters.parameters(claim.request)
+    queue.give_parameters(storage, claim.trial_id, given, parameters.distributions(claim.request))
     yield storage
     storage.close()
 
@@ -86,6 +98,7 @@ def values(fresh: Storage) -> dict[str, Any]:
         "attributes": list(attributes.RECORD),
         "beginning": '"me',
         "ended": datetime(2026, 1, 1),
+        "ended_key": "ended",
         "first_stage": "study/k1",
         "fixed": ["{}"],
         "grace": -3600,  # nobody has sent a heartbeat for so long
@@ -96,11 +109,13 @@ def values(fresh: Storage) -> dict[str, Any]:
         "latest": -1,
         "level": "lr_max",
         "longest": 1000,
+        "marks": ["spec"],
         "memory": '"memory"',
         "name": "a name",
         "names": ["validation_error"],
         "now": datetime(2026, 1, 1),
         "open": [],
+        "overview_key": "overview",
         "parameter": "k",
         "pattern": f"{NAME_PATTERN[:-1]}/k1$",
         "places": [1],
@@ -109,13 +124,17 @@ def values(fresh: Storage) -> dict[str, Any]:
         "param_spaces": ["{}"],
         "param_values": [2.0],
         "prefix": "study/",
+        "request": "earlier_ks",
         "seed": "0",
         "spaces": ["{}"],
         "spec": "spec",
+        "stage_name": "study/k9",
+        "stage_pattern": records.STAGES_PATTERN,
         "state": "PRUNED",
         "step": 2,
         "study_id": study_id,
         "study_ids": [study_id],
+        "study_names": ["study"],
         "texts": ["1"],
         "timeout": "30s",
         "trial_id": running,

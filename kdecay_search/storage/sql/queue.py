@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from kdecay_search.storage.sql.studies import STAGE_IDS
+from kdecay_search.storage.sql.studies import LAUNCH, OF_TRIAL, STAGE_IDS
 
 LOCK_STAGE = text("SELECT FROM studies WHERE study_id = :study_id FOR UPDATE")
 """Locks a stage for the rest of the transaction, as Optuna does to number new trials. A statement
@@ -35,6 +35,10 @@ ADD_TRIALS = text("""
       JOIN unnest(cast(:param_places AS integer[]), cast(:param_names AS text[]),
         cast(:param_values AS double precision[]), cast(:param_spaces AS text[]))
         AS g(place, name, value, space) USING (place)
+    ), launched AS (
+      INSERT INTO trial_user_attributes (trial_id, key, value_json)
+      SELECT p.trial_id, l.key, l.value_json FROM placed p
+      JOIN study_user_attributes l ON l.study_id = :study_id AND l.key = 'kdecay_launch'
     )
     INSERT INTO trial_user_attributes (trial_id, key, value_json)
     SELECT p.trial_id, a.key, a.value_json FROM placed p
@@ -42,11 +46,13 @@ ADD_TRIALS = text("""
       AS a(place, key, value_json) USING (place)
 """)
 """Adds trials to a stage, numbered on from those that it has: WAITING ones, or ended ones with
-their parameters. One statement for all of them, so that none is ever seen, or claimed, without its
-request. ``fixed_params`` is where Optuna keeps what ``study.enqueue_trial`` was given."""
+their parameters. Each carries the id of the launch that made the stage. One statement for all of
+them, so that none is ever seen, or claimed, without its request. ``fixed_params`` is where Optuna
+keeps what ``study.enqueue_trial`` was given."""
 
 HAS_WAITING = text(f"""
-    SELECT EXISTS (SELECT FROM trials WHERE study_id = ANY({STAGE_IDS}) AND state = 'WAITING')
+    SELECT EXISTS (SELECT FROM trials t WHERE t.study_id = ANY({STAGE_IDS}) AND t.state = 'WAITING'
+      AND {OF_TRIAL} IS NOT DISTINCT FROM {LAUNCH})
 """)
 """Whether a study has a waiting trial: asked before a worker loads what training needs, which may
 take longer than a claimed trial should wait."""
@@ -55,6 +61,7 @@ CLAIM = text(f"""
     WITH chosen AS (
       SELECT t.trial_id FROM trials t
       WHERE t.study_id = ANY({STAGE_IDS}) AND t.state = 'WAITING'
+        AND {OF_TRIAL} IS NOT DISTINCT FROM {LAUNCH}
       ORDER BY coalesce((SELECT a.value_json FROM trial_system_attributes a
           WHERE a.trial_id = t.trial_id AND a.key = 'fixed_params'), '{{}}') = '{{}}',
         t.study_id, t.number
@@ -72,7 +79,7 @@ CLAIM = text(f"""
     )
     SELECT study_id, trial_id, coalesce(
       (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
-       WHERE a.trial_id = taken.trial_id), '{{}}') AS attributes,
+       WHERE a.trial_id = taken.trial_id AND a.key IS NOT NULL), '{{}}') AS attributes,
       ARRAY(SELECT i.step FROM trial_intermediate_values i
        WHERE i.trial_id = taken.trial_id) AS reported
     FROM taken
@@ -87,7 +94,7 @@ SET_PARAMETERS = text("""
     SELECT t.trial_id, p.name, p.value, p.space FROM trials t,
       unnest(cast(:names AS text[]), cast(:values AS double precision[]), cast(:spaces AS text[]))
       AS p(name, value, space)
-    WHERE t.trial_id = :trial_id AND t.state = 'RUNNING'
+    WHERE t.trial_id = :trial_id AND t.state = 'RUNNING' FOR KEY SHARE OF t
     ON CONFLICT (trial_id, param_name) DO NOTHING
 """)
 """Writes the parameters of a running trial, all at once: a reader never sees k without lr_max."""
@@ -96,17 +103,18 @@ REPORT = text("""
     INSERT INTO trial_intermediate_values
       (trial_id, step, intermediate_value, intermediate_value_type)
     SELECT trial_id, :step, :value, :type FROM trials
-    WHERE trial_id = :trial_id AND state = 'RUNNING'
+    WHERE trial_id = :trial_id AND state = 'RUNNING' FOR KEY SHARE
     ON CONFLICT (trial_id, step) DO UPDATE SET intermediate_value = EXCLUDED.intermediate_value,
       intermediate_value_type = EXCLUDED.intermediate_value_type
 """)
 """Writes the value after an epoch while the trial runs; no row is written if it has ended, which
-tells the worker that the trial is lost. Repeating it changes nothing."""
+tells the worker that the trial is lost. Repeating it changes nothing. Like all that is written to a
+trial, it waits for a deletion that is under way, and then writes nothing."""
 
 BEAT = text("""
     WITH beaten AS (
       INSERT INTO trial_heartbeats (trial_id, heartbeat)
-      SELECT trial_id, now() FROM trials WHERE trial_id = :trial_id
+      SELECT trial_id, now() FROM trials WHERE trial_id = :trial_id FOR KEY SHARE
       ON CONFLICT (trial_id) DO UPDATE SET heartbeat = EXCLUDED.heartbeat
     )
     SELECT t.state = 'RUNNING' AS running, a.value_json = 'true' AS stopped FROM trials t
@@ -129,7 +137,7 @@ SET_USER_ATTRS = text("""
     INSERT INTO trial_user_attributes (trial_id, key, value_json)
     SELECT t.trial_id, a.key, a.value_json FROM trials t,
       unnest(cast(:keys AS text[]), cast(:texts AS text[])) AS a(key, value_json)
-    WHERE t.trial_id = :trial_id AND t.state IN ('WAITING', 'RUNNING')
+    WHERE t.trial_id = :trial_id AND t.state IN ('WAITING', 'RUNNING') FOR KEY SHARE OF t
     ON CONFLICT (trial_id, key) DO UPDATE SET value_json = EXCLUDED.value_json
 """)
 """Sets user attributes of a trial that has not ended; what has ended does not change any more."""
@@ -163,16 +171,27 @@ _EXPLAINED = """), explained AS (
 """
 
 REAP_SILENT = text(f"""
-    WITH lost AS (
+    WITH future AS (
+      UPDATE trial_heartbeats h SET heartbeat = now() FROM trials t
+      WHERE t.study_id = ANY({STAGE_IDS}) AND t.state = 'RUNNING' AND h.trial_id = t.trial_id
+        AND h.heartbeat > now()
+    ), lost AS (
       UPDATE trials t SET state = 'FAIL', datetime_complete = :now FROM trial_heartbeats h
       WHERE t.study_id = ANY({STAGE_IDS}) AND t.state = 'RUNNING' AND h.trial_id = t.trial_id
-        AND greatest(h.heartbeat, pg_postmaster_start_time())
+        AND greatest(h.heartbeat,
+              CASE WHEN pg_postmaster_start_time() <= now() THEN pg_postmaster_start_time() END)
               < now() - make_interval(secs => :grace)
       RETURNING t.trial_id
     {_EXPLAINED}""")
 """Fails the running trials whose last heartbeat is older than the grace period, by the database's
-clock. While the server was down nobody could beat: the period begins anew when it starts. One
-statement, so that a trial which its worker puts back at this moment is not failed after that."""
+clock. While the server was down nobody could beat: the period begins anew when it starts.
+
+A time that lies ahead was written before the clock was set back, and says nothing. Such a start is
+left out; such a heartbeat is replaced by the time at which it is seen, so that a dead worker's
+trial is failed a grace period later, and not when the clock has caught up.
+
+One statement, so that a trial which its worker puts back at this moment is not failed after
+that."""
 
 REAP_PROCESS = text(f"""
     WITH lost AS (

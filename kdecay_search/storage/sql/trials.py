@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from kdecay_search.storage.sql.studies import STAGE_IDS
+from kdecay_search.storage.sql.studies import LAUNCH, OF_TRIAL, STAGE_IDS
 
 HISTORY = text(f"""
     SELECT known.count AS known, t.trial_id, t.number, t.state,
+      {OF_TRIAL} IS NOT DISTINCT FROM {LAUNCH} AS is_own,
       (SELECT p.param_value FROM trial_params p
        WHERE p.trial_id = t.trial_id AND p.param_name = :parameter) AS k,
       (SELECT json_build_array(p.param_value, p.distribution_json) FROM trial_params p
@@ -27,11 +28,12 @@ HISTORY = text(f"""
     ORDER BY t.trial_id
 """)
 """What planning asks about the trials of a study: those that a process has not seen yet (later than
-``:latest``) or last saw open (``:open``), and how many there are among those that it has seen. One
+``:latest``) or last saw open (``:open``), and how many there are among those that it has seen; and
+whether each belongs to this launch of the study. One
 statement, so that all of it is of the same moment; without any such trial it gives one row of
 nulls, since the count is needed."""
 
-OF_SEED = text("""
+OF_SEED = text(f"""
     SELECT t.trial_id, t.state,
       (SELECT p.param_value FROM trial_params p
        WHERE p.trial_id = t.trial_id AND p.param_name = :parameter) AS k,
@@ -45,6 +47,8 @@ OF_SEED = text("""
             WHERE i.trial_id = t.trial_id ORDER BY i.step) AS reported
     FROM trials t JOIN trial_user_attributes s USING (trial_id)
     WHERE t.study_id = :study_id AND t.state <> 'FAIL' AND s.key = 'seed' AND s.value_json = :seed
+      AND {OF_TRIAL} IS NOT DISTINCT FROM (SELECT l.value_json FROM study_user_attributes l
+        WHERE l.study_id = :study_id AND l.key = 'kdecay_launch')
     ORDER BY t.trial_id
 """)
 """What early stopping compares: a stage's trials of one seed that have not failed, with all values
