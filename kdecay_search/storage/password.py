@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import event
 
 from kdecay_search import credentials
-from kdecay_search.storage.connect import Storage
+from kdecay_search.storage.connect import Storage, mapped_errors
 
 
 def keep_password(storage: Storage) -> None:
@@ -25,7 +25,7 @@ def keep_password(storage: Storage) -> None:
     Raises:
         StorageError: It cannot.
     """
-    with storage.engine.connect() as connection:
+    with mapped_errors(storage.url), storage.engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
         used = driver.info.password  # wherever it came from
     credentials.keep_secret(storage.secret_url, used)
