@@ -5,6 +5,9 @@ temporary name, synced, and renamed; temporary files of a killed writer are remo
 resumed or ends. The fingerprint says which run the state belongs to
 (:meth:`kdecay_search.study.spec.StudySpec.fingerprint`), the digest whether every bit of it was
 read back. A file that fails either test is set aside, and the run starts over.
+
+Neither of them keeps a forger away. A study's folder is therefore closed to other users, and one
+that others could write to is not used (:mod:`kdecay_search.tasks.private_folder`).
 """
 
 from __future__ import annotations
@@ -14,14 +17,23 @@ import hashlib
 import logging
 import os
 import shutil
-import socket
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from kdecay_search.errors import KDecayError
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunKey
+from kdecay_search.tasks.private_folder import (
+    ASIDE,
+    NotPrivate,
+    is_own,
+    private_folder,
+    read_file,
+    write_file,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -37,22 +49,54 @@ class CheckpointFolder:
     """The folder that holds the checkpoints of all studies."""
 
     root: Path
-    """Path of the folder; all workers of a study should see the same one."""
+    """Path of the folder; all workers of a study should see the same one. Other users may write to
+    it, but not to what is in it."""
 
     def of_study(self, spec: StudySpec) -> Path:
         """The study's own folder. Studies of the same name that train differently have two."""
         return self.root / f"{spec.name}-{spec.fingerprint().hex()[:12]}"
 
-    def studies(self) -> set[str]:
-        """Names of the studies that the folder holds checkpoints of."""
+    def require_private(self, spec: StudySpec) -> None:
+        """Make the study's own folder, closed to other users, if it is missing.
+
+        Where that fails for another reason than other users, such as a full disk, the study can be
+        trained without checkpoints.
+
+        Raises:
+            KDecayError: The folder belongs to another user, or is a link, or cannot be closed.
+        """
         try:
-            return {path.name.rpartition("-")[0] for path in self.root.iterdir()} - {""}
+            with private_folder(self.of_study(spec), make=True):
+                return
+        except NotPrivate as error:
+            raise KDecayError(
+                f"checkpoints: {error}; what is read from there could run code as this user: "
+                "give --checkpoints (or KDECAY_CHECKPOINTS) a folder of your own"
+            ) from error
+        except OSError:
+            return
+
+    def studies(self) -> set[str]:
+        """Names of the studies that the folder holds checkpoints of this user's of."""
+        try:
+            own = [entry.name for entry in os.scandir(self.root) if _is_own_folder(entry)]
         except OSError:
             return set()
+        return {name.partition(ASIDE)[0].rpartition("-")[0] for name in own} - {""}
 
     def remove_study(self, spec: StudySpec) -> None:
         """Remove the folder of a study that has ended."""
-        shutil.rmtree(self.of_study(spec), ignore_errors=True)
+        folder = self.of_study(spec)
+        with contextlib.suppress(OSError):
+            for entry in os.scandir(self.root):
+                is_aside = entry.name.startswith(f"{folder.name}{ASIDE}-")
+                if (entry.name == folder.name or is_aside) and _is_own_folder(entry):
+                    shutil.rmtree(entry.path, ignore_errors=True)
+
+
+def _is_own_folder(entry: os.DirEntry[str]) -> bool:
+    status = entry.stat(follow_symlinks=False)
+    return stat.S_ISDIR(status.st_mode) and is_own(status)
 
 
 class Checkpoint:
@@ -84,11 +128,26 @@ class Checkpoint:
 
     @property
     def folder(self) -> Path:
-        """A folder for other files that the run's own code keeps; the code creates it if needed.
+        """The path of a folder for other files that the run's own code keeps.
 
         Its name contains the fingerprint, since nothing checks the files in it.
         """
         return self.path.with_name(f"{self.path.stem}-{self._fingerprint.hex()[:12]}")
+
+    def make_folder(self) -> Path:
+        """Make :attr:`folder`, closed to other users, if it is missing; return it.
+
+        Raises:
+            NotPrivate: The study's folder belongs to another user, or this one is a link.
+            OSError: It cannot be made.
+        """
+        with private_folder(self.path.parent, make=True) as study:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(self.folder.name, mode=0o700, dir_fd=study)
+            status = os.stat(self.folder.name, dir_fd=study, follow_symlinks=False)
+            if not stat.S_ISDIR(status.st_mode):
+                raise NotPrivate(f"{self.folder} is no folder")
+        return self.folder
 
     @property
     def is_due(self) -> bool:
@@ -101,25 +160,25 @@ class Checkpoint:
         If that fails, the old file stays and training continues; the first failure is logged.
         """
         self._written = self._clock()
-        temporary = self.path.with_name(f"{self._temporary}{socket.gethostname()}-{os.getpid()}")
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            _write_synced(temporary, self._header(payload), payload)
-            temporary.replace(self.path)
-            _sync_folder(self.path.parent)
+            with private_folder(self.path.parent, make=True) as study:
+                write_file(self.path.name, study, self._header(payload), payload)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             self._warn(f"no checkpoint can be written, training continues without: {error}")
 
     def read(self) -> bytes | None:
         """Return the payload; None if there is no intact checkpoint of this run.
 
-        A damaged file, or one of another run, is set aside.
+        A damaged file, or one of another run, or one that others could write, is set aside.
         """
-        self._remove_temporary_files()
         try:
-            content = self.path.read_bytes()
+            with private_folder(self.path.parent) as study:
+                self._remove_temporary_files(study)
+                try:
+                    content = read_file(self.path.name, study)
+                except NotPrivate as error:
+                    self.set_aside(str(error))
+                    return None
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -134,31 +193,28 @@ class Checkpoint:
 
     def set_aside(self, reason: str) -> None:
         """Rename the file and log why: the run starts over, and the file can be examined."""
-        aside = self.path.with_suffix(".set-aside")
+        aside = self.path.with_suffix(ASIDE)
         try:
-            self.path.replace(aside)
+            with private_folder(self.path.parent) as study:
+                os.replace(self.path.name, aside.name, src_dir_fd=study, dst_dir_fd=study)
         except OSError:
             aside = self.path
         logger.warning("the checkpoint %s; the run starts over (%s)", reason, aside)
 
     def remove(self) -> None:
         """Remove everything that was kept for the run, which has ended."""
-        with contextlib.suppress(OSError):
-            self.path.unlink()
-        self._remove_temporary_files()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError), private_folder(self.path.parent) as study:
+            with contextlib.suppress(OSError):
+                os.unlink(self.path.name, dir_fd=study)
+            self._remove_temporary_files(study)
+            shutil.rmtree(self.folder.name, ignore_errors=True, dir_fd=study)
 
-    @property
-    def _temporary(self) -> str:
-        """The prefix of the names of temporary files."""
-        return f".{self.path.name}."
-
-    def _remove_temporary_files(self) -> None:
+    def _remove_temporary_files(self, study: int) -> None:
         """Remove the temporary files of killed writers: this process alone holds the run."""
         with contextlib.suppress(OSError):
-            for file in self.path.parent.iterdir():
-                if file.name.startswith(self._temporary):
-                    file.unlink()
+            for name in os.listdir(study):
+                if name.startswith(f".{self.path.name}."):
+                    os.unlink(name, dir_fd=study)
 
     def _header(self, payload: bytes) -> bytes:
         digest = hashlib.blake2b(payload, digest_size=DIGEST_BYTES, key=self._fingerprint)
@@ -168,21 +224,3 @@ class Checkpoint:
         if not self._warned:
             logger.warning("%s", text)
         self._warned = True
-
-
-def _write_synced(path: Path, *parts: bytes) -> None:
-    with path.open("wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder durable, if the file system supports that."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

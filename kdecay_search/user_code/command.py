@@ -200,7 +200,6 @@ def _placeholder_values(
         path.write_text(schedule_csv(schedule, task.epochs * (task.steps_per_epoch or 1)))
         values[SCHEDULE_CSV] = str(path)
     if CHECKPOINT_DIR in task.placeholders:
-        kept = run.checkpoint.folder if run.checkpoint is not None else folder
-        kept.mkdir(parents=True, exist_ok=True)
+        kept = run.checkpoint.make_folder() if run.checkpoint is not None else folder
         values[CHECKPOINT_DIR] = str(kept)
     return values

@@ -1,7 +1,8 @@
 """Saves the state of a run, and restores it in a later attempt; with torch or without it.
 
-What is read is unpickled: anyone who can write to the checkpoint folder can run code in the workers
-that use it.
+Plain data and tensors are kept in a form that cannot run code (:mod:`.plain_data`). Other objects
+are pickled, and unpickled from a folder that only this user can write to
+(:mod:`kdecay_search.tasks.private_folder`).
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from typing import Any, Protocol
 
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch
+from kdecay_search.user_code import plain_data
 from kdecay_search.user_code.random_state import get_random_state, set_random_state
 
-PLAIN, TORCH = b"P", b"T"
-"""First byte of a saved state: it was pickled by Python, or by torch."""
+PLAIN, PICKLED, TORCH = b"D", b"P", b"T"
+"""First byte of a saved state: it is plain data, or was pickled by Python, or by torch."""
 
 
 class Stateful(Protocol):
@@ -44,11 +46,14 @@ class SavedState:
     """What the user's code saved; anything that can be pickled."""
 
     def to_bytes(self) -> bytes:
-        """Return the state as bytes, pickled by torch where torch is in use."""
+        """Return the state as bytes; pickled if it is more than plain data."""
         curve = [astuple(epoch) for epoch in self.curve]
-        whole = {"curve": curve, "updates": self.updates, "state": self.state}
-        if "torch" not in sys.modules:
-            return PLAIN + pickle.dumps(whole)
+        whole = {"curve": curve, "updates": list(self.updates), "state": self.state}
+        try:
+            return PLAIN + plain_data.to_bytes(whole)
+        except plain_data.NotPlain:
+            if "torch" not in sys.modules:
+                return PICKLED + pickle.dumps(whole)
         from kdecay_search.training import checkpoints  # noqa: PLC0415 - torch
 
         return TORCH + checkpoints.to_bytes(whole)
@@ -58,9 +63,11 @@ class SavedState:
         """Return the state that :meth:`to_bytes` gave; torch's tensors are on the CPU.
 
         Raises:
-            Exception: Whatever unpickling raises, such as when the code has changed since.
+            Exception: Whatever reading raises, such as when the code has changed since.
         """
         if payload[:1] == PLAIN:
+            found = plain_data.from_bytes(payload[1:])
+        elif payload[:1] == PICKLED:
             found = pickle.loads(payload[1:])
         else:
             from kdecay_search.training import checkpoints  # noqa: PLC0415 - torch
@@ -81,8 +88,7 @@ class StateStore:
     def folder(self) -> Path:
         """The run's own folder; a temporary one if the run has no checkpoint."""
         if self._checkpoint is not None:
-            self._checkpoint.folder.mkdir(parents=True, exist_ok=True)
-            return self._checkpoint.folder
+            return self._checkpoint.make_folder()
         if self._scratch is None:
             self._scratch = Path(tempfile.mkdtemp(prefix="kdecay-run-"))
             weakref.finalize(self, shutil.rmtree, self._scratch, ignore_errors=True)
@@ -100,7 +106,7 @@ class StateStore:
             return None
         try:
             return SavedState.from_bytes(payload)
-        except Exception:  # whatever unpickling raises
+        except Exception:  # whatever reading raises
             self._set_aside("cannot be loaded")
             return None
 
