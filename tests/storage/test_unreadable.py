@@ -1,0 +1,137 @@
+"""One bad row: its study is shown as unreadable and left alone, and all others go on."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy
+
+from kdecay_search import reconcile
+from kdecay_search.errors import InvalidSpec, UnreadableStudy
+from kdecay_search.report.dashboard.publisher import Publisher
+from kdecay_search.snapshot import read_snapshot
+from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.parameters import distributions, parameters
+from kdecay_search.study.file import load
+from tests.support.kdecay_command import Kdecay, simulated_study
+
+VALUE = "UPDATE trial_values SET {} WHERE trial_id = :trial"
+PARAMETER = "UPDATE trial_params SET {} WHERE trial_id = :trial AND param_name = '{}'"
+TRIAL = "UPDATE trial_user_attributes SET value_json = '{}' WHERE trial_id = :trial AND key = '{}'"
+STUDY = "UPDATE study_user_attributes SET value_json = {} WHERE study_id = :study AND key = '{}'"
+BAD_ROWS = {
+    "told NaN": VALUE.format("value = 'NaN'"),
+    "told 1e308": VALUE.format("value = 1e308"),
+    "told -1e308": VALUE.format("value = -1e308"),
+    "told infinity": VALUE.format("value = NULL, value_type = 'INF_POS'"),
+    "told nothing": "DELETE FROM trial_values WHERE trial_id = :trial",
+    "unknown distribution": PARAMETER.format("distribution_json = '{{}}'", "lr_max"),
+    "distribution that is not JSON": PARAMETER.format("distribution_json = 'what?'", "lr_max"),
+    "no such choice": PARAMETER.format("param_value = 77", "lr_max"),
+    "k of NaN": PARAMETER.format("param_value = 'NaN'", "k"),
+    "attribute that is not JSON": TRIAL.format("{what?", "bounds"),
+    "attribute that is too deep": TRIAL.format("[" * 100_000, "bounds"),
+    "spec that is not JSON": STUDY.format("'{what?'", "spec"),
+    "spec that is no text": STUDY.format("'[1, 2]'", "spec"),
+    "spec that does not parse": STUDY.format("to_json('{\"name\": 1}'::text)", "spec"),
+    "spec of another study": STUDY.format("replace(value_json, 'bad', 'other')", "spec"),
+    "spec that is null": STUDY.format("NULL", "spec"),
+}
+HARMLESS_ROWS = {
+    "message that is not JSON": TRIAL.format("{what?", "worker"),
+    "note that is not JSON": (
+        "INSERT INTO study_user_attributes (study_id, key, value_json) "
+        "VALUES (:study, 'note', '{what?'), (:study, NULL, '1'), (:study, 'nothing', NULL)"
+    ),
+    "epoch of infinity": (
+        "INSERT INTO trial_intermediate_values "
+        "(trial_id, step, intermediate_value, intermediate_value_type) VALUES "
+        "(:trial, 1, 1e308, 'FINITE'), (:trial, 2, NULL, 'INF_POS'), (:trial, 3, NULL, 'NAN')"
+    ),
+}
+
+
+@pytest.fixture
+def own(alone: Kdecay) -> Storage:
+    assert alone.url is not None
+    return Storage(alone.url)
+
+
+def break_study(storage: Storage, tmp_path: Path, statement: str) -> None:
+    """Launch a study ``bad`` with one result, and write a bad row to it."""
+    spec = load(simulated_study(tmp_path, name="bad", search__lr_max=[0.1, 0.2]))
+    reconcile.launch(storage, spec)
+    reconcile.reconcile(storage, "bad")
+    claim = queue.claim(storage, "bad", "me")
+    assert claim is not None
+    spaces = distributions(claim.request)
+    queue.give_parameters(storage, claim.trial_id, parameters(claim.request), spaces)
+    queue.complete(storage, claim.trial_id, 5.0)
+    with storage.engine.begin() as connection:
+        values = {"trial": claim.trial_id, "study": claim.study_id}
+        bound = sqlalchemy.text(statement)
+        used = {key: values[key] for key in bound.compile().params}
+        assert connection.execute(bound, used).rowcount > 0
+
+
+@pytest.mark.parametrize("bad", BAD_ROWS)
+def test_every_command_and_worker_goes_on(
+    alone: Kdecay, own: Storage, tmp_path: Path, bad: str
+) -> None:
+    break_study(own, tmp_path, BAD_ROWS[bad])
+    file = simulated_study(tmp_path, name="good", search__seeds=1, task__epochs=2)
+    alone.run("launch", file, "--detach", "--workers", "0")
+    with pytest.raises((UnreadableStudy, InvalidSpec)):
+        _ = read_snapshot(own, "bad").plan
+    worker = alone.run("worker", "--drain")
+    assert "bad is left alone" in worker.stderr
+    listed = alone.run("list", "--json")
+    shown = {each["study"]: each for each in json.loads(listed.stdout)}
+    assert shown["good"]["state"] == "done"
+    assert shown["bad"]["state"] == "unreadable"
+    assert f"bad: {shown['bad']['reason']}" in listed.stderr
+    assert "unreadable" in alone.run("list").stdout
+    for command in (["status", "bad"], ["report", "bad"], ["best", "bad"]):
+        refused = alone.run(*command, code=2)
+        assert len(refused.stderr.splitlines()) == 1, refused.stderr
+        assert "unforeseen" not in refused.stderr
+    assert alone.json("status", "good")["state"] == "done"
+    own.close()
+
+
+@pytest.mark.parametrize("row", HARMLESS_ROWS)
+def test_row_that_decides_nothing_is_skipped(
+    alone: Kdecay, own: Storage, tmp_path: Path, row: str
+) -> None:
+    break_study(own, tmp_path, HARMLESS_ROWS[row])
+    alone.run("worker", "--drain")
+    assert alone.json("status", "bad")["state"] == "done"
+    own.close()
+
+
+def test_error_in_planning_is_one_line(
+    own: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a record leads to that nobody has thought of."""
+    reconcile.launch(own, load(simulated_study(tmp_path, name="odd")))
+
+    def fail(*arguments: object) -> None:
+        raise ValueError("need at least one array to concatenate")
+
+    monkeypatch.setattr("kdecay_search.snapshot.make_plan", fail)
+    with pytest.raises(UnreadableStudy, match="study 'odd' cannot be read: ValueError: need"):
+        reconcile.reconcile(own, "odd")
+    own.close()
+
+
+def test_dashboard_publishes_the_others(own: Storage, tmp_path: Path) -> None:
+    break_study(own, tmp_path, BAD_ROWS["told NaN"])
+    reconcile.launch(own, load(simulated_study(tmp_path, name="good")))
+    reconcile.reconcile(own, "good")
+    Publisher(own).look(threading.Event())
+    good = records.stage_ids(own, "good")[1]
+    assert own.optuna.get_study_system_attrs(good)
+    own.close()
