@@ -18,6 +18,7 @@ import sqlalchemy
 
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.storage import Storage, records
+from kdecay_search.storage.attributes import LAUNCH
 from kdecay_search.storage.url import parse_url
 from kdecay_search.study.trials import State
 from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay, simulated_study
@@ -177,15 +178,19 @@ def run_in(folder: Path, kdecay: Kdecay, *arguments: str) -> subprocess.Complete
 
 def test_stored_specs_cannot_run_code(alone: Kdecay, planted: Storage, tmp_path: Path) -> None:
     """A worker of all studies leaves them alone and serves the good one beside them."""
-    good = records.create_stage(planted, "good", 1)
-    foreign = [plant_trial(planted, good, request) for request in HOSTILE_REQUESTS]
     alone.run("launch", simulated_study(tmp_path, name="good"), "--workers", "0", "--detach")
+    good = records.stage_ids(planted, "good")[1]
+    own = {LAUNCH: records.read_study(planted, "good").launch}
+    foreign = [plant_trial(planted, good, request | own) for request in HOSTILE_REQUESTS]
+    ignored = [plant_trial(planted, good, request) for request in HOSTILE_REQUESTS]
     worker = run_in(tmp_path, alone, "worker", "--drain")
     assert "Traceback" not in worker.stderr
     assert worker.stderr.replace("\n", "").isprintable()
     assert alone.json("status", "good")["state"] == "done"
     ended = {planted.optuna.get_trial(trial_id).state for trial_id in foreign}
     assert ended == {optuna.trial.TrialState.FAIL}
+    left = {planted.optuna.get_trial(trial_id).state for trial_id in ignored}
+    assert left == {optuna.trial.TrialState.WAITING}
     states = {
         trial.state
         for name in records.study_names(planted)
