@@ -6,14 +6,16 @@ of all errors.
 Importing this package is fast: it imports neither torch nor Optuna nor SQLAlchemy.
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from kdecay_search.errors import KDecayError
 from kdecay_search.schedules.kdecay import KDecaySchedule
-from kdecay_search.version import __version__
 
 if TYPE_CHECKING:
     from kdecay_search.user_code.run import TaskRun
+
+__version__ = "0.1.0"
 
 __all__ = ["KDecayError", "KDecaySchedule", "TaskRun", "__version__"]
 
@@ -21,7 +23,5 @@ __all__ = ["KDecayError", "KDecaySchedule", "TaskRun", "__version__"]
 def __getattr__(name: str) -> object:
     """Import ``TaskRun`` when it is first used: it is mostly needed for annotations."""
     if name == "TaskRun":
-        from kdecay_search.user_code.run import TaskRun  # noqa: PLC0415
-
-        return TaskRun
+        return import_module("kdecay_search.user_code.run").TaskRun
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy
 
+from kdecay_search import __version__
 from kdecay_search.errors import StudyError
 from kdecay_search.search import Plan
 from kdecay_search.snapshot import StudySnapshot, overview, take_snapshot
@@ -23,7 +24,6 @@ from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study import file as study_file
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import CONFIRMATION, FIRST_STAGE, State
-from kdecay_search.version import __version__
 
 
 @retried

@@ -16,6 +16,7 @@ from typing import Any
 
 import sqlalchemy
 
+from kdecay_search import __version__
 from kdecay_search.errors import InvalidSpec, KDecayError, StudyError, UnreadableStudy
 from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage import history
@@ -34,7 +35,6 @@ from kdecay_search.study.trials import (
     Trial,
     Trials,
 )
-from kdecay_search.version import __version__
 
 Row = sqlalchemy.Row[Any]
 NO_ATTRIBUTES: Mapping[str, Any] = MappingProxyType({})

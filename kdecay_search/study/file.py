@@ -17,9 +17,9 @@ import tomli_w
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from kdecay_search import __version__
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.version import __version__
 
 SHOWN_VALUE_LENGTH = 60
 """Characters of a wrong value, key or override that an error quotes."""
