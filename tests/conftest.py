@@ -16,8 +16,8 @@ from hypothesis import settings
 from playwright.sync_api import Browser
 
 from kdecay_search.storage import Storage, embedded_url
-from kdecay_search.storage.url import parse_url
 from kdecay_search.storage.embedded.data import ROLE, SUPERUSER
+from kdecay_search.storage.url import parse_url
 from tests.support import browser
 from tests.support.kdecay_command import Kdecay
 from tests.support.postgres_servers import server_user
@@ -45,8 +45,8 @@ INTEGRATION_FIXTURES = {"storage", "storage_url", "chromium"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test by what it starts: ``unit`` nothing, ``integration`` one real part (a database,
-    a browser, torch, a process), ``acceptance`` the commands as users run them."""
+    """Mark each test by what it starts: ``unit`` nothing, ``integration`` one real part (a
+    database, a browser, torch, a process), ``acceptance`` the commands as users run them."""
     tests = Path(__file__).parent
     for item in items:
         room = item.path.relative_to(tests).parts[0]

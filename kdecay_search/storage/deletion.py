@@ -1,4 +1,4 @@
-"""Deleting a study: all of its stages or nothing, whoever is working on it."""
+"""Deleting a study: all of its stages or nothing, also while workers train it."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Deletion:
 def delete_study(storage: Storage, name: str) -> Deletion:
     """Delete all stages of a study, in one transaction that holds the study's lock.
 
-    Nothing is added to the study meanwhile: whoever is writing to it is waited for, and whoever
-    wants to waits and finds nothing. Its workers learn at their next heartbeat that their trials
+    Nothing is added to the study meanwhile: the deletion waits for a process that is writing to it,
+    and one that wants to write waits for the deletion and finds nothing. Its workers learn at their next heartbeat that their trials
     are gone, and stop training. Optuna studies that have a stage's name, but were not made by this
     program, are left alone.
 

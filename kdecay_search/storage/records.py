@@ -20,18 +20,15 @@ from kdecay_search import __version__
 from kdecay_search.errors import InvalidSpec, KDecayError, StudyError, UnreadableStudy
 from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage import history
-from kdecay_search.storage.connect import Storage, mapped_errors, retried
+from kdecay_search.storage.connect import Storage, retried
 from kdecay_search.storage.sql import studies as study_sql
 from kdecay_search.storage.sql import trials as trial_sql
 from kdecay_search.study import file as study_file
-from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import NAME_PATTERN, StudySpec
 from kdecay_search.study.trials import (
     CONFIRMATION,
     FIRST_STAGE,
     MEMORY,
-    RAW_ONLY,
-    RunRequest,
     Trial,
     Trials,
 )
@@ -340,66 +337,6 @@ def set_attributes(
         study_ids, keys, texts = (list(column) for column in zip(*rows, strict=True))
         values = {"study_ids": study_ids, "keys": keys, "texts": texts}
         connection.execute(study_sql.WRITE_ATTRIBUTES, values)
-
-
-@dataclass(frozen=True)
-class SeedTrial:
-    """A trial of one seed that has not failed, with all that it has reported."""
-
-    trial_id: int
-    """Optuna's id of the trial."""
-    request: RunRequest
-    """The run that the trial attempts."""
-    candidate: Candidate | None
-    """The point of the search space that the trial tries; None until the sampler has chosen it."""
-    values: Sequence[float]
-    """The reported error (%) after each epoch, from the first: averaged unless ``is_raw``."""
-    is_raw: bool
-    """Whether some of the values are raw errors, for lack of averaged ones."""
-    is_pruned: bool
-    """Whether the trial was stopped early, or skipped."""
-
-
-def read_seed(storage: Storage, study_id: int, seed: int) -> list[SeedTrial]:
-    """Read the trials of one seed in one of Optuna's studies, except those that failed.
-
-    One statement reads everything, so that all values belong to the same moment. Trials that were
-    not queued by this package are left out.
-
-    Raises:
-        StorageError: The database does not answer; the call may be repeated.
-    """
-    values = {
-        "study_id": study_id,
-        "seed": str(seed),
-        "parameter": attribute.K,
-        "level": attribute.LR_MAX,
-        "attributes": [*attribute.REQUEST, RAW_ONLY],
-    }
-    with mapped_errors(), storage.engine.connect() as connection:
-        rows = connection.execute(trial_sql.OF_SEED, values).all()
-    return [trial for row in rows if (trial := _seed_trial(row)) is not None]
-
-
-def _seed_trial(row: Row) -> SeedTrial | None:
-    """The trial of a row; None if it makes no sense, or is no run's."""
-    try:
-        attributes = {key: json.loads(text) for key, text in row.attributes.items()}
-        request = attribute.read_request(attributes)
-        if request is None:
-            return None
-        k = request.k if row.k is None else row.k
-        lr_max = request.lr_max if row.level is None else history.chosen_level(row.level)
-    except (TypeError, ValueError, LookupError, RecursionError):
-        return None
-    return SeedTrial(
-        trial_id=row.trial_id,
-        request=request,
-        candidate=None if k is None else Candidate(k, lr_max),
-        values=row.reported,
-        is_raw=bool(attributes.get(RAW_ONLY, False)),
-        is_pruned=row.state == "PRUNED",
-    )
 
 
 @retried

@@ -18,6 +18,7 @@ from kdecay_search.search.early_stopping import (
 from kdecay_search.storage import Storage, attributes, parameters, queue, records
 from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
+from kdecay_search.storage.seed_trials import SeedTrial, read_seed
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, RAW_ONLY, RunKey
@@ -81,7 +82,7 @@ class ClaimedTrial:
             self._reported.add(epoch.number)
         if not self.is_decision(epoch):
             return None
-        trials = records.read_seed(self._storage, self._claim.study_id, FIRST_SEED)
+        trials = read_seed(self._storage, self._claim.study_id, FIRST_SEED)
         own = next((trial for trial in trials if trial.trial_id == self._claim.trial_id), None)
         if own is None:  # failed by another process or deleted since the report
             return Lost
@@ -111,9 +112,7 @@ class ClaimedTrial:
         queue.prune(self._storage, self._claim.trial_id, _reported_error(curve[-1]), _curves(curve))
 
 
-def should_prune(
-    spec: StudySpec, own: records.SeedTrial, trials: Sequence[records.SeedTrial]
-) -> bool:
+def should_prune(spec: StudySpec, own: SeedTrial, trials: Sequence[SeedTrial]) -> bool:
     """Whether ``own``, one of a stage's ``trials`` on the first seed, should stop now.
 
     Trials that report raw errors are neither stopped nor compared with.

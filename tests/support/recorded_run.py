@@ -13,7 +13,7 @@ from tests.support.memory_studies import study
 
 
 class RecordedRun:
-    """A :class:`kdecay_search.tasks.protocol.Run`. ``folder``: where its checkpoint lies, if it has one;
+    """A :class:`kdecay_search.tasks.protocol.Run`. ``folder``: where its checkpoint lies, if any;
     ``ends``: what to raise at the report of an epoch, by its number."""
 
     def __init__(

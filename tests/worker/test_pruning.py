@@ -7,9 +7,10 @@ import math
 import pytest
 
 from kdecay_search.search.early_stopping import FIRST_SEED
-from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage import Storage, queue
 from kdecay_search.storage.parameters import distributions
 from kdecay_search.storage.queue import Claim
+from kdecay_search.storage.seed_trials import read_seed
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RAW_ONLY, RunKey, RunRequest
@@ -51,7 +52,7 @@ def test_a_run_without_parameters_yet_is_judged_by_its_request(storage: Storage)
     that was asking."""
     study_id, claims = reporting(storage, "no-parameters")
     assert not storage.optuna.get_trial(claims[-1].trial_id).params
-    trials = records.read_seed(storage, study_id, FIRST_SEED)
+    trials = read_seed(storage, study_id, FIRST_SEED)
     assert [trial.candidate for trial in trials] == [Candidate(k) for k in ERRORS]
     asked = spec("no-parameters")
     assert should_prune(asked, trials[-1], trials)
@@ -63,15 +64,15 @@ def test_only_unprotected_averaged_curves_are_judged_and_only_when_a_decision_is
 ) -> None:
     study_id, claims = reporting(storage, "conditions")
     asked = spec("conditions")
-    before = records.read_seed(storage, study_id, FIRST_SEED)
+    before = read_seed(storage, study_id, FIRST_SEED)
     assert not should_prune(asked, before[0], before)
     queue.note(storage, claims[-1].trial_id, {RAW_ONLY: True})
-    trials = records.read_seed(storage, study_id, FIRST_SEED)
+    trials = read_seed(storage, study_id, FIRST_SEED)
     assert [trial.is_raw for trial in trials] == [False] * 6 + [True]
     assert not should_prune(asked, trials[-1], trials)
     for step in range(7, 12):
         queue.report(storage, claims[-1], step, 40.0)
-    later = records.read_seed(storage, study_id, FIRST_SEED)[-1]
+    later = read_seed(storage, study_id, FIRST_SEED)[-1]
     assert len(later.values) == 11
     assert not should_prune(asked, later, before)
 
@@ -80,7 +81,7 @@ def test_failed_trials_are_left_out_and_pruned_ones_are_marked(storage: Storage)
     study_id, claims = reporting(storage, "ended")
     queue.fail(storage, claims[1].trial_id, "lost", None)
     queue.prune(storage, claims[2].trial_id, 13.0)
-    trials = records.read_seed(storage, study_id, FIRST_SEED)
+    trials = read_seed(storage, study_id, FIRST_SEED)
     assert [trial.trial_id for trial in trials] == [
         claim.trial_id for claim in claims if claim is not claims[1]
     ]
@@ -113,7 +114,7 @@ def test_a_sampled_level_and_infinite_errors_are_read_as_they_were_written(
     queue.give_parameters(storage, claim.trial_id, {"k": 2.5, "lr_max": 0.2}, spaces)
     for step, value in enumerate((9.0, math.inf, math.nan), start=1):
         queue.report(storage, claim, step, value)
-    (trial,) = records.read_seed(storage, study_id, FIRST_SEED)
+    (trial,) = read_seed(storage, study_id, FIRST_SEED)
     assert trial.candidate == Candidate(2.5, 0.2)
     assert trial.request == request
     assert trial.values == [9.0, math.inf, pytest.approx(math.nan, nan_ok=True)]
