@@ -36,9 +36,9 @@ def delete_study(storage: Storage, name: str) -> Deletion:
     """Delete all stages of a study, in one transaction that holds the study's lock.
 
     Nothing is added to the study meanwhile: the deletion waits for a process that is writing to it,
-    and one that wants to write waits for the deletion and finds nothing. Its workers learn at their next heartbeat that their trials
-    are gone, and stop training. Optuna studies that have a stage's name, but were not made by this
-    program, are left alone.
+    and one that wants to write waits for the deletion and finds nothing. Its workers learn at their
+    next heartbeat that their trials are gone, and stop training. Optuna studies that have a stage's
+    name, but were not made by this program, are left alone.
 
     Raises:
         StudyError: There is no study of that name, or this program has not made it.
