@@ -114,19 +114,29 @@ def publish(
     """
     import time
 
-    from kdecay_search.errors import StorageUnavailable
+    from kdecay_search.errors import InvalidSpec, StorageUnavailable, StudyError
     from kdecay_search.report.dashboard.publication import Outcome
     from kdecay_search.report.dashboard.publication import publish as publish_study
     from kdecay_search.storage.records import study_names
 
     with opened(storage) as store:
+        unreadable = []
         for each in [name] if name else study_names(store):
             end = time.monotonic() + BUSY_SECONDS
-            while (outcome := publish_study(store, each)) == Outcome.BUSY:
-                if time.monotonic() > end:
-                    raise StorageUnavailable(
-                        f"study {each!r}: another process has been publishing it for "
-                        f"{BUSY_SECONDS:g} s; try again later"
-                    )
-                time.sleep(RETRY_SECONDS)
-            echo(f"{each}: {outcome}", err=True)
+            try:
+                while (outcome := publish_study(store, each)) == Outcome.BUSY:
+                    if time.monotonic() > end:
+                        raise StorageUnavailable(
+                            f"study {each!r}: another process has been publishing it for "
+                            f"{BUSY_SECONDS:g} s; try again later"
+                        )
+                    time.sleep(RETRY_SECONDS)
+            except (StudyError, InvalidSpec) as error:
+                if name:
+                    raise
+                unreadable.append(each)
+                echo(f"{each}: {error}", err=True)
+            else:
+                echo(f"{each}: {outcome}", err=True)
+        if unreadable:
+            raise typer.Exit(1)
