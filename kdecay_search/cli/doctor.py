@@ -97,7 +97,9 @@ def _checks(
     fix = "a network disk that does not answer blocks every access: run mount and dmesg"
     yield from within(FOLDER_SECONDS, "home", lambda: home_checks(is_embedded=not url), fix)
     yield from within(FOLDER_SECONDS, "temporary", temporary_checks, fix)
-    yield from within(FOLDER_SECONDS, "checkpoints", lambda: checkpoint_checks(checkpoints), fix)
+    yield from within(
+        FOLDER_SECONDS, "checkpoints", lambda: checkpoint_checks(checkpoints, spec), fix
+    )
     if spec is not None:
         named = spec
         yield from within(FOLDER_SECONDS, "data", lambda: data_checks(named), fix)

@@ -154,7 +154,7 @@ def checkpoint_folder(option: str | None) -> CheckpointFolder:
 
     root = Path(option).expanduser().resolve() if option else home() / "checkpoints"
     try:
-        root.mkdir(parents=True, exist_ok=True)
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise KDecayError(
             f"--checkpoints {root}: {error.strerror}; use a folder that this user can write to"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,8 @@ from kdecay_search.errors import HomeError, KDecayError
 from kdecay_search.paths import OBJECT_STORES, SHARED, home, mount_of, temporary_folder
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.study.spec import StudySpec
+from kdecay_search.tasks.checkpoint import CheckpointFolder
+from kdecay_search.tasks.private_folder import is_own, others_may_write, owner_text
 
 LITTLE_SPACE = GIB
 """Less free space, in bytes, is a warning."""
@@ -60,12 +63,13 @@ def temporary_checks() -> Iterator[Check]:
         yield _tried("temporary", folder, "set TMPDIR to a folder that this user can write to")
 
 
-def checkpoint_checks(chosen: Path | None) -> Iterator[Check]:
+def checkpoint_checks(chosen: Path | None, spec: StudySpec | None = None) -> Iterator[Check]:
     """Check the folder for checkpoints.
 
     Args:
         chosen: The folder given by option or environment. None stands for the default, a folder
             in KDECAY_HOME.
+        spec: A study whose own folder in it is looked at as well; None if there is none.
     """
     folder = chosen or home() / "checkpoints"
     if chosen is not None and not chosen.exists():
@@ -75,8 +79,11 @@ def checkpoint_checks(chosen: Path | None) -> Iterator[Check]:
     fix = "set --checkpoints (or KDECAY_CHECKPOINTS) to a folder that this user can write to"
     found = _tried("checkpoints", folder, fix)
     kind = file_system(folder)
+    open_to_others = _open_to_others(folder, spec)
     if found.severity != Severity.OK:
         yield found
+    elif open_to_others is not None:
+        yield open_to_others
     elif kind in OBJECT_STORES:
         fix = "use a file system with atomic renames, such as NFS"
         yield warning("checkpoints", f"{found.value}, an object store", fix)
@@ -87,6 +94,31 @@ def checkpoint_checks(chosen: Path | None) -> Iterator[Check]:
         yield ok("checkpoints", f"{found.value}, shared")
     else:
         yield ok("checkpoints", f"{found.value}, local: other machines cannot see it")
+
+
+def _open_to_others(folder: Path, spec: StudySpec | None) -> Check | None:
+    """Say what other users can do to checkpoints in ``folder``; None if they can do nothing."""
+    fix = "set --checkpoints to a folder of your own: mkdir -m 700 DIR"
+    if spec is not None:
+        own = CheckpointFolder(folder).of_study(spec)
+        with contextlib.suppress(FileNotFoundError):
+            status = own.lstat()
+            if not is_own(status):
+                return error("checkpoints", f"{own}: {owner_text(status)}, and is refused", fix)
+            if stat.S_ISLNK(status.st_mode):
+                return error("checkpoints", f"{own}: is a symbolic link, and is refused", fix)
+            if others_may_write(status):
+                value = f"{own}: others can write to it, so its runs will start over"
+                return warning("checkpoints", value, fix)
+    with contextlib.suppress(FileNotFoundError):
+        status = folder.stat()
+        if others_may_write(status):
+            value = f"{folder}: others can write to it, and can keep studies from using it"
+            return warning("checkpoints", value, fix)
+        if not is_own(status) and status.st_uid != 0:
+            value = f"{folder}: {owner_text(status)}, who can remove all checkpoints"
+            return warning("checkpoints", value, fix)
+    return None
 
 
 def data_checks(spec: StudySpec) -> Iterator[Check]:

@@ -11,7 +11,9 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
+from kdecay_search.errors import KDecayError
 from kdecay_search.worker.names import ID_VARIABLE, name_prefix, new_id
 from kdecay_search.worker.signals import DRAIN_SIGNALS, drain_signal
 
@@ -188,6 +190,20 @@ def restart_pause(short_lives: int) -> float:
     return min(FIRST_RESTART_SECONDS * 2.0**doublings, MAX_RESTART_SECONDS)
 
 
+def _opened_log(path: Path) -> BinaryIO:
+    """Open a log to append to it; only its user can read it, and no link is followed.
+
+    Raises:
+        KDecayError: It cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return open(os.open(path, flags, 0o600), "ab")
+    except OSError as error:
+        raise KDecayError(f"log {path}: {error.strerror}; KDECAY_HOME must be yours") from error
+
+
 def _spawn(
     arguments: Sequence[str], environment: Mapping[str, str], log: Path | None, detached: bool
 ) -> tuple[subprocess.Popen[bytes], str]:
@@ -196,8 +212,7 @@ def _spawn(
     with contextlib.ExitStack() as stack:
         output = None
         if log is not None:
-            log.parent.mkdir(parents=True, exist_ok=True)
-            output = stack.enter_context(log.open("ab"))
+            output = stack.enter_context(_opened_log(log))
         popen = subprocess.Popen(
             [sys.executable, "-P", "-m", "kdecay_search", "worker", *arguments],
             env={**os.environ, **MALLOC_SETTINGS, **environment, ID_VARIABLE: worker_id},

@@ -13,6 +13,7 @@ import pytest
 from kdecay_search.doctor.check import Severity
 from kdecay_search.doctor.folders import checkpoint_checks, data_checks, file_system, home_checks
 from kdecay_search.study.spec import StudySpec
+from kdecay_search.tasks.checkpoint import CheckpointFolder
 from tests.support.memory_studies import images_table
 
 
@@ -56,6 +57,35 @@ def test_missing_checkpoint_folder_is_a_warning(tmp_path: Path) -> None:
     assert check.severity == Severity.WARNING
     assert "mounted" in (check.fix or "")
     assert not (tmp_path / "shared").exists()
+
+
+def test_folder_for_checkpoints_that_others_can_write_to_is_a_warning(tmp_path: Path) -> None:
+    root = tmp_path / "shared"
+    root.mkdir()
+    for bits in (0o1777, 0o775):
+        root.chmod(bits)
+        (check,) = checkpoint_checks(root)
+        assert check.severity == Severity.WARNING
+        assert "others can write to it" in check.value
+        assert "mkdir -m 700" in (check.fix or "")
+
+
+def test_study_s_folder_that_a_worker_would_refuse_is_an_error(tmp_path: Path) -> None:
+    spec = images()
+    folder = CheckpointFolder(tmp_path).of_study(spec)
+    folder.symlink_to(tmp_path)
+    (check,) = checkpoint_checks(tmp_path, spec)
+    assert (check.severity, "is a symbolic link" in check.value) == (Severity.ERROR, True)
+    folder.unlink()
+    folder.mkdir(mode=0o700)
+    folder.chmod(0o770)
+    (check,) = checkpoint_checks(tmp_path, spec)
+    assert (check.severity, "will start over" in check.value) == (Severity.WARNING, True)
+    assert list(tmp_path.iterdir()) == [folder], "it is only looked at"
+    if os.geteuid() == 0:
+        os.chown(folder, 65534, 65534)
+        (check,) = checkpoint_checks(tmp_path, spec)
+        assert (check.severity, "belongs to user" in check.value) == (Severity.ERROR, True)
 
 
 @pytest.mark.parametrize(

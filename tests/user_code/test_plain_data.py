@@ -78,8 +78,9 @@ def typed(value: Any) -> Any:
 @pytest.mark.parametrize(
     "array",
     [np.arange(6.0).reshape(2, 3), np.arange(6)[::2], np.zeros((0, 3)), np.array(5),
-     np.array(["a"]), np.array([b"x", b"yz"]), np.array([True]), np.array([1j]), np.arange(3, dtype=">u2"),
-     np.asfortranarray(np.arange(6).reshape(2, 3)), np.array(["2020-01-01"], "datetime64[D]")],
+     np.array(["a"]), np.array([b"x", b"yz"]), np.array([True]), np.array([1j]),
+     np.arange(3, dtype=">u2"), np.asfortranarray(np.arange(6).reshape(2, 3)),
+     np.array(["2020-01-01"], "datetime64[D]")],
     ids=str,
 )  # fmt: skip
 def test_arrays_come_back(array: np.ndarray[Any, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from kdecay_search.errors import KDecayError
 from kdecay_search.worker import local_workers
 from kdecay_search.worker.local_workers import (
     MAX_RESTART_SECONDS,
@@ -80,3 +81,18 @@ def test_a_worker_is_restarted_at_most_twenty_times(
 @pytest.mark.parametrize(("lives", "pause"), [(0, 0), (1, 0), (2, 1), (5, 8), (8, 60), (5000, 60)])
 def test_the_pause_grows_and_is_bounded(lives: int, pause: float) -> None:
     assert restart_pause(lives) == pause
+
+
+def test_no_worker_logs_through_a_link(tmp_path: Path) -> None:
+    private, log = tmp_path / "private", tmp_path / "logs" / "worker-0.log"
+    private.write_text("a private file")
+    log.parent.mkdir()
+    log.symlink_to(private)
+    with pytest.raises(KDecayError, match=r"log .*worker-0\.log: "):
+        LocalWorkers().start(["--help"], {}, log)
+    assert private.read_text() == "a private file"
+    log.unlink()
+    workers = LocalWorkers()
+    workers.start(["--help"], {}, log)
+    assert workers.wait(60)
+    assert (log.stat().st_mode & 0o777, "Usage" in log.read_text()) == (0o600, True)

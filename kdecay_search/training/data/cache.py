@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 def cache_folder() -> Path:
     """The folder where decoded images are kept; it is created if it is missing."""
     folder = home() / "cache"
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import logging
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,9 +20,10 @@ def exclusive_lock(path: Path) -> Iterator[None]:
     it supports no locks there is a warning, and several processes may do the same work.
 
     Raises:
-        OSError: The file cannot be made.
+        OSError: The file cannot be made, or is a link.
     """
-    with path.open("w") as file:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC  # whatever is there, it stays
+    with open(os.open(path, flags, 0o666), "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
