@@ -142,7 +142,7 @@ def test_what_keep_saves_is_plain(tmp_path: Path) -> None:
     "state",
     [Mine(3), {"a": [Mine(3)]}, datetime.date(2020, 1, 1), Path("x"), Counter("abc"), torch.float16,
      np.array([None]), np.zeros(2, [("a", int)]), torch.ones(2, 2).to_sparse()],
-    ids=repr,
+    ids=["own", "own-nested", "date", "path", "counter", "dtype", "objects", "records", "sparse"],
 )  # fmt: skip
 def test_other_objects_are_pickled_as_before(state: Any) -> None:
     with pytest.raises(plain_data.NotPlain):
