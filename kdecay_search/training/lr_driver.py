@@ -24,6 +24,9 @@ Rate = Callable[[int], float]
 Poll = Callable[[], None]
 """Raises an :class:`~kdecay_search.tasks.protocol.Interruption` if the run shall end."""
 
+BASE = "kdecay_base_lr"
+"""Key of a parameter group: the ``lr`` that stood for the schedule's when the group was added."""
+
 
 class GroupRatios:
     """The ratio of each parameter group's learning rate to that of the schedule.
@@ -31,13 +34,15 @@ class GroupRatios:
     A group's ratio is its own ``lr``, as it was when the group was added, divided by a base. So a
     group with ``lr`` 0 is frozen and stays so. Groups may be added at any time.
 
-    A group's first learning rate is kept in the group as ``initial_lr``, as torch's schedulers do:
-    it is a part of the optimizer's state, so a run that resumes has the same ratios.
+    A group's first learning rate is kept in the group as ``initial_lr``, as torch's schedulers do,
+    and the base beside it: they are a part of the optimizer's state, so a run that resumes has the
+    same ratios.
 
     Args:
         optimizer: The optimizer whose groups are driven.
-        base_lr: The ``lr`` that stands for the schedule's; None for that of the first group that is
-            not frozen.
+        base_lr: The ``lr`` that stands for the schedule's. None is the optimizer's own default, as
+            in ``SGD(groups, lr=0.1)``, if a group has it, and else the ``lr`` of the first group
+            that is not frozen.
 
     Raises:
         TaskError: ``base_lr`` is not a number above 0, or it is None and all groups are frozen.
@@ -50,7 +55,9 @@ class GroupRatios:
         ]
         """First learning rate of each parameter group seen so far."""
         if base_lr is None:
-            base_lr = next((rate for rate in self.initial if rate), None)
+            default = float(optimizer.defaults.get("lr", 0.0))
+            rates = [rate for rate in self.initial if rate]
+            base_lr = default if default in rates else next(iter(rates), None)
             if base_lr is None:
                 raise TaskError(
                     "every parameter group of the optimizer has lr 0, and so is frozen: give it a "
@@ -73,7 +80,8 @@ class GroupRatios:
                 self.initial.append(float(group.get("initial_lr", group["lr"])))
             # Missing in new groups, and in the state of optimizers of earlier versions.
             group.setdefault("initial_lr", self.initial[index])
-        return [float(group["initial_lr"]) / self.base * rate for group in groups]
+            group.setdefault(BASE, self.base)
+        return [float(group["initial_lr"]) / group[BASE] * rate for group in groups]
 
 
 class LRDriver:
@@ -165,7 +173,7 @@ class ScheduleLR(LRScheduler):
         self._ratios.base = state_dict["base_lr"]
         self._ratios.initial = list(state_dict["initial_lrs"])
         for group, initial in zip(self.optimizer.param_groups, self._ratios.initial, strict=False):
-            group["initial_lr"] = initial
+            group["initial_lr"], group[BASE] = initial, self._ratios.base
         self._step_count = self.last_epoch + 1
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):

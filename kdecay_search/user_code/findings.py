@@ -118,7 +118,17 @@ def _of_schedule(tryout: Tryout) -> Iterator[Finding]:
             + "; set run.steps_per_epoch to the number of optimizer updates per epoch",
         )
     else:
-        yield Finding(Severity.GOOD, f"all {made} optimizer updates used the schedule's LR")
+        yield Finding(
+            Severity.GOOD, f"all {made} optimizer updates used the schedule's LR{_ratios(tryout)}"
+        )
+
+
+def _ratios(tryout: Tryout) -> str:
+    """Return the ratios of the parameter groups; nothing if they all have the schedule's LR."""
+    assert tryout.run is not None
+    ratios = tryout.rates.group_ratios(tryout.run.schedule)
+    shown = [f"{ratio:.4g}" if ratio else "0 (frozen)" for ratio in ratios]
+    return "" if {*shown} <= {"1"} else f", times {', '.join(shown)} by parameter group"
 
 
 def _of_state(tryout: Tryout) -> Iterator[Finding]:

@@ -100,6 +100,16 @@ class LearningRates:
                     return Mismatch(update, group, lr, expected)
         return None
 
+    def group_ratios(self, schedule: Callable[[int], float]) -> list[float]:
+        """Return the last ratio of each parameter group's LR to the schedule's; 0 if frozen."""
+        ratios = [0.0] * max(map(len, self.used), default=0)
+        for update, used in enumerate(self.used):
+            rate = schedule(update)
+            for group, lr in enumerate(used):
+                if rate:
+                    ratios[group] = lr / rate
+        return ratios
+
 
 def _are_close(one: float, other: float) -> bool:
     return abs(one - other) <= LR_TOLERANCE * max(abs(other), 1e-12)

@@ -195,8 +195,9 @@ class TaskRun:
             optimizer: The learning rate of a parameter group is the schedule's, times the group's
                 own ``lr`` divided by ``base_lr``. A group with ``lr`` 0 is frozen and stays so.
                 Groups may be added later.
-            base_lr: The ``lr`` that stands for the schedule's. By default it is that of the first
-                group that is not frozen, so with one group its ``lr`` does not matter.
+            base_lr: The ``lr`` that stands for the schedule's. By default it is the optimizer's
+                own, as in ``SGD(groups, lr=0.1)``, if a group has it, and else that of the first
+                group that is not frozen. So with one group, its ``lr`` does not matter.
 
         Raises:
             TaskError: All groups are frozen, or ``base_lr`` is not above 0.

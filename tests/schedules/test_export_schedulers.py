@@ -98,7 +98,53 @@ def test_pytorch_s_scheduler_resumes_from_its_state_and_scales_groups_of_other_r
     assert resumed.param_groups[1]["lr"] == pytest.approx(0.5 * schedule(21, TOTAL), rel=1e-13)
 
 
+def groups(*lrs: float, default: float) -> torch.optim.SGD:
+    parameters = [{"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr} for lr in lrs]
+    return torch.optim.SGD(parameters, lr=default)
+
+
+def add_group(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    optimizer.add_param_group({"params": [torch.nn.Parameter(torch.zeros(1))], "lr": lr})
+
+
+def lrs_of(optimizer: torch.optim.Optimizer) -> list[float]:
+    return [float(group["lr"]) for group in optimizer.param_groups]
+
+
+def test_pytorch_s_scheduler_keeps_frozen_groups_and_takes_later_ones() -> None:
+    """A ``LambdaLR`` fails as soon as a group is added."""
+    schedule = KDecaySchedule(ks=(2.0,))
+    optimizer = groups(0.0, schedule.lr_max, 0.3 * schedule.lr_max, default=schedule.lr_max)
+    scheduler = executed(export.pytorch_source(schedule, TOTAL))["kdecay_scheduler"](optimizer)
+    for step in range(1, TOTAL + 1):
+        optimizer.step()
+        if step == 9:
+            add_group(optimizer, 0.5 * schedule.lr_max)
+            add_group(optimizer, 0.0)
+        scheduler.step()
+        ratios = [0.0, 1.0, 0.3] + [0.5, 0.0] * (step >= 9)
+        assert lrs_of(optimizer) == pytest.approx([r * schedule(step, TOTAL) for r in ratios])
+
+
 # ---- timm ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schedule", ONE_TERM, ids=described)
+def test_timm_s_scheduler_keeps_ratios_and_frozen_groups(schedule: KDecaySchedule) -> None:
+    """By itself timm raises a frozen group to lr_min, and lets no group fall below."""
+    high = schedule.lr_max
+    optimizer = groups(0.0, high, 0.25 * high, 0.25 * schedule.lr_min, default=high)
+    optimizer.param_groups[2]["lr_scale"] = 0.5
+    make = executed(export.timm_source(schedule, TOTAL))["kdecay_scheduler"]
+    scheduler = make(optimizer)
+    ratios = [0.0, 1.0, 0.125, 0.25 * schedule.lr_min / high]
+    for step in range(TOTAL + 1):
+        if step == 9:
+            add_group(optimizer, 0.5 * high)
+            scheduler = make(optimizer)
+            ratios.append(0.5)
+        scheduler.step_update(step)
+        assert lrs_of(optimizer) == pytest.approx([r * schedule(step, TOTAL) for r in ratios])
 
 
 @pytest.mark.parametrize("schedule", ONE_TERM, ids=described)

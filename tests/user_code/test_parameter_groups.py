@@ -73,6 +73,43 @@ def test_the_base_can_be_stated(by: str) -> None:
 
 
 @BY
+def test_the_optimizer_s_own_rate_is_the_base_if_a_group_has_it(by: str) -> None:
+    """Layers of a pretrained network often come first, each with less than the optimizer's lr."""
+    groups = [group(0.001), group(0.01), {"params": [torch.nn.Parameter(torch.ones(1))]}, group(0)]
+    updates = Updates(torch.optim.SGD(groups, lr=0.1), by)
+    updates.make(5)
+    assert updates.used == updates.expected(0.001 / 0.1, 0.01 / 0.1, 1.0, 0.0)
+    updates = Updates(torch.optim.SGD([group(0.2), group(0.4)], lr=0.1), by)
+    updates.make(5)
+    assert updates.used == updates.expected(1.0, 2.0)
+
+
+@BY
+def test_the_base_stays_when_groups_come_later_and_the_run_is_resumed(by: str) -> None:
+    """A resumed run adds its groups at once, and one of them has the optimizer's own lr."""
+
+    def optimizer() -> torch.optim.Optimizer:
+        return torch.optim.SGD([group(0.05)], lr=0.5)
+
+    first = Updates(optimizer(), by)
+    first.make(2)
+    first.optimizer.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+    first.make(2)
+    assert first.used[3] == first.expected(1.0, 10.0)[3]
+    again = optimizer()
+    again.add_param_group({"params": [torch.nn.Parameter(torch.ones(1))]})
+    second = Updates(again, by)
+    again.load_state_dict(copy.deepcopy(first.optimizer.state_dict()))
+    if second.scheduler is not None and first.scheduler is not None:
+        second.scheduler.load_state_dict(copy.deepcopy(first.scheduler.state_dict()))
+    else:
+        second.run._drivers[0].updates = 4
+    second.make(3)
+    first.make(3)
+    assert second.used == first.used[4:]
+
+
+@BY
 @pytest.mark.parametrize("base", [0, -0.1, float("nan"), float("inf"), "0.1", True])
 def test_a_base_that_is_no_rate_is_one_line(by: str, base: Any) -> None:
     with pytest.raises(TaskError, match=r"base_lr=.*: must be a number above 0"):
@@ -183,8 +220,8 @@ def driven(run: TaskRun, optimizer: torch.optim.SGD) -> Callable[[int], None]:
 
 def test_try_accepts_frozen_groups_and_ratios() -> None:
     good = f"{Severity.GOOD}: all {2 * STEPS} optimizer updates used the schedule's LR"
-    assert tried(driven, 0.0, 0.5, 0.05) == good
-    assert tried(driven, 0.05) == good
+    assert tried(driven, 0.0, 0.5, 0.05) == f"{good}, times 0 (frozen), 1, 0.1 by parameter group"
+    assert tried(driven, 0.05) == tried(driven, 0.05, 0.05) == good
 
 
 def test_try_accepts_a_stated_base_and_later_groups() -> None:

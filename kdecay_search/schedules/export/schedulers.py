@@ -1,7 +1,8 @@
 """A schedule as Python source for a training library, which runs with that library alone.
 
 Every source has a function ``kdecay_scheduler(optimizer, total_steps)`` for an optimizer whose lr
-is the schedule's lr_max. A ``total_steps`` given to the export becomes that parameter's default.
+is the schedule's lr_max. A parameter group with another lr has its ratio to that, as in the search:
+one with lr 0 is frozen. A ``total_steps`` given to the export becomes that parameter's default.
 """
 
 from __future__ import annotations
@@ -21,14 +22,26 @@ from kdecay_search.schedules.kdecay import KDecaySchedule
 MANY_STEPS = 10_000_000
 """Optimizer updates that a training is assumed to have at most, where no number is given."""
 
-_LAMBDA_LR = '''
+_TORCH = '''
+class KDecayScheduler(LRScheduler):
+    """Multiplies the lr of every parameter group, also of those that are added later."""
+
+    def __init__(self, optimizer, total):
+        self.total = total
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        share = learning_rate(min(self.last_epoch, self.total), self.total) / {lr_max!r}
+        groups = self.optimizer.param_groups
+        return [float(group.setdefault("initial_lr", group["lr"])) * share for group in groups]
+
+
 def kdecay_scheduler(optimizer, {parameter}):
-    """A scheduler for an optimizer made with lr={lr_max!r}; call its step() after every update."""
+    """A scheduler for an optimizer made with lr={lr_max!r}; call its step() after every update.
 
-    def share(step):
-        return learning_rate(min(step, total_steps), total_steps) / {lr_max!r}
-
-    return LambdaLR(optimizer, share)
+    A parameter group with another lr has its ratio to that; one with lr=0 stays frozen.
+    """
+    return KDecayScheduler(optimizer, total_steps)
 '''
 
 _TRAINER = '''
@@ -61,7 +74,15 @@ def kdecay_scheduler(optimizer, {parameter}):
 
     k-decay, arXiv:2004.05909. For an optimizer made with lr={lr_max!r}; after every update call
     scheduler.step_update(updates), with the number of updates done so far.
+
+    A parameter group with another lr has its ratio to that; one with lr=0 stays frozen. After a
+    group is added, call this function again.
     """
+    for group in optimizer.param_groups:
+        ratio = group.get("initial_lr", group["lr"]) / {lr_max!r}
+        if ratio != 1.0:  # timm's own name for a ratio
+            group["lr_scale"] = group.get("lr_scale", 1.0) * ratio
+            group["initial_lr"] = {lr_max!r}
     return {name}(
         optimizer,
 {settings}
@@ -70,13 +91,13 @@ def kdecay_scheduler(optimizer, {parameter}):
 
 
 def pytorch_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
-    """Source with a ``LambdaLR``; it needs torch.
+    """Source with a scheduler of torch; it needs torch.
 
     Args:
         schedule: The schedule to write.
         total_steps: Optimizer updates of the training; None leaves them a parameter.
     """
-    return _source(schedule, total_steps, ["from torch.optim.lr_scheduler import LambdaLR"])
+    return _source(schedule, total_steps, ["from torch.optim.lr_scheduler import LRScheduler"])
 
 
 def huggingface_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
@@ -86,7 +107,10 @@ def huggingface_source(schedule: KDecaySchedule, total_steps: int | None = None)
         schedule: The schedule to write.
         total_steps: Optimizer updates of the training; with None, the trainer counts them.
     """
-    imports = ["from torch.optim.lr_scheduler import LambdaLR", "from transformers import Trainer"]
+    imports = [
+        "from torch.optim.lr_scheduler import LRScheduler",
+        "from transformers import Trainer",
+    ]
     given = "" if total_steps else ", num_training_steps"
     trainer = _TRAINER.format(
         lr_max=schedule.lr_max, arguments=f"optimizer or self.optimizer{given}"
@@ -111,7 +135,7 @@ def lightning_source(
         weight_decay: Weight decay of SGD.
     """
     imports = ["import lightning", "from torch.optim import SGD"]
-    imports.append("from torch.optim.lr_scheduler import LambdaLR")
+    imports.append("from torch.optim.lr_scheduler import LRScheduler")
     settings = {"lr": schedule.lr_max, "momentum": momentum, "nesterov": nesterov}
     settings |= {"weight_decay": weight_decay}
     listed = ", ".join(f"{name}={value!r}" for name, value in settings.items() if value)
@@ -126,7 +150,7 @@ def _source(schedule: KDecaySchedule, total_steps: int | None, imports: list[str
     standard = "import math\n\n" if needs_math(schedule) else ""
     function = learning_rate_function(schedule, total_steps)
     parameter = total_steps_parameter(total_steps)
-    scheduler = _LAMBDA_LR.format(parameter=parameter, lr_max=schedule.lr_max)
+    scheduler = _TORCH.format(parameter=parameter, lr_max=schedule.lr_max)
     return standard + "\n".join(imports) + "\n\n\n" + function + "\n" + scheduler
 
 
