@@ -225,10 +225,25 @@ def read_overviews(storage: Storage) -> dict[str, dict[str, Any] | None]:
         By the names of all studies, oldest first: the overview; None for a study that has not ended
         or whose overview another version has noted.
     """
+    return {name: _overview(row.overview) for name, row in _read_ended(storage).items()}
+
+
+@retried
+def first_stages_of_ended(storage: Storage) -> dict[str, int | None]:
+    """Optuna's ids of the first stages of the studies that have ended.
+
+    Returns:
+        By the names of all studies, oldest first: the id, which a study that is launched again does
+        not have; None for a study that has not ended.
+    """
+    return {name: row.ended_id for name, row in _read_ended(storage).items()}
+
+
+def _read_ended(storage: Storage) -> dict[str, Row]:
     values = {**_ALL_STUDIES, "overview_key": attribute.OVERVIEW}
     with storage.engine.connect() as connection:
         rows = connection.execute(study_sql.OVERVIEWS, values).all()
-    return {row.study_name.removesuffix("/k1"): _overview(row.overview) for row in rows}
+    return {row.study_name.removesuffix("/k1"): row for row in rows}
 
 
 def _overview(text: str | None) -> dict[str, Any] | None:

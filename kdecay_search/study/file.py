@@ -78,6 +78,8 @@ def from_json(text: str, version: str | None = None) -> StudySpec:
         return StudySpec.model_validate_json(_with_present_names(text))
     except ValidationError as error:
         line = _first_error(error, source="stored study")
+        if version == __version__:
+            raise InvalidSpec(f"{line}; it was changed after it was launched") from None
         launched = f"version {version}" if version else "another version"
         raise InvalidSpec(
             f"{line}; it was launched by {launched} of kdecay-search, and this is {__version__}"

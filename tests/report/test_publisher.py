@@ -218,7 +218,7 @@ def test_a_database_that_is_away_and_a_study_that_cannot_be_read_end_nothing(
     def fail(storage: Storage) -> list[str]:
         raise RuntimeError("nobody foresaw this")
 
-    monkeypatch.setattr(publisher.records, "study_names", fail)
+    monkeypatch.setattr(publisher.records, "first_stages_of_ended", fail)
     shown.look()
     assert ["InvalidSpec" in r.message or "nobody" in r.message for r in caplog.records] == [
         True,

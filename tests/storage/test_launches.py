@@ -325,7 +325,7 @@ def test_stop_works_on_what_it_cannot_read(
         text=unknown,
         id=study_id,
     )
-    assert "launched by version" in kdecay.run("status", name, code=2).stderr
+    assert "changed after it was launched" in kdecay.run("status", name, code=2).stderr
     assert f"{name} is stopped" in kdecay.run("stop", name).stderr
     assert records.read_stages(storage, name)[1].attributes[attributes.STOPPED] is True
     kdecay.run("delete", name, "--yes")

@@ -39,6 +39,8 @@ class _Known:
     since: float
     """When it was published or, of a study that is over, looked at last; by the publisher's clock,
     in seconds."""
+    first_stage: int | None = None
+    """Optuna's id of the study's first stage, if the storage says that the study has ended."""
 
 
 class Publisher:
@@ -77,20 +79,23 @@ class Publisher:
         """
         end = self._clock() + most_seconds
         try:
-            names = records.study_names(self._storage)
+            studies = records.first_stages_of_ended(self._storage)
         except Exception as error:  # whatever it is, pages must still be served
             self._warn("studies", error)
             return
-        for name in reversed(names):
+        for name, ended in reversed(studies.items()):
+            known = self._known.get(name)
+            if known and known.is_over and ended is not None and known.first_stage == ended:
+                continue  # nothing of it is read again
             if stop.is_set() or self._clock() > end:
                 return
             try:
-                self._look_at(name)
+                self._look_at(name, ended)
             except Exception as error:  # as above
                 self._warn(name, error)
                 self._known[name] = _Known("", "", False, self._clock())
 
-    def _look_at(self, name: str) -> None:
+    def _look_at(self, name: str, ended: int | None) -> None:
         known, now = self._known.get(name), self._clock()
         is_early = known is not None and now - known.since < PERIOD_SECONDS
         if known is not None and known.is_over and is_early:
@@ -99,7 +104,7 @@ class Publisher:
         content = content_of(snapshot)
         if known is not None and known.content == content:
             if known.is_over:
-                self._known[name] = replace(known, since=now)
+                self._known[name] = replace(known, since=now, first_stage=ended)
             return
         if known is not None and is_early and known.milestone in ("", milestone_of(snapshot)):
             return
@@ -108,7 +113,7 @@ class Publisher:
             is_published &= keep_winner(self._storage, self._artifacts, snapshot)
         if is_published:  # else another process is doing so, and the next look tries again
             is_over = snapshot.state in ("done", "failed")
-            self._known[name] = _Known(content, milestone_of(snapshot), is_over, now)
+            self._known[name] = _Known(content, milestone_of(snapshot), is_over, now, ended)
             self._warnings.pop(name, None)
 
     def _warn(self, name: str, error: Exception) -> None:

@@ -55,7 +55,7 @@ WAITING_STUDIES = text("""
 """Which of several studies have waiting trials."""
 
 OVERVIEWS = text("""
-    SELECT s.study_name, o.value_json AS overview FROM (
+    SELECT s.study_name, e.study_id AS ended_id, o.value_json AS overview FROM (
       SELECT split_part(study_name, '/', 1) AS name, count(*) AS stages FROM studies
       WHERE study_name ~ :stage_pattern GROUP BY name
     ) counted JOIN studies s ON s.study_name = counted.name || '/k1'
