@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import sqlalchemy
 
-from benchmarks.finished import add_finished, claim_seconds
+from benchmarks.finished import add_finished
 from kdecay_search import reconcile
 from kdecay_search.snapshot import overview, read_snapshot
 from kdecay_search.storage import Storage, queue, records
@@ -63,34 +61,12 @@ def test_a_worker_executes_as_many_statements_as_without_them(own: Storage, tmp_
     assert idle == 1
 
 
-def test_500_finished_studies(own: Storage, alone: Kdecay, tmp_path: Path) -> None:
-    """A claim is no slower, a list takes less than two seconds, and an idle worker next to
-    nothing."""
-    alone.run("list")  # the first command of a test process imports everything
-    before = claim_seconds(own, "before", 40)
+def test_500_finished_studies_are_listed_by_one_statement(own: Storage, alone: Kdecay) -> None:
+    """What that takes is measured by ``benchmarks.finished``."""
     add_finished(own, FINISHED)
-    behind = claim_seconds(own, "behind", 40)
-    again = claim_seconds(own, "again", 40)
-    assert min(behind, again) <= 1.2 * before
+    assert statements(own, lambda: records.read_overviews(own)) == 1
     for command in (["list"], ["list", "--json"]):
-        seconds = []
-        for _ in range(2):  # other tests may keep the machine busy
-            started = time.monotonic()
-            shown = alone.run(*command).stdout
-            seconds.append(time.monotonic() - started)
-        assert min(seconds) < 2
-        assert shown.count("finished-") >= FINISHED
-    worker = alone.start("worker", cwd=tmp_path)
-    try:
-        process = psutil.Process(worker.pid)
-        time.sleep(5)  # it has started, and looked around
-        spent = process.cpu_times()
-        time.sleep(10)
-        now = process.cpu_times()
-        assert (now.user + now.system - spent.user - spent.system) / 10 < 0.02
-    finally:
-        worker.terminate()
-        worker.communicate()
+        assert alone.run(*command).stdout.count("finished-") >= FINISHED
 
 
 def test_what_is_noted_of_an_ended_study_is_what_its_trials_say(
