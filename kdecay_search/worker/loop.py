@@ -43,10 +43,6 @@ IDLE_SHARE = 0.05
 """Longest pause of a worker that has been idle for longer, as a share of its idle time."""
 MAX_IDLE_SECONDS = 15.0
 """Longest pause of any worker: a thousand idle workers must not keep the database busy."""
-IDLE_CORE_SHARE = 0.01
-"""Share of a core that an idle worker spends on reconciling studies whose runs others train."""
-MAX_LOOK_SECONDS = 120.0
-"""Longest time between two reconciliations of those studies, whatever they cost."""
 LIST_SECONDS = 1.0
 """How long a worker of all studies remembers which of them are active."""
 REVISIT_SECONDS = 30.0
@@ -124,8 +120,6 @@ class Worker:
         """The studies that this worker may hold checkpoints of."""
         self._reconciled_at: dict[str, float] = {}
         """Time (s) of this worker's last reconciliation, by study."""
-        self._reconcile_again_at = -math.inf
-        """Time (s) before which an idle worker leaves reconciling to others."""
         self._failures = 0
         """Number of runs that have failed here since the last one with a result."""
         self._paused_until: dict[str, float] = {}
@@ -160,15 +154,8 @@ class Worker:
             names = self._studies()
             claimable = records.with_waiting(self._storage, names) if len(names) > 1 else names
             if any(self._work_on(name) for name in claimable):
-                self._reconcile_again_at = -math.inf
                 return True, True
-            if self._clock() < self._reconcile_again_at:
-                return False, True
-            before = time.process_time()
             outlooks = [self._reconcile(name) for name in names]
-            spent = time.process_time() - before
-            pause = min(spent / IDLE_CORE_SHARE, MAX_LOOK_SECONDS)
-            self._reconcile_again_at = self._clock() + pause
             return Outlook.QUEUED in outlooks, outlooks != [Outlook.NONE] * len(names)
         except StorageUnavailable as error:
             logger.warning("%s", error)
