@@ -108,24 +108,24 @@ def failing_places(trials: Iterable[Trial], policy: Policy = POLICY) -> list[Fai
     named instead. Trials that were lost with their worker say nothing about a machine.
     """
     by_machine: dict[str, list[Trial]] = defaultdict(list)
-    by_worker: dict[str, list[Trial]] = defaultdict(list)
     for trial in sorted(trials, key=lambda t: (t.trial_id, t.number)):
-        if trial.worker and (_has_result(trial) or is_failure(trial)):
+        if trial.worker and (_has_result(trial) or _is_failure(trial)):
             by_machine[machine_of(trial.worker)].append(trial)
-            by_worker[trial.worker].append(trial)
     found = []
     for machine, of_machine in by_machine.items():
         streak = _streak(of_machine, policy)
         if streak:
             found.append(FailingPlace(machine, streak))
             continue
-        for worker, of_worker in by_worker.items():
-            if machine_of(worker) == machine and (streak := _streak(of_worker, policy)):
-                found.append(FailingPlace(worker, streak))
+        by_worker: dict[str, list[Trial]] = defaultdict(list)
+        for trial in of_machine:
+            by_worker[trial.worker or ""].append(trial)
+        streaks = {worker: _streak(ended, policy) for worker, ended in by_worker.items()}
+        found += [FailingPlace(worker, streak) for worker, streak in streaks.items() if streak]
     return found
 
 
-def is_failure(trial: Trial) -> bool:
+def _is_failure(trial: Trial) -> bool:
     """Whether the trial failed in training, rather than being lost with its worker."""
     return trial.state == State.FAILED and trial.reason in (ERROR, MEMORY)
 
