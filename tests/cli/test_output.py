@@ -15,20 +15,10 @@ import pytest
 from kdecay_search.cli import output
 from kdecay_search.cli.main import app
 from kdecay_search.cli.output import prepare_streams
+from tests.cli.commands import DRIVER
 from tests.support.kdecay_command import KDECAY, Kdecay, simulated_study
 from tests.support.terminal import STREAMS, run_in_terminal
 
-DRIVER = """
-import json, sys
-from kdecay_search.cli.main import main
-for arguments in json.loads(sys.argv[1]):
-    sys.argv[1:] = arguments
-    try:
-        main()
-    except SystemExit as end:
-        print("==", arguments[0], end.code, flush=True)
-"""
-"""Runs several commands in one process, which saves most of the time."""
 COMMANDS = {
     "status": ["shown"],
     "list": [],

@@ -11,7 +11,7 @@ import pytest
 
 from kdecay_search.errors import StorageError
 from kdecay_search.storage import Storage
-from tests.cli.commands import Run, closed_port, refusal
+from tests.cli.commands import DRIVER, Run, closed_port, refusal
 
 SECRET = "hunter2"
 
@@ -89,16 +89,6 @@ def test_password_is_not_in_a_traceback(run_kdecay: Run) -> None:
     assert SECRET not in result.stderr + result.stdout
 
 
-DRIVER = """
-import json, sys
-from kdecay_search.cli.main import main
-for arguments in json.loads(sys.argv[1]):
-    sys.argv[1:] = arguments
-    try:
-        main()
-    except SystemExit as end:
-        print("==", arguments[0], end.code, flush=True)
-"""
 COMMANDS = {
     "launch": ["small.toml", "--workers", "0"],
     "confirm": ["any"],
