@@ -23,8 +23,9 @@ from kdecay_search.study.spec import StudySpec
 
 SHOWN_VALUE_LENGTH = 60
 """Characters of a wrong value, key or override that an error quotes."""
-SHOWN_REASON_LENGTH = 200
-"""Characters that an error quotes of the TOML reader's message, which may hold a key."""
+SHOWN_REASON_LENGTH = 400
+"""Characters that an error gives to the rule or the TOML reader's message, which may quote a value
+or a key."""
 MAX_FILE_BYTES = 1 << 16
 """Largest study file. The TOML reader takes seconds for a dotted key of this size."""
 TAG_ERRORS = ("union_tag_not_found", "union_tag_invalid")
@@ -299,7 +300,7 @@ def _rule(detail: ErrorDetails, tables: Tables) -> str:
     text = detail["msg"].removeprefix("Value error, ")
     for subject in ("Input", "String", "Tuple"):
         text = text.replace(f"{subject} should", "must")
-    return text
+    return _clipped(text, SHOWN_REASON_LENGTH)
 
 
 def _nearest(keys: list[str], tables: Tables) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,12 +24,20 @@ LONGEST_PATH = 107
 """Bytes of the longest path of a socket on Linux."""
 
 
-def folder_of_length(tmp_path: Path, length: int) -> Path:
-    folder = tmp_path
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder with a short path, which pytest's folders need not have."""
+    folder = Path(tempfile.mkdtemp(prefix="t"))
+    yield folder
+    shutil.rmtree(folder)
+
+
+def folder_of_length(within: Path, length: int) -> Path:
+    folder = within
     while (missing := length - len(str(folder)) - 1) > 0:
         part = 200 if missing > 202 else missing
         folder = folder / ("x" * part)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     assert len(str(folder)) == length
     return folder
 
@@ -42,9 +53,11 @@ def run(
 
 
 @pytest.mark.parametrize("length", [76, 103])
-def test_decoders_work_under_a_long_path(alone: Kdecay, tmp_path: Path, length: int) -> None:
+def test_decoders_work_under_a_long_path(
+    alone: Kdecay, tmp_path: Path, short: Path, length: int
+) -> None:
     """Before, all attempts failed: AF_UNIX path too long."""
-    temporary = folder_of_length(tmp_path / "t", length)
+    temporary = folder_of_length(short, length)
     file = decoded_study(tmp_path)
     done = run(alone, tmp_path, "launch", file, "--workers", "1", TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
@@ -74,17 +87,17 @@ return error
 @pytest.mark.usefixtures("own_folder")
 @pytest.mark.parametrize("length", [71, 76, 103])
 def test_user_code_may_start_processes_under_a_long_path(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, length: int
+    monkeypatch: pytest.MonkeyPatch, short: Path, length: int
 ) -> None:
-    monkeypatch.setenv("TMPDIR", str(folder_of_length(tmp_path / "t", length)))
+    monkeypatch.setenv("TMPDIR", str(folder_of_length(short, length)))
     assert python.train(function(EXCHANGE, task={"epochs": 1})) == 12.5
 
 
-def test_kdecay_try_runs_it_too(alone: Kdecay, own_folder: Path, tmp_path: Path) -> None:
+def test_kdecay_try_runs_it_too(alone: Kdecay, own_folder: Path, short: Path) -> None:
     function(EXCHANGE)
     file = own_folder / "mine.toml"
     file.write_text('name = "mine"\n[task]\nkind = "python"\nentry = "mine:train"\nepochs = 1\n')
-    temporary = folder_of_length(tmp_path / "t", 103)
+    temporary = folder_of_length(short, 103)
     done = run(alone, own_folder, "try", str(file), TMPDIR=str(temporary))
     assert "the end: returned 12.5 %" in done.stdout, done.stdout + done.stderr
 
@@ -100,8 +113,8 @@ def test_sockets_of_every_length_fit() -> None:
     assert paths.SOCKET_BYTES <= LONGEST_PATH
 
 
-def test_no_place_for_sockets_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    temporary = folder_of_length(tmp_path / "t", 103)
+def test_no_place_for_sockets_is_one_line(monkeypatch: pytest.MonkeyPatch, short: Path) -> None:
+    temporary = folder_of_length(short, 103)
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
     monkeypatch.setattr(decoder_processes, "socket_parents", lambda: [temporary])
     with pytest.raises(KDecayError, match="set TMPDIR to a folder with a path of at most 71 bytes"):

@@ -102,6 +102,9 @@ def test_a_study_file_can_be_planned_or_is_refused_in_one_line(
         StudyFile(b"name = 'x'", ("name." * 10_000 + "x=1",)),
         StudyFile(b"name = 'x'", ("k" * 60_000,)),
         StudyFile(b"name = 'x'\nname." + b"k" * 60_000 + b" = 1"),
+        StudyFile(
+            b"name = 'x'\ntask.kind = 'simulated'\nconfirm.baselines = ['" + b"k" * 60_000 + b"']"
+        ),
     ],
     ids=lambda file: str(file.content[:12] + repr(file.overrides)[:12].encode()),
 )
