@@ -8,6 +8,7 @@ share of the grid has been trained. docs/pruning.md has the measurements behind 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -64,7 +65,7 @@ class RunAllocator:
     baselines: frozenset[Candidate]
     """Those of ``candidates`` with k = 1 in stage 1: one for each learning-rate level."""
     reference: Mapping[int, float]
-    """Errors (%) of the reference, by seed."""
+    """Errors of the reference, by seed."""
     remaining: Remaining
     """What may still be run."""
     policy: Policy = POLICY
@@ -145,6 +146,7 @@ def worthiest(
         The runs, the worthiest first; none if no further run is worth ``min_worth``.
     """
     chosen: list[Run] = []
+    least = posterior.policy.min_worth * math.sqrt(posterior.noise)
     worth = posterior.knowledge_gradient(certain)
     while len(chosen) < size:
         begun = [*certain, *chosen]
@@ -155,7 +157,7 @@ def worthiest(
         }
         gains = {runs: (total - worth) / len(runs) for runs, total in worths.items()}
         best = max(gains, key=gains.__getitem__, default=())
-        if not best or gains[best] < posterior.policy.min_worth:
+        if not best or gains[best] < least:
             break
         chosen += best
         worth = worths[best]

@@ -32,11 +32,11 @@ class Posterior:
     points: tuple[Candidate, ...]
     """The K candidates."""
     means: Array
-    """Means in percentage points, (K,)."""
+    """Means in the metric's unit, (K,)."""
     covariance: Array
-    """Covariance in squared points, (K, K)."""
+    """Covariance in the metric's unit squared, (K, K)."""
     noise: float
-    """Variance of the noise of a run, squared points."""
+    """Variance of the noise of a run, in the metric's unit squared."""
     ran: Mapping[int, frozenset[Candidate]] = field(default_factory=dict)
     """The candidates that have run, by seed."""
     policy: Policy = POLICY
@@ -57,7 +57,7 @@ class Posterior:
 
     def knowledge_gradient(self, runs: Iterable[Run]) -> float:
         """What some further runs, together, are expected to lower the error of the chosen candidate
-        by, in percentage points. The same runs give the same value: the samples have a fixed seed.
+        by, in the metric's unit. The same runs give the same value: the samples have a fixed seed.
         """
         by_seed: dict[int, list[int]] = defaultdict(list)
         for point, seed in dict.fromkeys(runs):

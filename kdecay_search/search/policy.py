@@ -14,8 +14,9 @@ from dataclasses import dataclass
 class Policy:
     """The constants behind the decisions of a search.
 
-    Numbers without a unit are counts, shares are between 0 and 1, and errors are in percentage
-    points.
+    Numbers without a unit are counts, and shares are between 0 and 1. What has the dimension of the
+    metric is stated in units of the study's own noise or spread, so that no decision depends on the
+    metric's scale.
     """
 
     # The search space (search/space.py)
@@ -42,9 +43,9 @@ class Policy:
     extra_runs_for_leader: int = 4
     """The same where the last of them make sure of the leader. On 15 recorded grids of 4 to 6
     exponents, with 2 instead, fewer replays find an exponent near the best (docs/pruning.md)."""
-    min_worth: float = 0.0015
-    """Smallest expected gain, in percentage points of the chosen candidate's error, for which a
-    further run is trained."""
+    min_worth: float = 0.003
+    """Smallest expected gain for which a further run is trained: by how much the chosen candidate's
+    error falls, in standard deviations of the noise of a run."""
     max_considered: int = 16
     """Number of candidates, the most probable to be the best, whose further runs are considered. A
     bound on computing time: it changes nothing for smaller grids."""
@@ -71,9 +72,9 @@ class Policy:
     nugget: float = 0.5
     """Standard deviation of a candidate's own deviation from the curve in units of the noise's; at
     most the curve's."""
-    noise_floor: float = 0.05
-    """Sum of squares (squared points) that is added to the residuals, so that a single seed is not
-    taken for noise-free."""
+    noise_floor: float = 0.1
+    """Sum of squares that is added to the residuals, so that a single seed is not taken for
+    noise-free; in squared units of the results' spread (search/results.py)."""
     min_draw_weight: float = 0.32
     """Smallest weight of hyperparameters that are sampled from, in units of the weight that each
     has if all are alike. A bound on computing time."""
@@ -92,6 +93,18 @@ class Policy:
     """Standard deviation of that curve in units of the noise's."""
     early_nugget: float = 0.5
     """Standard deviation of a candidate's own deviation from it in units of the noise's."""
+
+    # Runs that diverge (search/results.py)
+    blow_up: float = 10.0
+    """A run that ended worse than it began counts as diverged if it lies this many times as far
+    above the median of the other runs as the best of them lies below it. Not tuned: runs that
+    merely overfit lie among others that do."""
+
+    # Keeping a term (search/stage_planner.py)
+    min_gain_errors: float = 1.0
+    """Standard errors of a difference by which a term must lower the mean error to be kept, where
+    ``min_gain`` is ``auto``: the one-standard-error rule (Breiman et al., Classification and
+    Regression Trees, 1984)."""
 
     # Failures (search/tally.py)
     memory_attempts: int = 2

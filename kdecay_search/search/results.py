@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.study.candidate import Candidate
 
 Array = NDArray[np.float64]
 Result = tuple[Candidate, int, float]
-"""A candidate, a seed, and the error (%) of its run."""
+"""A candidate, a seed, and the error of its run."""
+
+_FEWEST_COMPARED = 3
+"""Runs without which none is called an outlier."""
+_NORMAL_IQR = 1.349
+"""Interquartile range of the standard normal distribution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +33,7 @@ class Results:
     seed: Array
     """Seed of each run, (runs,)."""
     error: Array
-    """Error of each run in percent, (runs,)."""
+    """Error of each run, (runs,): finite, lower is better."""
 
     @staticmethod
     def of(results: Iterable[Result]) -> Results:
@@ -50,6 +57,21 @@ class Results:
     def __len__(self) -> int:
         return len(self.error)
 
+    @cached_property
+    def spread(self) -> float:
+        """How far apart results of one seed lie, as a robust standard deviation: that of a normal
+        distribution with their interquartile range about the medians of their seeds. 1 if all
+        results of each seed are equal."""
+        _, column = np.unique(self.seed, return_inverse=True)
+        medians = [np.median(self.error[column == seed]) for seed in range(column.max() + 1)]
+        deviations = self.error - np.array(medians)[column]
+        low, high = np.percentile(deviations, (25, 75))
+        return float((high - low) / _NORMAL_IQR or deviations.std() or 1.0)
+
+    def standardised(self) -> Results:
+        """The same results in units of their spread, from their median on."""
+        return replace(self, error=(self.error - np.median(self.error)) / self.spread)
+
     def rows(self, points: Sequence[Candidate]) -> NDArray[np.intp]:
         """Index of each run's candidate among ``points``, none of them twice: (runs,)."""
         index = {point: number for number, point in enumerate(points)}
@@ -70,3 +92,21 @@ class Results:
     def packed(self) -> bytes:
         """All columns but ``points`` as bytes: a key for results in the same order."""
         return self.place.tobytes() + self.seed.tobytes() + self.error.tobytes()
+
+
+def blow_up_limit(errors: Iterable[float], policy: Policy = POLICY) -> float:
+    """The error above which a run lies outside what runs of the same kind give.
+
+    Args:
+        errors: The other runs' errors; infinite ones do not count.
+        policy: Its ``blow_up`` is used.
+
+    Returns:
+        ``blow_up`` times as far above the median as the lowest error lies below it; infinite for
+        fewer than three errors.
+    """
+    finite = np.array([error for error in errors if np.isfinite(error)])
+    if len(finite) < _FEWEST_COMPARED:
+        return np.inf
+    median = float(np.median(finite))
+    return median + policy.blow_up * (median - float(finite.min()))

@@ -18,13 +18,13 @@ class Selection:
     points: tuple[Candidate, ...]
     """The candidates; the first is the reference, which the others are compared with."""
     means: tuple[float, ...]
-    """Smooth error of each point relative to the mean of all, in percentage points."""
+    """Smooth error of each point relative to the mean of all, in the metric's unit."""
     probabilities: tuple[float, ...]
     """Probability of each point to be the best."""
     better: tuple[float, ...]
     """Probability of each point to be better than the reference."""
     intervals: tuple[tuple[float, float], ...]
-    """95 % credible interval of each point's gain on the reference, in percentage points."""
+    """95 % credible interval of each point's gain on the reference, in the metric's unit."""
 
     @staticmethod
     def of(surrogate: Surrogate, among: Iterable[Candidate] | None = None) -> Selection:
@@ -44,7 +44,7 @@ class Selection:
         )
 
     def mean(self, point: Candidate) -> float:
-        """Smooth error of ``point`` relative to the mean of all, in percentage points."""
+        """Smooth error of ``point`` relative to the mean of all, in the metric's unit."""
         return self.means[self.points.index(point)]
 
     def probability(self, point: Candidate) -> float:
@@ -63,9 +63,9 @@ class Gain:
     """By how much one candidate's error is lower than another's, by the surrogate."""
 
     mean: float
-    """Posterior mean in percentage points."""
+    """Posterior mean in the metric's unit."""
     interval: tuple[float, float]
-    """95 % credible interval in percentage points."""
+    """95 % credible interval in the metric's unit."""
     probability: float
     """Probability that the gain is above zero."""
 

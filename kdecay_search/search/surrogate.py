@@ -42,11 +42,11 @@ class Surrogate:
     results: Results
     """The results that the posterior is conditioned on."""
     means: Array
-    """Posterior means in percentage points, about a mean of zero, (K,)."""
+    """Posterior means in the metric's unit, about a mean of zero, (K,)."""
     draws: Array
-    """Joint samples of the errors in percentage points, (N, K)."""
+    """Joint samples of the errors in the metric's unit, (N, K)."""
     noise: float
-    """Variance of the noise of a run, squared points."""
+    """Variance of the noise of a run, in the metric's unit squared."""
 
     @staticmethod
     def of(points: Iterable[Candidate], results: Results, policy: Policy = POLICY) -> Surrogate:
@@ -59,14 +59,15 @@ class Surrogate:
             results: One result at least.
             policy: Its surrogate's constants are used.
         """
-        every = tuple(points)
-        weights, fits = _mixture(every, results, policy)
+        every, scale = tuple(points), results.spread
+        weights, fits = _mixture(every, results.standardised(), policy)
+        noise = np.einsum("lg,lg->", weights, np.array([part.noise for part in fits]))
         return Surrogate(
             points=every,
             results=results,
-            means=np.einsum("lg,lgk->k", weights, np.array([part.means for part in fits])),
-            draws=_draw(weights, fits, policy),
-            noise=float(np.einsum("lg,lg->", weights, np.array([part.noise for part in fits]))),
+            means=scale * np.einsum("lg,lgk->k", weights, np.array([part.means for part in fits])),
+            draws=scale * _draw(weights, fits, policy),
+            noise=float(noise) * scale**2,
         )
 
     def columns(self, points: Iterable[Candidate]) -> list[int]:
@@ -135,7 +136,7 @@ class GaussianProcess:
     weights: Array
     """Posterior mean of the weights, (G, M)."""
     noise: Array
-    """Variance of the noise, squared points, (G,)."""
+    """Variance of the noise, (G,)."""
     evidence: Array
     """Logarithm of the evidence up to a constant, (G,)."""
 
@@ -156,7 +157,7 @@ class GaussianProcess:
             lengths: Length scales in log k and, if lr_max varies, in log lr_max.
             signals: Standard deviations of the curve in units of the noise's, (G,).
             nuggets: Standard deviations of the candidates' own deviations, same units, (G,).
-            noise_floor: Sum of squares added to the residuals, squared points.
+            noise_floor: Sum of squares added to the residuals.
         """
         features = _features(points, lengths)
         root = np.sqrt(contrasts.information)
@@ -191,7 +192,7 @@ class GaussianProcess:
 
     @property
     def means(self) -> Array:
-        """Posterior means in percentage points, about a mean of zero, (G, K)."""
+        """Posterior means about a mean of zero, (G, K)."""
         found = self._errors(self.signals, self.nuggets, self.variances, self.weights)
         centred: Array = found - found.mean(axis=1, keepdims=True)
         return centred
@@ -209,7 +210,7 @@ class GaussianProcess:
             smooth: Sample the curve alone, without the candidates' own deviations.
 
         Returns:
-            Errors in percentage points, (count, K).
+            Errors in the unit of the results, (count, K).
         """
         freedom = self.contrasts.freedom
         scale = np.sqrt(self.noise[g] * freedom / random.chisquare(freedom, (count, 1)))
@@ -318,7 +319,7 @@ class SmoothCurve:
     points: tuple[Candidate, ...]
     """Where the curve is stated, ascending."""
     errors: tuple[float, ...]
-    """Its value at each point in percent, for the average of the seeds that have results."""
+    """The error at each point, for the average of the seeds that have results."""
     low: tuple[float, ...]
     """Lower end of the 95 % credible interval; how much seeds differ is left out of it."""
     high: tuple[float, ...]
@@ -343,8 +344,8 @@ def smooth_curve(
     given = Results.of(results)
     shown = sorted(set(points))
     every = tuple(sorted({*shown, *given.points}))
-    weights, fits = _mixture(every, given, policy)
-    drawn = _draw(weights, fits, policy, smooth=True)
+    weights, fits = _mixture(every, given.standardised(), policy)
+    drawn = given.spread * _draw(weights, fits, policy, smooth=True)
     # Each curve is shifted so that its seeds' mean errors come out, each seed counting once.
     _, seed = np.unique(given.seed, return_inverse=True)
     left = given.error - drawn[:, given.rows(every)]
@@ -359,10 +360,11 @@ def smooth_curve(
 def smooth_means(
     points: Sequence[Candidate], results: Sequence[Result], policy: Policy = POLICY
 ) -> dict[Candidate, float]:
-    """Smooth errors of ``points`` by one fixed curve, for runs in mid-training: what differs there
-    are transients, whose hyperparameters a few results cannot tell."""
+    """Smooth errors of ``points`` in units of the results' spread, by one fixed curve, for runs in
+    mid-training: what differs there are transients, whose hyperparameters a few results cannot
+    tell."""
     every = tuple(points)
-    contrasts = Contrasts.of(every, Results.of(results))
+    contrasts = Contrasts.of(every, Results.of(results).standardised())
     lengths = (policy.early_length, policy.early_length)
     size, nugget = np.array([policy.early_signal]), np.array([policy.early_nugget])
     model = GaussianProcess.fit(every, contrasts, lengths, size, nugget, policy.noise_floor)

@@ -16,6 +16,7 @@ from kdecay_search.study.base import (
     Positive,
     Settings,
 )
+from kdecay_search.study.metric import VALIDATION_ERROR, Metric
 from kdecay_search.study.networks import ModelSpec, ResNetSpec
 
 
@@ -125,6 +126,11 @@ class ImagesTask(Settings):
     optimizer: OptimizerSpec = OptimizerSpec()
     """Settings of stochastic gradient descent."""
 
+    @property
+    def metric(self) -> Metric:
+        """What every run reports and the study optimises."""
+        return VALIDATION_ERROR
+
 
 class SurfaceSpec(Settings):
     """The stated error surface of a simulated task; see :mod:`kdecay_search.tasks.simulated`."""
@@ -160,3 +166,8 @@ class SimulatedTask(Settings):
     """Seconds that an epoch takes."""
     surface: SurfaceSpec = SurfaceSpec()
     """The error surface that the curves are drawn from."""
+
+    @property
+    def metric(self) -> Metric:
+        """What every run reports and the study optimises."""
+        return VALIDATION_ERROR

@@ -140,15 +140,15 @@ def changed(spec: StudySpec, table: str, values: Mapping[str, object], source: s
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """The settings in which two specs differ so that their results must not be mixed.
 
-    The description, the workers' settings, the largest number of terms, the confirmation and the
-    longest time of an epoch may change between launches. Everything else decides what is trained or
+    The description, the workers' settings, the largest number of terms, the confirmation, how the
+    metric is shown and the longest time of an epoch may change between launches. Everything else decides what is trained or
     compared.
 
     Returns:
         One line per setting, with its dotted key and both values.
     """
     free = {"description", "workers", "search.max_terms", "confirm", "task.epoch_timeout"}
-    before, after = (_flatten(spec.model_dump(mode="json")) for spec in (old, new))
+    before, after = (_decisive(spec) for spec in (old, new))
     keys = sorted(before.keys() | after.keys())
     return [
         f"{key}: {before.get(key)!r} -> {after.get(key)!r}"
@@ -157,6 +157,13 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
         and key not in free
         and key.partition(".")[0] not in free
     ]
+
+
+def _decisive(spec: StudySpec) -> dict[str, Any]:
+    """The settings by dotted key; of the metric, only its direction."""
+    flat = _flatten(spec.model_dump(mode="json"))
+    kept = {key: value for key, value in flat.items() if not key.startswith("task.metric.")}
+    return kept | {"task.metric.direction": spec.task.metric.direction}
 
 
 def _flatten(table: dict[str, Any], prefix: str = "") -> dict[str, Any]:

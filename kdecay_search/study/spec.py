@@ -112,11 +112,20 @@ class SearchSpec(Settings):
     """Largest number of terms, and so of stages."""
     seeds: Annotated[int, Field(ge=1, le=MAX_SEEDS)] = 3
     """Number of seeds that every candidate is run on, its replicates."""
-    min_gain: NotNegative = 0.1
-    """Percentage points by which a term must lower the paired mean error to be kept."""
+    min_gain: Literal["auto"] | NotNegative = "auto"
+    """By how much a term must improve the paired mean to be kept, in the metric's unit; ``auto``
+    means one standard error of that difference, by the noise of the study's own runs."""
     lr_max: Annotated[tuple[Positive, ...] | None, OMITTED_IF_NONE] = None
     """Learning-rate levels to search jointly with the first term, in place of
     ``schedule.lr_max``."""
+
+    @field_validator("min_gain", mode="before")
+    @classmethod
+    def _gain_is_auto_or_a_number(cls, gain: object) -> object:
+        is_number = isinstance(gain, int | float) and not isinstance(gain, bool)
+        if gain != "auto" and not (is_number and 0 <= gain < math.inf):
+            raise ValueError("must be 'auto', or a number that is not negative")
+        return gain
 
     @field_validator("lr_max")
     @classmethod
@@ -338,7 +347,7 @@ class StudySpec(Settings):
             32 bytes.
         """
         schedule = self.schedule.model_dump() | ({} if lr_max is None else {"lr_max": lr_max})
-        task = self.task.model_dump(exclude={"epoch_timeout"})
+        task = self.task.model_dump(exclude={"epoch_timeout", "metric"})
         decisive: list[object] = [task, schedule]
         decisive += [list(ks), seed]
         decisive += [comparator] if comparator else []

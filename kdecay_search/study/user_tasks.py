@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field, JsonValue, ValidationInfo, field_validator
 
 from kdecay_search.study.base import AVERAGING_SHARE, Count, Epochs, Settings
+from kdecay_search.study.metric import VALIDATION_ERROR, Metric
 
 EPOCH_TIMEOUT_SECONDS = 7200.0
 """Default of ``epoch_timeout``."""
@@ -50,6 +51,9 @@ class PythonTask(Settings):
     """Tag of this kind of task."""
     epochs: Epochs
     """Number of epochs that every run reports."""
+    metric: Metric = Field(VALIDATION_ERROR, exclude_if=lambda metric: metric == VALIDATION_ERROR)
+    """What every run reports and the study optimises; left out of what is stored while it is the
+    default, which studies of version 0.1.0 have."""
     entry: Annotated[str, Field(max_length=500)]
     """The function as ``package.module:function``; the folder in which the worker was started is
     importable."""
@@ -85,6 +89,9 @@ class CommandTask(Settings):
     """Tag of this kind of task."""
     epochs: Epochs
     """Number of epochs that every run reports."""
+    metric: Metric = Field(VALIDATION_ERROR, exclude_if=lambda metric: metric == VALIDATION_ERROR)
+    """What every run reports and the study optimises; left out of what is stored while it is the
+    default, which studies of version 0.1.0 have."""
     command: Annotated[
         tuple[Annotated[str, Field(max_length=10_000)], ...], Field(min_length=1, max_length=1000)
     ]
