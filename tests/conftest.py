@@ -90,6 +90,16 @@ def chromium() -> Iterator[Browser]:
         yield started
 
 
+@pytest.fixture(autouse=True)
+def unchanged_environment() -> Iterator[None]:
+    """Remove the environment variables that a test's libraries add to this process: torch notes its
+    cache folder, which the programs that later tests start would inherit."""
+    before = set(os.environ)
+    yield
+    for name in os.environ.keys() - before:
+        del os.environ[name]
+
+
 @pytest.fixture
 def storage(storage_url: str) -> Iterator[Storage]:
     connected = Storage(storage_url)
