@@ -35,6 +35,8 @@ class StudySnapshot:
     """Whether the user has stopped the study."""
     memo: Memo = field(default_factory=Memo, repr=False, compare=False)
     """What earlier plans have worked out; it saves time and changes nothing."""
+    launch: str | None = None
+    """Id of the launch that made the study; None for a study of version 0.1.0."""
 
     @cached_property
     def plan(self) -> Plan:
@@ -129,7 +131,7 @@ def take_snapshot(storage: Storage, study: StoredStudy) -> StudySnapshot:
     """Read the trials of a study that was just read from the storage."""
     trials = records.read_history(storage, study.spec.name)
     memo = _memos.setdefault(storage, Memo())
-    return StudySnapshot(study.spec, trials, study.stopped, memo)
+    return StudySnapshot(study.spec, trials, study.stopped, memo, study.launch)
 
 
 def overview(snapshot: StudySnapshot) -> dict[str, Any]:

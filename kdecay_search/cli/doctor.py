@@ -13,6 +13,7 @@ from kdecay_search.cli.output import echo, print_json, print_result
 
 if TYPE_CHECKING:
     from kdecay_search.doctor.check import Check
+    from kdecay_search.storage.records import StoredStudy
     from kdecay_search.study.spec import StudySpec
 
 STORAGE_SECONDS = 30.0
@@ -89,16 +90,19 @@ def _checks(
 
     storage = list(_storage_checks(url))
     yield from storage
+    launch = None
     if study is not None:
-        spec, unreadable = _stored_spec(url, study, storage)
+        stored, unreadable = _stored_study(url, study, storage)
         yield from unreadable
+        if stored is not None:
+            spec, launch = stored.spec, stored.launch
     fix = "fix the first error above"
     yield from within(MACHINE_SECONDS, "machine", lambda: machine_checks(spec), fix)
     fix = "a network disk that does not answer blocks every access: run mount and dmesg"
     yield from within(FOLDER_SECONDS, "home", lambda: home_checks(is_embedded=not url), fix)
     yield from within(FOLDER_SECONDS, "temporary", temporary_checks, fix)
     yield from within(
-        FOLDER_SECONDS, "checkpoints", lambda: checkpoint_checks(checkpoints, spec), fix
+        FOLDER_SECONDS, "checkpoints", lambda: checkpoint_checks(checkpoints, spec, launch), fix
     )
     if spec is not None:
         named = spec
@@ -131,10 +135,10 @@ def _storage_checks(url: str | None) -> Iterator[Check]:
         yield from within(START_SECONDS, "server", embedded_checks, fix)
 
 
-def _stored_spec(
+def _stored_study(
     url: str | None, study: str, storage: list[Check]
-) -> tuple[StudySpec | None, list[Check]]:
-    """Read the spec of a stored study; or return None and the reason. Creates no tables."""
+) -> tuple[StoredStudy | None, list[Check]]:
+    """Read a stored study; or return None and the reason. Creates no tables."""
     from kdecay_search.doctor.check import error
     from kdecay_search.doctor.database import NO_TABLES
     from kdecay_search.errors import KDecayError
@@ -147,7 +151,7 @@ def _stored_spec(
         return None, [error("study", f"{study}: there are no studies in this database", fix)]
     try:
         with opened(url) as store:
-            return read_study(store, study).spec, []
+            return read_study(store, study), []
     except KDecayError as raised:
         return None, [error("study", str(raised), fix)]
 

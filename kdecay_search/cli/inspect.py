@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kdecay_search.cli.options import (
     AsJson,
+    Checkpoints,
     StorageUrl,
     StudyName,
+    checkpoint_folder,
     opened,
 )
 from kdecay_search.cli.output import CHART_WIDTH, echo, print_json, print_result, progress_console
@@ -164,19 +167,28 @@ def stop(name: StudyName, storage: StorageUrl = None) -> None:
 def delete(
     name: StudyName,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    checkpoints: Checkpoints = None,
     storage: StorageUrl = None,
 ) -> None:
     """Delete a study and all its trials.
 
     Asks for confirmation first. Workers that train it notice at their next heartbeat, and stop.
+    They and this command remove the study's checkpoints in the folders that they are given.
     """
+    from kdecay_search.errors import InvalidSpec, KDecayError, StudyError
     from kdecay_search.storage.deletion import delete_study
-    from kdecay_search.storage.records import count_trials
+    from kdecay_search.storage.records import count_trials, find_study
 
     with opened(storage) as store:
         trials = count_trials(store, name)
         if not yes and not typer.confirm(f"Delete {name} and its {trials} trials?", err=True):
             raise typer.Exit(1)
+        study = None
+        with contextlib.suppress(StudyError, InvalidSpec):  # what cannot be read can be deleted
+            study = find_study(store, name)
         deleted = delete_study(store, name)
+    if study is not None:
+        with contextlib.suppress(KDecayError):  # no such folder on this machine
+            checkpoint_folder(checkpoints).remove_study(study.spec, study.launch)
     running = f"; {deleted.running} were running, and their workers stop" if deleted.running else ""
     echo(f"{name} is deleted, with {deleted.trials} trials{running}", err=True)

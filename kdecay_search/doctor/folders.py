@@ -63,13 +63,16 @@ def temporary_checks() -> Iterator[Check]:
         yield _tried("temporary", folder, "set TMPDIR to a folder that this user can write to")
 
 
-def checkpoint_checks(chosen: Path | None, spec: StudySpec | None = None) -> Iterator[Check]:
+def checkpoint_checks(
+    chosen: Path | None, spec: StudySpec | None = None, launch: str | None = None
+) -> Iterator[Check]:
     """Check the folder for checkpoints.
 
     Args:
         chosen: The folder given by option or environment. None stands for the default, a folder
             in KDECAY_HOME.
-        spec: A study whose own folder in it is looked at as well; None if there is none.
+        spec: A study whose own folders in it are looked at as well; None if there is none.
+        launch: The id of that study's launch; None if the study is not launched.
     """
     folder = chosen or home() / "checkpoints"
     if chosen is not None and not chosen.exists():
@@ -79,7 +82,7 @@ def checkpoint_checks(chosen: Path | None, spec: StudySpec | None = None) -> Ite
     fix = "set --checkpoints (or KDECAY_CHECKPOINTS) to a folder that this user can write to"
     found = _tried("checkpoints", folder, fix)
     kind = file_system(folder)
-    open_to_others = _open_to_others(folder, spec)
+    open_to_others = _open_to_others(folder, spec, launch)
     if found.severity != Severity.OK:
         yield found
     elif open_to_others is not None:
@@ -96,14 +99,17 @@ def checkpoint_checks(chosen: Path | None, spec: StudySpec | None = None) -> Ite
         yield ok("checkpoints", f"{found.value}, local: other machines cannot see it")
 
 
-def _open_to_others(folder: Path, spec: StudySpec | None) -> Check | None:
+def _open_to_others(folder: Path, spec: StudySpec | None, launch: str | None) -> Check | None:
     """Say what other users can do to checkpoints in ``folder``; None if they can do nothing."""
     fix = "set --checkpoints to a folder of your own: mkdir -m 700 DIR"
-    if spec is not None:
-        own = CheckpointFolder(folder).of_study(spec)
+    folders = CheckpointFolder(folder)
+    used = None if spec is None else folders.of_study(spec, launch)
+    for own in [] if spec is None else folders.of_name(spec.name):
         with contextlib.suppress(FileNotFoundError):
             status = own.lstat()
             if not is_own(status):
+                if own != used:
+                    continue  # that user has a study of the same name
                 return error("checkpoints", f"{own}: {owner_text(status)}, and is refused", fix)
             if stat.S_ISLNK(status.st_mode):
                 return error("checkpoints", f"{own}: is a symbolic link, and is refused", fix)

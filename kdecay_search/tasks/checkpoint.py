@@ -16,6 +16,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shutil
 import stat
 import time
@@ -42,6 +43,8 @@ MAGIC = b"KDECAY01"
 DIGEST_BYTES = 32
 """Length of the fingerprint, and of the digest."""
 _HEADER_BYTES = len(MAGIC) + 2 * DIGEST_BYTES
+_KEY_DIGITS = 12
+"""Length of what the name of a study's folder ends with."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +55,27 @@ class CheckpointFolder:
     """Path of the folder; all workers of a study should see the same one. Other users may write to
     it, but not to what is in it."""
 
-    def of_study(self, spec: StudySpec) -> Path:
-        """The study's own folder. Studies of the same name that train differently have two."""
-        return self.root / f"{spec.name}-{spec.fingerprint().hex()[:12]}"
+    def of_study(self, spec: StudySpec, launch: str | None) -> Path:
+        """The study's own folder. Each launch of a name has another.
 
-    def require_private(self, spec: StudySpec) -> None:
+        A study that is deleted and launched again begins anew, for its training code may have
+        changed. A study without a launch id, made by version 0.1.0, is told apart from others of
+        its name by what it trains.
+        """
+        key = spec.fingerprint()
+        if launch is not None:
+            key = hashlib.blake2b(str(launch).encode(), key=key).digest()
+        return self.root / f"{spec.name}-{key.hex()[:_KEY_DIGITS]}"
+
+    def of_name(self, name: str) -> list[Path]:
+        """The folders of all launches of a name that are there, whoever made them."""
+        pattern = re.compile(rf"{re.escape(name)}-[0-9a-f]{{{_KEY_DIGITS}}}")
+        try:
+            return sorted(path for path in self.root.iterdir() if pattern.fullmatch(path.name))
+        except OSError:
+            return []
+
+    def require_private(self, spec: StudySpec, launch: str | None) -> None:
         """Make the study's own folder, closed to other users, if it is missing.
 
         Where that fails for another reason than other users, such as a full disk, the study can be
@@ -66,7 +85,7 @@ class CheckpointFolder:
             KDecayError: The folder belongs to another user, or is a link, or cannot be closed.
         """
         try:
-            with private_folder(self.of_study(spec), make=True):
+            with private_folder(self.of_study(spec, launch), make=True):
                 return
         except NotPrivate as error:
             raise KDecayError(
@@ -84,9 +103,9 @@ class CheckpointFolder:
             return set()
         return {name.partition(ASIDE)[0].rpartition("-")[0] for name in own} - {""}
 
-    def remove_study(self, spec: StudySpec) -> None:
-        """Remove the folder of a study that has ended."""
-        folder = self.of_study(spec)
+    def remove_study(self, spec: StudySpec, launch: str | None) -> None:
+        """Remove the folder of a study that has ended, or was deleted."""
+        folder = self.of_study(spec, launch)
         with contextlib.suppress(OSError):
             for entry in os.scandir(self.root):
                 is_aside = entry.name.startswith(f"{folder.name}{ASIDE}-")

@@ -19,9 +19,10 @@ from kdecay_search.errors import (
 )
 from kdecay_search.search.machines import Machines
 from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.queue import Claim
 from kdecay_search.storage.records import StoredStudy
-from kdecay_search.study.trials import State
+from kdecay_search.study.trials import FIRST_STAGE, State
 from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
 from kdecay_search.worker.names import own_prefix
 from kdecay_search.worker.train import (
@@ -189,7 +190,7 @@ class Worker:
             """Find out whether the study can be trained here, before a trial is claimed."""
             self._options.allowance.require(spec)
             load_task(spec)  # importing torch takes seconds
-            self._context.checkpoints.require_private(spec)
+            self._context.checkpoints.require_private(spec, study.launch)
 
         try:
             claim = queue.claim(self._storage, name, self.name, prepare)
@@ -209,10 +210,18 @@ class Worker:
             self._ignored_until[name] = self._clock() + UNSUITABLE_SECONDS
             return False
         self.trial_ended(claim, outcome)
+        if outcome.startswith(LOST):
+            self._remove_if_deleted(study)
         self._count_failures(name, outcome)
         if self._clock() - self._reconciled_at.get(name, -math.inf) >= RECONCILE_SECONDS:
             self._reconcile(name)
         return True
+
+    def _remove_if_deleted(self, study: StoredStudy) -> None:
+        """Remove the checkpoints of a study that was deleted while its run was trained here."""
+        first = records.read_stages(self._storage, study.spec.name).get(FIRST_STAGE)
+        if first is None or first.attributes.get(attribute.LAUNCH) != study.launch:
+            self._context.checkpoints.remove_study(study.spec, study.launch)
 
     def trial_ended(self, claim: Claim, outcome: str) -> None:
         """Log and count a trial that has ended; a subclass may extend this."""
@@ -270,7 +279,7 @@ class Worker:
         if snapshot is None:
             return Outlook.UNKNOWN
         if snapshot.state in ("done", "failed"):
-            self._context.checkpoints.remove_study(snapshot.spec)
+            self._context.checkpoints.remove_study(snapshot.spec, snapshot.launch)
         if snapshot.state != "running":
             self._ignored_until[name] = self._clock() + REVISIT_SECONDS
             return Outlook.NONE

@@ -144,7 +144,7 @@ class _WorkerRun:
         self.lr_max = trial.candidate.lr_max
         self.comparator = request.comparator
         self.checkpoint = Checkpoint(
-            context.checkpoints.of_study(spec),
+            context.checkpoints.of_study(spec, claim.launch),
             request.key,
             spec.fingerprint(self.ks, self.seed, self.comparator, self.lr_max),
             spec.workers.checkpoint_seconds,

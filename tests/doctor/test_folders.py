@@ -72,7 +72,7 @@ def test_folder_for_checkpoints_that_others_can_write_to_is_a_warning(tmp_path: 
 
 def test_study_s_folder_that_a_worker_would_refuse_is_an_error(tmp_path: Path) -> None:
     spec = images()
-    folder = CheckpointFolder(tmp_path).of_study(spec)
+    folder = CheckpointFolder(tmp_path).of_study(spec, None)
     folder.symlink_to(tmp_path)
     (check,) = checkpoint_checks(tmp_path, spec)
     assert (check.severity, "is a symbolic link" in check.value) == (Severity.ERROR, True)

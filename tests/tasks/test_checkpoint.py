@@ -200,8 +200,11 @@ def test_studies_that_train_differently_have_two_folders_though_one_name(tmp_pat
     folder = CheckpointFolder(tmp_path)
     one, other = study(epochs=3), study(epochs=4)
     more_workers = study(epochs=3, workers={"max_attempts": 9}, search={"seeds": 7})
-    assert folder.of_study(one) != folder.of_study(other)
-    assert folder.of_study(one) == folder.of_study(more_workers)
+    assert folder.of_study(one, None) != folder.of_study(other, None)
+    assert folder.of_study(one, None) == folder.of_study(more_workers, None)
+    assert folder.of_study(one, "a") != folder.of_study(one, "b")
+    assert folder.of_study(one, "a") == folder.of_study(more_workers, "a")
+    assert folder.of_study(one, "../..").parent == tmp_path
     assert one.fingerprint((1.0,), 0) != one.fingerprint((1.0,), 1)
     assert one.fingerprint((1.0,), 0) != one.fingerprint((1.0, 2.0), 0)
 
@@ -210,7 +213,7 @@ def test_an_ended_study_s_folder_is_removed_with_what_is_left_in_it(tmp_path: Pa
     folder = CheckpointFolder(tmp_path)
     mine, others = study(), study("others")
     for spec in (mine, others):
-        Checkpoint(folder.of_study(spec), KEY, spec.fingerprint(), 300).write(PAYLOAD)
-    folder.remove_study(mine)
-    folder.remove_study(mine)
-    assert list(tmp_path.iterdir()) == [folder.of_study(others)]
+        Checkpoint(folder.of_study(spec, None), KEY, spec.fingerprint(), 300).write(PAYLOAD)
+    folder.remove_study(mine, None)
+    folder.remove_study(mine, None)
+    assert list(tmp_path.iterdir()) == [folder.of_study(others, None)]

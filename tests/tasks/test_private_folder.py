@@ -116,7 +116,7 @@ def test_another_user_s_folder_is_refused_and_left_as_it_is(
     shared: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     spec, folders = study(), CheckpointFolder(shared)
-    theirs = folders.of_study(spec)
+    theirs = folders.of_study(spec, None)
     run = checkpoint(theirs)
     run.write(b"forged")
     run.make_folder()
@@ -124,14 +124,14 @@ def test_another_user_s_folder_is_refused_and_left_as_it_is(
         os.chown(path, NOBODY, NOBODY)
     before = sorted(path.name for path in theirs.iterdir())
     with pytest.raises(KDecayError, match=r"belongs to user nobody; .*--checkpoints") as caught:
-        folders.require_private(spec)
+        folders.require_private(spec, None)
     assert "\n" not in str(caught.value)
     assert run.read() is None
     run.write(b"state")
     with pytest.raises(NotPrivate):
         run.make_folder()
     run.remove()
-    folders.remove_study(spec)
+    folders.remove_study(spec, None)
     assert sorted(path.name for path in theirs.iterdir()) == before
     assert folders.studies() == set()
     assert len(caplog.records) == 1
@@ -141,13 +141,13 @@ def test_a_link_in_the_place_of_the_folder_is_refused(shared: Path, tmp_path: Pa
     spec, folders, other = study(), CheckpointFolder(shared), tmp_path / "other"
     other.mkdir(mode=0o700)
     (other / "precious").write_text(PRIVATE)
-    folders.of_study(spec).symlink_to(other)
+    folders.of_study(spec, None).symlink_to(other)
     with pytest.raises(KDecayError, match="is a symbolic link"):
-        folders.require_private(spec)
-    run = checkpoint(folders.of_study(spec))
+        folders.require_private(spec, None)
+    run = checkpoint(folders.of_study(spec, None))
     run.write(b"state")
     assert run.read() is None
-    folders.remove_study(spec)
+    folders.remove_study(spec, None)
     assert [path.name for path in other.iterdir()] == ["precious"]
 
 
@@ -200,13 +200,13 @@ def test_studies_are_known_by_the_folders_of_this_user(shared: Path) -> None:
     folders = CheckpointFolder(shared)
     specs = [study("one"), study("two-with-dashes")]
     for spec in specs:
-        folders.require_private(spec)
+        folders.require_private(spec, None)
     (shared / "a-file").touch()
     (shared / "a-link").symlink_to(shared)
     assert folders.studies() == {"one", "two-with-dashes"}
-    folders.of_study(specs[0]).chmod(0o777)
-    folders.require_private(specs[0])
+    folders.of_study(specs[0], None).chmod(0o777)
+    folders.require_private(specs[0], None)
     assert folders.studies() == {"one", "two-with-dashes"}
     assert len(list(shared.iterdir())) == 5
-    folders.remove_study(specs[0])
+    folders.remove_study(specs[0], None)
     assert folders.studies() == {"two-with-dashes"}, "with what was set aside"

@@ -11,13 +11,14 @@ import pytest
 
 from kdecay_search import reconcile
 from kdecay_search.snapshot import read_snapshot
-from kdecay_search.storage import Storage
+from kdecay_search.storage import Storage, records
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunKey, State
 from kdecay_search.tasks.checkpoint import Checkpoint, CheckpointFolder
 from tests.support.embedded_homes import is_root
 from tests.support.kdecay_command import Kdecay
 from tests.support.memory_studies import study
+from tests.support.wait import wait_for
 
 SOURCE = """
 def train(run):
@@ -48,13 +49,16 @@ class Case:
     def __init__(self, name: str, tmp_path: Path, kdecay: Kdecay, storage: Storage) -> None:
         Path("mine.py").write_text(SOURCE)
         task = {"kind": "python", "epochs": 3, "entry": "mine:train"}
-        self.spec: StudySpec = study(name, task=task, search=ONE_RUN)
+        workers = {"heartbeat_seconds": 0.2}
+        self.spec: StudySpec = study(name, task=task, search=ONE_RUN, workers=workers)
         reconcile.launch(storage, self.spec)
         reconcile.reconcile(storage, name)
         self.root, self.mark = tmp_path / "shared", tmp_path / "mark"
         self.root.mkdir()
         self.root.chmod(0o1777)
-        self.folder = CheckpointFolder(self.root).of_study(self.spec)
+        self.folder = CheckpointFolder(self.root).of_study(
+            self.spec, records.read_study(storage, name).launch
+        )
         fingerprint = self.spec.fingerprint((1.0,), 0)
         self.checkpoint = Checkpoint(self.folder, RunKey(1, 0, 0), fingerprint, 300.0)
         self.kdecay, self.storage = kdecay, storage
@@ -130,6 +134,37 @@ def test_state_of_the_version_before(case: Case) -> None:
     case.work()
     assert case.begun == [f"{case.checkpoint.folder} 1"]
     assert case.state() == "done"
+
+
+def test_a_new_launch_of_the_same_study_begins_anew(case: Case) -> None:
+    """Its code may have changed, which nothing in its file says."""
+    case.write_state(5)
+    case.kdecay.run("delete", case.spec.name, "--yes")
+    assert case.checkpoint.path.exists(), "the command was not told of this folder"
+    reconcile.launch(case.storage, case.spec)
+    case.work()
+    assert [line.split()[-1] for line in case.begun] == ["0"]
+    assert case.state() == "done"
+    assert list(case.root.iterdir()) == [case.folder], "only the new launch's folder is removed"
+
+
+def test_deletion_removes_the_checkpoints(case: Case) -> None:
+    case.write_state(5)
+    case.kdecay.run("delete", case.spec.name, "--yes", "--checkpoints", str(case.root))
+    assert list(case.root.iterdir()) == []
+
+
+def test_a_worker_whose_study_is_deleted_removes_the_checkpoints(case: Case) -> None:
+    Path("mine.py").write_text(SOURCE.replace("run.save(", "import time; time.sleep(1); run.save("))
+    options = ["--allow", "mine:train", "--checkpoints", str(case.root)]
+    worker = case.kdecay.start("worker", *options, "--device", "cpu")
+    try:
+        wait_for(case.checkpoint.path.exists, "a checkpoint")
+        case.kdecay.run("delete", case.spec.name, "--yes")
+        wait_for(lambda: list(case.root.iterdir()) == [], "their removal")
+    finally:
+        worker.terminate()
+        worker.communicate()
 
 
 def test_a_root_that_all_may_write_to_serves(case: Case) -> None:

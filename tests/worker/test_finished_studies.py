@@ -116,7 +116,9 @@ def test_checkpoints_of_a_study_that_others_have_ended_are_removed(
     spec = load(simulated_study(tmp_path, name="left", search__seeds=1))
     reconcile.launch(own, spec)
     worker_of(own, tmp_path / "elsewhere").serve()
-    folder = CheckpointFolder(tmp_path / "checkpoints").of_study(spec)
+    folder = CheckpointFolder(tmp_path / "checkpoints").of_study(
+        spec, records.read_study(own, "left").launch
+    )
     folder.mkdir(parents=True)
     worker_of(own, tmp_path).serve()
     assert not folder.exists()
