@@ -133,7 +133,7 @@ class Policy:
 def median(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
     """Optuna's MedianPruner. It prunes after five complete trials, and not before the share of the
     training before which the package does not prune either."""
-    epochs = spec.task.epochs
+    epochs = spec.task.length.reports
     first = math.ceil(spec.pruning.first_share * epochs - 1e-9)
     interval = max(1, epochs // LOOKS)
     pruner = MedianPruner(n_startup_trials=5, n_warmup_steps=first, interval_steps=interval)
@@ -145,14 +145,14 @@ def median(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
 def halving(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
     """Optuna's SuccessiveHalvingPruner. The better half continues after a quarter and after half of
     the training."""
-    first = max(1, math.ceil(spec.task.epochs / 4))
+    first = max(1, math.ceil(spec.task.length.reports / 4))
     pruner = SuccessiveHalvingPruner(min_resource=first, reduction_factor=2)
-    return OfOptuna(name, pruner, _rungs(first, 2, spec.task.epochs), averaged)
+    return OfOptuna(name, pruner, _rungs(first, 2, spec.task.length.reports), averaged)
 
 
 def hyperband(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
     """Optuna's HyperbandPruner. It reduces to a third, first after a ninth of the training."""
-    epochs = spec.task.epochs
+    epochs = spec.task.length.reports
     first = max(1, epochs // 9)
     pruner = HyperbandPruner(min_resource=first, max_resource=epochs, reduction_factor=3)
     return OfOptuna(name, pruner, _rungs(first, 3, epochs), averaged)

@@ -161,7 +161,7 @@ def record(
 
         device = str(resolve_device(device))
     columns = (RAW, *(averaged_name(window) for window in windows), TRAIN_LOSS)
-    recording = Recording(describe(spec, device), spec.task.epochs, columns)
+    recording = Recording(describe(spec, device), spec.task.length.reports, columns)
     if out.exists():
         recording.read(out)
     recording.include(ks, range(seeds))
@@ -228,7 +228,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         spec = load(given.study, given.set)
         ks, seeds = given.ks or candidates(spec), given.seeds or spec.search.seeds
-        windows = given.windows or [float(f"{share * spec.task.epochs:.4g}") for share in SHARES]
+        windows = given.windows or [float(f"{share * spec.task.length.reports:.4g}") for share in SHARES]
         record(spec, given.out, ks, seeds, windows, given.device)
     except OSError as error:
         print(f"benchmarks.record: {error.filename}: {error.strerror}", file=sys.stderr)

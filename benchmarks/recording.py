@@ -42,7 +42,7 @@ def simulated(task: SimulatedTask, window: float, k: float, seed: int) -> Record
     """Simulate a run. The simulated task has one averaged error, recorded as that of ``window``."""
     epochs = curve(task, [k], seed)
     averaged: Column = [epoch.averaged_error for epoch in epochs]
-    return _columns(epochs, {averaged_name(window): averaged}, task.epochs)
+    return _columns(epochs, {averaged_name(window): averaged}, task.length.reports)
 
 
 @dataclass
@@ -77,7 +77,7 @@ def images(
     run = BareRun(spec, (k,), seed, device)
     averaged = train(run, task, windows)
     named = {averaged_name(window): column for window, column in averaged.items()}
-    return _columns(run.epochs, named, task.epochs)
+    return _columns(run.epochs, named, task.length.reports)
 
 
 def _columns(epochs: Sequence[Epoch], averaged: dict[str, Column], length: int) -> Recorded:

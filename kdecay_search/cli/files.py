@@ -57,7 +57,7 @@ def _print_plan(spec: StudySpec) -> None:
     from kdecay_search.search import runs_at_most
     from kdecay_search.study.comparators import comparators_of
 
-    search, epochs = spec.search, spec.task.epochs
+    search, epochs = spec.search, spec.task.length.reports
     table = Table(box=None)
     for heading in ("stage", "candidates", "seeds", "runs", "epochs"):
         table.add_column(heading, justify="right")

@@ -74,7 +74,7 @@ def plan(
     spec, measured = _spec_and_noise(study, storage, noise is None)
     used = noise if measured is None else measured.sd
     assert used is not None  # it was given or measured
-    rows = _rows(spec.task.epochs, difference, used, measured)
+    rows = _rows(spec.task.length.reports, difference, used, measured)
     if json:
         print_json(_as_json(spec, used, measured, rows))
     else:
@@ -156,7 +156,7 @@ def _as_json(
         },
         "power": POWER,
         "confidence": CONFIDENCE,
-        "epochs_per_run": spec.task.epochs,
+        "epochs_per_run": spec.task.length.reports,
         "rows": [asdict(row) for row in rows],
     }
 

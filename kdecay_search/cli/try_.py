@@ -56,7 +56,7 @@ def try_(
     withhold_from_this_process()
     device = expand(device)[0]
     tryout = Tryout(shortened(spec, epochs))
-    _announce(spec, tryout.spec.task.epochs, k, device)
+    _announce(spec, tryout.spec.task.length.reports, k, device)
     if not _run(tryout, k, device):
         echo("\nIt does not work yet: fix this, and try again.")
         raise typer.Exit(1)
@@ -64,7 +64,7 @@ def try_(
 
 
 def _announce(spec: StudySpec, epochs: int, k: float, device: str) -> None:
-    total = spec.task.epochs
+    total = spec.task.length.reports
     trained = "all" if epochs == total else f"{epochs} of"
     compressed = "" if epochs == total else "; the schedule is compressed into them"
     echo(

@@ -93,7 +93,7 @@ class _Pace:
         if passed <= 0:
             return None
         rate = passed / (time.monotonic() - self._started)
-        per_run = snapshot.spec.task.epochs
+        per_run = snapshot.spec.task.length.reports
         unfinished = sum(stage.to_go for stage in snapshot.plan.stages)
         if snapshot.plan.confirmation is not None:
             unfinished += sum(row.unfinished for row in snapshot.plan.confirmation.rows)

@@ -13,6 +13,7 @@ an eighth was measured to do as well (docs/pruning.md)."""
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
+NotNegativeCount = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Epochs = Annotated[int, Field(ge=1, le=100_000)]
 
 OMITTED_IF_NONE = Field(exclude_if=lambda value: value is None)

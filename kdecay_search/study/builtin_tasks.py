@@ -18,6 +18,7 @@ from kdecay_search.study.base import (
 )
 from kdecay_search.study.metric import VALIDATION_ERROR, Metric
 from kdecay_search.study.networks import ModelSpec, ResNetSpec
+from kdecay_search.study.training_length import TrainingLength
 
 
 class DataSpec(Settings):
@@ -131,6 +132,11 @@ class ImagesTask(Settings):
         """What every run reports and the study optimises."""
         return VALIDATION_ERROR
 
+    @property
+    def length(self) -> TrainingLength:
+        """How long every run trains; it reports after every epoch."""
+        return TrainingLength("epoch", self.epochs)
+
 
 class SurfaceSpec(Settings):
     """The stated error surface of a simulated task; see :mod:`kdecay_search.tasks.simulated`."""
@@ -171,3 +177,8 @@ class SimulatedTask(Settings):
     def metric(self) -> Metric:
         """What every run reports and the study optimises."""
         return VALIDATION_ERROR
+
+    @property
+    def length(self) -> TrainingLength:
+        """How long every run trains; it reports after every epoch."""
+        return TrainingLength("epoch", self.epochs)

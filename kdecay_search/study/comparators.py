@@ -68,7 +68,7 @@ def schedule_of(
     if comparator == ORIGINAL:
         return original
     if comparator == AREA_MATCHED:
-        return area_matched(original, found, round(spec.task.epochs * steps_per_epoch))
+        return area_matched(original, found, round(spec.task.length.updates(steps_per_epoch)))
     baseline = BASELINES[comparator]
     values: dict[str, Any] = {"lr_max": original.lr_max, "lr_min": original.lr_min}
     if issubclass(baseline, WarmupBaseline):

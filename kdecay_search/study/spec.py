@@ -11,13 +11,19 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdecay_search.schedules.baselines import BASELINES
 from kdecay_search.schedules.kdecay import Family, KDecaySchedule
-from kdecay_search.study.base import OMITTED_IF_NONE, NotNegative, Positive, Settings
+from kdecay_search.study.base import (
+    OMITTED_IF_NONE,
+    NotNegative,
+    NotNegativeCount,
+    Positive,
+    Settings,
+)
 from kdecay_search.study.builtin_tasks import ImagesTask, SimulatedTask
 from kdecay_search.study.user_tasks import PURPOSE, SCHEDULE_CSV, CommandTask, PythonTask
 
@@ -74,6 +80,8 @@ class ScheduleSpec(Settings):
     """Learning rate at the start of the decay, L0, unless ``search.lr_max`` searches it."""
     warmup_epochs: NotNegative = 0.0
     """Epochs of linear warm-up before the decay."""
+    warmup_steps: Annotated[NotNegativeCount | None, OMITTED_IF_NONE] = None
+    """Optimizer updates of linear warm-up before the decay, if ``task.steps`` counts."""
 
     @field_validator("power")
     @classmethod
@@ -123,9 +131,9 @@ class SearchSpec(Settings):
     @classmethod
     def _gain_is_auto_or_a_number(cls, gain: object) -> object:
         is_number = isinstance(gain, int | float) and not isinstance(gain, bool)
-        if gain != "auto" and not (is_number and 0 <= gain < math.inf):
-            raise ValueError("must be 'auto', or a number that is not negative")
-        return gain
+        if gain == "auto" or (is_number and 0 <= cast("float", gain) < math.inf):
+            return gain
+        raise ValueError("must be 'auto', or a number that is not negative")
 
     @field_validator("lr_max")
     @classmethod
@@ -277,9 +285,16 @@ class StudySpec(Settings):
     @classmethod
     def _warmup_ends(cls, schedule: ScheduleSpec, info: ValidationInfo) -> ScheduleSpec:
         task = info.data.get("task")
-        if task is not None and schedule.warmup_epochs >= task.epochs:
-            warmup = schedule.warmup_epochs
-            raise ValueError(f"warmup_epochs = {warmup} must be below task.epochs = {task.epochs}")
+        if task is None:
+            return schedule
+        length, of_epochs, of_steps = task.length, schedule.warmup_epochs, schedule.warmup_steps
+        if length.counts_steps and of_epochs:
+            raise ValueError(f"warmup_epochs = {of_epochs} goes with task.epochs; use warmup_steps")
+        if not length.counts_steps and of_steps is not None:
+            raise ValueError(f"warmup_steps = {of_steps} goes with task.steps; use warmup_epochs")
+        if (of_steps or of_epochs) >= length.total:
+            name = "warmup_steps" if of_steps else "warmup_epochs"
+            raise ValueError(f"{name} = {of_steps or of_epochs} must be below {length.setting}")
         return schedule
 
     @field_validator("search")
@@ -313,17 +328,25 @@ class StudySpec(Settings):
 
         Args:
             ks: Terms of the schedule.
-            steps_per_epoch: Optimizer updates per epoch, for the warm-up.
+            steps_per_epoch: Optimizer updates per epoch, for the warm-up; without effect if the
+                study counts steps.
             lr_max: Learning-rate level, if the study searches it; None for the file's.
         """
         part, warmup_steps = self.schedule, self.warmup_steps(steps_per_epoch)
         high = part.lr_max if lr_max is None else lr_max
         return KDecaySchedule(part.family, tuple(ks), part.power, high, part.lr_min, warmup_steps)
 
-    def warmup_steps(self, steps_per_epoch: float) -> int:
-        """Optimizer updates of the warm-up; at least one update is left after it."""
-        last_step = math.ceil(self.task.epochs * steps_per_epoch) - 1
-        return min(round(self.schedule.warmup_epochs * steps_per_epoch), last_step)
+    def warmup_steps(self, steps_per_epoch: float = 1) -> int:
+        """Optimizer updates of the warm-up; at least one update is left after it.
+
+        Args:
+            steps_per_epoch: Optimizer updates per epoch; without effect if the study counts steps.
+        """
+        length, schedule = self.task.length, self.schedule
+        last_step = math.ceil(length.updates(steps_per_epoch)) - 1
+        if length.counts_steps:
+            return min(schedule.warmup_steps or 0, last_step)
+        return min(round(schedule.warmup_epochs * steps_per_epoch), last_step)
 
     def fingerprint(
         self,

@@ -9,27 +9,36 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, JsonValue, ValidationInfo, field_validator
+from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_validator
 
-from kdecay_search.study.base import AVERAGING_SHARE, Count, Epochs, Settings
+from kdecay_search.study.base import AVERAGING_SHARE, OMITTED_IF_NONE, Count, Epochs, Settings
 from kdecay_search.study.metric import VALIDATION_ERROR, Metric
+from kdecay_search.study.training_length import TrainingLength
 
 EPOCH_TIMEOUT_SECONDS = 7200.0
 """Default of ``epoch_timeout``."""
 MAX_SCHEDULE_ROWS = 5_000_000
 """Largest number of rows of a schedule that is written to a file for a command."""
+MAX_REPORTS = 100_000
+"""Largest number of reports of a run."""
 SCHEDULE_CSV = "schedule_csv"
 TERMS = ("k", "ks")
 CHECKPOINT_DIR = "checkpoint_dir"
 PURPOSE = "purpose"
+EPOCHS, STEPS, REPORT_EVERY = "epochs", "steps", "report_every"
+TOTAL_STEPS, WARMUP_STEPS = "total_steps", "warmup_steps"
 PLACEHOLDERS = (
     SCHEDULE_CSV,
     *TERMS,
     "lr_max",
     "lr_min",
-    "epochs",
+    EPOCHS,
+    STEPS,
+    TOTAL_STEPS,
+    REPORT_EVERY,
+    WARMUP_STEPS,
     "seed",
     "device",
     CHECKPOINT_DIR,
@@ -44,23 +53,83 @@ _BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 EpochTimeout = Annotated[float, Field(gt=0, le=604_800)]
 
 
-class PythonTask(Settings):
+class _UserTask(Settings):
+    """What all tasks with code of the user have: a length, a metric and a timeout."""
+
+    kind: str
+    """Tag of the kind of task."""
+    epochs: Annotated[Epochs | None, OMITTED_IF_NONE] = None
+    """Number of epochs of every run, which reports after each; None if ``steps`` counts."""
+    steps: Annotated[Count | None, OMITTED_IF_NONE] = None
+    """Number of optimizer updates of every run; None if ``epochs`` counts."""
+    report_every: Annotated[Count | None, OMITTED_IF_NONE] = None
+    """Steps from one report of a run to the next; None if ``epochs`` counts."""
+    metric: Metric = Field(VALIDATION_ERROR, exclude_if=lambda metric: metric == VALIDATION_ERROR)
+    """What every run reports and the study optimises; left out of what is stored while it is the
+    default, which studies of version 0.1.0 have."""
+
+    @field_validator("steps")
+    @classmethod
+    def _length_is_stated_once(cls, steps: int | None, info: ValidationInfo) -> int | None:
+        epochs = info.data.get("epochs")
+        if steps is not None and epochs is not None:
+            raise ValueError(f"goes without task.epochs = {epochs}; give one of the two")
+        return steps
+
+    @field_validator("report_every")
+    @classmethod
+    def _reports_fit_the_length(cls, every: int | None, info: ValidationInfo) -> int | None:
+        steps = info.data.get("steps")
+        if every is None:
+            return every
+        if steps is None:
+            if info.data.get("epochs") is not None:
+                raise ValueError("goes with task.steps; a run of epochs reports after every epoch")
+            return every
+        if every > steps:
+            raise ValueError(f"must be at most task.steps = {steps}")
+        if steps / every > MAX_REPORTS:
+            raise ValueError(f"gives more than {MAX_REPORTS:,} reports per run; make it larger")
+        return every
+
+    @field_validator("steps_per_epoch", check_fields=False)
+    @classmethod
+    def _epochs_are_counted(cls, per_epoch: int | None, info: ValidationInfo) -> int | None:
+        if per_epoch is not None and info.data.get("steps") is not None:
+            raise ValueError("goes with task.epochs; task.steps counts the updates of a run itself")
+        return per_epoch
+
+    @model_validator(mode="after")
+    def _length_is_stated(self) -> Self:
+        if self.epochs is None and self.steps is None:
+            raise ValueError("needs epochs, or steps with report_every")
+        if self.steps is not None and self.report_every is None:
+            raise ValueError(
+                f"steps = {self.steps} needs report_every, the steps from one report to the next"
+            )
+        return self
+
+    @property
+    def length(self) -> TrainingLength:
+        """How long every run trains, and when it reports."""
+        if self.steps is not None and self.report_every is not None:
+            return TrainingLength("step", self.steps, self.report_every)
+        return TrainingLength("epoch", self.epochs or 1)
+
+
+class PythonTask(_UserTask):
     """A Python function of the user, called once for every run."""
 
     kind: Literal["python"]
     """Tag of this kind of task."""
-    epochs: Epochs
-    """Number of epochs that every run reports."""
-    metric: Metric = Field(VALIDATION_ERROR, exclude_if=lambda metric: metric == VALIDATION_ERROR)
-    """What every run reports and the study optimises; left out of what is stored while it is the
-    default, which studies of version 0.1.0 have."""
     entry: Annotated[str, Field(max_length=500)]
     """The function as ``package.module:function``; the folder in which the worker was started is
     importable."""
     args: dict[str, JsonValue] = Field({})
     """JSON-serialisable values by name, which the function gets unchanged."""
     steps_per_epoch: Count | None = None
-    """Optimizer updates per epoch; None means that the function reports them."""
+    """Optimizer updates per epoch; None means that the function sets them, or that ``steps``
+    counts."""
     averaging_share: Annotated[float, Field(gt=0, le=1)] = AVERAGING_SHARE
     """Half-life, as a share of the training, of the averaged weights of ``run.average``."""
     epoch_timeout: EpochTimeout = EPOCH_TIMEOUT_SECONDS
@@ -82,16 +151,11 @@ class PythonTask(Settings):
         return args
 
 
-class CommandTask(Settings):
-    """Any program that prints a line of JSON for every epoch."""
+class CommandTask(_UserTask):
+    """Any program that prints a line of JSON for every report."""
 
     kind: Literal["command"]
     """Tag of this kind of task."""
-    epochs: Epochs
-    """Number of epochs that every run reports."""
-    metric: Metric = Field(VALIDATION_ERROR, exclude_if=lambda metric: metric == VALIDATION_ERROR)
-    """What every run reports and the study optimises; left out of what is stored while it is the
-    default, which studies of version 0.1.0 have."""
     command: Annotated[
         tuple[Annotated[str, Field(max_length=10_000)], ...], Field(min_length=1, max_length=1000)
     ]
@@ -116,12 +180,34 @@ class CommandTask(Settings):
     @field_validator("steps_per_epoch")
     @classmethod
     def _schedule_fits_a_file(cls, steps: int | None, info: ValidationInfo) -> int | None:
-        if steps is not None and steps * info.data.get("epochs", 1) > MAX_SCHEDULE_ROWS:
+        if steps is not None and steps * (info.data.get("epochs") or 1) > MAX_SCHEDULE_ROWS:
             raise ValueError(
                 f"gives more than {MAX_SCHEDULE_ROWS:,} rows of {{{SCHEDULE_CSV}}}; "
                 "leave it out for one row per epoch"
             )
         return steps
+
+    @model_validator(mode="after")
+    def _placeholders_have_values(self) -> Self:
+        used, length = self.placeholders, self.length
+        if length.counts_steps:
+            if SCHEDULE_CSV in used and length.total > MAX_SCHEDULE_ROWS:
+                raise ValueError(
+                    f"steps = {length.total} gives more than {MAX_SCHEDULE_ROWS:,} rows of "
+                    f"{{{SCHEDULE_CSV}}}; use {{k}} or {{ks}}"
+                )
+            if EPOCHS in used:
+                raise ValueError("command holds {epochs}, but task.steps counts; use {steps}")
+            return self
+        for name in (STEPS, REPORT_EVERY):
+            if name in used:
+                raise ValueError(f"command holds {{{name}}}, which needs task.{name}")
+        for name in (TOTAL_STEPS, WARMUP_STEPS):
+            if name in used and self.steps_per_epoch is None:
+                raise ValueError(
+                    f"command holds {{{name}}}, which needs task.steps_per_epoch or task.steps"
+                )
+        return self
 
     @property
     def placeholders(self) -> set[str]:

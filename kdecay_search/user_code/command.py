@@ -115,7 +115,7 @@ class _ProgramRun:
             raise TaskError(f"epoch = {number!r}: must be a whole number, counted from 1")
         if number > 1 and not self._curve:
             self._resume_at(number)
-        check_next_epoch(f"epoch = {number}", number, len(self._curve), self._task.epochs)
+        check_next_epoch(f"epoch = {number}", number, len(self._curve), self._task.length.reports)
         values = (report[ERROR], report.get(AVERAGED), report.get("loss"), report.get("lr"))
         epoch = epoch_of(number, *values, name=ERROR)
         self._curve.append(epoch)
@@ -132,7 +132,7 @@ class _ProgramRun:
 
     def _check_exit(self) -> None:
         """Raise what went wrong, if anything did, in a program that has ended by itself."""
-        exit_, done, total = self._program.exit, len(self._curve), self._task.epochs
+        exit_, done, total = self._program.exit, len(self._curve), self._task.length.reports
         assert exit_ is not None
         if exit_.reason:
             raise TaskError(
@@ -190,14 +190,14 @@ def _placeholder_values(
         "ks": ",".join(map(repr, ks)),
         "lr_max": repr(schedule.lr_max),
         "lr_min": repr(schedule.lr_min),
-        "epochs": str(task.epochs),
+        "epochs": str(task.epochs or ""),
         "seed": str(run.seed),
         "device": device,
         "purpose": "confirmation" if run.comparator else "search",
     }
     if SCHEDULE_CSV in task.placeholders:
         path = folder / "schedule.csv"
-        path.write_text(schedule_csv(schedule, task.epochs * (task.steps_per_epoch or 1)))
+        path.write_text(schedule_csv(schedule, round(task.length.updates(task.steps_per_epoch or 1))))
         values[SCHEDULE_CSV] = str(path)
     if CHECKPOINT_DIR in task.placeholders:
         kept = run.checkpoint.make_folder() if run.checkpoint is not None else folder

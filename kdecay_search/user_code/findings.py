@@ -44,7 +44,7 @@ def findings(tryout: Tryout) -> list[Finding]:
 
 
 def _of_reports(tryout: Tryout) -> Iterator[Finding]:
-    done, total = tryout.epochs[-1].number, tryout.spec.task.epochs
+    done, total = tryout.epochs[-1].number, tryout.spec.task.length.reports
     if done < total:
         yield Finding(
             Severity.WRONG if tryout.result is None else Severity.MISSING,
@@ -139,7 +139,7 @@ def _of_state(tryout: Tryout) -> Iterator[Finding]:
             Severity.MISSING,
             "interrupted after its first epoch, it started over; call run.save after every report",
         )
-    elif not tryout.looked_for_state and tryout.spec.task.epochs > 1:
+    elif not tryout.looked_for_state and tryout.spec.task.length.reports > 1:
         yield Finding(
             Severity.MISSING,
             "no state is saved, so an interrupted run starts over; "

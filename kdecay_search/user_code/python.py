@@ -120,10 +120,10 @@ class _FunctionRun:
         if "failed" in outcome:
             raise RunFailed(outcome["failed"], outcome["traceback"])
         error: float | None = outcome["returned"]
-        if error is None and not self._has_diverged and self._epochs < self._task.epochs:
+        if error is None and not self._has_diverged and self._epochs < self._task.length.reports:
             raise RunFailed(
                 f"{self._task.entry} returned after {self._epochs} of task.epochs = "
-                f"{self._task.epochs}; report every epoch, or set task.epochs to the number of "
+                f"{self._task.length.reports}; report every epoch, or set task.epochs to the number of "
                 "epochs that it trains"
             )
         return error

@@ -117,7 +117,7 @@ class TaskRun:
     @property
     def epochs(self) -> int:
         """Number of epochs of the whole run: ``task.epochs`` of the study file."""
-        return self._run.spec.task.epochs
+        return self._run.spec.task.length.reports
 
     @property
     def epochs_done(self) -> int:

@@ -45,9 +45,9 @@ class Tryout:
 
 def shortened(spec: StudySpec, epochs: int) -> StudySpec:
     """Return the study with at most ``epochs`` epochs, and its warm-up shortened in proportion."""
-    if epochs >= spec.task.epochs:
+    if epochs >= spec.task.length.reports:
         return spec
-    warmup = spec.schedule.warmup_epochs * epochs / spec.task.epochs
+    warmup = spec.schedule.warmup_epochs * epochs / spec.task.length.reports
     spec = changed(spec, "schedule", {"warmup_epochs": warmup}, "--epochs")
     return changed(spec, "task", {"epochs": epochs}, "--epochs")
 
@@ -80,7 +80,7 @@ class TryoutRun:
         rates = [next(filter(None, groups), 0.0) for groups in used]  # of a group not frozen
         self._updates += len(rates)
         self._log(_summary(epoch, rates))
-        is_last = epoch.number == self.spec.task.epochs
+        is_last = epoch.number == self.spec.task.length.reports
         if self._interrupts and self.checkpoint.was_read and not is_last:
             self._interrupts = False
             self._tryout.restored = 0

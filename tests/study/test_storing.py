@@ -126,7 +126,7 @@ def without_nulls(value: Any) -> Any:
 def check_usable(spec: StudySpec) -> None:
     """A spec that was accepted must not be refused later, by a worker or a report."""
     schedule = spec.schedule_for((spec.search.k_min, spec.search.k_min + 1))
-    epochs = spec.task.epochs
+    epochs = spec.task.length.total
     assert schedule(epochs, epochs) == spec.schedule.lr_min
     assert schedule(schedule.warmup_steps, epochs) == spec.schedule.lr_max
     assert all(candidates >= 1 for candidates, _ in runs_at_most(spec))
