@@ -44,6 +44,9 @@ IDLE_SHARE = 0.05
 """Longest pause of a worker that has been idle for longer, as a share of its idle time."""
 MAX_IDLE_SECONDS = 15.0
 """Longest pause of any worker: a thousand idle workers must not keep the database busy."""
+FIRST_STUDY_SECONDS = 2.0
+"""First pause between two reconciliations of a study, by a worker that waits for work of several,
+when there was nothing to do. It doubles each time, up to :data:`MAX_IDLE_SECONDS`."""
 LIST_SECONDS = 1.0
 """How long a worker of all studies remembers which of them are active."""
 REVISIT_SECONDS = 30.0
@@ -121,6 +124,8 @@ class Worker:
         """The studies that this worker may hold checkpoints of."""
         self._reconciled_at: dict[str, float] = {}
         """Time (s) of this worker's last reconciliation, by study."""
+        self._study_pauses: dict[str, float] = {}
+        """Pause (s), by study, before it is reconciled again, because there was nothing to do."""
         self._failures = 0
         """Number of runs that have failed here since the last one with a result."""
         self._paused_until: dict[str, float] = {}
@@ -156,11 +161,25 @@ class Worker:
             claimable = records.with_waiting(self._storage, names) if len(names) > 1 else names
             if any(self._work_on(name) for name in claimable):
                 return True, True
-            outlooks = [self._reconcile(name) for name in names]
+            due = [name for name in names if self._is_due(name, len(names))]
+            outlooks = [self._reconcile(name) for name in due]
+            outlooks += [Outlook.UNKNOWN] * (len(names) - len(due))
             return Outlook.QUEUED in outlooks, outlooks != [Outlook.NONE] * len(names)
         except StorageUnavailable as error:
             logger.warning("%s", error)
             return False, True
+
+    def _is_due(self, name: str, studies: int) -> bool:
+        """Whether to reconcile a study now.
+
+        A worker that waits beside several busy studies leaves those for a while in which it has
+        found nothing to do: whoever ends their runs reconciles them. What is queued is claimed
+        nevertheless. A worker that drains has to know of each study whether work may follow.
+        """
+        if self._options.drain or studies == 1:
+            return True
+        pause = self._study_pauses.get(name, 0.0)
+        return self._clock() - self._reconciled_at.get(name, -math.inf) >= pause
 
     def _studies(self) -> list[str]:
         """The names of the studies to serve now."""
@@ -200,6 +219,7 @@ class Worker:
                 queue.release(self._storage, claim)
                 return True
             self._kept_for.add(name)
+            self._study_pauses.pop(name, None)
             outcome = train_trial(self._storage, spec, claim, self._context)
         except StorageUnavailable:
             raise
@@ -284,7 +304,10 @@ class Worker:
             self._ignored_until[name] = self._clock() + REVISIT_SECONDS
             return Outlook.NONE
         if self._is_paused(name) or not snapshot.count(State.WAITING):
+            pause = 2 * self._study_pauses.get(name, FIRST_STUDY_SECONDS / 2)
+            self._study_pauses[name] = min(pause, MAX_IDLE_SECONDS)
             return Outlook.UNKNOWN
+        self._study_pauses.pop(name, None)
         return Outlook.QUEUED
 
 
