@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -133,7 +134,8 @@ def _start_many(
 
     if is_auto:
         with opened(url, START_SECONDS) as storage:
-            autoscale(storage, workers, devices, start, stop, lambda text: echo(text, err=True))
+            notify = partial(echo, err=True)
+            autoscale(storage, workers, devices, start, stop, notify, study=options.study)
     else:
         for device in devices:
             start(device)

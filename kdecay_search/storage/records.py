@@ -376,15 +376,18 @@ def read_trials(storage: Storage, name: str) -> list[Trial]:
 
 
 @retried
-def read_progress(storage: Storage, workers: Sequence[str]) -> dict[str, tuple[int, int]]:
-    """Read what workers have done in all studies.
+def read_progress(
+    storage: Storage, workers: Sequence[str], studies: Sequence[str]
+) -> dict[str, tuple[int, int]]:
+    """Read what workers have done in some studies.
 
     Returns:
-        By the name of each worker that ever claimed a trial: how many epochs it has reported, and
-        how many of its trials failed for lack of memory.
+        By the name of each worker that has claimed a trial of theirs: how many epochs it has
+        reported, and how many of its trials failed for lack of memory.
     """
     names = [json.dumps(worker) for worker in workers]
     values = {"key": attribute.WORKER, "memory": json.dumps(MEMORY), "workers": names}
+    values["study_names"] = list(studies)
     with storage.engine.connect() as connection:
         rows = connection.execute(trial_sql.PROGRESS, values).all()
     return {json.loads(row.worker): (int(row.epochs), int(row.failures)) for row in rows}

@@ -152,6 +152,7 @@ def autoscale(
     stop: threading.Event,
     notify: Callable[[str], None],
     window_seconds: float = WINDOW_SECONDS,
+    study: str | None = None,
 ) -> list[AutoscaledDevice]:
     """Run worker processes on each device, and add to them while that raises its throughput.
 
@@ -163,15 +164,19 @@ def autoscale(
         stop: Set to end this function; the processes are left to the caller.
         notify: Called with a line of text whenever the number of processes changes.
         window_seconds: Shortest time over which a throughput is measured.
+        study: The study that the processes serve; None if they serve all.
 
     Returns:
         The devices, once ``stop`` is set or all processes have ended.
     """
     scaled = [AutoscaledDevice(device, start, window_seconds) for device in devices]
     notified = ""
+    served: dict[str, None] = {} if study is None else {study: None}
     while not stop.is_set():
         names = [name for each in scaled for name in each.names]
-        found = records.read_progress(storage, names) if names else {}
+        if study is None:  # also those that have ended since, lest a count becomes smaller
+            served.update(dict.fromkeys(records.active_studies(storage)))
+        found = records.read_progress(storage, names, list(served)) if names else {}
         progress = {name: WorkerProgress(*figures) for name, figures in found.items()}
         for each in scaled:
             each.step(progress, time.monotonic())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -9,11 +10,13 @@ from pathlib import Path
 import pytest
 
 from kdecay_search import reconcile
-from kdecay_search.storage import Storage
+from kdecay_search.storage import Storage, queue, records
 from kdecay_search.study.file import load
+from kdecay_search.study.trials import MEMORY
 from kdecay_search.worker.autoscaling import Autoscaler, autoscale
 from kdecay_search.worker.local_workers import LocalWorkers, WorkerProcess
 from tests.support.kdecay_command import Kdecay, simulated_study
+from tests.support.queued_runs import queued, request
 
 
 def settled_count(throughput: Callable[[int], float], limit: int = 16) -> int:
@@ -75,6 +78,23 @@ def test_real_workers_are_added_while_the_database_counts_more_epochs(
     snapshot = reconcile.reconcile(storage, "scales")
     assert snapshot is not None
     assert snapshot.state == "done"
+
+
+def test_progress_is_read_of_the_named_studies_only(storage: Storage) -> None:
+    for name, memory in (("progress-a", True), ("progress-b", False)):
+        queued(storage, name, [request(0, k=1.0), request(1, k=2.0)])
+        claims = [queue.claim(storage, name, "host:1-abcdefgh:cpu") for _ in range(2)]
+        for claim in claims:
+            assert claim is not None
+            queue.report(storage, claim, 1, 50.0)
+            if memory:
+                queue.fail(storage, claim.trial_id, MEMORY, "full")
+    workers = ["host:1-abcdefgh:cpu", "host:2-abcdefgh:cpu"]
+    read = functools.partial(records.read_progress, storage, workers)
+    assert read(["progress-a"]) == {workers[0]: (2, 2)}
+    assert read(["progress-b"]) == {workers[0]: (2, 0)}
+    assert read(["progress-a", "progress-b"]) == {workers[0]: (4, 2)}
+    assert read([]) == {}
 
 
 def test_an_invalid_number_of_processes_is_refused_in_one_line(kdecay: Kdecay) -> None:

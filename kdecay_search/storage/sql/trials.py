@@ -84,9 +84,12 @@ PROGRESS = text("""
       sum((SELECT count(*) FROM trial_intermediate_values i
            WHERE i.trial_id = a.trial_id)) AS epochs,
       count(r.trial_id) AS failures
-    FROM trial_user_attributes a LEFT JOIN trial_user_attributes r
+    FROM studies s JOIN trials t USING (study_id)
+    JOIN trial_user_attributes a ON a.trial_id = t.trial_id AND a.key = :key
+    LEFT JOIN trial_user_attributes r
       ON r.trial_id = a.trial_id AND r.key = 'reason' AND r.value_json = :memory
-    WHERE a.key = :key AND a.value_json = ANY(:workers) GROUP BY a.value_json
+    WHERE split_part(s.study_name, '/', 1) = ANY(:study_names) AND a.value_json = ANY(:workers)
+    GROUP BY a.value_json
 """)
 """How many epochs each worker has reported, and how many of its trials failed for lack of memory,
-over all studies."""
+in some studies. It is read once a second, so it looks at no trial of any other study."""
