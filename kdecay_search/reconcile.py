@@ -46,7 +46,8 @@ def launch(storage: Storage, spec: StudySpec) -> bool:
                 attribute.LAUNCH: uuid.uuid4().hex,
                 attribute.VERSION: __version__,
             }
-            records.insert_stage(lock.connection, name, FIRST_STAGE, written)
+            direction = spec.task.metric.optuna_direction
+            records.insert_stage(lock.connection, name, FIRST_STAGE, written, direction)
             return True
         changed = study_file.differences(stored.spec, spec)
         if changed:
@@ -175,7 +176,9 @@ def _apply(storage: Storage, study: StoredStudy, plan: Plan, lock: Lock) -> Stor
                 raise records.taken(study.spec.name, stage)
             if stage not in study.stage_ids:
                 made_by = {} if study.launch is None else {attribute.LAUNCH: study.launch}
-                study_id = records.create_stage(storage, study.spec.name, stage, made_by)
+                direction = study.spec.task.metric.optuna_direction
+                name = study.spec.name
+                study_id = records.create_stage(storage, name, stage, made_by, direction)
                 study = replace(study, stage_ids={**study.stage_ids, stage: study_id})
                 lock.confirm()
             add(storage, study.stage_ids[stage], requests)

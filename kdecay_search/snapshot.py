@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from kdecay_search.search.verdict import Verdict, judge, judge_confirmation
 from kdecay_search.statistics import Sample, describe, paired_gain
 from kdecay_search.storage import Storage, records
 from kdecay_search.storage.records import StoredStudy
+from kdecay_search.study.metric import Metric
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import WITHDRAWN, State, Trial
 
@@ -56,7 +57,9 @@ class StudySnapshot:
         the study has no confirmation yet."""
         confirmation = self.plan.confirmation
         with records.readable(self.spec.name):
-            return judge_confirmation(confirmation) if confirmation is not None else None
+            if confirmation is None:
+                return None
+            return judge_confirmation(confirmation, self.plan.format)
 
     @property
     def state(self) -> str:
@@ -67,7 +70,7 @@ class StudySnapshot:
 
     @property
     def schedule(self) -> KDecaySchedule:
-        """The best schedule so far; its warm-up is given in epochs, as in the study file."""
+        """The best schedule so far; its warm-up is in epochs or steps, as in the study file."""
         return self.spec.schedule_for(self.plan.leader.ks, lr_max=self.plan.leader.lr_max)
 
     @property
@@ -103,18 +106,20 @@ class StudySnapshot:
 
     @property
     def epochs_trained(self) -> int:
-        """Number of epochs that were trained, including those of failed trials; an epoch that
-        several trials of a run share is counted once."""
-        return sum(trial.epochs - trial.resumed_epochs for trial in self.trials)
+        """Number of epochs, or of steps if the study counts these, that were trained, including
+        those of failed trials; what several trials of a run share is counted once."""
+        position = self.spec.task.length.position
+        return sum(position(trial.epochs) - position(trial.resumed_epochs) for trial in self.trials)
 
     @property
     def epochs_planned(self) -> int:
-        """Number of epochs that all runs of the stages opened so far would take without pruning."""
+        """Number of epochs, or of steps if the study counts these, that all runs of the stages
+        opened so far would take without pruning."""
         candidates = sum(len(stage.candidates) for stage in self.plan.stages)
         runs = candidates * self.spec.search.seeds
         if self.plan.confirmation is not None:
             runs += len(self.plan.confirmation.rows) * self.spec.confirm.seeds
-        return runs * self.spec.task.epochs
+        return runs * self.spec.task.length.total
 
 
 def read_snapshot(storage: Storage, name: str) -> StudySnapshot:
@@ -140,9 +145,19 @@ def overview(snapshot: StudySnapshot) -> dict[str, Any]:
     It is stored with a study that has ended, so that a list need not read all trials again.
     """
     plan, spec, verdict = snapshot.plan, snapshot.spec, snapshot.verdict
+    metric, length = spec.task.metric, spec.task.length
+    warmup: dict[str, float] = {"warmup_epochs": spec.schedule.warmup_epochs}
+    if length.counts_steps:
+        warmup = {"warmup_steps": spec.schedule.warmup_steps or 0}
     return {
         "study": spec.name,
         "state": snapshot.state,
+        "metric": {
+            "name": metric.name,
+            "direction": metric.direction,
+            "unit": metric.unit,
+            "decimals": plan.format.decimals,
+        },
         "verdict": {
             "sentence": verdict.sentence,
             "outcome": str(verdict.outcome),
@@ -159,17 +174,21 @@ def overview(snapshot: StudySnapshot) -> dict[str, Any]:
             "power": spec.schedule.power,
             "lr_max": snapshot.schedule.lr_max,
             "lr_min": spec.schedule.lr_min,
-            "warmup_epochs": spec.schedule.warmup_epochs,
+            **warmup,
         },
-        "error": _sample(describe(plan.leader.errors.values())),
+        "error": {**_values(plan.leader.errors, metric), "diverged": plan.leader.diverged},
         "baseline": {
             "ks": list(plan.baseline.ks),
             **level_of(plan.baseline.lr_max),
-            **_sample(describe(plan.baseline.errors.values())),
+            **_values(plan.baseline.errors, metric),
+            "diverged": plan.baseline.diverged,
         },
         "gain": gain_of(paired_gain(plan.baseline.errors, plan.leader.errors)),
         "trials": {str(state): snapshot.count(state) for state in State},
-        "epochs": {"trained": snapshot.epochs_trained, "planned": snapshot.epochs_planned},
+        f"{length.unit}s": {
+            "trained": snapshot.epochs_trained,
+            "planned": snapshot.epochs_planned,
+        },
     }
 
 
@@ -182,6 +201,13 @@ def gain_of(gain: Sample) -> dict[str, Any]:
     """A paired gain as JSON-serialisable values."""
     interval = gain.interval()
     return {**_sample(gain), "interval95": list(interval) if interval else None}
+
+
+def _values(errors: Mapping[int, float], metric: Metric) -> dict[str, Any]:
+    """Mean and spread of errors, as values of the metric."""
+    sample = describe(errors.values())
+    mean = None if sample.mean is None else metric.value(sample.mean)
+    return {**_sample(sample), "mean": mean}
 
 
 def _sample(sample: Sample) -> dict[str, Any]:

@@ -49,7 +49,9 @@ class Row:
     lr_max: float | None
     """Level of the learning rate; None if the search did not search it."""
     errors: Mapping[int, float]
-    """Test error (%) by seed."""
+    """Error on the test set by seed, of runs that have not diverged; lower is better."""
+    diverged: int
+    """Number of runs that have diverged."""
     failed: int
     """Number of runs that were given up."""
     unfinished: int
@@ -139,6 +141,7 @@ def confirm(
             comparator,
             _stated_lr_max(spec, ks, comparator, groups[comparator].lr_max),
             summary.errors,
+            len(summary.diverged),
             summary.failed,
             len(summary.missing) + len(summary.open),
         )

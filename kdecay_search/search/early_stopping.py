@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.results import blow_up_limit
 from kdecay_search.search.surrogate import smooth_means
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
@@ -38,7 +39,7 @@ class Curve:
     point: Candidate
     """The run's candidate."""
     averaged: Sequence[float]
-    """Error of the averaged weights in percent, after each finished epoch."""
+    """Error of the averaged weights after each report; infinite once the run has diverged."""
     protected: bool = False
     """Whether the run is never ended early: a baseline's."""
     pruned: bool = False
@@ -56,7 +57,7 @@ def may_stop(
 
 def is_look(spec: StudySpec, epochs_done: int, policy: Policy = POLICY) -> bool:
     """Whether runs are compared after so many epochs."""
-    total = spec.task.epochs
+    total = spec.task.length.reports
     share = epochs_done / total
     if not spec.pruning.first_share - _SLACK <= share <= policy.last_look_share + _SLACK:
         return False
@@ -89,12 +90,17 @@ def should_stop(
     there = [curve for curve in curves if len(curve.averaged) >= epochs_done]
     others = [curve.point for curve in there if not curve.protected]
     alone = {curve.point: curve.averaged[epochs_done - 1] for curve in there}
-    staying = math.ceil((1 - epochs_done / spec.task.epochs) * candidates - _SLACK)
+    staying = math.ceil((1 - epochs_done / spec.task.length.reports) * candidates - _SLACK)
 
     def is_behind(errors: Mapping[Candidate, float]) -> bool:
         return sum(errors[p] < errors[own.point] for p in others) >= max(keep, staying)
 
     if not is_behind(alone):  # which is known at once, and the smooth curve is not
         return False
-    results = [(point, FIRST_SEED, error) for point, error in alone.items()]
-    return is_behind(smooth_means(sorted(alone), results, policy))
+    # What has diverged tells nothing about its neighbours, and would bend the curve beyond use.
+    limit = blow_up_limit(alone.values(), policy)
+    usual = {p: error for p, error in alone.items() if math.isfinite(error) and error <= limit}
+    if own.point not in usual:
+        return True
+    results = [(point, FIRST_SEED, error) for point, error in usual.items()]
+    return is_behind(dict.fromkeys(alone, math.inf) | smooth_means(sorted(usual), results, policy))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from kdecay_search.search.stage import Incumbent, Progress, Stage
 from kdecay_search.search.stage_planner import StagePlanner
 from kdecay_search.search.tally import Memo
 from kdecay_search.study.comparators import BASELINE_KS
+from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import CandidateKey, CandidateTrials, RunRequest, Trial, Trials
 
@@ -36,6 +38,8 @@ class Plan:
     """Runs that are not needed: to be recorded as skipped, untrained."""
     withdraw: tuple[Trial, ...]
     """Waiting and running trials of runs that another trial serves."""
+    format: MetricFormat
+    """Shows the study's errors: its decimals follow from the noise of the first stage's runs."""
     confirmation: Confirmation | None = None
     """The confirmation on fresh seeds; None before the search is done, or if none is wanted."""
 
@@ -46,7 +50,8 @@ class Plan:
         last = self.stages[-1] if self.stages else None
         if last is None or not last.leads or last.best is None or last.best.k is None:
             return self.incumbent
-        return Incumbent((*last.earlier_ks, last.best.k), last.best.errors, last.best.lr_max)
+        best, terms = last.best, (*last.earlier_ks, last.best.k)
+        return Incumbent(terms, best.errors, best.lr_max, best.diverged)
 
 
 def make_plan(
@@ -98,7 +103,7 @@ def make_plan(
             break
         earlier = (*earlier, best.k)
         upper = planner.space.bounds[1]
-        incumbent = Incumbent(earlier, best.errors, best.lr_max)
+        incumbent = Incumbent(earlier, best.errors, best.lr_max, best.diverged)
     enqueue, skip = planners[-1].missing()
     plan = Plan(
         stages=tuple(stages),
@@ -108,11 +113,19 @@ def make_plan(
         enqueue=enqueue,
         skip=skip,
         withdraw=tuple(trial for planner in planners for trial in planner.redundant()),
+        format=_format(spec, planners[0], stages[0]),
     )
     is_searching = plan.progress != Progress.DONE or not spec.confirm.seeds
     return (
         plan if is_searching else _with_confirmation(plan, spec, known.by_candidate, memo, policy)
     )
+
+
+def _format(spec: StudySpec, planner: StagePlanner, stage: Stage) -> MetricFormat:
+    """How the study's errors are shown: the noise counts once a candidate has run twice."""
+    errors = [error for candidate in stage.candidates for error in candidate.errors.values()]
+    is_known = any(len(candidate.errors) > 1 for candidate in stage.candidates)
+    return MetricFormat.of(spec.task.metric, math.sqrt(planner.noise) if is_known else None, errors)
 
 
 def _with_confirmation(

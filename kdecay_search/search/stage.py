@@ -28,7 +28,7 @@ class CandidateResult:
     k: float | None
     """The exponent; None until a sampler has chosen it."""
     errors: Mapping[int, float]
-    """Final validation error (%) of complete runs, by seed."""
+    """Error of complete runs that have not diverged, by seed; lower is better."""
     pruned: int
     """Number of runs that ended early, including ``skipped``."""
     skipped: int
@@ -41,6 +41,8 @@ class CandidateResult:
     """Probability to be the best of the stage, by the results so far; None before there are any."""
     lr_max: float | None = None
     """Level of the learning rate; None if it is not searched."""
+    diverged: int = 0
+    """Number of complete runs that have diverged: they rank worst, and count in no mean."""
 
     @property
     def point(self) -> Candidate | None:
@@ -60,9 +62,11 @@ class Incumbent:
     ks: tuple[float, ...]
     """Its terms."""
     errors: Mapping[int, float]
-    """Final validation error (%) of complete runs, by seed."""
+    """Error of complete runs that have not diverged, by seed; lower is better."""
     lr_max: float | None = None
     """Its level of the learning rate; None if it is not searched."""
+    diverged: int = 0
+    """Number of complete runs that have diverged."""
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -9,7 +10,7 @@ from dataclasses import replace
 from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size, max_runs
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import Policy
-from kdecay_search.search.results import Results
+from kdecay_search.search.results import Results, blow_up_limit
 from kdecay_search.search.selection import Selection
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
@@ -59,11 +60,13 @@ class StagePlanner:
             for index, trials in sorted(replicates.items())
         }
         self._no_trials = CandidateSummary.of((), seeds, attempts, policy)
+        self._limit = self._blow_up_limit()
         self._memo = memo
         self.space = space
         # Repeat the growth that the records call for, from the space that the stage began with.
         while True:
             self.candidates = tuple(self._candidate(i) for i in range(len(self.space.points)))
+            self._worst = self._diverged()
             self._surrogate = self._fit()
             self.selection = self._select()
             best = self._lowest(self.candidates)
@@ -76,12 +79,34 @@ class StagePlanner:
                 return
             self.space = larger
 
+    def _blow_up_limit(self) -> float:
+        """The error above which a run that ended worse than it began counts as diverged."""
+        usual = [
+            error
+            for summary in self.summaries.values()
+            for seed, error in summary.errors.items()
+            if seed not in summary.worsened
+        ]
+        return blow_up_limit(usual, self.policy)
+
+    def _diverged(self) -> frozenset[Candidate]:
+        """The candidates that rank worst because a run of theirs has diverged; none if no other
+        candidate has a result."""
+        if not any(c.errors and not c.diverged for c in self.candidates):
+            return frozenset()
+        return frozenset(c.point for c in self.candidates if c.diverged and c.point is not None)
+
     def baseline(self) -> Incumbent:
         """In stage 1: k = 1, at its best level if several were tried, which is chosen as any winner
         is."""
         tried = [c for c in self.candidates if self._is_baseline(c)]
         best = self._lowest(tried) or tried[0]
-        return Incumbent(BASELINE_KS, best.errors, best.lr_max)
+        return Incumbent(BASELINE_KS, best.errors, best.lr_max, best.diverged)
+
+    @property
+    def noise(self) -> float:
+        """Variance of the noise of a run; 0 without results."""
+        return self._surrogate.noise if self._surrogate else 0.0
 
     def stage(self, incumbent: Incumbent) -> Stage:
         """Where the stage stands.
@@ -103,7 +128,7 @@ class StagePlanner:
         pairs = min(self.policy.min_runs_to_win, self.spec.search.seeds)
         if gain.n < pairs and incumbent.errors and smooth is not None:
             gained = smooth.mean  # they have met on too few seeds
-        is_better = gained is None or gained > self.spec.search.min_gain
+        is_better = gained is None or gained > self._min_gain(max(gain.n, 1))
         return Stage(
             n=self.number,
             earlier_ks=self.earlier,
@@ -185,8 +210,8 @@ class StagePlanner:
 
     def _may_win(self, candidate: CandidateResult, left: int) -> bool:
         """Whether the candidate may be chosen once it has run on the ``left`` seeds. A candidate
-        that was ended early, or that failed without a result, may not."""
-        is_lost = candidate.pruned > candidate.skipped
+        that was ended early or has diverged, or that failed without a result, may not."""
+        is_lost = candidate.pruned > candidate.skipped or candidate.diverged > 0
         is_lost = is_lost or bool(candidate.failed and not candidate.errors)
         return not is_lost and len(candidate.errors) + left >= self.policy.min_runs_to_win
 
@@ -209,32 +234,36 @@ class StagePlanner:
         return self._memo.surrogate(points, results, self.policy)
 
     def _select(self) -> Selection | None:
-        """The candidates, judged; where k = 1 has several levels, the best of them comes first."""
+        """The candidates, judged, without those that rank worst because they have diverged; where
+        k = 1 has several levels, the best of them comes first."""
         if self._surrogate is None:
             return None
-        selection = Selection.of(self._surrogate)
+        reference, *others = self._surrogate.points
+        points = (reference, *(point for point in others if point not in self._worst))
+        selection = Selection.of(self._surrogate, points)
         if len(self.space.levels) == 1:
             return selection
         self.selection = selection
         base = self._lowest([c for c in self.candidates if self._is_baseline(c)])
         if base is None or base.point is None:
             return selection
-        points = self._surrogate.points
         among = (base.point, *(point for point in points if point != base.point))
         return Selection.of(self._surrogate, among)
 
     def _lowest(self, candidates: Iterable[CandidateResult]) -> CandidateResult | None:
         """The lowest point of the smooth curve among the candidates with ``min_runs_to_win``
         complete runs or more; with one or more, if none has so many."""
-        tried = [(c, c.point) for c in candidates if c.errors and c.point is not None]
-        most = max((len(c.errors) for c, _ in tried), default=0)
-        needed = min(self.policy.min_runs_to_win, most)
         if self.selection is None:
             return None
-        judged = [
-            (self.selection.mean(point), point, c) for c, point in tried if len(c.errors) >= needed
+        tried = [(c, c.point) for c in candidates if c.errors and c.point not in self._worst]
+        most = max((len(c.errors) for c, _ in tried), default=0)
+        needed = min(self.policy.min_runs_to_win, most)
+        ranked = [
+            (self.selection.mean(point), point, c)
+            for c, point in tried
+            if point is not None and len(c.errors) >= needed
         ]
-        return min(judged, key=lambda each: each[:2])[2] if judged else None
+        return min(ranked, key=lambda each: each[:2])[2] if ranked else None
 
     def _left(self, extra_runs: int) -> int:
         """Number of runs that may still begin when pruning is on, with extra runs beyond one per
@@ -242,6 +271,13 @@ class StagePlanner:
         begun = sum(summary.begun for summary in self.summaries.values())
         seeds = self.spec.search.seeds
         return max_runs(len(self.candidates), seeds, extra_runs, self.policy) - begun
+
+    def _min_gain(self, pairs: int) -> float:
+        """By how much a term must lower the mean error, over some pairs of runs, to be kept."""
+        stated = self.spec.search.min_gain
+        if stated != "auto":
+            return stated
+        return self.policy.min_gain_errors * math.sqrt(2 * self.noise / pairs)
 
     def _unfinished(self) -> int:
         return sum(candidate.unfinished for candidate in self.candidates)
@@ -281,10 +317,12 @@ class StagePlanner:
             if point is None and failed:
                 failed = self.spec.search.seeds  # its k never came to be: no seed can run
         ended = summary.complete + summary.pruned + failed
+        blown_up = {seed for seed in summary.worsened if summary.errors[seed] > self._limit}
         return CandidateResult(
             index=index,
             k=point.k if point else None,
-            errors=summary.errors,
+            errors={s: error for s, error in summary.errors.items() if s not in blown_up},
+            diverged=len(summary.diverged) + len(blown_up),
             pruned=summary.pruned,
             skipped=summary.skipped,
             failed=failed,
@@ -295,4 +333,6 @@ class StagePlanner:
     def _with_probability(self, candidate: CandidateResult) -> CandidateResult:
         if self.selection is None or candidate.point is None:
             return candidate
+        if candidate.point in self._worst:
+            return replace(candidate, probability=0.0)
         return replace(candidate, probability=self.selection.probability(candidate.point))

@@ -17,7 +17,7 @@ from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.results import Results
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.trials import ERROR, LOST, MEMORY, CandidateTrials, State, Trial
+from kdecay_search.study.trials import ERROR, LOST, MEMORY, WRONG, CandidateTrials, State, Trial
 
 _SURROGATES_KEPT = 8
 _SUMMARIES_KEPT = 4
@@ -33,9 +33,13 @@ class CandidateSummary:
     """The candidate as a trial states it, which is where a sampler's choice is recorded; None if no
     trial does."""
     errors: Mapping[int, float]
-    """Final validation error (%) of complete runs, by seed."""
+    """Error of complete runs that have not diverged, by seed; lower is better."""
+    diverged: frozenset[int]
+    """Seeds whose complete run has diverged."""
+    worsened: frozenset[int]
+    """Seeds of ``errors`` whose run ended worse than it began."""
     complete: int
-    """Number of complete runs."""
+    """Number of complete runs, those that have diverged included."""
     pruned: int
     """Number of runs that ended early, including ``skipped``."""
     skipped: int
@@ -85,7 +89,13 @@ class CandidateSummary:
         is_open = (t for t in trials if t.open)
         return CandidateSummary(
             point=next((t.point for seed in seeds for t in runs[seed] if t.point), None),
-            errors={seed: t.error for seed, t in serving.items() if t.error is not None},
+            errors={
+                seed: t.error
+                for seed, t in serving.items()
+                if t.error is not None and not t.diverged
+            },
+            diverged=frozenset(seed for seed, t in serving.items() if t.diverged),
+            worsened=frozenset(s for s, t in serving.items() if t.worsened and not t.diverged),
             complete=states[State.COMPLETE],
             pruned=states[State.PRUNED],
             skipped=skipped,
@@ -142,6 +152,8 @@ def _is_exhausted(
     trials: Sequence[Trial], max_attempts: int, policy: Policy, machines: Machines
 ) -> bool:
     """Whether a run without an open or finished trial is given up."""
+    if any(trial.state == State.FAILED and trial.reason == WRONG for trial in trials):
+        return True  # which every attempt would repeat
     weight = {ERROR: 1.0, MEMORY: 1.0, LOST: 1 / policy.losses_per_attempt}
     of_any: dict[str, float] = defaultdict(float)
     of_memory: dict[str, float] = defaultdict(float)

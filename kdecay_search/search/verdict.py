@@ -11,12 +11,14 @@ import math
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
-from kdecay_search.search.confirmation import Confirmation
+from kdecay_search.search.confirmation import Confirmation, Row
 from kdecay_search.search.plan import Plan
 from kdecay_search.search.selection import Gain
+from kdecay_search.search.stage import Incumbent
 from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
 from kdecay_search.study.candidate import schedule_name
-from kdecay_search.study.comparators import AREA_MATCHED, BASELINE_KS, ORIGINAL
+from kdecay_search.study.comparators import AREA_MATCHED, BASELINE_KS, FOUND, ORIGINAL
+from kdecay_search.study.metric import VALIDATION_ERROR, MetricFormat
 
 MIN_RUNS = 2
 """Complete runs of each schedule below which a gain cannot be told from noise."""
@@ -44,8 +46,8 @@ class Model(StrEnum):
 class Verdict:
     """How one schedule compares with another.
 
-    Errors are in percent and differences in percentage points; a positive estimate means that the
-    found schedule is better.
+    Differences are in the metric's unit; a positive estimate means that the found schedule is
+    better, whatever the metric's direction.
     """
 
     outcome: Outcome
@@ -64,13 +66,8 @@ class Verdict:
     """Number of seeds on which both schedules have a complete run."""
     sentence: str
     """The verdict in words, with its numbers."""
-
-    @property
-    def gain(self) -> str:
-        """The estimate with its sign, such as ``+0.60 points``, or ``not clear``."""
-        if self.estimate is None or self.outcome not in (Outcome.BETTER, Outcome.WORSE):
-            return "not clear"
-        return f"{signed(self.estimate)} points"
+    gain: str
+    """The estimate with its sign and unit, such as ``+0.60 points``, or ``not clear``."""
 
 
 def judge(plan: Plan, state: str) -> Verdict:
@@ -98,6 +95,7 @@ def _judge(plan: Plan) -> Verdict:
         schedule_name(leader.ks, leader.lr_max),
         schedule_name(baseline.ks, baseline.lr_max),
     )
+    show = plan.format
     paired = paired_gain(baseline.errors, leader.errors)
 
     def verdict(
@@ -107,39 +105,43 @@ def _judge(plan: Plan) -> Verdict:
         interval: tuple[float, float] | None = None,
         model: Model | None = None,
     ) -> Verdict:
-        return Verdict(outcome, of, against, estimate, interval, model, paired.n, sentence)
+        gain = _gain(show, outcome, estimate)
+        return Verdict(outcome, of, against, estimate, interval, model, paired.n, sentence, gain)
 
     if not leader.errors:
-        return verdict(Outcome.TOO_FEW_RUNS, "No run is complete yet.")
-    found = f"{of}: {percent(describe(leader.errors.values()))}"
+        text = "All complete runs have diverged." if leader.diverged else "No run is complete yet."
+        return verdict(Outcome.TOO_FEW_RUNS, text)
+    found = f"{of}: {show.sample(describe(leader.errors.values()))}{_divergence(leader)}"
     if leader.ks == baseline.ks:
         text = f"No detectable difference: nothing is better than the original, {found}."
         return verdict(Outcome.NO_DIFFERENCE, text)
     if not baseline.errors:
-        text = f"Too few runs: {found}; the original, {against}, has no result to compare with."
+        why = "has diverged" if baseline.diverged else "has no result to compare with"
+        text = f"Too few runs: {found}; the original, {against}, {why}."
         return verdict(Outcome.TOO_FEW_RUNS, text)
-    both = f"{found}; {against}: {percent(describe(baseline.errors.values()))}"
+    original = show.sample(describe(baseline.errors.values()))
+    both = f"{found}; {against}: {original}{_divergence(baseline)}"
     smooth = _smooth_gain(plan)
     if smooth is None or min(len(leader.errors), len(baseline.errors)) < MIN_RUNS:
         if paired.mean is None:
             text = f"Too few runs to tell a gain from noise: {both}."
             return verdict(Outcome.TOO_FEW_RUNS, text)
         text = (
-            f"Too few runs to tell a gain from noise: {both}, {signed(paired.mean)} points "
+            f"Too few runs to tell a gain from noise: {both}, {show.change(paired.mean)} "
             f"{_over(paired)}."
         )
         return verdict(Outcome.TOO_FEW_RUNS, text, paired.mean, None, Model.PAIRED)
     outcome = outcome_of(smooth.interval)
     curves = "a smooth curve" if len(leader.ks) == 1 else "the stages' smooth curves"
     low, high = smooth.interval
-    difference = f"{outcome.capitalize()} by {points(abs(smooth.mean))} points"
+    difference = f"{outcome.capitalize()} by {show.size(smooth.mean)}"
     if outcome == Outcome.WORSE:
         low, high = -high, -low
     elif outcome == Outcome.NO_DIFFERENCE:
-        difference = f"No detectable difference: {signed(smooth.mean)} points"
-    numbers = f"(95 % interval {span((low, high))}, by {curves} through all runs"
+        difference = f"No detectable difference: {show.change(smooth.mean)}"
+    numbers = f"(95 % interval {show.span((low, high))}, by {curves} through all runs"
     if paired.mean is not None:
-        numbers += f"; {_over(paired)}: {signed(paired.mean)}"
+        numbers += f"; {_over(paired)}: {show.signed(paired.mean)}"
     text = f"{both}. {difference} {numbers})."
     return verdict(outcome, text, smooth.mean, smooth.interval, Model.SMOOTH_CURVE)
 
@@ -156,8 +158,13 @@ def _smooth_gain(plan: Plan) -> Gain | None:
     return Gain(mean, (mean - below, mean + above), min(gain.probability for gain in known))
 
 
-def judge_confirmation(confirmation: Confirmation) -> Verdict:
-    """Compare the found schedule with the original on fresh seeds, on the test set."""
+def judge_confirmation(confirmation: Confirmation, show: MetricFormat) -> Verdict:
+    """Compare the found schedule with the original on fresh seeds, on the test set.
+
+    Args:
+        confirmation: What the runs on fresh seeds have shown.
+        show: How the study's metric is shown.
+    """
     compared = confirmation.comparison
     rows = {row.comparator: row for row in confirmation.rows}
     level = rows[ORIGINAL].lr_max if ORIGINAL in rows else None
@@ -174,11 +181,26 @@ def judge_confirmation(confirmation: Confirmation) -> Verdict:
         interval=compared.interval if has_result else None,
         model=Model.PAIRED if has_result else None,
         pairs=compared.n,
-        sentence=_confirmation_sentence(confirmation, outcome, against),
+        sentence=_confirmation_sentence(confirmation, outcome, against, show),
+        gain=_gain(show, outcome, compared.difference),
     )
 
 
-def _confirmation_sentence(confirmation: Confirmation, outcome: Outcome, against: str) -> str:
+def _gain(show: MetricFormat, outcome: Outcome, estimate: float | None) -> str:
+    if estimate is None or outcome not in (Outcome.BETTER, Outcome.WORSE):
+        return "not clear"
+    return show.change(estimate)
+
+
+def _divergence(schedule: Incumbent | Row) -> str:
+    """How many of a schedule's runs have diverged, in brackets; empty for none."""
+    runs = len(schedule.errors) + schedule.diverged
+    return f" ({schedule.diverged} of {runs} runs diverged)" if schedule.diverged else ""
+
+
+def _confirmation_sentence(
+    confirmation: Confirmation, outcome: Outcome, against: str, show: MetricFormat
+) -> str:
     compared = confirmation.comparison
     if not confirmation.rows:
         return "There is nothing to confirm: the search found no schedule better than the original."
@@ -188,17 +210,34 @@ def _confirmation_sentence(confirmation: Confirmation, outcome: Outcome, against
     if compared.difference is None:
         return "The confirmation failed: no seed has both the found schedule and the original."
     where = f"on the test set, {compared.n} fresh seed{'s' if compared.n != 1 else ''}"
-    by = size(compared)
-    return {
-        Outcome.BETTER: f"Confirmed: {where}, better than {against} {by}.",
-        Outcome.WORSE: f"Refuted: {where}, worse than {against} {by}.",
-    }.get(
-        outcome,
-        f"Not confirmed: {where}, no detectable difference to {against} ({_signed(compared)}).",
-    ) + _shape(confirmation, outcome)
+    by = size(compared, show)
+    return (
+        {
+            Outcome.BETTER: f"Confirmed: {where}, better than {against} {by}.",
+            Outcome.WORSE: f"Refuted: {where}, worse than {against} {by}.",
+        }.get(
+            outcome,
+            f"Not confirmed: {where}, no detectable difference to {against} "
+            f"({_signed(compared, show)}).",
+        )
+        + _diverged(confirmation)
+        + _shape(confirmation, outcome, show)
+    )
 
 
-def _shape(confirmation: Confirmation, outcome: Outcome) -> str:
+def _diverged(confirmation: Confirmation) -> str:
+    """Which schedules have diverged on a fresh seed: such runs are in no mean and in no pair."""
+    return "".join(
+        f" {name} has diverged on {row.diverged} of {len(confirmation.seeds)} seeds, which no mean "
+        "includes."
+        for row in confirmation.rows
+        if row.diverged
+        for name in [{FOUND: "The found schedule", ORIGINAL: "The original"}.get(row.comparator)]
+        if name
+    )
+
+
+def _shape(confirmation: Confirmation, outcome: Outcome, show: MetricFormat) -> str:
     """Whether the gain comes from the shape of the decay or from the higher mean rate."""
     matched = confirmation.others.get(AREA_MATCHED)
     if matched is None or matched.difference is None:
@@ -206,13 +245,13 @@ def _shape(confirmation: Confirmation, outcome: Outcome) -> str:
     same = f"{schedule_name(BASELINE_KS)} at the same mean rate"
     found = Outcome(matched.verdict)
     if found == Outcome.BETTER:
-        return f" Its shape matters: it is better than {same} {size(matched)}."
+        return f" Its shape matters: it is better than {same} {size(matched, show)}."
     if found == Outcome.WORSE:
-        return f" Its shape does not help: it is worse than {same} {size(matched)}."
+        return f" Its shape does not help: it is worse than {same} {size(matched, show)}."
     begins = f"There is no detectable difference to {same}"
     if outcome == Outcome.NO_DIFFERENCE:
         begins += " either"
-    return f" {begins} ({_signed(matched)})."
+    return f" {begins} ({_signed(matched, show)})."
 
 
 def outcome_of(interval: tuple[float, float]) -> Outcome:
@@ -223,46 +262,34 @@ def outcome_of(interval: tuple[float, float]) -> Outcome:
     return Outcome.WORSE if high < 0 else Outcome.NO_DIFFERENCE
 
 
-def percent(sample: Sample) -> str:
-    """A mean error with its standard deviation over the seeds, ``3.21 ± 0.30 %``, or a dash."""
-    if sample.mean is None:
-        return "–"
-    spread = "" if sample.sd is None else f" ± {sample.sd:.2f}"
-    return f"{sample.mean:.2f}{spread} %"
+# The report and the commands still show default studies by these.
+_DEFAULT = MetricFormat(VALIDATION_ERROR, 2)
+percent, points, signed, span = (
+    _DEFAULT.sample,
+    _DEFAULT.difference,
+    _DEFAULT.signed,
+    _DEFAULT.span,
+)
 
 
-def points(value: float) -> str:
-    """A difference with two decimals, or with as many as it takes to see that it is not zero."""
-    text = f"{value:.2f}"
-    return text if float(text) or not value else f"{value:.1g}"
-
-
-def signed(value: float) -> str:
-    """A difference with its sign, also if that is a plus, formatted as by :func:`points`."""
-    text = points(value)
-    return text if text.startswith("-") else f"+{text}"
-
-
-def span(interval: tuple[float, float]) -> str:
-    """An interval, such as ``0.50 to 1.40``."""
-    return f"{points(interval[0])} to {points(interval[1])}"
-
-
-def size(comparison: Comparison) -> str:
+def size(comparison: Comparison, show: MetricFormat) -> str:
     """The size of a difference, such as ``by 0.95 points (95 % interval 0.50 to 1.40)``."""
     difference = comparison.difference or 0.0
-    text = f"by {points(abs(difference))} points"
+    text = f"by {show.size(difference)}"
     if comparison.interval is None:
         return text
     low, high = comparison.interval
-    return f"{text} (95 % interval {span((-high, -low) if difference < 0 else (low, high))})"
+    interval = show.span((-high, -low) if difference < 0 else (low, high))
+    return f"{text} (95 % interval {interval})"
 
 
 def _over(paired: Sample) -> str:
     return f"paired over {paired.n} seed{'s' if paired.n != 1 else ''}"
 
 
-def _signed(compared: Comparison) -> str:
+def _signed(compared: Comparison, show: MetricFormat) -> str:
     """A difference with its sign, such as ``+0.14 points, 95 % interval -0.08 to 0.35``."""
-    text = f"{signed(compared.difference or 0.0)} points"
-    return text if compared.interval is None else f"{text}, 95 % interval {span(compared.interval)}"
+    text = show.change(compared.difference or 0.0)
+    if compared.interval is None:
+        return text
+    return f"{text}, 95 % interval {show.span(compared.interval)}"

@@ -44,6 +44,8 @@ WORKER = "worker"
 """Attribute: the name of the worker that claimed the trial last."""
 RESUMED = "resumed_epochs"
 """Attribute: how many of the trial's epochs an earlier trial of the same run trained."""
+WORSENED = "worsened"
+"""Attribute of a complete trial: true if its last value is worse than its first."""
 SKIPPED = "skipped"
 """Attribute of a trial that is recorded as pruned, but was never started, because its run was not
 needed any more."""
@@ -70,7 +72,7 @@ REQUEST = (
     LEVELS,
 )
 """Attributes that make up a trial's request."""
-RECORD = (*REQUEST, REASON, MESSAGE, WORKER, RESUMED, RAW_ONLY)
+RECORD = (*REQUEST, REASON, MESSAGE, WORKER, RESUMED, RAW_ONLY, WORSENED)
 """Attributes that planning reads."""
 
 

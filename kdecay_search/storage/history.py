@@ -8,6 +8,7 @@ every value of every curve in every worker.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
@@ -101,8 +102,8 @@ class History:
             self._open.pop(row.trial_id, None)
 
 
-MAX_ERROR = 1e100
-"""Largest error, in size, that calculations with its square survive."""
+MAX_VALUE = 1e100
+"""Largest value, in size, that calculations with its square survive."""
 
 
 def _trial(row: Row, prefix: str) -> Trial | None:
@@ -120,9 +121,10 @@ def _trial(row: Row, prefix: str) -> Trial | None:
     if request is None:
         return None
     state = STATES[row.state]
-    if state == State.COMPLETE and not is_error(row.error):
-        reason = f"its value is {row.error}, and must be a number up to {MAX_ERROR:g}"
+    if state == State.COMPLETE and not is_value(row.value):
+        reason = f"its value is {row.value}, and must be a number up to {MAX_VALUE:g}"
         raise _unreadable(prefix, row, reason)
+    last_error = None if row.last_value is None else error_of(row.last_value, row.direction)
     if row.k is not None and not attribute.is_exponent(row.k):
         raise _unreadable(prefix, row, f"its parameter k is {row.k}")
     level = None
@@ -138,10 +140,11 @@ def _trial(row: Row, prefix: str) -> Trial | None:
         request=request,
         state=state,
         k=request.k if row.k is None else row.k,
-        error=row.error if state == State.COMPLETE else None,
+        error=error_of(row.value, row.direction) if state == State.COMPLETE else None,
         epochs=row.epochs,
-        averaged_error=None if RAW_ONLY in attributes else row.last_error,
-        raw_error=row.last_error if RAW_ONLY in attributes else None,
+        averaged_error=None if RAW_ONLY in attributes else last_error,
+        raw_error=last_error if RAW_ONLY in attributes else None,
+        worsened=attributes.get(attribute.WORSENED) is True,
         reason=_text(attributes.get(attribute.REASON, LOST)) if state == State.FAILED else None,
         message=_text(attributes.get(attribute.MESSAGE)),
         worker=_text(attributes.get(attribute.WORKER)),
@@ -151,9 +154,21 @@ def _trial(row: Row, prefix: str) -> Trial | None:
     )
 
 
-def is_error(value: object) -> bool:
-    """Whether ``value`` can be the error of a complete run."""
-    return isinstance(value, float) and abs(value) <= MAX_ERROR  # false for NaN
+def is_value(value: object) -> bool:
+    """Whether ``value`` can be the result of a complete run; one that has diverged is infinite."""
+    return isinstance(value, float) and (abs(value) <= MAX_VALUE or math.isinf(value))
+
+
+def error_of(value: float, direction: str) -> float:
+    """A stored value oriented so that lower is better; NaN is infinitely bad.
+
+    Args:
+        value: The value, as the run reported it.
+        direction: The direction of its Optuna study, ``MINIMIZE`` or ``MAXIMIZE``.
+    """
+    if math.isnan(value):
+        return math.inf
+    return -value if direction == "MAXIMIZE" else value
 
 
 def _unreadable(prefix: str, row: Row, reason: str) -> UnreadableStudy:

@@ -24,6 +24,7 @@ from kdecay_search.storage.connect import Storage, retried
 from kdecay_search.storage.sql import studies as study_sql
 from kdecay_search.storage.sql import trials as trial_sql
 from kdecay_search.study import file as study_file
+from kdecay_search.study.metric import OptunaDirection
 from kdecay_search.study.spec import NAME_PATTERN, StudySpec
 from kdecay_search.study.trials import (
     CONFIRMATION,
@@ -283,7 +284,11 @@ def count_trials(storage: Storage, name: str) -> int:
 
 @retried
 def create_stage(
-    storage: Storage, name: str, stage: int, attributes: Mapping[str, Any] = NO_ATTRIBUTES
+    storage: Storage,
+    name: str,
+    stage: int,
+    attributes: Mapping[str, Any] = NO_ATTRIBUTES,
+    direction: OptunaDirection = "MINIMIZE",
 ) -> int:
     """Create a stage if it is new; return Optuna's study id of it.
 
@@ -292,23 +297,33 @@ def create_stage(
         name: The study.
         stage: Number of the stage.
         attributes: User attributes that the stage begins with.
+        direction: Which direction of the metric is better.
 
     Raises:
         StudyError: The name is taken by an Optuna study that another launch, or something else,
             has made.
     """
     with storage.engine.begin() as connection:
-        return insert_stage(connection, name, stage, attributes)
+        return insert_stage(connection, name, stage, attributes, direction)
 
 
 def insert_stage(
-    connection: sqlalchemy.Connection, name: str, stage: int, attributes: Mapping[str, Any]
+    connection: sqlalchemy.Connection,
+    name: str,
+    stage: int,
+    attributes: Mapping[str, Any],
+    direction: OptunaDirection = "MINIMIZE",
 ) -> int:
     """As :func:`create_stage`, in a transaction."""
     known = stages_of(connection, name).get(stage)
     if known is None:
         texts = [json.dumps(value) for value in attributes.values()]
-        values = {"stage_name": stage_name(name, stage), "keys": list(attributes), "texts": texts}
+        values = {
+            "stage_name": stage_name(name, stage),
+            "direction": direction,
+            "keys": list(attributes),
+            "texts": texts,
+        }
         made = connection.scalar(study_sql.CREATE_STAGE, values)
         if made is not None:
             return int(made)

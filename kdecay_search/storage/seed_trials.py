@@ -29,10 +29,10 @@ class SeedTrial:
     """The run that the trial attempts."""
     candidate: Candidate | None
     """The point of the search space that the trial tries; None until the sampler has chosen it."""
-    values: Sequence[float]
-    """The reported error (%) after each epoch, from the first: averaged unless ``is_raw``."""
+    errors: Sequence[float]
+    """The error after each report, from the first: averaged unless ``is_raw``; lower is better."""
     is_raw: bool
-    """Whether some of the values are raw errors, for lack of averaged ones."""
+    """Whether some of the errors are those of the raw weights, for lack of averaged ones."""
     is_pruned: bool
     """Whether the trial was stopped early, or skipped."""
 
@@ -73,7 +73,7 @@ def _seed_trial(row: Row) -> SeedTrial | None:
         trial_id=row.trial_id,
         request=request,
         candidate=None if k is None else Candidate(k, lr_max),
-        values=row.reported,
+        errors=[history.error_of(value, row.direction) for value in row.reported],
         is_raw=bool(attributes.get(RAW_ONLY, False)),
         is_pruned=row.state == "PRUNED",
     )

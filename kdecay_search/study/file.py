@@ -141,8 +141,8 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """The settings in which two specs differ so that their results must not be mixed.
 
     The description, the workers' settings, the largest number of terms, the confirmation, how the
-    metric is shown and the longest time of an epoch may change between launches. Everything else decides what is trained or
-    compared.
+    metric is shown and the longest time of an epoch may change between launches. Everything else
+    decides what is trained or compared.
 
     Returns:
         One line per setting, with its dotted key and both values.

@@ -19,6 +19,7 @@ from pydantic import Field, field_validator
 from kdecay_search.statistics import Sample
 from kdecay_search.study.base import OMITTED_IF_NONE, Settings
 
+OptunaDirection = Literal["MINIMIZE", "MAXIMIZE"]
 MAX_DECIMALS = 12
 """Largest number of decimals with which a metric is shown."""
 _NOISE_DIGITS = 2
@@ -57,9 +58,9 @@ class Metric(Settings):
         return "lower" if self.direction == "min" else "higher"
 
     @property
-    def optuna_direction(self) -> Literal["minimize", "maximize"]:
-        """The direction as Optuna calls it."""
-        return "minimize" if self.direction == "min" else "maximize"
+    def optuna_direction(self) -> OptunaDirection:
+        """The direction as Optuna stores it."""
+        return "MINIMIZE" if self.direction == "min" else "MAXIMIZE"
 
     @property
     def label(self) -> str:

@@ -6,6 +6,7 @@ at a run. :mod:`kdecay_search.storage` builds these values from Optuna's tables.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ ERROR = "error"
 """Reason of a trial that failed in training."""
 MEMORY = "memory"
 """Reason of a trial that failed because its device's memory was full."""
+WRONG = "wrong"
+"""Reason of a trial whose code reported what no attempt can report rightly, such as a text."""
 LOST = "lost"
 """Reason of a trial that failed because its worker fell silent."""
 WITHDRAWN = "withdrawn"
@@ -95,16 +98,18 @@ class Trial:
     k: float | None
     """Exponent of the candidate; None until a sampler has chosen it."""
     error: float | None = None
-    """Validation error (%) at the end of a complete run; None in any other state."""
+    """Error at the end of a complete run: its value, oriented so that lower is better; infinite if
+    it has diverged, None in any other state."""
     epochs: int = 0
     """Number of epochs that were trained and reported."""
     averaged_error: float | None = None
-    """Error (%) of the averaged weights in the last reported epoch; None if not reported."""
+    """Error of the averaged weights in the last report; None if not reported."""
     raw_error: float | None = None
-    """Error (%) of the raw weights in the last reported epoch, for a run that reports no averaged
-    error; None for any other."""
+    """Error of the raw weights in the last report, for a run that reports no averaged error; None
+    for any other."""
     reason: str | None = None
-    """Why the trial failed: :data:`ERROR`, :data:`MEMORY`, :data:`LOST` or :data:`WITHDRAWN`."""
+    """Why the trial failed: :data:`ERROR`, :data:`MEMORY`, :data:`WRONG`, :data:`LOST` or
+    :data:`WITHDRAWN`."""
     message: str | None = None
     """Error message of a failed trial; None if there is none."""
     worker: str | None = None
@@ -115,6 +120,13 @@ class Trial:
     """Optuna's id of the trial."""
     lr_max: float | None = None
     """Learning-rate level of the run, if the study searches it; None until it is chosen."""
+    worsened: bool = False
+    """Whether a complete run ended with a worse value than it began with."""
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the run ended because its loss or its metric was infinite or not a number."""
+        return self.error is not None and math.isinf(self.error)
 
     @property
     def key(self) -> RunKey:

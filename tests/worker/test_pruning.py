@@ -73,7 +73,7 @@ def test_only_unprotected_averaged_curves_are_judged_and_only_when_a_decision_is
     for step in range(7, 12):
         queue.report(storage, claims[-1], step, 40.0)
     later = read_seed(storage, study_id, FIRST_SEED)[-1]
-    assert len(later.values) == 11
+    assert len(later.errors) == 11
     assert not should_prune(asked, later, before)
 
 
@@ -117,4 +117,4 @@ def test_a_sampled_level_and_infinite_errors_are_read_as_they_were_written(
     (trial,) = read_seed(storage, study_id, FIRST_SEED)
     assert trial.candidate == Candidate(2.5, 0.2)
     assert trial.request == request
-    assert trial.values == [9.0, math.inf, pytest.approx(math.nan, nan_ok=True)]
+    assert trial.errors == [9.0, math.inf, math.inf]

@@ -88,7 +88,7 @@ CREATE_STAGE = text("""
       ON CONFLICT (study_name) DO NOTHING RETURNING study_id
     ), directed AS (
       INSERT INTO study_directions (study_id, objective, direction)
-      SELECT study_id, 0, 'MINIMIZE' FROM made
+      SELECT study_id, 0, cast(:direction AS studydirection) FROM made
     ), described AS (
       INSERT INTO study_user_attributes (study_id, key, value_json)
       SELECT made.study_id, a.key, a.value_json FROM made,
@@ -96,8 +96,8 @@ CREATE_STAGE = text("""
     )
     SELECT study_id FROM made
 """)
-"""Creates a stage with its user attributes; gives no row if its name is taken. One statement, so
-that no stage is ever seen without the id of its launch."""
+"""Creates a stage with its direction and user attributes; gives no row if its name is taken. One
+statement, so that no stage is ever seen without the id of its launch."""
 
 WRITE_ATTRIBUTES = text("""
     INSERT INTO study_user_attributes (study_id, key, value_json)

@@ -6,6 +6,22 @@ from sqlalchemy import text
 
 from kdecay_search.storage.sql.studies import LAUNCH, OF_TRIAL, STAGE_IDS
 
+DIRECTION = """(SELECT d.direction FROM study_directions d
+       WHERE d.study_id = t.study_id AND d.objective = 0)"""
+"""MINIMIZE or MAXIMIZE: which direction of trial ``t``'s values is better."""
+
+
+def value_of(value: str, kind: str) -> str:
+    """A stored value as a number that may be infinite or NaN.
+
+    Args:
+        value: The column of the number, null if it is not finite.
+        kind: The column that says what the number is.
+    """
+    return f"""CASE {kind} WHEN 'FINITE' THEN {value}
+        WHEN 'INF_POS' THEN 'Infinity' WHEN 'INF_NEG' THEN '-Infinity' ELSE 'NaN' END"""
+
+
 HISTORY = text(f"""
     SELECT known.count AS known, t.trial_id, t.number, t.state,
       {OF_TRIAL} IS NOT DISTINCT FROM {LAUNCH} AS is_own,
@@ -13,12 +29,14 @@ HISTORY = text(f"""
        WHERE p.trial_id = t.trial_id AND p.param_name = :parameter) AS k,
       (SELECT json_build_array(p.param_value, p.distribution_json) FROM trial_params p
        WHERE p.trial_id = t.trial_id AND p.param_name = :level) AS level,
-      (SELECT v.value FROM trial_values v
-       WHERE v.trial_id = t.trial_id AND v.objective = 0) AS error,
+      {DIRECTION} AS direction,
+      (SELECT {value_of("v.value", "v.value_type")} FROM trial_values v
+       WHERE v.trial_id = t.trial_id AND v.objective = 0) AS value,
       (SELECT count(*) FROM trial_intermediate_values i
        WHERE i.trial_id = t.trial_id) AS epochs,
-      (SELECT coalesce(i.intermediate_value, 'NaN') FROM trial_intermediate_values i
-       WHERE i.trial_id = t.trial_id ORDER BY i.step DESC LIMIT 1) AS last_error,
+      (SELECT {value_of("i.intermediate_value", "i.intermediate_value_type")}
+       FROM trial_intermediate_values i
+       WHERE i.trial_id = t.trial_id ORDER BY i.step DESC LIMIT 1) AS last_value,
       (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
        WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes
     FROM (SELECT count(*) FROM trials
@@ -41,8 +59,8 @@ OF_SEED = text(f"""
        WHERE p.trial_id = t.trial_id AND p.param_name = :level) AS level,
       (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
        WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes,
-      ARRAY(SELECT CASE i.intermediate_value_type WHEN 'FINITE' THEN i.intermediate_value
-              WHEN 'INF_POS' THEN 'Infinity' WHEN 'INF_NEG' THEN '-Infinity' ELSE 'NaN' END
+      {DIRECTION} AS direction,
+      ARRAY(SELECT {value_of("i.intermediate_value", "i.intermediate_value_type")}
             FROM trial_intermediate_values i
             WHERE i.trial_id = t.trial_id ORDER BY i.step) AS reported
     FROM trials t JOIN trial_user_attributes s USING (trial_id)
