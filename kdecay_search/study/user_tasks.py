@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_va
 
 from kdecay_search.study.base import AVERAGING_SHARE, OMITTED_IF_NONE, Count, Epochs, Settings
 from kdecay_search.study.metric import VALIDATION_ERROR, Metric
+from kdecay_search.study.report_source import CHECKPOINT_DIR, OUTPUT_DIR, ReportSource
 from kdecay_search.study.training_length import TrainingLength
 
 EPOCH_TIMEOUT_SECONDS = 7200.0
@@ -25,7 +26,6 @@ MAX_REPORTS = 100_000
 """Largest number of reports of a run."""
 SCHEDULE_CSV = "schedule_csv"
 TERMS = ("k", "ks")
-CHECKPOINT_DIR = "checkpoint_dir"
 PURPOSE = "purpose"
 EPOCHS, STEPS, REPORT_EVERY = "epochs", "steps", "report_every"
 TOTAL_STEPS, WARMUP_STEPS = "total_steps", "warmup_steps"
@@ -41,6 +41,7 @@ PLACEHOLDERS = (
     WARMUP_STEPS,
     "seed",
     "device",
+    OUTPUT_DIR,
     CHECKPOINT_DIR,
     PURPOSE,
 )
@@ -152,7 +153,7 @@ class PythonTask(_UserTask):
 
 
 class CommandTask(_UserTask):
-    """Any program that prints a line of JSON for every report."""
+    """Any program that prints a line of JSON for every report, or reports as ``report`` says."""
 
     kind: Literal["command"]
     """Tag of this kind of task."""
@@ -165,6 +166,8 @@ class CommandTask(_UserTask):
     """Optimizer updates per epoch; None means one row per epoch in the schedule's file."""
     epoch_timeout: EpochTimeout = EPOCH_TIMEOUT_SECONDS
     """Seconds without a report after which a run has failed."""
+    report: Annotated[ReportSource | None, OMITTED_IF_NONE] = None
+    """Where the program's reports are; None means that it prints lines of JSON."""
 
     @field_validator("command")
     @classmethod
@@ -186,6 +189,33 @@ class CommandTask(_UserTask):
                 "leave it out for one row per epoch"
             )
         return steps
+
+    @field_validator("report")
+    @classmethod
+    def _reports_belong_to_one_run(
+        cls, report: ReportSource | None, info: ValidationInfo
+    ) -> ReportSource | None:
+        command = info.data.get("command")
+        if report is None or command is None:
+            return report
+        used = placeholders(command)
+        if report.folder is not None and report.folder not in used:
+            raise ValueError(
+                f"file lies in {{{report.folder}}}, so task.command must pass {{{report.folder}}} "
+                "to the program: each run writes a file of its own"
+            )
+        if CHECKPOINT_DIR in used:
+            if not report.has_step:
+                raise ValueError(
+                    "needs step, since a program that resumes in {checkpoint_dir} does not report "
+                    "from the start"
+                )
+            if report.first is None and info.data.get("steps") is None:
+                raise ValueError(
+                    "needs first: whether the program counts epochs from 0 or from 1 cannot be "
+                    "seen when it resumes in {checkpoint_dir}"
+                )
+        return report
 
     @model_validator(mode="after")
     def _placeholders_have_values(self) -> Self:

@@ -45,6 +45,9 @@ class ReportLines:
     """Whether a line, which contains ``mark``, is a report."""
     mark: bytes = b""
     """Bytes that every report line contains; output without them is not examined line by line."""
+    is_free_text: bool = False
+    """Whether reports are lines of a log: they may be on standard error as well, and a carriage
+    return ends a line, as in a progress bar."""
 
 
 class LineSplitter:
@@ -59,6 +62,8 @@ class LineSplitter:
 
     def feed(self, chunk: bytes) -> None:
         """Take the next chunk of the stream."""
+        if self._report_lines.is_free_text:
+            chunk = chunk.replace(b"\r", b"\n")
         whole = self._begun + chunk
         if self._report_lines.mark in whole:
             *lines, rest = whole.split(b"\n")
@@ -78,3 +83,8 @@ class LineSplitter:
         self._begun = rest
         if others:
             self._tail.feed(b"".join(others))
+
+    def finish(self) -> None:
+        """Take the end of the stream, which ends its last line, too."""
+        if self._begun:
+            self.feed(b"\n")

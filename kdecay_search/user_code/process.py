@@ -101,14 +101,21 @@ class Program:
         )
         for end in passed:
             end.close()
-        lines = LineSplitter(report_lines, self._inbox.put, Tail() if channel else self.stdout)
+        output, log = _pipe(self._supervisor.stdout), _pipe(self._supervisor.stderr)
         self._feeds: dict[IO[bytes] | socket.socket, Callable[[bytes], None]] = {
-            _pipe(self._supervisor.stdout): self.stdout.feed if channel else lines.feed,
-            _pipe(self._supervisor.stderr): self.stderr.feed,
+            output: self.stdout.feed,
+            log: self.stderr.feed,
             self._control: self._exit_line.extend,
         }
-        if channel is not None:
-            self._feeds[channel] = lines.feed
+        tails: dict[IO[bytes] | socket.socket, Tail]
+        tails = {channel: Tail()} if channel else {output: self.stdout}
+        if report_lines.is_free_text:
+            tails[log] = self.stderr
+        self._splitters = {
+            source: LineSplitter(report_lines, self._inbox.put, tail)
+            for source, tail in tails.items()
+        }
+        self._feeds |= {source: lines.feed for source, lines in self._splitters.items()}
         self._thread = threading.Thread(target=self._read_all, name="program", daemon=True)
         self._thread.start()
 
@@ -169,6 +176,8 @@ class Program:
                 for key, _ in selector.select():
                     if not self._read_once(key.fileobj):  # type: ignore[arg-type]
                         selector.unregister(key.fileobj)
+                        if key.fileobj in self._splitters:
+                            self._splitters[key.fileobj].finish()
         self._supervisor.wait()
         status, _, reason = self._exit_line.decode(errors="replace").strip().partition(" ")
         self._inbox.put(ProgramExit(int(status or -signal.SIGKILL), reason))
