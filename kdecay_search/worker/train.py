@@ -8,8 +8,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from optuna.exceptions import UpdateFinishedTrialError
-
 from kdecay_search.errors import KEPT_BYTES, KDecayError, MissingPackage, StorageUnavailable
 from kdecay_search.storage import Storage, queue
 from kdecay_search.storage.queue import Claim
@@ -67,7 +65,7 @@ def train_trial(storage: Storage, spec: StudySpec, claim: Claim, context: Worker
     except Released:
         queue.release(storage, claim)
         return RELEASED
-    except (Lost, UpdateFinishedTrialError):
+    except Lost:
         return LOST
     except StorageUnavailable as error:
         logger.warning("%s", error)

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Sequence
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 
 from kdecay_search.search.early_stopping import (
@@ -154,10 +155,18 @@ def _choose_candidate(storage: Storage, spec: StudySpec, claim: Claim) -> Candid
     """The request's candidate, or the sampler's choice; stored as the trial's parameters.
 
     The parameter of a confirmation's trial is the name of its schedule.
+
+    Raises:
+        Lost: The trial was ended or deleted before the sampler has chosen.
     """
     request = claim.request
     if request.k is None:
-        return _sample(storage, spec, claim)
+        try:
+            return _sample(storage, spec, claim)
+        except (UpdateFinishedTrialError, KeyError) as error:
+            if queue.beat(storage, claim).running:
+                raise
+            raise Lost from error
     given, spaces = parameters.parameters(request), parameters.distributions(request)
     queue.give_parameters(storage, claim.trial_id, given, spaces)
     return Candidate(request.k, request.lr_max)
