@@ -15,7 +15,7 @@ from kdecay_search.search.verdict import Verdict, judge, judge_confirmation
 from kdecay_search.statistics import Sample, describe, paired_gain
 from kdecay_search.storage import Storage, records
 from kdecay_search.storage.records import StoredStudy
-from kdecay_search.study.metric import Metric
+from kdecay_search.study.metric import Metric, MetricFormat
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import WITHDRAWN, State, Trial
 
@@ -152,12 +152,7 @@ def overview(snapshot: StudySnapshot) -> dict[str, Any]:
     return {
         "study": spec.name,
         "state": snapshot.state,
-        "metric": {
-            "name": metric.name,
-            "direction": metric.direction,
-            "unit": metric.unit,
-            "decimals": plan.format.decimals,
-        },
+        "metric": metric_of(plan.format),
         "verdict": {
             "sentence": verdict.sentence,
             "outcome": str(verdict.outcome),
@@ -190,6 +185,11 @@ def overview(snapshot: StudySnapshot) -> dict[str, Any]:
             "planned": snapshot.epochs_planned,
         },
     }
+
+
+def metric_of(shown: MetricFormat) -> dict[str, Any]:
+    """A study's metric with the decimals that it is shown with, as JSON-serialisable values."""
+    return {**shown.metric.model_dump(), "decimals": shown.decimals}
 
 
 def level_of(lr_max: float | None) -> dict[str, Any]:

@@ -20,9 +20,9 @@ def register(app: typer.Typer) -> None:
 def check(file: StudyFile, set_: Overrides = None) -> None:
     """Validate a study file and print its plan.
 
-    The plan lists the stages, and how many runs and epochs each of them takes at most. For a folder
-    of images, it also says which classes were found, how they are split, and whether images to
-    train on and to measure errors on are copies of each other.
+    The plan lists the stages, and how many runs and epochs (or steps) each of them takes at most.
+    For a folder of images, it also says which classes were found, how they are split, and whether
+    images to train on and to measure errors on are copies of each other.
     """
     from kdecay_search.study.file import load
     from kdecay_search.training.data.description import describe_data
@@ -57,9 +57,9 @@ def _print_plan(spec: StudySpec) -> None:
     from kdecay_search.search import runs_at_most
     from kdecay_search.study.comparators import comparators_of
 
-    search, epochs = spec.search, spec.task.length.reports
+    search, length = spec.search, spec.task.length
     table = Table(box=None)
-    for heading in ("stage", "candidates", "seeds", "runs", "epochs"):
+    for heading in ("stage", "candidates", "seeds", "runs", f"{length.unit}s"):
         table.add_column(heading, justify="right")
     counts = runs_at_most(spec)
     rows = [
@@ -70,9 +70,9 @@ def _print_plan(spec: StudySpec) -> None:
         comparators, seeds = len(comparators_of(spec)), spec.confirm.seeds
         rows.append(("confirm", comparators, seeds, comparators * seeds))
     for stage, *numbers in rows:
-        table.add_row(stage, *(f"{number:,}" for number in (*numbers, numbers[-1] * epochs)))
+        table.add_row(stage, *(f"{number:,}" for number in (*numbers, numbers[-1] * length.total)))
     total = sum(runs for *_, runs in rows)
-    table.add_row("all", "", "", f"{total:,}", f"{total * epochs:,}", style="bold")
+    table.add_row("all", "", "", f"{total:,}", f"{total * length.total:,}", style="bold")
     where = f"k from {search.k_min:g} to {search.k_max:g}"
     if search.sampler == "grid":
         where += f" by {search.k_step:g}, growing to {search.cap:g} if the best k is the largest"
@@ -81,7 +81,7 @@ def _print_plan(spec: StudySpec) -> None:
         where += f", with the first term at each lr_max of {listed}"
     echo(
         f"{search.sampler} search, {where}; up to {search.max_terms} terms; "
-        f"{spec.schedule.family} schedule; {epochs} epochs per run"
+        f"{spec.schedule.family} schedule; {length} per run"
     )
     print_result(table)
     echo("At most: hopeless runs stop early, and a term that does not help ends the search.")

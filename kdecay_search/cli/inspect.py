@@ -135,7 +135,7 @@ def best(
         typer.Option(
             min=1,
             help="The optimizer updates of your training, filled into what is printed. Default for "
-            "csv: one row per epoch.",
+            "csv: one row per epoch or step of the study.",
         ),
     ] = None,
     storage: StorageUrl = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated
@@ -14,10 +15,15 @@ from kdecay_search.cli.output import echo, print_json, print_result
 if TYPE_CHECKING:
     from kdecay_search.snapshot import StudySnapshot
     from kdecay_search.statistics import Noise
+    from kdecay_search.study.metric import MetricFormat
     from kdecay_search.study.spec import StudySpec
 
 DIFFERENCES = (0.05, 0.1, 0.2, 0.5, 1.0)
-"""The differences in the table, in percentage points; the wanted one is added."""
+"""The differences in the table of a study in percent, in points; the wanted one is added."""
+SHARES = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""The differences in the table of any other study, in units of the noise, each rounded."""
+USUAL = 0.2
+"""The wanted difference of a study in percent, in points; in any other, the noise, rounded."""
 POWER, CONFIDENCE = 0.8, 0.95
 
 
@@ -26,7 +32,7 @@ class Row:
     """What it takes to show one difference, for each of the compared schedules."""
 
     difference: float
-    """The true difference of the two errors, in percentage points."""
+    """The true difference of the two schedules, in the metric's unit."""
     wanted: bool
     """Whether this is the difference that was asked for by ``--difference``."""
     seeds: int
@@ -36,7 +42,7 @@ class Row:
     runs: int
     """The number of runs: one per seed."""
     epochs: int
-    """The number of epochs of all these runs."""
+    """The number of epochs of all these runs, or of steps if the study counts these."""
 
 
 def register(app: typer.Typer) -> None:
@@ -48,15 +54,19 @@ def plan(
         str, typer.Argument(metavar="STUDY", help="A study's name, or its file (TOML).")
     ],
     difference: Annotated[
-        float,
-        typer.Option(metavar="POINTS", help="The true difference to show, in percentage points."),
-    ] = 0.2,
+        float | None,
+        typer.Option(
+            metavar="SIZE",
+            help="The true difference to show, in the metric's unit: points if that is %. Default: "
+            "0.2 points, or about the noise of a metric in another unit.",
+        ),
+    ] = None,
     noise: Annotated[
         float | None,
         typer.Option(
             metavar="SD",
-            help="Standard deviation of the difference of two runs on one seed, in percentage "
-            "points. Default: measured from the complete runs of the study.",
+            help="Standard deviation of the difference of two runs on one seed, in the metric's "
+            "unit. Default: measured from the complete runs of the study.",
         ),
     ] = None,
     json: AsJson = False,
@@ -68,24 +78,26 @@ def plan(
     with 80 % power (paired t test, two-sided, 5 %), given the noise measured so far, and what they
     cost. The table ends at 10,000 seeds, which stands for that many or more.
     """
-    _require_points("--difference", difference)
-    if noise is not None:
-        _require_points("--noise", noise)
+    from kdecay_search.study.metric import MetricFormat
+
+    _require_size("--difference", difference)
+    _require_size("--noise", noise)
     spec, measured = _spec_and_noise(study, storage, noise is None)
     used = noise if measured is None else measured.sd
     assert used is not None  # it was given or measured
-    rows = _rows(spec.task.length.reports, difference, used, measured)
+    rows = _rows(spec, difference, used, measured)
+    form = MetricFormat.of(spec.task.metric, used)
     if json:
-        print_json(_as_json(spec, used, measured, rows))
+        print_json(_as_json(spec, form, used, measured, rows))
     else:
-        _print(spec, used, measured, rows)
+        _print(spec, form, used, measured, rows)
 
 
-def _require_points(option: str, value: float) -> None:
+def _require_size(option: str, value: float | None) -> None:
     from kdecay_search.errors import KDecayError
 
-    if not 0 < value <= 100:  # noqa: PLR2004 - errors are percentages
-        raise KDecayError(f"{option} {value:g}: must be above 0 and at most 100 percentage points")
+    if value is not None and not 0 < value < math.inf:
+        raise KDecayError(f"{option} {value:g}: must be above 0, and finite")
 
 
 def _spec_and_noise(
@@ -129,25 +141,34 @@ def _measured_noise(snapshot: StudySnapshot) -> Noise:
     return noise
 
 
-def _rows(epochs: int, wanted: float, sd: float, measured: Noise | None) -> list[Row]:
+def _rows(spec: StudySpec, wanted: float | None, sd: float, measured: Noise | None) -> list[Row]:
     from kdecay_search.statistics import seeds_needed
 
+    listed: Sequence[float] = DIFFERENCES
+    if spec.task.metric.unit != "%":
+        listed = [float(f"{share * sd:.1g}") for share in SHARES if sd]
+    if wanted is None:
+        wanted = USUAL if spec.task.metric.unit == "%" or not sd else float(f"{sd:.1g}")
     rows = []
-    for points in sorted({*DIFFERENCES, wanted}):
-        seeds = seeds_needed(sd, points, POWER, CONFIDENCE)
+    for size in sorted({*listed, wanted}):
+        seeds = seeds_needed(sd, size, POWER, CONFIDENCE)
         ends = None
         if measured is not None:
-            low, high = (seeds_needed(end, points, POWER, CONFIDENCE) for end in measured.interval)
+            low, high = (seeds_needed(end, size, POWER, CONFIDENCE) for end in measured.interval)
             ends = (low, high)
-        rows.append(Row(points, points == wanted, seeds, ends, seeds, seeds * epochs))
+        rows.append(Row(size, size == wanted, seeds, ends, seeds, seeds * spec.task.length.total))
     return rows
 
 
 def _as_json(
-    spec: StudySpec, sd: float, measured: Noise | None, rows: Sequence[Row]
+    spec: StudySpec, form: MetricFormat, sd: float, measured: Noise | None, rows: Sequence[Row]
 ) -> dict[str, object]:
+    from kdecay_search.snapshot import metric_of
+
+    units = f"{spec.task.length.unit}s"
     return {
         "study": spec.name,
+        "metric": metric_of(form),
         "noise": {
             "sd": sd,
             "interval": measured.interval if measured else None,
@@ -156,23 +177,28 @@ def _as_json(
         },
         "power": POWER,
         "confidence": CONFIDENCE,
-        "epochs_per_run": spec.task.length.reports,
-        "rows": [asdict(row) for row in rows],
+        f"{units}_per_run": spec.task.length.total,
+        "rows": [
+            {units if key == "epochs" else key: value for key, value in asdict(row).items()}
+            for row in rows
+        ],
     }
 
 
-def _print(spec: StudySpec, sd: float, measured: Noise | None, rows: Sequence[Row]) -> None:
+def _print(
+    spec: StudySpec, form: MetricFormat, sd: float, measured: Noise | None, rows: Sequence[Row]
+) -> None:
     from rich.table import Table
 
     table = Table(box=None)
     ends = () if measured is None else ("from", "to")
-    for heading in ("difference", "seeds", *ends, "epochs", ""):
+    for heading in ("difference", "seeds", *ends, f"{spec.task.length.unit}s", ""):
         table.add_column(heading, justify="right")
     for row in rows:
         cells = (row.seeds, *(row.seeds_interval or ()), row.epochs)
         mark = "wanted" if row.wanted else ""
         table.add_row(f"{row.difference:g}", *(f"{cell:,}" for cell in cells), mark)
-    echo(_noise_sentence(spec, sd, measured))
+    echo(_noise_sentence(spec, form, sd, measured))
     print_result(table)
     echo(
         "For each of the compared schedules, with one run per seed, to show the difference with "
@@ -181,13 +207,17 @@ def _print(spec: StudySpec, sd: float, measured: Noise | None, rows: Sequence[Ro
     )
 
 
-def _noise_sentence(spec: StudySpec, sd: float, measured: Noise | None) -> str:
-    start = f"{spec.name}: two runs on one seed differ by noise of {sd:.3g} points"
+def _noise_sentence(spec: StudySpec, form: MetricFormat, sd: float, measured: Noise | None) -> str:
+    noise = f"{sd:.3g}{form.difference_unit}"
+    start = f"{spec.name}: two runs on one seed differ by noise of {noise}"
     if measured is None:
         return f"{start} (sd, as given)."
     low, high = measured.interval
+    is_error = form.metric.name == "validation error"
+    by = "validation errors" if is_error else f"the {form.metric.name} of the search"
+    others = "test errors" if is_error else "values on the test set"
     return (
         f"{start} (sd; 95 % interval {low:.3g} to {high:.3g}, "
-        f"{measured.degrees_of_freedom} degrees of freedom), by validation errors; the noise of "
-        "test errors may differ."
+        f"{measured.degrees_of_freedom} degrees of freedom), by {by}; the noise of {others} may "
+        "differ."
     )

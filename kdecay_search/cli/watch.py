@@ -81,21 +81,21 @@ def _by_lines(console: Console) -> Iterator[Callable[[StudySnapshot], None]]:
 
 
 class _Pace:
-    """Estimates the remaining time of the stages opened so far, from the epochs per second."""
+    """Estimates the remaining time of the stages opened so far, by the pace of their training."""
 
     def __init__(self, snapshot: StudySnapshot) -> None:
         self._started = time.monotonic()
         self._epochs = snapshot.epochs_trained
 
     def seconds_left(self, snapshot: StudySnapshot) -> float | None:
-        """Return the estimate; None until an epoch has passed."""
+        """Return the estimate; None until a run has reported."""
         passed = snapshot.epochs_trained - self._epochs
         if passed <= 0:
             return None
         rate = passed / (time.monotonic() - self._started)
-        per_run = snapshot.spec.task.length.reports
+        length = snapshot.spec.task.length
         unfinished = sum(stage.to_go for stage in snapshot.plan.stages)
         if snapshot.plan.confirmation is not None:
             unfinished += sum(row.unfinished for row in snapshot.plan.confirmation.rows)
-        begun = sum(trial.epochs for trial in snapshot.trials if trial.open)
-        return max(0.0, unfinished * per_run - begun) / rate
+        begun = sum(length.position(trial.epochs) for trial in snapshot.trials if trial.open)
+        return max(0.0, unfinished * length.total - begun) / rate

@@ -1,4 +1,4 @@
-"""A study as plots of characters: the schedule, and each stage's error against k.
+"""A study as plots of characters: the schedule, and each stage's metric against k.
 
 They need no colour: what is found is a line or a star, what it is compared with is dotted, a seed
 is a dot and a mean an ``o``.
@@ -18,10 +18,12 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from kdecay_search.report import metrics
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.search import Stage
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import level_name, schedule_name
+from kdecay_search.study.metric import Metric
 
 NARROWEST, WIDEST = 40, 64
 """Columns of one plot, at least and at most; in fewer columns nothing is drawn."""
@@ -34,7 +36,7 @@ SMALLEST_SPAN = 1e-100
 TICKS = 4
 """Most steps of the vertical axis."""
 OUTLYING = 6.0
-"""Errors further above the best than this many times the median's distance are not drawn."""
+"""Errors further from the best than this many times the median's distance are not drawn."""
 BLANK = "\N{BRAILLE PATTERN BLANK}"
 
 
@@ -44,8 +46,11 @@ def study_charts(snapshot: StudySnapshot, width: int) -> RenderableType | None:
     columns = min(WIDEST, (width - GAP * (across - 1)) // across)
     if columns < NARROWEST:
         return None
-    stages = [stage for stage in snapshot.plan.stages if _measured(stage)]
-    charts = [_schedule_chart(snapshot, columns), *(_error_chart(s, columns) for s in stages)]
+    stages, metric = [s for s in snapshot.plan.stages if _measured(s)], snapshot.spec.task.metric
+    charts = [
+        _schedule_chart(snapshot, columns),
+        *(_chart_by_k(s, metric, columns) for s in stages),
+    ]
     grid = Table.grid(padding=(0, GAP, 0, 0), pad_edge=False)
     for _ in range(across):
         grid.add_column(width=columns, no_wrap=True)
@@ -74,7 +79,7 @@ class Chart:
     """What is drawn on."""
 
     def __post_init__(self) -> None:
-        self._margin = max(len(f"{tick:g}") for tick in self.y_ticks) + 2
+        self._margin = max(len(f"{tick:.10g}") for tick in self.y_ticks) + 2
         columns = self.width - self._margin
         left, right = self.x_range
         low, high = self.y_ticks[0], self.y_ticks[-1]
@@ -88,7 +93,7 @@ class Chart:
         rows = self.canvas.plot(linesep="\n").replace(BLANK, " ").split("\n")
         low, high = self.y_ticks[0], self.y_ticks[-1]
         labels = {
-            ROWS - 1 - round((tick - low) / (high - low) * (4 * ROWS - 1)) // 4: f"{tick:g}"
+            ROWS - 1 - round((tick - low) / (high - low) * (4 * ROWS - 1)) // 4: f"{tick:.10g}"
             for tick in self.y_ticks
         }
         lines = [Text(self.title, "bold")]
@@ -141,50 +146,54 @@ def ticks(low: float, high: float) -> tuple[float, ...]:
 
 def _schedule_chart(snapshot: StudySnapshot, width: int) -> Chart:
     found, baseline = snapshot.schedule, snapshot.original
-    epochs = snapshot.spec.task.epochs
+    length = snapshot.spec.task.length
     chart = Chart(
         title="learning rate over the training",
         width=width,
         x_range=(0.0, 1.0),
         y_ticks=ticks(0.0, max(found.lr_max, baseline.lr_max)),
-        x_labels={0.0: "0", 0.5: f"{epochs / 2:g}", 1.0: f"{epochs:g} epochs"},
+        x_labels={0.0: "0", 0.5: f"{length.total / 2:,g}", 1.0: str(length)},
         legend=f"── {schedule_name(found.ks, snapshot.plan.leader.lr_max)}",
     )
     if found.ks != baseline.ks:
         chart.legend += f"   ··· {schedule_name(baseline.ks, snapshot.plan.baseline.lr_max)}"
-        chart.dots(_values(baseline, epochs, chart.canvas.width // 2))
-    chart.line(_values(found, epochs, 2 * chart.canvas.width))
+        chart.dots(_values(baseline, length.total, chart.canvas.width // 2))
+    chart.line(_values(found, length.total, 2 * chart.canvas.width))
     return chart
 
 
-def _values(schedule: KDecaySchedule, epochs: int, count: int) -> list[tuple[float, float]]:
-    """Pairs (share of the training, LR) at ``count + 1`` evenly spaced shares, by epochs."""
+def _values(schedule: KDecaySchedule, total: int, count: int) -> list[tuple[float, float]]:
+    """Pairs (share of the training, LR) at ``count + 1`` evenly spaced shares of ``total``."""
     shares = (index / count for index in range(count + 1))
-    return [(share, schedule(share * epochs, epochs)) for share in shares]
+    return [(share, schedule(share * total, total)) for share in shares]
 
 
-def _error_chart(stage: Stage, width: int) -> Chart:
+def _chart_by_k(stage: Stage, metric: Metric, width: int) -> Chart:
     errors = _measured(stage)
     level = level_name(stage.best.lr_max) if stage.best and stage.levels else ""
     every = sorted(error for of_k in errors.values() for error in of_k)
-    highest = min(every[-1], every[0] + OUTLYING * (median(every) - every[0]) or every[-1])
+    worst = min(every[-1], every[0] + OUTLYING * (median(every) - every[0]) or every[-1])
     means = {k: sum(of_k) / len(of_k) for k, of_k in errors.items()}
+    ends = sorted(map(metric.value, (every[0], max(worst, min(means.values())))))
     room = 0.05 * (max(errors) - min(errors)) or 0.5
     chart = Chart(
-        title=f"validation error against k{stage.n}{level}, %",
+        title=metrics.with_unit(f"{metric.name} against k{stage.n}{level}", metric),
         width=width,
         x_range=(min(errors) - room, max(errors) + room),
-        y_ticks=ticks(every[0], max(highest, min(means.values()))),
+        y_ticks=ticks(*ends),
         x_labels={k: f"{k:.3g}" for k in errors},
         legend="· seed   o mean   * best",
     )
-    top = chart.y_ticks[-1]
-    above = sum(error > top for error in every)
-    chart.legend += f"   {above} above" if above else ""
-    chart.dots((k, error) for k, of_k in errors.items() for error in of_k if error <= top)
+    edge = max(map(metric.error, (chart.y_ticks[0], chart.y_ticks[-1])))
+    beyond = sum(error > edge for error in every)
+    side = "above" if metric.direction == "min" else "below"
+    chart.legend += f"   {beyond} {side}" if beyond else ""
+    drawn = ((k, error) for k, of_k in errors.items() for error in of_k if error <= edge)
+    chart.dots((k, metric.value(error)) for k, error in drawn)
     for k, mean in means.items():
-        if mean <= top:
-            chart.mark(k, mean, "*" if stage.best is not None and stage.best.k == k else "o")
+        if mean <= edge:
+            is_best = stage.best is not None and stage.best.k == k
+            chart.mark(k, metric.value(mean), "*" if is_best else "o")
     return chart
 
 

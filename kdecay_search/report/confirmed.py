@@ -5,19 +5,24 @@ from __future__ import annotations
 from rich.table import Table
 from rich.text import Text
 
+from kdecay_search.report import metrics
 from kdecay_search.search.confirmation import Confirmation, Row
-from kdecay_search.search.verdict import signed, span
 from kdecay_search.statistics import Comparison
 from kdecay_search.study.candidate import schedule_name
 from kdecay_search.study.comparators import AREA_MATCHED, FOUND, ORIGINAL
+from kdecay_search.study.metric import Metric, MetricFormat
 
-HEADINGS = ("schedule", "test error, %", "n", "found is better by", "95 % interval", "p", "")
-"""Headings of a table whose rows are the confirmation's schedules."""
 SMALLEST_P = 0.001
 """Smallest p value that is shown as a number."""
 
 
-def table(confirmation: Confirmation) -> Table:
+def headings(metric: Metric) -> tuple[str, ...]:
+    """Headings of a table whose rows are the confirmation's schedules."""
+    value = metrics.with_unit(metrics.test_name(metric), metric)
+    return ("schedule", value, "n", "found is better by", "95 % interval", "p", "")
+
+
+def table(confirmation: Confirmation, form: MetricFormat) -> Table:
     """The confirmation for a terminal, one row for each schedule."""
     seeds = confirmation.seeds
     shown = Table(
@@ -26,10 +31,10 @@ def table(confirmation: Confirmation) -> Table:
         title_style="bold",
         box=None,
     )
-    for heading in HEADINGS:
+    for heading in headings(form.metric):
         shown.add_column(heading, justify="left" if heading in ("schedule", "") else "right")
     for row in confirmation.rows:
-        texts = [Text(cell) for cell in cells(row, confirmation)]
+        texts = [Text(cell) for cell in cells(row, confirmation, form)]
         shown.add_row(*texts, style="bold" if row.comparator == FOUND else "")
     return shown
 
@@ -41,36 +46,34 @@ def against(row: Row, confirmation: Confirmation) -> Comparison | None:
     return confirmation.others.get(row.comparator)
 
 
-def cells(row: Row, confirmation: Confirmation) -> tuple[str, ...]:
-    """A row of the table as text, one cell for each of :data:`HEADINGS`."""
-    error, compared = row.error, against(row, confirmation)
-    mean = "" if error.mean is None else f"{error.mean:.2f}"
-    spread = "" if error.sd is None else f" ± {error.sd:.2f}"
-    notes = [f"{row.unfinished} to go"] if row.unfinished else []
-    notes += [f"{row.failed} failed"] if row.failed else []
-    name = title(row, confirmation)
-    return (name, mean + spread, str(error.n), *_compared(compared), ", ".join(notes))
+def cells(row: Row, confirmation: Confirmation, form: MetricFormat) -> tuple[str, ...]:
+    """A row of the table as text, one cell for each of :func:`headings`."""
+    counts = {"to go": row.unfinished, "diverged": row.diverged, "failed": row.failed}
+    notes = [f"{count} {what}" for what, count in counts.items() if count]
+    mean = "" if row.error.mean is None else form.mean(row.error)
+    compared = _compared(against(row, confirmation), form)
+    return (title(row, confirmation), mean, str(row.error.n), *compared, ", ".join(notes))
 
 
-def _compared(compared: Comparison | None) -> tuple[str, str, str]:
+def _compared(compared: Comparison | None, form: MetricFormat) -> tuple[str, str, str]:
     if compared is None or compared.difference is None:
         return "", "", ""
     interval = compared.interval
     p = compared.p if compared.p_adjusted is None else compared.p_adjusted
     return (
-        signed(compared.difference),
-        "" if interval is None else span(interval),
+        form.signed(compared.difference),
+        "" if interval is None else form.span(interval),
         "" if p is None else f"{p:.3f}" if p >= SMALLEST_P else f"< {SMALLEST_P}",
     )
 
 
-def detectable(confirmation: Confirmation) -> str:
+def detectable(confirmation: Confirmation, form: MetricFormat) -> str:
     """How small a difference the confirmation can show, in a sentence; empty before its end."""
     compared = confirmation.comparison
     if not confirmation.is_over or compared.detectable is None:
         return ""
     return (
-        f"With this number of seeds, a true difference of {compared.detectable:.2f} points "
+        f"With this number of seeds, a true difference of {form.size(compared.detectable)} "
         f"is detected in four of five confirmations."
     )
 

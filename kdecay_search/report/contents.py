@@ -10,18 +10,19 @@ from importlib.metadata import version
 from typing import Any
 
 from kdecay_search import __version__
-from kdecay_search.report import confirmed
+from kdecay_search.report import confirmed, metrics
 from kdecay_search.report.cost import Cost, cost_of
 from kdecay_search.report.effort import effort_of
 from kdecay_search.report.names import counted, run_name, trial_counts, tuning
 from kdecay_search.report.text import duration
 from kdecay_search.search import BASELINE_KS
-from kdecay_search.search.verdict import Model, Verdict, percent, points, span
+from kdecay_search.search.verdict import Model, Verdict
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import describe
 from kdecay_search.study import file as study_file
 from kdecay_search.study.candidate import level_name, schedule_name
 from kdecay_search.study.comparators import FOUND
+from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State
 
@@ -55,6 +56,8 @@ def of(facts: Facts) -> dict[str, Any]:
     cost = cost_of(snapshot, facts.seconds)
     return {
         "name": snapshot.spec.name,
+        "metric": _metric(snapshot.plan.format),
+        "unit": snapshot.spec.task.length.unit,
         "description": snapshot.spec.description,
         "state": snapshot.state,
         "network": network(snapshot.spec),
@@ -84,6 +87,23 @@ def of(facts: Facts) -> dict[str, Any]:
     }
 
 
+def _metric(form: MetricFormat) -> dict[str, str]:
+    """What the page calls the metric, its values and its differences."""
+    metric = form.metric
+    return {
+        "name": metric.name,
+        "begins": metrics.capitalised(metric.name),
+        "word": metrics.capitalised(metrics.word(metric)),
+        "label": metrics.label(metric),
+        "by_seed": metrics.by_seed(metric),
+        "test_name": metrics.test_name(metric),
+        "extreme": metrics.extreme(metric),
+        "while_rate_is_high": metrics.while_rate_is_high(metric),
+        "in_unit": metrics.in_unit(form),
+        "in_whole_unit": metrics.in_unit(form, "percentage points"),
+    }
+
+
 def network(spec: StudySpec) -> str:
     """What is trained, such as ``resnet-8 on digits``, or the user's own code by its name."""
     if spec.task.kind == "simulated":
@@ -98,17 +118,17 @@ def network(spec: StudySpec) -> str:
 
 
 def _confirmation(snapshot: StudySnapshot) -> dict[str, Any] | None:
-    found, verdict = snapshot.plan.confirmation, snapshot.confirmed
+    found, verdict, form = snapshot.plan.confirmation, snapshot.confirmed, snapshot.plan.format
     if found is None or verdict is None:
         return None
     rows = [
-        {"cells": confirmed.cells(row, found), "is_found": row.comparator == FOUND}
+        {"cells": confirmed.cells(row, found, form), "is_found": row.comparator == FOUND}
         for row in found.rows
     ]
     return {
         "sentence": verdict.sentence,
-        "detectable": confirmed.detectable(found),
-        "headings": confirmed.HEADINGS,
+        "detectable": confirmed.detectable(found, form),
+        "headings": confirmed.headings(form.metric),
         "rows": rows,
         "seeds": f"{found.seeds.start} to {found.seeds.stop - 1}",
     }
@@ -116,8 +136,9 @@ def _confirmation(snapshot: StudySnapshot) -> dict[str, Any] | None:
 
 def _cost_sentence(snapshot: StudySnapshot, cost: Cost) -> str:
     runs = cost.whole.trials
-    text = f"It took {cost.whole.epochs:,} epochs in {counted(runs, 'trial')}"
-    effort = effort_of(snapshot.attempts, snapshot.spec.task.epochs)
+    length = snapshot.spec.task.length
+    text = f"It took {length.count(cost.whole.epochs)} in {counted(runs, 'trial')}"
+    effort = effort_of(snapshot.attempts, length)
     if effort.saved:
         text += f"; ending runs early saved {effort.saved:,} more"
     if cost.whole.seconds is not None:
@@ -132,23 +153,25 @@ def _highlights(snapshot: StudySnapshot, cost: Cost) -> list[tuple[str, str]]:
     found = [("found" if snapshot.state == "done" else "best so far", schedule_name(leader.ks))]
     if leader.lr_max is not None:
         found.append(("lr_max", f"{leader.lr_max:.4g}"))
-    return [*found, *_measured(snapshot), ("epochs trained", f"{cost.whole.epochs:,}")]
+    trained = (f"{snapshot.spec.task.length.unit}s trained", f"{cost.whole.epochs:,}")
+    return [*found, *_measured(snapshot), trained]
 
 
 def _measured(snapshot: StudySnapshot) -> list[tuple[str, str]]:
     """Error and gain: on the test set once the confirmation is over, else on validation data."""
-    verdict, last, name = snapshot.confirmed, snapshot.plan.confirmation, "test error"
+    verdict, last, form = snapshot.confirmed, snapshot.plan.confirmation, snapshot.plan.format
+    name = metrics.test_name(form.metric)
     if verdict is not None and last is not None and last.is_over and verdict.estimate is not None:
         error = last.rows[0].error
     else:
-        verdict, name = snapshot.verdict, "validation error"
+        verdict, name = snapshot.verdict, form.metric.name
         error = describe(snapshot.plan.leader.errors.values())
     gain = [("gain on k = 1", verdict.gain)] if verdict.estimate is not None else []
-    return [(name, percent(error)), *gain]
+    return [(name, form.sample(error)), *gain]
 
 
 def _rates(snapshot: StudySnapshot) -> dict[str, str]:
-    epochs = snapshot.spec.task.epochs
+    total = snapshot.spec.task.length.total
     original, baseline = snapshot.original, snapshot.plan.baseline
     return {
         "family": snapshot.schedule.family,
@@ -157,16 +180,16 @@ def _rates(snapshot: StudySnapshot) -> dict[str, str]:
         "found": schedule_name(snapshot.plan.leader.ks, snapshot.plan.leader.lr_max),
         "original": schedule_name(BASELINE_KS, baseline.lr_max),
         "is_new": "yes" if snapshot.plan.leader.ks != BASELINE_KS else "",
-        "mean": f"{snapshot.schedule.area(epochs):.4g}",
-        "mean_original": f"{original.area(epochs):.4g}",
+        "mean": f"{snapshot.schedule.area(total):.4g}",
+        "mean_original": f"{original.area(total):.4g}",
     }
 
 
 def _table(snapshot: StudySnapshot) -> dict[str, Any]:
     """The result as the paper's Table 1 shows it: errors, with the exponents as a subscript."""
-    plan = snapshot.plan
+    plan, form = snapshot.plan, snapshot.plan.format
     title = schedule_name(BASELINE_KS, plan.baseline.lr_max)
-    columns = [{"title": title, **_cell((), plan.baseline.errors, False)}]
+    columns = [{"title": title, **_cell((), plan.baseline.errors, False, form)}]
     for stage in plan.stages:
         title = NUMERALS.get(stage.n, str(stage.n)) + (" term" if stage.n == 1 else " terms")
         best = stage.best
@@ -174,11 +197,11 @@ def _table(snapshot: StudySnapshot) -> dict[str, Any]:
         errors = best.errors if best is not None else {}
         if best is not None and stage.levels:
             title += level_name(best.lr_max)
-        columns.append({"title": title, **_cell(ks, errors, ks == plan.leader.ks)})
-    return {"columns": columns, **_gain(snapshot.verdict)}
+        columns.append({"title": title, **_cell(ks, errors, ks == plan.leader.ks, form)})
+    return {"columns": columns, **_gain(snapshot.verdict, form)}
 
 
-def _gain(verdict: Verdict) -> dict[str, str]:
+def _gain(verdict: Verdict, form: MetricFormat) -> dict[str, str]:
     """The verdict's estimate, its interval, and what both are calculated from."""
     if verdict.estimate is None:
         return {"gain": "–", "interval": "", "by": ""}
@@ -187,18 +210,20 @@ def _gain(verdict: Verdict) -> dict[str, str]:
         Model.PAIRED: f"paired over {counted(verdict.pairs, 'seed')}",
     }
     return {
-        "gain": points(verdict.estimate),
-        "interval": "" if verdict.interval is None else span(verdict.interval),
+        "gain": form.difference(verdict.estimate),
+        "interval": "" if verdict.interval is None else form.span(verdict.interval),
         "by": "" if verdict.model is None else by[verdict.model],
     }
 
 
-def _cell(ks: Sequence[float], errors: Mapping[int, float], found: bool) -> dict[str, Any]:
+def _cell(
+    ks: Sequence[float], errors: Mapping[int, float], found: bool, form: MetricFormat
+) -> dict[str, Any]:
     sample = describe(errors.values())
     exponents = (f"{k:.1f}" if round(k, 1) == k else f"{k:.4g}" for k in ks)  # 2.0, as in the paper
     return {
-        "error": "–" if sample.mean is None else f"{sample.mean:.2f}",
-        "sd": "" if sample.sd is None else f"{sample.sd:.2f}",
+        "error": "–" if sample.mean is None else form.number(sample.mean),
+        "sd": "" if sample.sd is None else f"{sample.sd:.{form.decimals}f}",
         "ks": ", ".join(exponents) if sample.n else "",
         "n": sample.n,
         "found": found,
@@ -209,40 +234,41 @@ def _pruning(snapshot: StudySnapshot) -> str:
     """What early stopping saved, in a sentence or two."""
     if not snapshot.spec.pruning.enabled:
         return "Pruning was off: every run was trained to its end."
-    epochs = snapshot.spec.task.epochs
+    length = snapshot.spec.task.length
     trials = [t for t in snapshot.attempts if t.state == State.PRUNED]
-    early = sorted(t.epochs for t in trials if t.epochs)
+    early = sorted(length.position(t.epochs) for t in trials if t.epochs)
     skipped = len(trials) - len(early)
-    effort = effort_of(snapshot.attempts, epochs)
+    effort = effort_of(snapshot.attempts, length)
     if not trials:
         return "No run has been ended early."
     parts = []
     if early:
-        where = (
-            f"epoch {early[0]}" if early[0] == early[-1] else f"epochs {early[0]} to {early[-1]}"
-        )
-        parts.append(f"{counted(len(early), 'run')} ended early, after {where} of {epochs}")
+        first, last = (f"{position:,}" for position in (early[0], early[-1]))
+        where = f"{length.unit} {first}" if first == last else f"{length.unit}s {first} to {last}"
+        runs = counted(len(early), "run")
+        parts.append(f"{runs} ended early, after {where} of {length.total:,}")
     if skipped:
         was = "was" if skipped == 1 else "were"
         parts.append(f"{counted(skipped, 'run')} {was} skipped")
     share = effort.saved / (effort.saved + effort.trained)
     return (
-        f"{', and '.join(parts)}. That saved {effort.saved:,} epochs, "
+        f"{', and '.join(parts)}. That saved {length.count(effort.saved)}, "
         f"{100 * share:.0f} % of what the study would have taken so far."
     )
 
 
 def _cost_table(snapshot: StudySnapshot, cost: Cost) -> list[tuple[str, str]]:
-    effort = effort_of(snapshot.attempts, snapshot.spec.task.epochs)
+    length = snapshot.spec.task.length
+    effort, unit = effort_of(snapshot.attempts, length), length.unit
     rows = [
-        ("epochs trained", f"{cost.whole.epochs:,}"),
-        ("epochs in runs that were ended early", f"{effort.pruned:,}" if effort.pruned else ""),
-        ("epochs in attempts that failed", f"{effort.failed:,}" if effort.failed else ""),
-        ("epochs saved by ending runs early", f"{effort.saved:,}" if effort.saved else ""),
+        (f"{unit}s trained", f"{cost.whole.epochs:,}"),
+        (f"{unit}s in runs that were ended early", f"{effort.pruned:,}" if effort.pruned else ""),
+        (f"{unit}s in attempts that failed", f"{effort.failed:,}" if effort.failed else ""),
+        (f"{unit}s saved by ending runs early", f"{effort.saved:,}" if effort.saved else ""),
         ("device-seconds", _seconds(cost.whole.seconds)),
     ]
     if cost.whole.seconds is not None and cost.whole.epochs:
-        rows.append(("seconds per epoch", f"{cost.whole.seconds / cost.whole.epochs:.3g}"))
+        rows.append((f"seconds per {unit}", f"{cost.whole.seconds / cost.whole.epochs:.3g}"))
     return [(name, value) for name, value in rows if value]
 
 

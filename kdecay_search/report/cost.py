@@ -1,4 +1,4 @@
-"""What a study cost: epochs and device-seconds, in total and by worker."""
+"""What a study cost: epochs or steps and device-seconds, in total and by worker."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from kdecay_search.report.effort import trained
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.trials import LOST, State, Trial
 
@@ -17,7 +18,8 @@ class Share:
     trials: int
     """Number of trials."""
     epochs: int
-    """Epochs that these trials trained, without those that a checkpoint already had."""
+    """Epochs that these trials trained, or steps if the study counts these, without those that a
+    checkpoint already had."""
     seconds: float | None
     """Device-seconds; None if no trial has ended from which they could be estimated."""
 
@@ -28,8 +30,8 @@ class Cost:
 
     Seconds are measured from a trial's claim to its end, by its worker's clock. Those of a trial
     that still runs, or was lost with its worker, are estimated by the mean time of the other
-    trials' epochs. The time before an interruption is not included: measuring begins anew with the
-    next claim.
+    trials' epochs or steps. The time before an interruption is not included: measuring begins anew
+    with the next claim.
     """
 
     whole: Share
@@ -37,7 +39,7 @@ class Cost:
     by_worker: Mapping[str, Share]
     """The cost of each worker's trials, by its name."""
     estimated_epochs: int
-    """Number of epochs whose time is estimated."""
+    """Number of epochs or steps whose time is estimated."""
 
 
 def cost_of(snapshot: StudySnapshot, seconds: Mapping[int, float]) -> Cost:
@@ -48,17 +50,18 @@ def cost_of(snapshot: StudySnapshot, seconds: Mapping[int, float]) -> Cost:
         seconds: Measured seconds by trial id, as ``storage.durations.read_durations`` reads them.
     """
     trials = [t for t in snapshot.attempts if t.epochs or t.state in (State.RUNNING, State.FAILED)]
+    done = {t.trial_id: trained(t, snapshot.spec.task.length) for t in trials}
     measured = {t.trial_id for t in trials if t.trial_id in seconds and t.reason != LOST}
-    timed = [t for t in trials if t.trial_id in measured and _epochs(t)]
-    epochs = sum(map(_epochs, timed))
+    timed = [t for t in trials if t.trial_id in measured and done[t.trial_id]]
+    epochs = sum(done[t.trial_id] for t in timed)
     pace = sum(seconds[t.trial_id] for t in timed) / epochs if epochs else None
 
     def share(group: Iterable[Trial]) -> Share:
         of = list(group)
         known = sum(seconds[t.trial_id] for t in of if t.trial_id in measured)
-        rest = sum(_epochs(t) for t in of if t.trial_id not in measured)
-        trained = sum(map(_epochs, of))
-        return Share(len(of), trained, None if pace is None else known + rest * pace)
+        rest = sum(done[t.trial_id] for t in of if t.trial_id not in measured)
+        whole = sum(done[t.trial_id] for t in of)
+        return Share(len(of), whole, None if pace is None else known + rest * pace)
 
     workers: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
@@ -66,9 +69,5 @@ def cost_of(snapshot: StudySnapshot, seconds: Mapping[int, float]) -> Cost:
     return Cost(
         whole=share(trials),
         by_worker={name: share(workers[name]) for name in sorted(workers)},
-        estimated_epochs=sum(_epochs(t) for t in trials if t.trial_id not in measured),
+        estimated_epochs=sum(done[t.trial_id] for t in trials if t.trial_id not in measured),
     )
-
-
-def _epochs(trial: Trial) -> int:
-    return trial.epochs - trial.resumed_epochs

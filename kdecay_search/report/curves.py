@@ -44,13 +44,15 @@ class RunCurve:
     epochs: tuple[int, ...]
     """Number of epochs done at each point, increasing."""
     averaged_error: tuple[float, ...]
-    """Validation error of the averaged weights at each point, in percent."""
+    """Metric of the averaged weights at each point, as the run reported it."""
     validation_error: tuple[float, ...] = ()
-    """Validation error of the weights as they are, in percent; empty until the run is over."""
+    """Metric of the weights as they are, as the run reported it; empty until the run is over."""
     training_loss: tuple[float, ...] = ()
     """Mean training loss of the epoch at each point; empty until the run is over."""
     lr_max: float | None = None
     """The candidate's level of the learning rate, if that is searched."""
+    diverged: bool = False
+    """Whether the run has diverged: some of its values may be of any size, or not finite."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +121,7 @@ def thinned(
     Args:
         trial: The trial whose curves they are.
         kept: Its complete curves by name, of a trial that has ended.
-        reported: Its averaged error by epoch, of a trial without complete curves.
+        reported: Its averaged metric by epoch, of a trial without complete curves.
     """
     averaged = kept.get("averaged_error") or [
         reported.get(epoch, math.nan) for epoch in range(1, max(reported, default=0) + 1)
@@ -137,6 +139,7 @@ def thinned(
         epochs=tuple(i + 1 for i in at),
         averaged_error=tuple(averaged[i] for i in at),
         lr_max=trial.lr_max,
+        diverged=trial.diverged,
         **columns,
     )
 

@@ -1,4 +1,4 @@
-"""What a study trained and what early stopping saved, in epochs."""
+"""What a study trained and what early stopping saved, in epochs or in steps."""
 
 from __future__ import annotations
 
@@ -9,52 +9,58 @@ from dataclasses import dataclass
 from kdecay_search.search import Stage
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.study.trials import State, Trial
 
 
 @dataclass(frozen=True)
 class Effort:
-    """Epochs of some trials, by what became of their run."""
+    """Epochs of some trials, or steps if the study counts these, by what became of their run."""
 
     complete: int = 0
-    """Epochs trained in complete runs."""
+    """Trained in complete runs."""
     pruned: int = 0
-    """Epochs trained in runs that were ended early."""
+    """Trained in runs that were ended early."""
     failed: int = 0
-    """Epochs trained in attempts that failed."""
+    """Trained in attempts that failed."""
     running: int = 0
-    """Epochs trained in runs that have not ended."""
+    """Trained in runs that have not ended."""
     saved_by_pruning: int = 0
-    """Epochs not trained because the run was ended early."""
+    """Not trained because the run was ended early."""
     saved_by_skipping: int = 0
-    """Epochs not trained because the run was skipped: it was not needed."""
+    """Not trained because the run was skipped: it was not needed."""
 
     @property
     def trained(self) -> int:
-        """All epochs that were trained."""
+        """All that was trained."""
         return self.complete + self.pruned + self.failed + self.running
 
     @property
     def saved(self) -> int:
-        """All epochs that were not trained."""
+        """All that was not trained."""
         return self.saved_by_pruning + self.saved_by_skipping
 
 
-def effort_of(trials: Iterable[Trial], epochs: int) -> Effort:
+def effort_of(trials: Iterable[Trial], length: TrainingLength) -> Effort:
     """Add up what some trials trained and saved.
 
     Args:
         trials: The trials.
-        epochs: Number of epochs of a whole run.
+        length: The length of a whole run.
     """
     sums: Counter[str] = Counter()
     ended = {State.COMPLETE: "complete", State.PRUNED: "pruned", State.FAILED: "failed"}
     for trial in trials:
-        sums[ended.get(trial.state, "running")] += trial.epochs - trial.resumed_epochs
+        sums[ended.get(trial.state, "running")] += trained(trial, length)
         if trial.state == State.PRUNED:
             saved = "saved_by_pruning" if trial.epochs else "saved_by_skipping"
-            sums[saved] += epochs - trial.epochs
+            sums[saved] += length.total - length.position(trial.epochs)
     return Effort(**sums)
+
+
+def trained(trial: Trial, length: TrainingLength) -> int:
+    """Epochs or steps that a trial trained, without those that a checkpoint already had."""
+    return length.position(trial.epochs) - length.position(trial.resumed_epochs)
 
 
 def trials_by_point(snapshot: StudySnapshot, stage: Stage) -> dict[Candidate, list[Trial]]:

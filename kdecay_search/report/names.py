@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
+from kdecay_search.report.effort import trials_by_point
 from kdecay_search.search import BASELINE_KS, CandidateResult, Stage
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import level_name, schedule_name
+from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.trials import State, Trial
+
+FORECAST = (
+    "P(best) is a forecast, by the smooth curve through the others' runs, where a candidate has no "
+    "complete run."
+)
+"""What ``forecast`` before a P(best) means."""
 
 
 def counted(count: int, noun: str) -> str:
@@ -52,6 +62,7 @@ def outcomes(candidate: CandidateResult, early: str = "ended early") -> list[str
         early: What runs that early stopping ended are called.
     """
     counts = {
+        "diverged": candidate.diverged,
         early: candidate.pruned - candidate.skipped,
         "skipped": candidate.skipped,
         "failed": candidate.failed,
@@ -60,13 +71,68 @@ def outcomes(candidate: CandidateResult, early: str = "ended early") -> list[str
     return [f"{count} {what}" for what, count in counts.items() if count]
 
 
-def errors_by_seed(stage: Stage) -> dict[int, str]:
-    """Final errors in percent, as text in one column for each seed, by index of the candidate.
+def diverged_seeds(snapshot: StudySnapshot, stage: Stage) -> dict[int, list[int]]:
+    """The seeds on which candidates of a stage have diverged, ascending, by the candidates' index;
+    without candidates that have not."""
+    if not any(candidate.diverged for candidate in stage.candidates):
+        return {}
+    trials = trials_by_point(snapshot, stage)
+    return {
+        candidate.index: sorted(
+            {
+                trial.key.seed
+                for trial in trials[candidate.point]
+                if trial.state == State.COMPLETE and trial.key.seed not in candidate.errors
+            }
+        )
+        for candidate in stage.candidates
+        if candidate.diverged and candidate.point in trials
+    }
+
+
+def divergence(stage: Stage) -> str:
+    """Which candidates have runs that diverged, in a sentence; empty if there are none."""
+    diverged = sorted(
+        (c.point, c.diverged) for c in stage.candidates if c.point is not None and c.diverged
+    )
+    if not diverged:
+        return ""
+    of = ", ".join(f"{count} of {schedule_name((at.k,), at.lr_max)}" for at, count in diverged)
+    is_one = sum(count for _, count in diverged) == 1
+    ranks = "It ranks worst and counts" if is_one else "They rank worst and count"
+    return f"{'A run has' if is_one else 'Runs have'} diverged: {of}. {ranks} in no mean."
+
+
+def is_forecast(candidate: CandidateResult) -> bool:
+    """Whether P(best) of a candidate is a forecast: no run of its own is behind it."""
+    return candidate.probability is not None and not candidate.errors and not candidate.diverged
+
+
+def best_chance(candidate: CandidateResult) -> str:
+    """P(best) of a candidate as a table shows it, such as ``76%`` or ``forecast 12%``."""
+    if candidate.probability is None:
+        return ""
+    return f"{'forecast ' if is_forecast(candidate) else ''}{candidate.probability:.0%}"
+
+
+def errors_by_seed(
+    stage: Stage, form: MetricFormat, diverged: Mapping[int, Collection[int]]
+) -> dict[int, str]:
+    """Final values of a stage's runs, as text in one column for each seed.
 
     A dash stands where a candidate has no result on a seed, but has one on a later seed.
+
+    Args:
+        stage: The stage.
+        form: The format of the values.
+        diverged: Seeds that have diverged, by index of the candidate.
+
+    Returns:
+        The texts by index of the candidate.
     """
     texts = {
-        candidate.index: {seed: f"{error:.2f}" for seed, error in candidate.errors.items()}
+        candidate.index: {seed: form.number(error) for seed, error in candidate.errors.items()}
+        | dict.fromkeys(diverged.get(candidate.index, ()), "diverged")
         for candidate in stage.candidates
     }
     width = max((len(text) for of_candidate in texts.values() for text in of_candidate.values()),

@@ -17,7 +17,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from kdecay_search.errors import KDecayError
-from kdecay_search.report import contents, figures, stages
+from kdecay_search.report import contents, figures, names, stages
 from kdecay_search.report.contents import Facts
 from kdecay_search.report.curves import Curves, read_curves
 from kdecay_search.report.reference import Reference
@@ -74,6 +74,8 @@ def report_page(facts: Facts, curves: Curves) -> str:
             "rows": stages.rows(stage, snapshot),
             "unknown": sum(candidate.k is None for candidate in stage.candidates),
             "why_best": stage.why_best or "",
+            "divergence": names.divergence(stage),
+            "forecast": names.FORECAST * any(map(names.is_forecast, stage.candidates)),
             "reference": Reference.of(stage, snapshot).name,
             "has_levels": bool(stage.levels),
             "validation": placed.place(figures.validation_error(snapshot, curves, stage)),
@@ -87,7 +89,7 @@ def report_page(facts: Facts, curves: Curves) -> str:
     return _render(
         "report.html",
         placed,
-        differences=placed.place(figures.differences(confirmation)) if confirmation else None,
+        differences=placed.place(figures.differences(snapshot)) if confirmation else None,
         schedule=placed.place(figures.schedules(snapshot)),
         stages=shown,
         **contents.of(facts),

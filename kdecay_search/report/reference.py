@@ -9,6 +9,7 @@ from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Sample, describe, paired_gain
 from kdecay_search.study.candidate import schedule_name
+from kdecay_search.study.metric import MetricFormat
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class Reference:
     name: str
     """Its terms, such as ``k = 2``, with its level of the learning rate if that was searched."""
     errors: Mapping[int, float]
-    """Its final validation errors, in percent, by seed."""
+    """Its final errors by seed; lower is better."""
 
     @staticmethod
     def of(stage: Stage, snapshot: StudySnapshot) -> Reference:
@@ -30,13 +31,13 @@ class Reference:
         name = schedule_name(stage.earlier_ks, stage.lr_max)
         return Reference(name, kept.errors if kept is not None else {})
 
-    def gain(self, candidate: CandidateResult) -> str:
-        """By how many points a candidate is better over the seeds that both ran on, as text.
+    def gain(self, candidate: CandidateResult, form: MetricFormat) -> str:
+        """By how much a candidate is better over the seeds that both ran on, as text.
 
         Empty if they share no seed, and where there is no difference, as for the reference itself.
         """
         mean = paired_gain(self.errors, candidate.errors).mean
-        return f"{mean:+.2f}" if mean else ""
+        return f"{mean:+.{form.decimals}f}" if mean else ""
 
     @property
     def error(self) -> Sample:

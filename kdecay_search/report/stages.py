@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from kdecay_search.report import metrics, names
 from kdecay_search.report.curves import RunCurve
-from kdecay_search.report.names import counted, errors_by_seed, outcomes
+from kdecay_search.report.names import counted, outcomes
 from kdecay_search.report.reference import Reference
 from kdecay_search.report.summary import by_point
 from kdecay_search.search import BASELINE_KS, Stage
@@ -28,37 +29,47 @@ def outcome(stage: Stage, snapshot: StudySnapshot) -> str:
     complete = sum(len(c.errors) for c in stage.candidates)
     tried = sum(bool(c.errors) for c in stage.candidates)
     text = f"{counted(complete, 'complete run')} of {counted(tried, 'candidate')}. "
-    best = stage.best
+    best, form = stage.best, snapshot.plan.format
     if best is None or best.k is None:
         return text + ("It is running." if stage.progress == "running" else "It has no result.")
     name = f"k = {best.k:.4g}{level_name(best.lr_max) if stage.levels else ''}"
     if stage.progress == "running":
-        text += f"It is running; so far the lowest is {name}."
+        text += f"It is running; so far the {metrics.extreme(form.metric)} is {name}."
     elif stage.kept:
         text += f"It keeps {name}."
     elif stage.n == 1 and best.k == BASELINE_KS[0]:
         text += f"The original, {name}, is the best."
     else:
-        text += f"Its best candidate, {name}, does not improve the error by more than the "
-        text += f"required gain of {snapshot.spec.search.min_gain:g} points: no term is kept."
+        text += f"Its best candidate, {name}, does not improve the {metrics.word(form.metric)} "
+        text += f"by more than {_required(snapshot)}: no term is kept."
     if stage.at_edge:
         text += " That is the largest k that was tried: the best may lie beyond it."
     return text
 
 
+def _required(snapshot: StudySnapshot) -> str:
+    gain = snapshot.spec.search.min_gain
+    if gain == "auto":
+        return "one standard error of the difference"
+    return f"the required gain of {gain:g}{snapshot.plan.format.difference_unit}"
+
+
 def rows(stage: Stage, snapshot: StudySnapshot) -> list[dict[str, Any]]:
     """The table of a stage: one row for each candidate whose k is known, by k and level."""
-    reference, errors = Reference.of(stage, snapshot), errors_by_seed(stage)
+    reference, form = Reference.of(stage, snapshot), snapshot.plan.format
+    errors = names.errors_by_seed(stage, form, names.diverged_seeds(snapshot, stage))
     known = [c for c in stage.candidates if c.k is not None]
     return [
         {
             "k": f"{c.k:.4g}",
             "lr_max": "" if c.lr_max is None else f"{c.lr_max:.4g}",
-            "errors": errors[c.index] if len(c.errors) <= MOST_ERRORS else f"{len(c.errors)} seeds",
-            "mean": "" if c.error.mean is None else f"{c.error.mean:.2f}",
-            "sd": "" if c.error.sd is None else f"{c.error.sd:.2f}",
-            "gain": reference.gain(c),
-            "probability": "" if c.probability is None else f"{c.probability:.0%}",
+            "errors": errors[c.index]
+            if len(c.errors) + c.diverged <= MOST_ERRORS
+            else f"{len(c.errors)} seeds",
+            "mean": "" if c.error.mean is None else form.number(c.error.mean),
+            "sd": "" if c.error.sd is None else f"{c.error.sd:.{form.decimals}f}",
+            "gain": reference.gain(c, form),
+            "probability": names.best_chance(c),
             "notes": ", ".join(outcomes(c)),
             "is_best": stage.best is not None and c.index == stage.best.index,
         }

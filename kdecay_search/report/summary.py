@@ -1,20 +1,23 @@
 """A study as JSON: the contract of ``launch --json`` and ``status --json``.
 
-Errors are in percent and measured on validation data; those under ``confirm`` on the test set.
-Differences are in percentage points.
+Every number of the metric is a value as runs report it, in the unit under ``metric``: measured on
+validation data or, under ``confirm``, on the test set. The keys ``error`` and ``errors`` are older
+than metrics other than an error, and hold such values too. Differences and gains are positive where
+the found schedule is better, whichever direction of the metric is better. A run that diverged has
+no value: ``diverged`` counts such runs beside the values of the others.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from kdecay_search.report import confirmed
+from kdecay_search.report import confirmed, names
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.confirmation import Confirmation, Row
-from kdecay_search.search.verdict import Verdict
 from kdecay_search.snapshot import StudySnapshot, gain_of, level_of, overview
 from kdecay_search.statistics import Comparison
 from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.metric import Metric
 from kdecay_search.study.trials import Trial
 
 
@@ -24,7 +27,7 @@ def summarise(snapshot: StudySnapshot) -> dict[str, Any]:
     return {
         **overview(snapshot),
         "stages": [_stage(stage, snapshot) for stage in plan.stages],
-        "confirm": _confirm(plan.confirmation, snapshot.confirmed),
+        "confirm": _confirm(snapshot),
         "failures": [
             {**run_of(trial), "reason": trial.reason, "message": trial.message}
             for trial in snapshot.given_up
@@ -50,12 +53,14 @@ def run_of(trial: Trial) -> dict[str, Any]:
     return run | level_of(trial.lr_max)
 
 
-def _confirm(confirmation: Confirmation | None, verdict: Verdict | None) -> dict[str, Any] | None:
+def _confirm(snapshot: StudySnapshot) -> dict[str, Any] | None:
     """The confirmation; its verdict is None until all runs have ended.
 
-    ``difference`` states by how much the test error of the found schedule is lower than that of the
-    original; in a row, than that of the row's schedule.
+    ``difference`` states by how much the found schedule is better than the original on the test
+    set; in a row, than the row's schedule.
     """
+    confirmation, verdict = snapshot.plan.confirmation, snapshot.confirmed
+    metric = snapshot.spec.task.metric
     if confirmation is None or verdict is None:
         return None
     return {
@@ -65,19 +70,20 @@ def _confirm(confirmation: Confirmation | None, verdict: Verdict | None) -> dict
         **_comparison(confirmation.comparison),
         "verdict": str(verdict.outcome) if confirmation.is_over else None,
         "sentence": verdict.sentence,
-        "rows": [_row(row, confirmation) for row in confirmation.rows],
+        "rows": [_row(row, confirmation, metric) for row in confirmation.rows],
     }
 
 
-def _row(row: Row, confirmation: Confirmation) -> dict[str, Any]:
+def _row(row: Row, confirmation: Confirmation, metric: Metric) -> dict[str, Any]:
     against = confirmed.against(row, confirmation)
     return {
         "schedule": row.comparator,
         **level_of(row.lr_max),
-        "errors": [row.errors[seed] for seed in sorted(row.errors)],
+        "errors": [metric.value(row.errors[seed]) for seed in sorted(row.errors)],
         "seeds": sorted(row.errors),
-        "mean": row.error.mean,
+        "mean": None if row.error.mean is None else metric.value(row.error.mean),
         "sd": row.error.sd,
+        "diverged": row.diverged,
         "failed": row.failed,
         "against": _comparison(against) if against else None,
     }
@@ -113,7 +119,8 @@ def _stage(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
         ),
         "at_edge": stage.at_edge,
         "candidates": [
-            _candidate(candidate) for candidate in sorted(stage.candidates, key=by_point)
+            _candidate(candidate, snapshot.spec.task.metric)
+            for candidate in sorted(stage.candidates, key=by_point)
         ],
     }
 
@@ -124,14 +131,16 @@ def by_point(candidate: CandidateResult) -> tuple[bool, float, float, int]:
     return candidate.point is None, known.k, known.lr_max or 0.0, candidate.index
 
 
-def _candidate(candidate: CandidateResult) -> dict[str, Any]:
+def _candidate(candidate: CandidateResult, metric: Metric) -> dict[str, Any]:
     return {
         "k": candidate.k,
         **level_of(candidate.lr_max),
-        "errors": [candidate.errors[seed] for seed in sorted(candidate.errors)],
+        "errors": [metric.value(candidate.errors[seed]) for seed in sorted(candidate.errors)],
         "seeds": sorted(candidate.errors),
-        "mean": candidate.error.mean,
+        "mean": None if candidate.error.mean is None else metric.value(candidate.error.mean),
         "probability": candidate.probability,
+        "forecast": names.is_forecast(candidate),
+        "diverged": candidate.diverged,
         "pruned": candidate.pruned,
         "skipped": candidate.skipped,
         "failed": candidate.failed,

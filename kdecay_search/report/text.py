@@ -10,16 +10,16 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kdecay_search.report import confirmed, names
+from kdecay_search.report import confirmed, metrics, names
 from kdecay_search.report.blocks import curve
 from kdecay_search.report.names import counted, run_name, stage_outcome
 from kdecay_search.report.reference import Reference
 from kdecay_search.report.summary import by_point
 from kdecay_search.search import CandidateResult, Stage
-from kdecay_search.search.verdict import percent
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Sample
 from kdecay_search.study.candidate import schedule_name
+from kdecay_search.study.metric import VALIDATION_ERROR, Metric, MetricFormat
 from kdecay_search.study.trials import State, Trial
 
 RUNNING_SHOWN = 8
@@ -36,8 +36,7 @@ def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> R
     parts: list[RenderableType] = [_heading(snapshot, seconds_left)]
     for stage in snapshot.plan.stages:
         parts.append(Padding(_stage_table(stage, snapshot), (1, 0, 0, 0)))
-        if stage.why_best:
-            parts.append(Text(stage.why_best, style="dim"))
+        parts += [Text(note, style="dim") for note in _notes(stage)]
     running = [trial for trial in snapshot.trials if trial.state == State.RUNNING]
     if running:
         parts.append(Padding(_running_table(snapshot, running), (1, 0, 0, 0)))
@@ -49,7 +48,8 @@ def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> R
         parts.append(Text(tuning))
     confirmation = snapshot.plan.confirmation
     if confirmation is not None and confirmation.rows:
-        parts.append(Padding(confirmed.table(confirmation), (1, 0, 0, 0)))
+        shown = confirmed.table(confirmation, snapshot.plan.format)
+        parts.append(Padding(shown, (1, 0, 0, 0)))
     if snapshot.confirmed is not None:
         parts.append(Text(f"\n{snapshot.confirmed.sentence}", style="bold"))
     schedule = snapshot.schedule
@@ -71,7 +71,8 @@ def _heading(snapshot: StudySnapshot, seconds_left: float | None) -> Text:
         (snapshot.state, styles.get(snapshot.state, "bold yellow")),
     )
     heading.append(f"  trials: {counts or 'none'}  ")
-    heading.append(f"epochs: {snapshot.epochs_trained:,} of {snapshot.epochs_planned:,} planned")
+    done, planned = snapshot.epochs_trained, snapshot.epochs_planned
+    heading.append(f"{snapshot.spec.task.length.unit}s: {done:,} of {planned:,} planned")
     if seconds_left is not None and snapshot.state == "running":
         heading.append(f"  about {duration(seconds_left)} left in this stage")
     if (
@@ -91,7 +92,7 @@ def duration(seconds: float) -> str:
 
 
 def _stage_table(stage: Stage, snapshot: StudySnapshot) -> Table:
-    reference = Reference.of(stage, snapshot)
+    reference, form = Reference.of(stage, snapshot), snapshot.plan.format
     what = f"k{stage.n} and lr_max" if stage.levels else f"term k{stage.n}"
     after = f" after {reference.name}" if stage.earlier_ks else ""
     table = Table(
@@ -103,15 +104,16 @@ def _stage_table(stage: Stage, snapshot: StudySnapshot) -> Table:
     table.add_column("k", justify="right")
     if stage.levels:
         table.add_column("lr_max", justify="right")
-    table.add_column("errors by seed, %")
+    table.add_column(metrics.by_seed(form.metric))
     table.add_column("mean", justify="right")
     table.add_column(f"gain on {reference.name}", justify="right")
     table.add_column("P(best)", justify="right")
     table.add_column("")
-    errors = names.errors_by_seed(stage)
+    errors = names.errors_by_seed(stage, form, names.diverged_seeds(snapshot, stage))
     for candidate in sorted(stage.candidates, key=by_point):
         if candidate.k is not None:
-            table.add_row(*_candidate_row(candidate, stage, reference, errors[candidate.index]))
+            row = _candidate_row(candidate, stage, reference, errors[candidate.index], form)
+            table.add_row(*row)
     unknown = sum(candidate.k is None for candidate in stage.candidates)
     if unknown:
         level = [""] if stage.levels else []
@@ -119,8 +121,19 @@ def _stage_table(stage: Stage, snapshot: StudySnapshot) -> Table:
     return table
 
 
+def _notes(stage: Stage) -> list[str]:
+    """What a reader may wonder at in the table of a stage, in sentences."""
+    has_forecast = any(names.is_forecast(candidate) for candidate in stage.candidates)
+    notes = [stage.why_best or "", names.divergence(stage), names.FORECAST * has_forecast]
+    return [note for note in notes if note]
+
+
 def _candidate_row(
-    candidate: CandidateResult, stage: Stage, reference: Reference, errors: str
+    candidate: CandidateResult,
+    stage: Stage,
+    reference: Reference,
+    errors: str,
+    form: MetricFormat,
 ) -> tuple[Text, ...]:
     is_best = stage.best is not None and candidate.index == stage.best.index
     style = "bold" if is_best else ""
@@ -130,17 +143,19 @@ def _candidate_row(
         Text(f"{candidate.k:.4g}", style),
         *([Text(f"{candidate.lr_max:.4g}", style)] if stage.levels else []),
         Text(errors, style),
-        Text("" if mean is None else f"{mean:.2f}", style),
-        Text(reference.gain(candidate), style),
-        Text("" if candidate.probability is None else f"{candidate.probability:.0%}", style),
+        Text("" if mean is None else form.number(mean), style),
+        Text(reference.gain(candidate, form), style),
+        Text(names.best_chance(candidate), style),
         Text("  ".join(notes), style or "dim"),
     )
 
 
 def _running_table(snapshot: StudySnapshot, running: Sequence[Trial]) -> Table:
     table = Table(title="running", title_justify="left", title_style="bold", box=None)
-    level = ["lr_max"] if snapshot.spec.search.lr_max else []
-    for heading in ("k", *level, "seed", "epoch", "averaged error, %", "worker"):
+    level, form = ["lr_max"] if snapshot.spec.search.lr_max else [], snapshot.plan.format
+    length = snapshot.spec.task.length
+    averaged = metrics.with_unit(f"averaged {metrics.word(form.metric)}", form.metric)
+    for heading in ("k", *level, "seed", length.unit, averaged, "worker"):
         table.add_column(heading, justify="left" if heading == "worker" else "right")
     for trial in running[:RUNNING_SHOWN]:
         chosen = "…" if trial.lr_max is None else f"{trial.lr_max:.4g}"
@@ -148,8 +163,8 @@ def _running_table(snapshot: StudySnapshot, running: Sequence[Trial]) -> Table:
             trial.request.comparator or ("…" if trial.k is None else f"{trial.k:.4g}"),
             *([chosen] if level else []),
             str(trial.key.seed),
-            f"{trial.epochs}/{snapshot.spec.task.epochs}",
-            "" if trial.averaged_error is None else f"{trial.averaged_error:.2f}",
+            f"{length.position(trial.epochs)}/{length.total}",
+            "" if trial.averaged_error is None else form.number(trial.averaged_error),
             Text(trial.worker or ""),
         )
     if len(running) > RUNNING_SHOWN:
@@ -162,7 +177,8 @@ def _failures(snapshot: StudySnapshot) -> Text | None:
     failed = [trial for trial in snapshot.attempts if trial.state == State.FAILED]
     if not failed:
         return None
-    lines = [f"{counted(len(failed), 'failed trial')}; the last: {_ended(failed[-1])}"]
+    newest = _ended(failed[-1], snapshot)
+    lines = [f"{counted(len(failed), 'failed trial')}; the last: {newest}"]
     for place in snapshot.failing_places:
         last = place.failures[-1]
         lines.append(
@@ -184,25 +200,46 @@ def studies_table(overviews: Iterable[Mapping[str, Any]]) -> Table:
         overviews: What :func:`kdecay_search.snapshot.overview` says of each; of a study that
             cannot be read only ``study`` and ``state``.
     """
+    studies = list(overviews)
+    shown_as = [_format_of(each) for each in studies if "trials" in each]
+    is_shared = len({(form.metric.name, form.metric.unit) for form in shown_as}) <= 1
+    metric = shown_as[0].metric if shown_as else VALIDATION_ERROR
     table = Table(box=None)
-    for heading in ("study", "state", "best schedule", "error, %", "k = 1, %", "trials"):
-        table.add_column(heading, justify="left" if heading in ("study", "state") else "right")
-    for each in overviews:
+    for heading in ("study", "state"):
+        table.add_column(heading)
+    table.add_column("best schedule", justify="right")
+    if not is_shared:
+        table.add_column("metric")
+    for heading in (metrics.word(metric) if is_shared else "value", "k = 1"):
+        text = metrics.with_unit(heading, metric) if is_shared else heading
+        table.add_column(text, justify="right")
+    table.add_column("trials", justify="right")
+    for each in studies:
         row = [str(each["study"]), str(each["state"])]
         if "trials" in each:
-            error, baseline, best = each["error"], each["baseline"], each["schedule"]
+            form, baseline, best = _format_of(each), each["baseline"], each["schedule"]
             level = best["lr_max"] if "lr_max" in baseline else None
-            row += [
-                schedule_name(best["ks"], level) if error["n"] else "",
-                *(percent(_sample(shown)).removesuffix(" %") for shown in (error, baseline)),
-                str(sum(each["trials"].values())),
-            ]
+            row.append(schedule_name(best["ks"], level) if each["error"]["n"] else "")
+            row += [] if is_shared else [form.metric.name]
+            samples = [_sample(shown, form.metric) for shown in (each["error"], baseline)]
+            row += [form.mean(one) if is_shared else form.sample(one) for one in samples]
+            row.append(str(sum(each["trials"].values())))
         table.add_row(*row)
     return table
 
 
-def _sample(shown: Mapping[str, Any]) -> Sample:
-    return Sample(shown["mean"], shown["sd"], shown["n"])
+def _format_of(overview: Mapping[str, Any]) -> MetricFormat:
+    """How the values of an overview are shown."""
+    shown = overview.get("metric")
+    if shown is None:  # as version 0.1.0 stored it
+        return MetricFormat.of(VALIDATION_ERROR, None)
+    metric = Metric.model_validate(shown)
+    return MetricFormat(metric, shown["decimals"])
+
+
+def _sample(shown: Mapping[str, Any], metric: Metric) -> Sample:
+    mean = None if shown["mean"] is None else metric.error(shown["mean"])
+    return Sample(mean, shown["sd"], shown["n"])
 
 
 def news(before: StudySnapshot | None, now: StudySnapshot) -> list[str]:
@@ -214,7 +251,8 @@ def news(before: StudySnapshot | None, now: StudySnapshot) -> list[str]:
     """
     known = {t.trial_id for t in before.trials if not t.open} if before else set()
     ended = [t for t in now.attempts if not t.open and t.trial_id not in known]
-    lines = [_ended(trial) for trial in ended if trial.epochs or trial.state != State.PRUNED]
+    shown = [trial for trial in ended if trial.epochs or trial.state != State.PRUNED]
+    lines = [_ended(trial, now) for trial in shown]
     done = {s.n for s in before.plan.stages if s.progress != "running"} if before else set()
     for stage in now.plan.stages:
         if stage.progress != "running" and stage.n not in done:
@@ -222,10 +260,11 @@ def news(before: StudySnapshot | None, now: StudySnapshot) -> list[str]:
     return lines
 
 
-def _ended(trial: Trial) -> str:
+def _ended(trial: Trial, snapshot: StudySnapshot) -> str:
+    form, length = snapshot.plan.format, snapshot.spec.task.length
     outcome = {
-        State.COMPLETE: f"{trial.error} %" if trial.error is None else f"{trial.error:.2f} %",
-        State.PRUNED: f"pruned after {trial.epochs} epochs",
+        State.COMPLETE: "" if trial.error is None else form.value(trial.error),
+        State.PRUNED: f"pruned after {length.count(length.position(trial.epochs))}",
         State.FAILED: f"failed, {trial.reason}: {trial.message or 'no message'}",
     }[trial.state]
     return f"{run_name(trial)}  {outcome}"

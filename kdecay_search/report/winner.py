@@ -10,9 +10,9 @@ from kdecay_search.schedules import export
 from kdecay_search.schedules.export import Form
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.study.builtin_tasks import ImagesTask, OptimizerSpec
+from kdecay_search.study.builtin_tasks import ImagesTask
 
-_JSON_KEYS = ("study", "state", "schedule", "error", "baseline", "gain")
+_JSON_KEYS = ("study", "state", "metric", "schedule", "error", "baseline", "gain")
 _SOURCES = {
     Form.PYTHON: export.kdecay_python_source,
     Form.TIMM: export.timm_source,
@@ -28,7 +28,7 @@ def winner_as(snapshot: StudySnapshot, form: Form, total_steps: int | None = Non
         snapshot: The study.
         form: The form of the text, such as Python source.
         total_steps: Optimizer updates of the training that the schedule is for; None leaves them
-            as an argument of the source, and gives a CSV one row per epoch.
+            as an argument of the source, and gives a CSV one row per epoch or step of the study.
 
     Raises:
         StudyError: The study has no result yet, or its schedule has a warm-up, which is counted in
@@ -37,28 +37,26 @@ def winner_as(snapshot: StudySnapshot, form: Form, total_steps: int | None = Non
     """
     if not snapshot.plan.leader.errors:
         raise StudyError(f"study {snapshot.spec.name!r} has no result yet; see kdecay status")
-    epochs = snapshot.spec.task.epochs
+    length = snapshot.spec.task.length.total
     if form == Form.JSON:
         chosen = {key: each for key, each in summarise(snapshot).items() if key in _JSON_KEYS}
         return json.dumps(chosen, indent=2, allow_nan=False) + "\n"
     if form == Form.CSV:
-        rows = total_steps or epochs
-        return export.schedule_csv(_schedule(snapshot, rows / epochs), rows)
+        rows = total_steps or length
+        return export.schedule_csv(_schedule(snapshot, rows / length), rows)
     if total_steps is None and snapshot.spec.schedule.warmup_epochs:
         raise StudyError("the schedule has a warm-up, counted in updates: give --total-steps")
-    schedule = _schedule(snapshot, (total_steps or epochs) / epochs)
+    schedule = _schedule(snapshot, (total_steps or length) / length)
     if form == Form.LIGHTNING:
         return _lightning(snapshot, schedule, total_steps)
     return _SOURCES[form](schedule, total_steps)
 
 
 def _lightning(snapshot: StudySnapshot, schedule: KDecaySchedule, total_steps: int | None) -> str:
-    """Source for Lightning, with the study's optimizer."""
+    """Source for Lightning, with the study's optimizer if that is known."""
     task = snapshot.spec.task
-    optimizer = task.optimizer if isinstance(task, ImagesTask) else OptimizerSpec()
-    return export.lightning_source(
-        schedule, total_steps, optimizer.momentum, optimizer.nesterov, optimizer.weight_decay
-    )
+    sgd = task.optimizer.model_dump() if isinstance(task, ImagesTask) else None
+    return export.lightning_source(schedule, total_steps, sgd)
 
 
 def _schedule(snapshot: StudySnapshot, steps_per_epoch: float) -> KDecaySchedule:

@@ -90,7 +90,7 @@ def test_one_seed_needs_a_given_noise(kdecay: Kdecay, storage: Storage, tmp_path
     [
         (["nobody"], "no study named 'nobody'"),
         (["nowhere.toml"], "nowhere.toml: no such file"),
-        ([DIGITS, "--noise", "0"], "--noise 0: must be above 0 and at most 100"),
+        ([DIGITS, "--noise", "0"], "--noise 0: must be above 0, and finite"),
         ([DIGITS, "--noise", "nan"], "--noise nan: must be above 0"),
         ([DIGITS, "--difference", "-1"], "--difference -1: must be above 0"),
         ([DIGITS, "--difference", str(math.inf)], "--difference inf: must be above 0"),

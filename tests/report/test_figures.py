@@ -95,9 +95,9 @@ def test_the_schedules_are_those_that_are_trained_with() -> None:
     figure = figures.schedules(FOUND)
     for name, ks in (("found: k = 2", (2.0,)), ("k = 1, the original", (1.0,))):
         trace, schedule = named(figure, name), FOUND.spec.schedule_for(ks)
-        expected = [schedule(epoch, FOUND.spec.task.epochs) for epoch in trace.x]
+        expected = [schedule(epoch, FOUND.spec.task.length.total) for epoch in trace.x]
         assert list(trace.y) == expected
-        assert (trace.x[0], trace.x[-1]) == (0, FOUND.spec.task.epochs)
+        assert (trace.x[0], trace.x[-1]) == (0, FOUND.spec.task.length.total)
     assert {trace.name for trace in figure.data} == {
         "cosine", "k = 1, the original", "found: k = 2"
     }  # fmt: skip
@@ -222,7 +222,7 @@ def test_epochs_by_k_adds_up_to_what_the_study_trained_and_saved() -> None:
     sums = {trace.name: sum(trace.y) for trace in figure.data}
     assert sums == {"complete runs": 12, "runs ended early": 4, "failed attempts": 1,
                     "saved: ended early": 2}  # fmt: skip
-    effort = effort_of(snapshot.trials, 3)
+    effort = effort_of(snapshot.trials, snapshot.spec.task.length)
     assert effort.trained == snapshot.epochs_trained == 17
     assert effort.saved == 2
     assert "seed 0: ended early after epoch 2 of 3" in figure.data[0].customdata[2]

@@ -13,9 +13,9 @@ from kdecay_search.report.blocks import BLOCKS, bar, curve
 from kdecay_search.report.text import duration
 from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
 from kdecay_search.search import make_plan
-from kdecay_search.search.verdict import percent
 from kdecay_search.statistics import describe
 from kdecay_search.study.candidate import schedule_name
+from kdecay_search.study.metric import VALIDATION_ERROR, MetricFormat
 from tests.support.memory_studies import left_by_a_race, study
 
 
@@ -29,8 +29,8 @@ def test_terms_are_listed(ks: tuple[float, ...], text: str) -> None:
 @pytest.mark.parametrize(
     ("errors", "text"), [([], "–"), ([3.214], "3.21 %"), ([1.0, 3.0], "2.00 ± 1.41 %")]
 )
-def test_percent_has_a_spread_from_two_values_on(errors: list[float], text: str) -> None:
-    assert percent(describe(errors)) == text
+def test_a_sample_has_a_spread_from_two_values_on(errors: list[float], text: str) -> None:
+    assert MetricFormat.of(VALIDATION_ERROR, None).sample(describe(errors)) == text
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,8 @@ def test_errors_stand_in_the_column_of_their_seed() -> None:
         search={"ks": sorted(runs), "k_max": 3.0, "k_cap": 3.0, "seeds": 3},
         pruning={"enabled": True},
     )
-    stage = make_plan(spec, left_by_a_race(runs)).stages[0]
-    texts = names.errors_by_seed(stage)
+    plan = make_plan(spec, left_by_a_race(runs))
+    stage = plan.stages[0]
+    texts = names.errors_by_seed(stage, plan.format, {})
     rows = {c.k: texts[c.index] for c in stage.candidates}
     assert rows == {1.0: "12.50  12.60", 2.0: "    –   9.25", 3.0: " 8.00      –   8.50"}

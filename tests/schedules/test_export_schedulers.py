@@ -236,13 +236,18 @@ def test_lightning_trains_by_the_closed_form_at_every_step(
 ) -> None:
     import lightning
 
-    source = export.lightning_source(schedule, given, weight_decay=5e-4)
+    sgd = {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4} if given else None
+    source = export.lightning_source(schedule, given, sgd)
+    assert ("SGD" in source) == bool(given)
     seen = []
 
     class Module(executed(source)["KDecayModule"]):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.net = Net()
+
+        def make_optimizer(self) -> torch.optim.Optimizer:
+            return torch.optim.AdamW(self.parameters(), lr=schedule.lr_max)
 
         def training_step(self, batch: Any, number: int) -> Tensor:
             seen.append(lr_of(self.optimizers()))
@@ -259,7 +264,30 @@ def test_lightning_trains_by_the_closed_form_at_every_step(
     ).fit(module, DataLoader(data, batch_size=4))  # fmt: skip
     assert seen == rates(schedule)
     group = module.optimizers().param_groups[0]
-    assert (group["momentum"], group["nesterov"], group["weight_decay"]) == (0.9, True, 5e-4)
+    if sgd is None:
+        assert "betas" in group, "the module's own AdamW"
+    else:
+        assert {key: group[key] for key in sgd} == sgd
+
+
+def test_lightning_without_a_known_optimizer_asks_for_one() -> None:
+    module = executed(export.lightning_source(ANY[0]))["KDecayModule"]()
+    with pytest.raises(NotImplementedError, match=r"return your optimizer, made with lr=0\.1"):
+        module.configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("task", "is_known"),
+    [
+        ({"kind": "images", "epochs": 3, "data": {"name": "digits"}}, True),
+        ({"kind": "python", "epochs": 3, "entry": "mine:train"}, False),
+    ],
+)
+def test_only_a_known_optimizer_is_named(task: dict[str, Any], is_known: bool) -> None:
+    snapshot = ended({1.0: 9.0, 2.0: 5.0, 3.0: 9.0}, task=task)
+    for form in set(Form) - {Form.JSON}:
+        source = winner_as(snapshot, form, TOTAL)
+        assert ("SGD(" in source) == (is_known and form == Form.LIGHTNING), form
 
 
 # ---- of a study ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from kdecay_search.report import figures
+from kdecay_search.report import figures, metrics
 from kdecay_search.report.curves import Curves, RunCurve, read_curves
 from kdecay_search.search import FIRST_SEED
 from kdecay_search.snapshot import StudySnapshot
@@ -33,27 +33,26 @@ def stage_figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[s
     schedules = _card(
         figures.schedules(snapshot), "The schedule found, and what it is compared with"
     )
-    drawn = {}
+    metric, drawn = snapshot.spec.task.metric, {}
+    unit, begins = snapshot.spec.task.length.unit, metrics.capitalised(metric.name)
     for stage in snapshot.plan.stages:
         k = f"k{stage.n}"
         drawn[stage.n] = {
-            "error-by-k": _card(
-                figures.error_by_k(snapshot, stage), f"Validation error against {k}"
-            ),
+            "error-by-k": _card(figures.error_by_k(snapshot, stage), f"{begins} against {k}"),
             "schedules": schedules,
             "validation-error": _card(
                 figures.validation_error(snapshot, curves, stage),
-                "Validation error by epoch, first seed",
+                f"{begins} by {unit}, first seed",
             ),
             "training-loss": _card(
-                figures.training_loss(snapshot, curves, stage), "Training loss by epoch, first seed"
+                figures.training_loss(snapshot, curves, stage),
+                f"Training loss by {unit}, first seed",
             ),
         }
     if snapshot.plan.confirmation is not None:
-        title = "Test error: found schedule against others"
-        drawn[CONFIRMATION] = {
-            "differences": _card(figures.differences(snapshot.plan.confirmation), title)
-        }
+        test = metrics.capitalised(metrics.test_name(metric))
+        title = f"{test}: found schedule against others"
+        drawn[CONFIRMATION] = {"differences": _card(figures.differences(snapshot), title)}
     return drawn
 
 

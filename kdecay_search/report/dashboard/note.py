@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kdecay_search.report import confirmed, names
+from kdecay_search.report import confirmed, metrics, names
 from kdecay_search.report.summary import by_point
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.confirmation import Confirmation
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import level_name, schedule_name
+from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.trials import CONFIRMATION
 
 MOST_ROWS = 20
@@ -30,12 +31,14 @@ def stage_note(snapshot: StudySnapshot, stage: Stage, stage_ids: Mapping[int, in
         stage_ids: Optuna's study id of every stage, for links.
     """
     name, level = snapshot.spec.name, " and the level of the LR" if stage.levels else ""
-    state = STATES.get(snapshot.state, "has failed")
+    state, form = STATES.get(snapshot.state, "has failed"), snapshot.plan.format
     parts = [
         f"### Stage {stage.n} of `{name}`: the term k{stage.n}{level}",
         f"**{_state(snapshot, stage)}** {_purpose(snapshot, stage)}",
-        "\n".join(_table(stage)),
+        "\n".join(_table(stage, form)),
         stage.why_best or "",
+        names.divergence(stage),
+        names.FORECAST * any(map(names.is_forecast, stage.candidates)),
         f"**The study {state}.** {snapshot.verdict.sentence}",
         names.tuning(snapshot),
         "\n".join(f"- {line}" for line in _next_steps(snapshot)),
@@ -55,26 +58,28 @@ def confirmation_note(
         confirmation: The study's confirmation.
         stage_ids: Optuna's study id of every stage, for links.
     """
-    seeds, verdict = confirmation.seeds, snapshot.confirmed
+    seeds, verdict, form = confirmation.seeds, snapshot.confirmed, snapshot.plan.format
+    measured = "errors" if metrics.word(form.metric) == "error" else "measured"
+    data = "data" if snapshot.spec.task.kind in ("python", "command") else "images"
     parts = [
         f"### Confirmation of `{snapshot.spec.name}`",
         "" if verdict is None else f"**{verdict.sentence}**",
         f"Each trial trains the network once, by one of the schedules on one of the fresh seeds "
-        f"{seeds.start} to {seeds.stop - 1}, on all training images. Values are errors on the "
+        f"{seeds.start} to {seeds.stop - 1}, on all training {data}. Values are {measured} on the "
         f"test set, which nothing else reads.",
-        "\n".join(_confirmation_table(confirmation)),
-        confirmed.detectable(confirmation),
+        "\n".join(_confirmation_table(confirmation, form)),
+        confirmed.detectable(confirmation, form),
         _links(CONFIRMATION, stage_ids),
         WRITTEN,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _confirmation_table(confirmation: Confirmation) -> Iterable[str]:
-    yield f"| {' | '.join(confirmed.HEADINGS)} |"
+def _confirmation_table(confirmation: Confirmation, form: MetricFormat) -> Iterable[str]:
+    yield f"| {' | '.join(confirmed.headings(form.metric))} |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | --- |"
     for row in confirmation.rows:
-        yield f"| {' | '.join(confirmed.cells(row, confirmation))} |"
+        yield f"| {' | '.join(confirmed.cells(row, confirmation, form))} |"
 
 
 def _state(snapshot: StudySnapshot, stage: Stage) -> str:
@@ -101,29 +106,30 @@ def _purpose(snapshot: StudySnapshot, stage: Stage) -> str:
     return f"The schedule found so far, {found}, gets a further term. {tried}"
 
 
-def _table(stage: Stage) -> Iterable[str]:
+def _table(stage: Stage, form: MetricFormat) -> Iterable[str]:
     known = [candidate for candidate in stage.candidates if candidate.k is not None]
     by_error = sorted(known, key=lambda c: (c.error.mean is None, c.error.mean, *by_point(c)))
     shown = sorted(by_error[:MOST_ROWS], key=by_point)
     level, line = ("lr_max | ", "---: | ") if stage.levels else ("", "")
-    yield f"| k{stage.n} | {level}mean error, % | seeds | P(best) | |"
+    mean = metrics.with_unit(f"mean {metrics.word(form.metric)}", form.metric)
+    yield f"| k{stage.n} | {level}{mean} | seeds | P(best) | |"
     yield f"| ---: | {line}---: | ---: | ---: | --- |"
     for candidate in shown:
-        yield _row(candidate, stage)
+        yield _row(candidate, stage, form)
     if len(shown) < len(known):
         yield f"\nThe best {len(shown)} of {len(known)} candidates."
 
 
-def _row(candidate: CandidateResult, stage: Stage) -> str:
-    mean, probability = candidate.error.mean, candidate.probability
+def _row(candidate: CandidateResult, stage: Stage, form: MetricFormat) -> str:
+    mean = candidate.error.mean
     best = stage.best is not None and stage.best.index == candidate.index
     notes = ["**best**"] * best + names.outcomes(candidate)
     cells = (
         f"{candidate.k:.4g}",
         *([f"{candidate.lr_max:.4g}"] if stage.levels else []),
-        "" if mean is None else f"{mean:.2f}",
+        "" if mean is None else form.number(mean),
         str(len(candidate.errors) or ""),
-        "" if probability is None else f"{probability:.0%}",
+        names.best_chance(candidate),
         ", ".join(notes),
     )
     return f"| {' | '.join(cells)} |"

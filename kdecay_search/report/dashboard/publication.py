@@ -17,6 +17,7 @@ import optuna_dashboard
 import plotly.graph_objects as go
 
 from kdecay_search import __version__
+from kdecay_search.report import metrics
 from kdecay_search.report.dashboard.figures import stage_figures
 from kdecay_search.report.dashboard.note import confirmation_note, stage_note
 from kdecay_search.snapshot import StudySnapshot, read_snapshot
@@ -25,12 +26,8 @@ from kdecay_search.study.trials import CONFIRMATION
 
 LOCK_SECONDS = 600.0
 """How long a process may draw figures under the lock without a word to the database."""
-FORMAT = f"{__version__}-2"
+FORMAT = f"{__version__}-3"
 """Part of every digest of a study: pages in another format are written anew."""
-SEARCHED = "validation error, %"
-"""Name of the objective of a stage."""
-CONFIRMED = "test error, %"
-"""Name of the objective of a confirmation."""
 
 CONTENT = "kdecay:published"
 """Attribute of the first stage: the digest of the study that all its pages were made from."""
@@ -109,16 +106,19 @@ def make_pages(
     storage: Storage, snapshot: StudySnapshot, stage_ids: Mapping[int, int]
 ) -> dict[int, Page]:
     """The pages of all stages that are open, by stage; figures from the first ended run on."""
-    plan = snapshot.plan
+    plan, metric = snapshot.plan, snapshot.spec.task.metric
     has_begun = any(not trial.open for trial in snapshot.trials)
     figures = stage_figures(storage, snapshot) if has_begun else {}
     pages = {
-        stage.n: Page(SEARCHED, stage_note(snapshot, stage, stage_ids), figures.get(stage.n, {}))
+        stage.n: Page(
+            metrics.label(metric), stage_note(snapshot, stage, stage_ids), figures.get(stage.n, {})
+        )
         for stage in plan.stages
     }
     if plan.confirmation is not None:
         note = confirmation_note(snapshot, plan.confirmation, stage_ids)
-        pages[CONFIRMATION] = Page(CONFIRMED, note, figures.get(CONFIRMATION, {}))
+        objective = metrics.with_unit(metrics.test_name(metric), metric)
+        pages[CONFIRMATION] = Page(objective, note, figures.get(CONFIRMATION, {}))
     return {stage: page for stage, page in pages.items() if stage in stage_ids}
 
 

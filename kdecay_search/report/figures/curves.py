@@ -1,4 +1,4 @@
-"""Curves by epoch: validation error (the paper's Figures 1 and 2) and training loss (Figure 6)."""
+"""Curves by epoch or step: the metric (the paper's Figures 1 and 2) and the loss (Figure 6)."""
 
 from __future__ import annotations
 
@@ -8,59 +8,70 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from kdecay_search.report import metrics
 from kdecay_search.report.curves import END_SHARE, Curves, RunCurve
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
 from kdecay_search.search import FIRST_SEED, Stage
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import schedule_name
+from kdecay_search.study.metric import Metric, MetricFormat
+from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.study.trials import State
 
-INSET_X, INSET_Y = (0.42, 1.0), (0.34, 1.0)
-"""Place of the inset, in shares of the figure: errors fall, so this corner is empty."""
+INSET_X = (0.42, 1.0)
+"""Place of the inset from left to right, in shares of the figure."""
+INSET_Y = {"min": (0.34, 1.0), "max": (0.1, 0.72)}
+"""Place of the inset from bottom to top: the corner that is empty where values fall, or rise."""
 ROOM = 0.06
 """Space above and below the curves in the inset, as a share of their range."""
-HIGHEST = 0.98
+SHOWN = 0.98
 """Share of its values that the inset shows: one bad epoch must not flatten the others."""
+DIGITS = 8
+"""Significant digits of a value."""
 COVER = "cover"
 """Name of the shape behind the inset, which a page fills with its own background."""
 ENDS = {State.PRUNED: "x-thin-open", State.RUNNING: "circle-open"}
 """Marks at the end of a curve whose run is not complete."""
 KINDS = {"averaged_error": "averaged weights", "validation_error": "weights as they are"}
-"""Which weights each kind of error is measured with."""
+"""Which weights each kind of value is measured with."""
 
 
 def validation_error(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.Figure:
-    """Validation error by epoch of each run, with the end of the training enlarged in an inset.
+    """The metric by epoch or step of each run, with the end of the training enlarged in an inset.
 
     Every run has a curve of the averaged weights; those on the first seed also have one of the
     weights as they are.
     """
     runs = [run for run in curves.of(stage) if run.epochs]
     if not runs:
-        return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
-    shown = theme.figure("epoch", "validation error, %", height=500)
-    shown.update_xaxes(range=[0, snapshot.spec.task.epochs])
+        done = theme.first_report(snapshot.spec.task.length)
+        return theme.empty(f"No run of stage {stage.n} has {done} yet.")
+    form, length = snapshot.plan.format, snapshot.spec.task.length
+    shown = theme.figure(length.unit, metrics.label(form.metric), height=500)
+    shown.update_xaxes(range=[0, length.total])
     palette = Palette.of(snapshot)
     for kind, run in _drawn(runs):
-        _add_error(shown, run, kind, palette)
+        _add_values(shown, run, kind, palette, form, length)
     _add_legend(shown, runs, palette)
     _add_kinds(shown)
-    _add_inset(shown, runs, palette, snapshot.spec.task.epochs)
+    _add_inset(shown, runs, palette, form, length)
+    _cut_diverged(shown, runs, form.metric)
     return shown
 
 
 def training_loss(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.Figure:
-    """Mean training loss by epoch of each run; the axis is logarithmic if all are positive."""
+    """Mean training loss of each run; the axis is logarithmic if all values are positive."""
     runs = [run for run in curves.of(stage) if run.training_loss]
     if not runs:
         return theme.empty(f"No run of stage {stage.n} has ended yet.")
-    shown = theme.figure("epoch", "training loss")
-    shown.update_xaxes(range=[0, snapshot.spec.task.epochs])
+    length = snapshot.spec.task.length
+    shown = theme.figure(length.unit, "training loss")
+    shown.update_xaxes(range=[0, length.total])
     palette = Palette.of(snapshot)
     for run in sorted(runs, key=lambda run: -run.seed):
         line = {"color": palette(run.k, run.lr_max), "width": 2.2 if run.seed == FIRST_SEED else 1}
-        _add_run(shown, run, run.training_loss, line, "training loss %{y:.4~g}")
+        _add_run(shown, run, run.training_loss, line, "training loss %{y:.4~g}", length)
     _add_legend(shown, runs, palette)
     losses = [loss for run in runs for loss in run.training_loss if math.isfinite(loss)]
     if losses and min(losses) > 0:
@@ -69,7 +80,7 @@ def training_loss(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.F
 
 
 def _drawn(runs: Sequence[RunCurve]) -> list[tuple[str, RunCurve]]:
-    """Kinds of error and runs in the order of drawing, so that the first seed lies on top.
+    """Kinds of value and runs in the order of drawing, so that the first seed lies on top.
 
     Only that seed, on which every candidate has run, has a curve of the weights as they are.
     """
@@ -78,17 +89,27 @@ def _drawn(runs: Sequence[RunCurve]) -> list[tuple[str, RunCurve]]:
     return raw + [("averaged_error", run) for run in later_first]
 
 
-def _add_error(
-    shown: go.Figure, run: RunCurve, kind: str, palette: Palette, since: float = 0, **more: Any
+def _add_values(
+    shown: go.Figure,
+    run: RunCurve,
+    kind: str,
+    palette: Palette,
+    form: MetricFormat,
+    length: TrainingLength,
+    since: float = 0,
+    **more: Any,
 ) -> None:
     values = getattr(run, kind)
     if values:
-        label = f"error %{{y:.2f}} %, {KINDS[kind]}"
-        line = _error_line(kind, run.seed == FIRST_SEED, palette(run.k, run.lr_max))
-        _add_run(shown, run, values, line, label, since, ends=kind == "averaged_error", **more)
+        value = f"{metrics.word(form.metric)} %{{y:.{form.decimals}f}}{form.unit}"
+        label = f"{value}, {KINDS[kind]}"
+        line = _line(kind, run.seed == FIRST_SEED, palette(run.k, run.lr_max))
+        _add_run(
+            shown, run, values, line, label, length, since, ends=kind == "averaged_error", **more
+        )
 
 
-def _error_line(kind: str, first: bool, colour: str) -> dict[str, Any]:
+def _line(kind: str, first: bool, colour: str) -> dict[str, Any]:
     """Averaged weights are drawn in full and the others dotted; the first seed is wider."""
     if kind == "averaged_error":
         return {"color": colour, "width": 2.2 if first else 1}
@@ -101,11 +122,13 @@ def _add_run(
     values: Sequence[float],
     line: dict[str, Any],
     label: str,
+    length: TrainingLength,
     since: float = 0,
     ends: bool = True,
     **more: Any,
 ) -> None:
-    points = [(e, v) for e, v in zip(run.epochs, values, strict=True) if e >= since]
+    at = map(length.position, run.epochs)
+    points = [(x, value) for x, value in zip(at, values, strict=True) if x >= since]
     mark = ENDS.get(run.state) if ends else None
     end = {
         "mode": "lines+markers",
@@ -116,16 +139,17 @@ def _add_run(
             "line": {"width": 2, "color": line["color"]},
         },
     }
+    digits = ":," if length.counts_steps else ""
     about = f"{schedule_name((run.k,), run.lr_max)} · seed {run.seed}"
     ended = {State.PRUNED: ", ended early", State.RUNNING: ", running"}.get(run.state, "")
     shown.add_scatter(
-        x=[epoch for epoch, _ in points],
-        y=[round(value, 5) for _, value in points],
+        x=[x for x, _ in points],
+        y=[float(f"{value:.{DIGITS}g}") for _, value in points],
         line=line,
         legendgroup=_group(run.k, run.lr_max),
         showlegend=False,
         name=about,
-        hovertemplate=f"{about}{ended}<br>epoch %{{x}}<br>{label}<extra></extra>",
+        hovertemplate=f"{about}{ended}<br>{length.unit} %{{x{digits}}}<br>{label}<extra></extra>",
         **(end if mark and points else {"mode": "lines"}),
         **more,
     )
@@ -152,7 +176,7 @@ def _group(k: float, lr_max: float | None) -> str:
 def _add_kinds(shown: go.Figure) -> None:
     """Add a second legend below the axis: its wide names would spread those of the exponents."""
     for kind, name in KINDS.items():
-        line = _error_line(kind, True, INK)
+        line = _line(kind, True, INK)
         shown.add_scatter(
             x=[None],
             y=[None],
@@ -166,23 +190,30 @@ def _add_kinds(shown: go.Figure) -> None:
     shown.update_layout(legend2=shown.layout.legend.to_plotly_json() | under, margin={"b": 84})
 
 
-def _add_inset(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette, epochs: int) -> None:
+def _add_inset(
+    shown: go.Figure,
+    runs: Sequence[RunCurve],
+    palette: Palette,
+    form: MetricFormat,
+    length: TrainingLength,
+) -> None:
     """Enlarge the last :data:`END_SHARE` of the training, if a run has come so far."""
-    begin = (1 - END_SHARE) * epochs
-    whole = [run for run in runs if run.epochs[-1] > begin]
+    begin = (1 - END_SHARE) * length.total
+    whole = [run for run in runs if length.position(run.epochs[-1]) > begin]
     if not whole:
         return
     place = {"xaxis": "x2", "yaxis": "y2"}
     for kind, run in _drawn(whole):
-        _add_error(shown, run, kind, palette, since=begin, **place)
-    values = sorted(
-        value
+        _add_values(shown, run, kind, palette, form, length, since=begin, **place)
+    errors = sorted(
+        form.metric.error(value)
         for kind, run in _drawn(whole)
-        for epoch, value in zip(run.epochs, getattr(run, kind) or run.averaged_error, strict=True)
-        if epoch >= begin and math.isfinite(value)
+        for report, value in zip(run.epochs, getattr(run, kind) or run.averaged_error, strict=True)
+        if length.position(report) >= begin and math.isfinite(value)
     )
+    domain = INSET_Y[form.metric.direction]
     inside = {"title": None, "tickfont": {"size": 11}, "nticks": 5}
-    x2 = theme.axis("", domain=INSET_X, anchor="y2", range=[begin, epochs]) | inside
+    x2 = theme.axis("", domain=INSET_X, anchor="y2", range=[begin, length.total]) | inside
     # The shape hides the figure's horizontal lines behind the inset, but not the upright ones.
     shown.update_xaxes(showgrid=False)
     shown.add_shape(
@@ -198,8 +229,27 @@ def _add_inset(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette, epo
         fillcolor=theme.CLEAR,
         line={"width": 0},
     )
-    shown.update_layout(xaxis2=x2, yaxis2=theme.axis("", domain=INSET_Y, anchor="x2") | inside)
-    if values:
-        low, high = values[0], values[int(HIGHEST * (len(values) - 1))]
-        room = ROOM * max(high - low, 0.1)
+    shown.update_layout(xaxis2=x2, yaxis2=theme.axis("", domain=domain, anchor="x2") | inside)
+    if errors:
+        ends = errors[0], errors[int(SHOWN * (len(errors) - 1))]
+        low, high = sorted(map(form.metric.value, ends))
+        room = ROOM * max(high - low, 10 * metrics.step(form))
         shown.update_layout(yaxis2={"range": [low - room, high + room]})
+
+
+def _cut_diverged(shown: go.Figure, runs: Sequence[RunCurve], metric: Metric) -> None:
+    """Limit the axis to the values of the runs that did not diverge: others reach any number."""
+    sound: list[float] = []
+    cut: list[float] = []
+    for run in runs:
+        values = [*run.averaged_error, *run.validation_error]
+        finite = [value for value in values if math.isfinite(value)]
+        (cut if run.diverged else sound).extend(finite)
+    if not sound or not cut:
+        return
+    low, high = min(sound), max(sound)
+    room = ROOM * (high - low)
+    if metric.direction == "min" and max(cut) > high:
+        shown.update_yaxes(range=[min(low, *cut) - room, high + room], selector={"anchor": "x"})
+    elif metric.direction == "max" and min(cut) < low:
+        shown.update_yaxes(range=[low - room, max(high, *cut) + room], selector={"anchor": "x"})

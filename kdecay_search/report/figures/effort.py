@@ -1,4 +1,4 @@
-"""Epochs trained and saved, by candidate of a stage."""
+"""Epochs or steps trained and saved, by candidate of a stage."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from kdecay_search.report.figures.palette import WARNING, translucent
 from kdecay_search.report.names import counted
 from kdecay_search.search import Stage
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.metric import MetricFormat
+from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.study.trials import State, Trial
 
 TRAINED, ENDED, RUNNING = "#2f7d77", "#c08a2d", "#6b7fd6"
@@ -23,7 +25,7 @@ PARTS = (
     ("saved_by_pruning", "saved: ended early", translucent(ENDED, 0.22)),
     ("saved_by_skipping", "saved: run skipped", translucent("#808894", 0.22)),
 )
-"""Attribute of :class:`Effort`, name in the legend and colour; epochs that were saved are pale."""
+"""Attribute of :class:`Effort`, name in the legend and colour; what was saved is pale."""
 WIDEST_BAR = 0.12
 """Greatest width of a bar, as a share of the figure."""
 MOST_RUNS = 8
@@ -31,16 +33,16 @@ MOST_RUNS = 8
 
 
 def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
-    """Epochs trained and saved for each candidate; its hover text says when its runs ended."""
+    """Epochs or steps trained and saved by candidate; hover texts say when the runs ended."""
     trials = trials_by_point(snapshot, stage)
-    epochs = snapshot.spec.task.epochs
-    efforts = {point: effort_of(group, epochs) for point, group in trials.items()}
+    length = snapshot.spec.task.length
+    efforts = {point: effort_of(group, length) for point, group in trials.items()}
     if not any(effort.trained or effort.saved for effort in efforts.values()):
-        return theme.empty(f"No run of stage {stage.n} has finished an epoch yet.")
-    shown = theme.figure(f"k<sub>{stage.n}</sub>", "epochs", height=320)
+        return theme.empty(f"No run of stage {stage.n} has {theme.first_report(length)} yet.")
+    shown = theme.figure(f"k<sub>{stage.n}</sub>", f"{length.unit}s", height=320)
     ks = [f"{point.k:.4g}" for point in efforts]
     places = [ks, [f"{point.lr_max:.4g}" for point in efforts]] if stage.levels else ks
-    texts = [_described(group, epochs) for group in trials.values()]
+    texts = [_described(group, length, snapshot.plan.format) for group in trials.values()]
     for part, name, colour in PARTS:
         counts = [getattr(effort, part) for effort in efforts.values()]
         if any(counts):
@@ -50,7 +52,7 @@ def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
                 name=name,
                 marker={"color": colour, "line": {"width": 0}},
                 customdata=texts,
-                hovertemplate=f"k = %{{x}}<br>%{{y:,}} epochs, {name}<br>"
+                hovertemplate=f"k = %{{x}}<br>%{{y:,}} {length.unit}s, {name}<br>"
                 "%{customdata}<extra></extra>",
             )
     gap = max(0.35, 1 - len(efforts) * WIDEST_BAR)
@@ -61,10 +63,10 @@ def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     return shown
 
 
-def _described(trials: Sequence[Trial], epochs: int) -> str:
+def _described(trials: Sequence[Trial], length: TrainingLength, form: MetricFormat) -> str:
     """When each run that was trained ended, seed by seed."""
     trained = sorted((t for t in trials if t.epochs), key=lambda t: (t.key.seed, t.number))
-    lines = [f"seed {t.key.seed}: {_ended(t, epochs)}" for t in trained[:MOST_RUNS]]
+    lines = [f"seed {t.key.seed}: {_ended(t, length, form)}" for t in trained[:MOST_RUNS]]
     if len(trained) > MOST_RUNS:
         lines.append(f"and {len(trained) - MOST_RUNS} more runs")
     skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in trials)
@@ -73,8 +75,8 @@ def _described(trials: Sequence[Trial], epochs: int) -> str:
     return "<br>".join(lines)
 
 
-def _ended(trial: Trial, epochs: int) -> str:
+def _ended(trial: Trial, length: TrainingLength, form: MetricFormat) -> str:
     if trial.state == State.COMPLETE and trial.error is not None:
-        return f"complete, {trial.error:.2f} %"
+        return f"complete, {form.value(trial.error)}"
     word = {State.PRUNED: "ended early", State.FAILED: "failed"}.get(trial.state, str(trial.state))
-    return f"{word} after epoch {trial.epochs} of {epochs}"
+    return f"{word} after {length.place(trial.epochs)} of {length.total:,}"

@@ -1,4 +1,4 @@
-"""Validation error against k, of one stage (the paper's Figure 5)."""
+"""The metric against k, of one stage (the paper's Figure 5)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from statistics import quantiles
 
 import plotly.graph_objects as go
 
+from kdecay_search.report import metrics, names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import FAINT, INK, Palette, evenly
 from kdecay_search.report.names import counted
@@ -16,6 +17,7 @@ from kdecay_search.search import CandidateResult, Progress, Stage
 from kdecay_search.search.surrogate import SmoothCurve, smooth_curve
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import Candidate, level_name, schedule_name
+from kdecay_search.study.metric import MetricFormat
 
 Colour = Callable[[CandidateResult], str]
 
@@ -30,26 +32,30 @@ LABEL_TURNS = 0.6
 LOG_FROM = 20.0
 """Ratio of the largest to the smallest k above which the axis is logarithmic."""
 OUTLIER_SHARE = 4.0
-"""Runs that lie above the lower three quarters by more than this multiple of their range are drawn
-at the upper edge: a run that diverged (100 %) must not flatten all others."""
+"""Runs that are worse than the best three quarters by more than this multiple of their range are
+drawn at the edge, as are those that diverged: they must not flatten all others."""
 
 
 def error_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
-    """Every run's error, the means, the smooth curve with its 95 % interval, and the choice.
+    """Every run's value, the means, the smooth curve with its 95 % interval, and the choice.
 
     If the stage tries several levels of the learning rate, the smooth surface is cut at each.
     """
     tried = sorted((c for c in stage.candidates if c.errors), key=lambda c: c.k or 0.0)
     if not tried:
-        return theme.empty(f"No run of stage {stage.n} is complete yet.")
-    shown = theme.figure(f"k<sub>{stage.n}</sub>", "validation error, %")
-    top = _top([error for c in tried for error in c.errors.values()])
+        outcome = "has diverged" if any(c.diverged for c in stage.candidates) else "is complete yet"
+        which = "Every run" if outcome == "has diverged" else "No run"
+        return theme.empty(f"{which} of stage {stage.n} {outcome}.")
+    form = snapshot.plan.format
+    shown = theme.figure(f"k<sub>{stage.n}</sub>", metrics.label(form.metric))
+    edge = _edge([error for c in tried for error in c.errors.values()], form)
     colour = _colouring(snapshot, stage)
-    _add_curves(shown, snapshot, stage, top)
+    _add_curves(shown, snapshot, stage, edge)
     _add_reference(shown, snapshot, stage)
-    _add_seeds(shown, tried, colour, top)
-    _add_means(shown, tried, colour, top)
-    ks = [c.k or 0.0 for c in tried]
+    _add_seeds(shown, tried, colour, edge, form)
+    _add_diverged(shown, snapshot, stage, colour, form.metric.value(edge))
+    _add_means(shown, tried, colour, edge, form)
+    ks = [c.k or 0.0 for c in stage.candidates if c.errors or c.diverged]
     _set_axes(shown, ks, stage)
     _mark_choice(shown, stage, colour, ks)
     return shown
@@ -64,11 +70,12 @@ def _colouring(snapshot: StudySnapshot, stage: Stage) -> Colour:
     return lambda candidate: palette(candidate.k or 0.0, candidate.lr_max)
 
 
-def _add_curves(shown: go.Figure, snapshot: StudySnapshot, stage: Stage, top: float) -> None:
+def _add_curves(shown: go.Figure, snapshot: StudySnapshot, stage: Stage, edge: float) -> None:
+    form = snapshot.plan.format
     for lr_max, colour in zip(stage.levels, evenly(len(stage.levels)), strict=True):
-        _add_cut(shown, stage_curve(snapshot, stage, lr_max), lr_max, colour, top)
+        _add_cut(shown, stage_curve(snapshot, stage, lr_max), lr_max, colour, edge, form)
     if not stage.levels and len((curve := stage_curve(snapshot, stage)).ks) > 1:
-        _add_curve(shown, curve)
+        _add_curve(shown, curve, form)
 
 
 def stage_curve(snapshot: StudySnapshot, stage: Stage, lr_max: float | None = None) -> SmoothCurve:
@@ -98,19 +105,20 @@ def stage_curve(snapshot: StudySnapshot, stage: Stage, lr_max: float | None = No
     return smooth_curve((Candidate(k, level) for k in ks), results)
 
 
-def _top(errors: Sequence[float]) -> float:
+def _edge(errors: Sequence[float], form: MetricFormat) -> float:
     """The largest error that is drawn at its own height."""
     if len(errors) < 4:  # noqa: PLR2004 - no quarters
         return max(errors)
     upper, lowest = quantiles(errors, n=4)[2], min(errors)
-    limit = upper + OUTLIER_SHARE * max(upper - lowest, 0.01)
+    limit = upper + OUTLIER_SHARE * max(upper - lowest, metrics.step(form))
     return max(error for error in errors if error <= limit)
 
 
-def _add_curve(shown: go.Figure, curve: SmoothCurve) -> None:
+def _add_curve(shown: go.Figure, curve: SmoothCurve, form: MetricFormat) -> None:
+    value = form.metric.value
     shown.add_scatter(
         x=[*curve.ks, *reversed(curve.ks)],
-        y=[*curve.high, *reversed(curve.low)],
+        y=[*map(value, curve.high), *map(value, reversed(curve.low))],
         fill="toself",
         fillcolor=FAINT,
         line={"width": 0},
@@ -120,33 +128,53 @@ def _add_curve(shown: go.Figure, curve: SmoothCurve) -> None:
     )
     shown.add_scatter(
         x=curve.ks,
-        y=curve.errors,
-        customdata=list(zip(curve.low, curve.high, strict=True)),
+        y=list(map(value, curve.errors)),
+        customdata=_intervals(curve, form),
         mode="lines",
         name="smooth curve",
         line={"color": INK, "width": 2},
-        hovertemplate="smooth curve at k = %{x:.3~g}<br>error %{y:.2f} %"
-        "<br>95 % interval %{customdata[0]:.2f} to %{customdata[1]:.2f} %<extra></extra>",
+        hovertemplate=f"smooth curve at k = %{{x:.3~g}}<br>{_of_curve(form)}",
     )
 
 
-def _add_cut(shown: go.Figure, curve: SmoothCurve, lr_max: float, colour: str, top: float) -> None:
-    """Add the smooth surface at one level, without what lies above the runs that are drawn."""
+def _add_cut(
+    shown: go.Figure,
+    curve: SmoothCurve,
+    lr_max: float,
+    colour: str,
+    edge: float,
+    form: MetricFormat,
+) -> None:
+    """Add the smooth surface at one level, without what is worse than the runs that are drawn."""
     shown.add_scatter(
         x=curve.ks,
-        y=[error if error <= top else None for error in curve.errors],
-        customdata=list(zip(curve.low, curve.high, strict=True)),
+        y=[form.metric.value(error) if error <= edge else None for error in curve.errors],
+        customdata=_intervals(curve, form),
         mode="lines",
         name=f"lr_max {lr_max:.4g}",
         line={"color": colour, "width": 2},
-        hovertemplate=f"smooth curve at k = %{{x:.3~g}}, lr_max {lr_max:.4g}<br>error %{{y:.2f}} %"
-        "<br>95 % interval %{customdata[0]:.2f} to %{customdata[1]:.2f} %<extra></extra>",
+        hovertemplate=f"smooth curve at k = %{{x:.3~g}}, lr_max {lr_max:.4g}<br>{_of_curve(form)}",
+    )
+
+
+def _intervals(curve: SmoothCurve, form: MetricFormat) -> list[list[float]]:
+    """The ends of the interval at each point of a curve, the lower value first."""
+    ends = zip(curve.low, curve.high, strict=True)
+    return [sorted(map(form.metric.value, each)) for each in ends]
+
+
+def _of_curve(form: MetricFormat) -> str:
+    """What the hover text of a curve says of a point: its value and the interval."""
+    digits, unit = f".{form.decimals}f", form.unit
+    return (
+        f"{metrics.word(form.metric)} %{{y:{digits}}}{unit}<br>95 % interval "
+        f"%{{customdata[0]:{digits}}} to %{{customdata[1]:{digits}}}{unit}<extra></extra>"
     )
 
 
 def _add_reference(shown: go.Figure, snapshot: StudySnapshot, stage: Stage) -> None:
     """Add what a later stage's candidates are compared with, as a line across."""
-    reference = Reference.of(stage, snapshot)
+    reference, form = Reference.of(stage, snapshot), snapshot.plan.format
     error = reference.error
     if not stage.earlier_ks or error.mean is None:
         return
@@ -154,45 +182,74 @@ def _add_reference(shown: go.Figure, snapshot: StudySnapshot, stage: Stage) -> N
     at = [c.k for c in stage.candidates if c.k is not None]
     shown.add_scatter(
         x=[stage.earlier_ks[-1], max(at)],
-        y=[error.mean] * 2,
+        y=[form.metric.value(error.mean)] * 2,
         mode="lines",
         name=name,
         line={"color": INK, "width": 1.5, "dash": "dash"},
-        hovertemplate=f"{name}<br>mean error %{{y:.2f}} % "
-        f"over {counted(error.n, 'seed')}<extra></extra>",
+        hovertemplate=f"{name}<br>mean {metrics.word(form.metric)} %{{y:.{form.decimals}f}}"
+        f"{form.unit} over {counted(error.n, 'seed')}<extra></extra>",
     )
 
 
 def _add_seeds(
-    shown: go.Figure, tried: Sequence[CandidateResult], colour: Colour, top: float
+    shown: go.Figure,
+    tried: Sequence[CandidateResult],
+    colour: Colour,
+    edge: float,
+    form: MetricFormat,
 ) -> None:
     runs = [(c, seed, c.errors[seed]) for c in tried for seed in sorted(c.errors)]
     has_levels = any(c.lr_max is not None for c in tried)
+    outlying = "triangle-up" if form.metric.direction == "min" else "triangle-down"
     shown.add_scatter(
         x=[c.k for c, _, _ in runs],
-        y=[min(error, top) for _, _, error in runs],
-        customdata=[(seed, error) for _, seed, error in runs],
+        y=[form.metric.value(min(error, edge)) for _, _, error in runs],
+        customdata=[(seed, form.metric.value(error)) for _, seed, error in runs],
         text=[level_name(c.lr_max) for c, _, _ in runs] if has_levels else None,
         mode="markers",
         name="each seed",
         marker={
             "color": [colour(c) for c, _, _ in runs],
-            "symbol": ["triangle-up" if error > top else "circle" for _, _, error in runs],
+            "symbol": [outlying if error > edge else "circle" for _, _, error in runs],
             "size": 7,
             "opacity": 0.5,
         },
         hovertemplate=f"k = %{{x:.4~g}}{'%{text}' if has_levels else ''} · seed %{{customdata[0]}}"
-        "<br>error %{customdata[1]:.2f} %<extra></extra>",
+        f"<br>{metrics.word(form.metric)} %{{customdata[1]:.{form.decimals}f}}{form.unit}"
+        "<extra></extra>",
+    )
+
+
+def _add_diverged(
+    shown: go.Figure, snapshot: StudySnapshot, stage: Stage, colour: Colour, height: float
+) -> None:
+    """Add a cross at the edge for every run that diverged: it has no value of its own."""
+    seeds = names.diverged_seeds(snapshot, stage)
+    runs = [(c, seed) for c in stage.candidates for seed in seeds.get(c.index, ())]
+    if not runs:
+        return
+    shown.add_scatter(
+        x=[c.k for c, _ in runs],
+        y=[height] * len(runs),
+        text=[f"k = {c.k:.4g}{level_name(c.lr_max)} · seed {seed}" for c, seed in runs],
+        mode="markers",
+        name="diverged",
+        marker={"color": [colour(c) for c, _ in runs], "symbol": "x", "size": 9},
+        hovertemplate="%{text}<br>diverged<extra></extra>",
     )
 
 
 def _add_means(
-    shown: go.Figure, tried: Sequence[CandidateResult], colour: Colour, top: float
+    shown: go.Figure,
+    tried: Sequence[CandidateResult],
+    colour: Colour,
+    edge: float,
+    form: MetricFormat,
 ) -> None:
     shown.add_scatter(
         x=[c.k for c in tried],
-        y=[min(c.error.mean or 0.0, top) for c in tried],
-        text=[_described(c) for c in tried],
+        y=[form.metric.value(min(c.error.mean or 0.0, edge)) for c in tried],
+        text=[_described(c, form) for c in tried],
         mode="markers",
         name="mean",
         marker={
@@ -205,13 +262,17 @@ def _add_means(
     )
 
 
-def _described(candidate: CandidateResult) -> str:
+def _described(candidate: CandidateResult, form: MetricFormat) -> str:
     error = candidate.error
-    spread = "" if error.sd is None else f" ± {error.sd:.2f}"
     lines = [] if candidate.lr_max is None else [f"lr_max {candidate.lr_max:.4g}"]
-    lines.append(f"mean error {error.mean:.2f}{spread} %, {counted(error.n, 'seed')}")
+    seeds = counted(error.n, "seed")
+    lines.append(f"mean {metrics.word(form.metric)} {form.sample(error)}, {seeds}")
     if interval := error.interval():
-        lines.append(f"95 % interval of the mean {interval[0]:.2f} to {interval[1]:.2f} %")
+        low, high = sorted(interval, key=form.metric.value)
+        text = f"{form.number(low)} to {form.value(high)}"
+        lines.append(f"95 % interval of the mean {text}")
+    if candidate.diverged:
+        lines.append(f"{counted(candidate.diverged, 'run')} diverged")
     if candidate.probability is not None:
         lines.append(f"probability to be the best {candidate.probability:.0%}")
     return "<br>".join(lines)

@@ -17,10 +17,10 @@ POINTS = 240
 
 
 def schedules(snapshot: StudySnapshot) -> go.Figure:
-    """Learning rate by epoch of the best schedule so far and of what it is compared with: each of
-    its terms alone, the original (k = 1), and a cosine between the same rates."""
+    """The learning rates of the best schedule so far and of what it is compared with: each of its
+    terms alone, the original (k = 1), and a cosine between the same rates."""
     found, part, palette = snapshot.schedule, snapshot.spec.schedule, Palette.of(snapshot)
-    shown = theme.figure("epoch", "learning rate")
+    shown = theme.figure(snapshot.spec.task.length.unit, "learning rate")
     is_new = found.ks != BASELINE_KS
     if part.family != "cosine":
         cosine = Cosine(lr_max=found.lr_max, lr_min=found.lr_min, warmup_steps=found.warmup_steps)
@@ -52,15 +52,16 @@ def schedules(snapshot: StudySnapshot) -> go.Figure:
 def _add(
     shown: go.Figure, snapshot: StudySnapshot, schedule: Schedule, name: str, **line: object
 ) -> None:
-    epochs = snapshot.spec.task.epochs
-    at = [epochs * i / (POINTS - 1) for i in range(POINTS)]
-    mean = schedule.area(epochs)
+    length = snapshot.spec.task.length
+    at = [length.total * i / (POINTS - 1) for i in range(POINTS)]
+    mean = schedule.area(length.total)
+    digits = ",.0f" if length.counts_steps else ".1f"
     shown.add_scatter(
         x=at,
-        y=[schedule(min(epoch, epochs), epochs) for epoch in at],
+        y=[schedule(min(each, length.total), length.total) for each in at],
         mode="lines",
         name=name,
         line=line,
-        hovertemplate=f"{name}<br>epoch %{{x:.1f}}<br>LR %{{y:.4~g}}"
+        hovertemplate=f"{name}<br>{length.unit} %{{x:{digits}}}<br>LR %{{y:.4~g}}"
         f"<br>mean LR {mean:.4g}<extra></extra>",
     )

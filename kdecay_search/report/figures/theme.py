@@ -7,6 +7,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from kdecay_search.report.figures.palette import FAINT, INK
+from kdecay_search.study.training_length import TrainingLength
 
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 HEIGHT = 400
@@ -53,6 +54,11 @@ def axis(title: str, **more: Any) -> dict[str, Any]:
         "automargin": True,
         **more,
     }
+
+
+def first_report(length: TrainingLength) -> str:
+    """What a run has done once it has reported, such as ``finished an epoch``."""
+    return "reported" if length.counts_steps else "finished an epoch"
 
 
 def empty(text: str) -> go.Figure:

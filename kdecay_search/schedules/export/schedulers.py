@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Mapping
 
 from kdecay_search.errors import InvalidSchedule
 from kdecay_search.schedules.export.python import (
@@ -55,8 +56,8 @@ class KDecayTrainer(Trainer):
 
 _MODULE = '''
 class KDecayModule(lightning.LightningModule):
-    """Derive your module from this one, or copy its method into yours."""
-
+    """{usage}"""
+{own}
     def configure_optimizers(self):
         optimizer = {optimizer}
         scheduler = kdecay_scheduler({arguments})
@@ -65,6 +66,11 @@ class KDecayModule(lightning.LightningModule):
             "lr_scheduler": {{"scheduler": scheduler, "interval": "step"}},
         }}
 '''
+
+_OWN_OPTIMIZER = """
+    def make_optimizer(self):
+        raise NotImplementedError("return your optimizer, made with lr={lr_max!r}")
+"""
 
 _TIMM = '''from timm.scheduler import {name}
 
@@ -121,28 +127,32 @@ def huggingface_source(schedule: KDecaySchedule, total_steps: int | None = None)
 def lightning_source(
     schedule: KDecaySchedule,
     total_steps: int | None = None,
-    momentum: float = 0.9,
-    nesterov: bool = True,
-    weight_decay: float = 0.0,
+    sgd: Mapping[str, float] | None = None,
 ) -> str:
-    """Source with a ``LightningModule`` that trains by SGD; it needs torch and lightning.
+    """Source with a ``LightningModule``; it needs torch and lightning.
 
     Args:
         schedule: The schedule to write.
         total_steps: Optimizer updates of the training; with None, Lightning estimates them.
-        momentum: Momentum of SGD.
-        nesterov: Whether the momentum is Nesterov's.
-        weight_decay: Weight decay of SGD.
+        sgd: Settings of torch's SGD by name, without the learning rate; with None, the module's
+            ``make_optimizer`` is to return an optimizer of the user's.
     """
-    imports = ["import lightning", "from torch.optim import SGD"]
-    imports.append("from torch.optim.lr_scheduler import LRScheduler")
-    settings = {"lr": schedule.lr_max, "momentum": momentum, "nesterov": nesterov}
-    settings |= {"weight_decay": weight_decay}
-    listed = ", ".join(f"{name}={value!r}" for name, value in settings.items() if value)
+    imports = ["import lightning", "from torch.optim.lr_scheduler import LRScheduler"]
     given = "" if total_steps else ", int(self.trainer.estimated_stepping_batches)"
-    module = _MODULE.format(
-        optimizer=f"SGD(self.parameters(), {listed})", arguments=f"optimizer{given}"
-    )
+    usage, own = "Derive your module from this one, or copy its method into yours.", ""
+    optimizer = "self.make_optimizer()"
+    if sgd is None:
+        usage = (
+            "Derive your module from this one, and let its make_optimizer return your optimizer."
+        )
+        own = _OWN_OPTIMIZER.format(lr_max=schedule.lr_max)
+    else:
+        imports.insert(1, "from torch.optim import SGD")
+        settings = {"lr": schedule.lr_max, **sgd}
+        listed = ", ".join(f"{name}={value!r}" for name, value in settings.items() if value)
+        optimizer = f"SGD(self.parameters(), {listed})"
+    arguments = f"optimizer{given}"
+    module = _MODULE.format(usage=usage, own=own, optimizer=optimizer, arguments=arguments)
     return _source(schedule, total_steps, imports) + "\n" + module
 
 
