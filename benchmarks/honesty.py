@@ -14,7 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from enum import StrEnum
 from importlib.metadata import version
+from itertools import product
 from statistics import fmean
 
 import numpy as np
@@ -24,23 +26,19 @@ from rich.table import Table
 from kdecay_search import __version__
 from kdecay_search.search import Plan, Progress, make_plan
 from kdecay_search.search.selection import Gain
-from kdecay_search.statistics import Comparison, Noise, Sample, compare, paired_gain, pooled_noise
+from kdecay_search.statistics import Comparison, Sample, compare, paired_gain, pooled_noise
+from kdecay_search.statistics import Noise as PairedNoise
+from kdecay_search.study.metric import VALIDATION_ERROR, Metric
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State, Trial
 from kdecay_search.training.device_inventory import cpu_info
 
-TRUTHS = (0.0, 0.2, 0.5)
-"""Percentage points by which the best k's true error is below that of k = 1."""
+TRUTHS = (0.0, 2 / 3, 5 / 3)
+"""By how much the best k is truly better than k = 1, in standard deviations of a run's noise."""
 CONFIRMATIONS = (5, 10)
 """Numbers of fresh seeds."""
 BEST_K = 2.0
 """The k with the lowest true error."""
-ORIGINAL_ERROR = 8.0
-"""True error (%) of k = 1."""
-RUN_NOISE = 0.3
-"""Standard deviation of each run, percentage points."""
-SEED_NOISE = 0.3
-"""Standard deviation of what the runs of a seed share, percentage points."""
 FIRST_FRESH_SEED = 100
 """Smallest seed of the confirmations."""
 SEARCHES = {"grid": False, "allocated": True}
@@ -49,8 +47,53 @@ early, since there are no curves here."""
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A metric, and what k = 1 gives in it."""
+
+    metric: Metric
+    """The metric of the study."""
+    original: float
+    """True value of k = 1."""
+    noise: float
+    """Standard deviation of each run, and of a seed's common part; in the metric's unit."""
+
+
+METRICS = (
+    Measured(VALIDATION_ERROR, 8.0, 0.3),
+    Measured(Metric(name="validation loss", unit="nats"), 1.5, 0.004),
+    Measured(Metric(name="accuracy", direction="max"), 0.92, 0.003),
+    Measured(Metric(name="RMSE"), 140.0, 2.0),
+)
+"""The metrics that the same studies are stated in."""
+
+
+class Noise(StrEnum):
+    """How the noise of a run is distributed; its standard deviation is that of all runs."""
+
+    NORMAL = "normal"
+    UNEVEN = "uneven"
+    """Normal, and three times as large for k = 1 as for any other."""
+    HEAVY = "heavy-tailed"
+    """Student's t with three degrees of freedom."""
+
+    def draw(self, random: np.random.Generator, k: float) -> float:
+        """The noise of one run of ``k``, in standard deviations."""
+        if self == Noise.HEAVY:
+            return float(random.standard_t(3) / math.sqrt(3))
+        size = UNEVEN_NOISE if self == Noise.UNEVEN and k == 1 else 1.0
+        return size * float(random.normal())
+
+
+UNEVEN_NOISE = 3.0
+"""Noise of k = 1 in units of that of all others, where it differs."""
+WORLDS = (*((measured, Noise.NORMAL) for measured in METRICS), (METRICS[0], Noise.UNEVEN),
+          (METRICS[0], Noise.HEAVY))  # fmt: skip
+"""The metrics and kinds of noise that are simulated."""
+
+
+@dataclass(frozen=True)
 class Claim:
-    """A claimed gain on k = 1, and the truth; in percentage points."""
+    """A claimed gain on k = 1, and the truth; in standard deviations of a run's noise."""
 
     truth: float
     """The true gain."""
@@ -79,12 +122,18 @@ class Claim:
         """Claim by the smooth curve."""
         return Claim(truth, gain.mean, gain.interval, gain.is_sure)
 
+    def per(self, unit: float) -> Claim:
+        """The same claim with its difference and interval, so far in the metric's unit, in units of
+        ``unit``."""
+        interval = self.interval and (self.interval[0] / unit, self.interval[1] / unit)
+        return replace(self, difference=self.difference / unit, interval=interval)
+
 
 @dataclass(frozen=True)
 class Study:
     """What a simulated study claimed; nothing if it found k = 1."""
 
-    noise: Noise | None
+    noise: PairedNoise | None
     """Noise of paired differences, estimated from the search's runs."""
     confirmed: Mapping[int, Claim]
     """Claims of the confirmations, by their number of fresh seeds."""
@@ -105,8 +154,13 @@ class Row:
     smooth curve (``smooth_``) and for the k with the lowest mean (``lowest_``).
     """
 
+    metric: str
+    """Name of the metric."""
+    noise: str
+    """Kind of noise."""
     truth: float
-    """True gain of the best k on k = 1, percentage points."""
+    """True gain of the best k on k = 1, in standard deviations of a run's noise, as are all
+    differences."""
     search: str
     """Kind of search."""
     n: int
@@ -122,7 +176,7 @@ class Row:
     falsely_better: float | None
     """Share in which the confirmation says "better" although the true gain is not above zero."""
     bias: float | None
-    """Mean of the confirmation's gain minus the true one, percentage points."""
+    """Mean of the confirmation's gain minus the true one."""
     search_coverage: float | None
     search_better: float | None
     search_falsely_better: float | None
@@ -147,49 +201,58 @@ def true_gain(truth: float, k: float) -> float:
     return truth * (1 - (math.log(k / BEST_K) / math.log(BEST_K)) ** 2)
 
 
-def study_spec(prunes: bool) -> StudySpec:
+def study_spec(prunes: bool, metric: Metric = VALIDATION_ERROR) -> StudySpec:
     """A study by the defaults: k = 1, 1.5, … 5, growing to 10, on three seeds."""
     table = {
         "name": "honesty",
-        "task": {"kind": "simulated", "epochs": 1},
+        "task": {"kind": "python", "entry": "simulated:train", "epochs": 1}
+        | {"metric": metric.model_dump()},
         "search": {"max_terms": 1},
         "pruning": {"enabled": prunes},
     }
     return StudySpec.model_validate_json(json.dumps(table))
 
 
-def simulate(spec: StudySpec, truth: float, key: tuple[int, ...]) -> Study:
+def simulate(
+    spec: StudySpec,
+    truth: float,
+    key: tuple[int, ...],
+    measured: Measured = METRICS[0],
+    kind: Noise = Noise.NORMAL,
+) -> Study:
     """Simulate one study and its confirmations.
 
     Args:
         spec: The study.
-        truth: True gain of the best k, percentage points.
+        truth: True gain of the best k, in standard deviations of a run's noise.
         key: Seed of its random numbers.
+        measured: The study's metric.
+        kind: How the noise of a run is distributed.
     """
-    effects = (
-        np.random.default_rng(key)
-        .normal(0, SEED_NOISE, FIRST_FRESH_SEED + max(CONFIRMATIONS))
-        .tolist()
-    )
+    metric = measured.metric
+    effects = np.random.default_rng(key).normal(size=FIRST_FRESH_SEED + max(CONFIRMATIONS)).tolist()
 
     def error(k: float, seed: int) -> float:
-        own = np.random.default_rng((*key, seed, round(1000 * k))).normal(0, RUN_NOISE)
-        return ORIGINAL_ERROR - true_gain(truth, k) + float(effects[seed] + own)
+        own = kind.draw(np.random.default_rng((*key, seed, round(1000 * k))), k)
+        worse = measured.noise * (effects[seed] + own - true_gain(truth, k))
+        return metric.error(measured.original + metric.sign * worse)
 
     stage = search(spec, error).stages[0]
     errors = {c.k: c.errors for c in stage.candidates if c.k is not None}
     noise = pooled_noise(errors.values())
     lowest = None if spec.pruning.enabled else _lowest(truth, errors)
+    lowest = lowest and lowest.per(measured.noise)
     if not stage.kept or stage.best is None or stage.best.k is None:
         return Study(noise, {}, None, None, lowest)
     k = stage.best.k
     true = true_gain(truth, k)
     assert stage.smooth_gain is not None
+    unit = measured.noise
     return Study(
         noise,
-        {n: Claim.of_confirmation(true, confirm(error, k, n)) for n in CONFIRMATIONS},
-        Claim.of(true, stage.gain),
-        Claim.of_curve(true, stage.smooth_gain),
+        {n: Claim.of_confirmation(true, confirm(error, k, n)).per(unit) for n in CONFIRMATIONS},
+        Claim.of(true, stage.gain).per(unit),
+        Claim.of_curve(true, stage.smooth_gain).per(unit),
         lowest,
     )
 
@@ -227,20 +290,28 @@ def _lowest(truth: float, errors: Mapping[float, Mapping[int, float]]) -> Claim 
 def measure(studies: int, seed: int) -> list[Row]:
     """Simulate this number of studies of each truth and kind of search."""
     rows = []
-    for name, prunes in SEARCHES.items():
-        spec = study_spec(prunes)
-        for place, truth in enumerate(TRUTHS):
+    for world, (measured, kind) in enumerate(WORLDS):
+        for (name, prunes), (place, truth) in product(SEARCHES.items(), enumerate(TRUTHS)):
+            spec = study_spec(prunes, measured.metric)
             started = time.perf_counter()
-            done = [simulate(spec, truth, (seed, place, number)) for number in range(studies)]
-            rows += [_row(truth, name, n, done) for n in CONFIRMATIONS]
+            done = [
+                simulate(spec, truth, (seed, world, place, number), measured, kind)
+                for number in range(studies)
+            ]
+            rows += [_row(measured, kind, truth, name, n, done) for n in CONFIRMATIONS]
             took = time.perf_counter() - started
-            print(f"truth {truth:g}, {name}: {took:.1f} s", file=sys.stderr, flush=True)
+            what = f"{measured.metric.name}, {kind} noise, truth {truth:.2g}, {name}"
+            print(f"{what}: {took:.1f} s", file=sys.stderr, flush=True)
     return rows
 
 
-def _row(truth: float, name: str, n: int, studies: Sequence[Study]) -> Row:
+def _row(
+    measured: Measured, kind: Noise, truth: float, name: str, n: int, studies: Sequence[Study]
+) -> Row:
     confirmed = [study.confirmed[n] for study in studies if study.confirmed]
     return Row(
+        measured.metric.name,
+        kind.value,
         truth,
         name,
         n,
@@ -250,7 +321,7 @@ def _row(truth: float, name: str, n: int, studies: Sequence[Study]) -> Row:
         *_figures([study.search for study in studies if study.search]),
         *_figures([study.smooth for study in studies if study.smooth]),
         *_figures([study.lowest for study in studies if study.lowest]),
-        *_noise_figures([study.noise for study in studies if study.noise]),
+        *_noise_figures(measured, [study.noise for study in studies if study.noise]),
     )
 
 
@@ -264,8 +335,8 @@ def _figures(claims: Sequence[Claim]) -> tuple[float | None, ...]:
     )
 
 
-def _noise_figures(noises: Sequence[Noise]) -> tuple[float | None, ...]:
-    true = math.sqrt(2) * RUN_NOISE
+def _noise_figures(measured: Measured, noises: Sequence[PairedNoise]) -> tuple[float | None, ...]:
+    true = math.sqrt(2) * measured.noise
     square = _mean((noise.sd / true) ** 2 for noise in noises)
     covered = _mean(noise.interval[0] <= true <= noise.interval[1] for noise in noises)
     return None if square is None else square**0.5, covered
@@ -278,7 +349,7 @@ def _mean(values: Iterable[float]) -> float | None:
 
 def as_json(studies: int, rows: Sequence[Row]) -> str:
     """The output of ``--json``."""
-    setting = {"studies": studies, "run_noise": RUN_NOISE, "seed_noise": SEED_NOISE}
+    setting: dict[str, object] = {"studies": studies}
     rest = {
         "rows": [asdict(row) for row in rows],
         "machine": cpu_info()["name"],
@@ -297,11 +368,12 @@ def as_table(studies: int, rows: Sequence[Row]) -> Table:
     caption = f"{cpu_info()['name']}; " + ", ".join(f"{k} {v}" for k, v in versions().items())
     title = f"{studies} studies of each truth and search; shares of those that found a k, %"
     table = Table(title=title, title_justify="left", caption=caption, caption_justify="left")
-    headings = ("truth", "search", "found", "claimed by", "covers", "better", "falsely", "bias")
+    headings = ("metric", "noise", "truth", "search", "found", "claimed by")
+    headings += ("covers", "better", "falsely", "bias")
     for heading in headings:
         table.add_column(heading, justify="right")
     for row in rows:
-        begins = (f"{row.truth:g}", row.search, _percent(row.found))
+        begins = (row.metric, row.noise, f"{row.truth:.2g}", row.search, _percent(row.found))
         kinds = {f"{row.n} fresh seeds": "", "search": "search_"}
         kinds |= {"smooth curve": "smooth_", "lowest mean": "lowest_"}
         for claimed_by, prefix in kinds.items():
@@ -334,8 +406,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--studies",
         type=_count,
-        default=1000,
-        help="studies of each truth and search; default: 1000",
+        default=200,
+        help="studies of each metric, noise, truth and search; default: 200",
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation; default: 0")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")

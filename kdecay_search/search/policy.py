@@ -72,7 +72,7 @@ class Policy:
     nugget: float = 0.5
     """Standard deviation of a candidate's own deviation from the curve in units of the noise's; at
     most the curve's."""
-    noise_floor: float = 0.1
+    noise_floor: float = 0.01
     """Sum of squares that is added to the residuals, so that a single seed is not taken for
     noise-free; in squared units of the results' spread (search/results.py)."""
     min_draw_weight: float = 0.32

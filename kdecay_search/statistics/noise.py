@@ -6,9 +6,9 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-_ROUNDING = 1e-9
-"""Norm of the residuals (percentage points) up to which errors are free of noise and only rounded
-differently."""
+_ROUNDING = 1e-12
+"""Norm of the residuals, as a share of the largest error, up to which errors are free of noise and
+only rounded differently."""
 _CONFIDENCE = 0.95
 
 
@@ -17,7 +17,7 @@ class Noise:
     """Noise of the difference between two schedules' errors on the same seed."""
 
     sd: float
-    """Standard deviation of the difference, percentage points."""
+    """Standard deviation of the difference, in the metric's unit."""
     degrees_of_freedom: int
     """Degrees of freedom behind the standard deviation; at least 1."""
     interval: tuple[float, float]
@@ -33,7 +33,7 @@ def pooled_noise(schedules: Iterable[Mapping[int, float]]) -> Noise | None:
     freedom.
 
     Args:
-        schedules: For every schedule, its errors (%) by seed. Errors that are not finite are left
+        schedules: For every schedule, its errors by seed. Errors that are not finite are left
             out.
 
     Returns:
@@ -56,7 +56,7 @@ def pooled_noise(schedules: Iterable[Mapping[int, float]]) -> Noise | None:
     if freedom < 1:
         return None
     residual = float(np.linalg.norm(error - design @ solution))
-    sd = math.sqrt(2 / freedom) * residual if residual > _ROUNDING else 0.0
+    sd = math.sqrt(2 / freedom) * residual if residual > _ROUNDING * np.abs(error).max() else 0.0
     ends = (float(chdtri(freedom, 0.5 + side * _CONFIDENCE / 2)) for side in (-1, 1))
     low, high = (sd * math.sqrt(freedom / end) for end in ends)
     return Noise(sd, freedom, (low, high))

@@ -1,4 +1,4 @@
-"""Means and paired gains with their intervals. Errors and differences are in percentage points."""
+"""Means and paired gains with their intervals."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def paired_gain(old: Mapping[int, float], new: Mapping[int, float]) -> Sample:
     """By how much one schedule lowers the error of another, paired by seed.
 
     Args:
-        old: Errors of the schedule that is compared with, by seed.
+        old: Errors of the schedule that is compared with, by seed; lower is better.
         new: Errors of the other schedule, by seed.
 
     Returns:
