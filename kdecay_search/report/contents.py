@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any
 
 from kdecay_search import __version__
-from kdecay_search.report import confirmed, metrics
+from kdecay_search.report import confirmed, metrics, names
 from kdecay_search.report.cost import Cost, cost_of
 from kdecay_search.report.effort import effort_of
 from kdecay_search.report.names import counted, run_name, trial_counts, tuning
@@ -58,6 +58,7 @@ def of(facts: Facts) -> dict[str, Any]:
         "name": snapshot.spec.name,
         "metric": _metric(snapshot.plan.format),
         "unit": snapshot.spec.task.length.unit,
+        "data": names.training_data(snapshot.spec),
         "description": snapshot.spec.description,
         "state": snapshot.state,
         "network": network(snapshot.spec),
@@ -94,10 +95,10 @@ def _metric(form: MetricFormat) -> dict[str, str]:
         "name": metric.name,
         "begins": metrics.capitalised(metric.name),
         "word": metrics.capitalised(metrics.word(metric)),
-        "label": metrics.label(metric),
+        "label": metric.label,
         "by_seed": metrics.by_seed(metric),
         "test_name": metrics.test_name(metric),
-        "extreme": metrics.extreme(metric),
+        "extreme": metric.best,
         "while_rate_is_high": metrics.while_rate_is_high(metric),
         "in_unit": metrics.in_unit(form),
         "in_whole_unit": metrics.in_unit(form, "percentage points"),

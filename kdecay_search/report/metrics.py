@@ -13,11 +13,6 @@ def with_unit(name: str, metric: Metric) -> str:
     return f"{name}, {metric.unit}" if metric.unit else name
 
 
-def label(metric: Metric) -> str:
-    """The metric with its unit, such as ``validation error, %``."""
-    return with_unit(metric.name, metric)
-
-
 def word(metric: Metric) -> str:
     """What one value is called in a narrow place: ``error``, ``loss`` or ``accuracy``."""
     return metric.name.removeprefix(VALIDATION) or metric.name
@@ -39,11 +34,6 @@ def test_name(metric: Metric) -> str:
 def capitalised(name: str) -> str:
     """A name at the beginning of a sentence; one such as ``mAP`` stays as it is."""
     return name[0].upper() + name[1:] if name.islower() else name
-
-
-def extreme(metric: Metric) -> str:
-    """What the best of all values is: the ``lowest`` or the ``highest``."""
-    return "lowest" if metric.direction == "min" else "highest"
 
 
 def while_rate_is_high(metric: Metric) -> str:

@@ -9,6 +9,7 @@ from kdecay_search.search import BASELINE_KS, CandidateResult, Stage
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import level_name, schedule_name
 from kdecay_search.study.metric import MetricFormat
+from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State, Trial
 
 FORECAST = (
@@ -143,6 +144,11 @@ def errors_by_seed(
         )
         for index, by_seed in texts.items()
     }
+
+
+def training_data(spec: StudySpec) -> str:
+    """What a study trains on: ``images``, or ``data`` where users' code decides."""
+    return "data" if spec.task.kind in ("python", "command") else "images"
 
 
 def tuning(snapshot: StudySnapshot) -> str:

@@ -31,10 +31,11 @@ def outcome(stage: Stage, snapshot: StudySnapshot) -> str:
     text = f"{counted(complete, 'complete run')} of {counted(tried, 'candidate')}. "
     best, form = stage.best, snapshot.plan.format
     if best is None or best.k is None:
-        return text + ("It is running." if stage.progress == "running" else "It has no result.")
+        text += "It is running." if stage.progress == "running" else "It has no result."
+        return f"{text} {names.divergence(stage)}".rstrip()
     name = f"k = {best.k:.4g}{level_name(best.lr_max) if stage.levels else ''}"
     if stage.progress == "running":
-        text += f"It is running; so far the {metrics.extreme(form.metric)} is {name}."
+        text += f"It is running; so far the {form.metric.best} is {name}."
     elif stage.kept:
         text += f"It keeps {name}."
     elif stage.n == 1 and best.k == BASELINE_KS[0]:
@@ -44,7 +45,8 @@ def outcome(stage: Stage, snapshot: StudySnapshot) -> str:
         text += f"by more than {_required(snapshot)}: no term is kept."
     if stage.at_edge:
         text += " That is the largest k that was tried: the best may lie beyond it."
-    return text
+    diverged = names.divergence(stage)
+    return f"{text} {diverged}" if diverged else text
 
 
 def _required(snapshot: StudySnapshot) -> str:

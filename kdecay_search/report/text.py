@@ -36,7 +36,7 @@ def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> R
     parts: list[RenderableType] = [_heading(snapshot, seconds_left)]
     for stage in snapshot.plan.stages:
         parts.append(Padding(_stage_table(stage, snapshot), (1, 0, 0, 0)))
-        parts += [Text(note, style="dim") for note in _notes(stage)]
+        parts += [Text(note, style="dim") for note in _notes(stage, snapshot.spec.task.metric)]
     running = [trial for trial in snapshot.trials if trial.state == State.RUNNING]
     if running:
         parts.append(Padding(_running_table(snapshot, running), (1, 0, 0, 0)))
@@ -121,10 +121,10 @@ def _stage_table(stage: Stage, snapshot: StudySnapshot) -> Table:
     return table
 
 
-def _notes(stage: Stage) -> list[str]:
+def _notes(stage: Stage, metric: Metric) -> list[str]:
     """What a reader may wonder at in the table of a stage, in sentences."""
     has_forecast = any(names.is_forecast(candidate) for candidate in stage.candidates)
-    notes = [stage.why_best or "", names.divergence(stage), names.FORECAST * has_forecast]
+    notes = [stage.why_best(metric) or "", names.divergence(stage), names.FORECAST * has_forecast]
     return [note for note in notes if note]
 
 

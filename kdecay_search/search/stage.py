@@ -9,6 +9,7 @@ from enum import StrEnum
 from kdecay_search.search.selection import Gain
 from kdecay_search.statistics import Sample, describe
 from kdecay_search.study.candidate import Candidate, schedule_name
+from kdecay_search.study.metric import Metric
 
 
 class Progress(StrEnum):
@@ -100,28 +101,32 @@ class Stage:
     lr_max: float | None = None
     """In a later stage, the learning-rate level that stage 1 found; None if it is not searched."""
 
-    @property
-    def why_best(self) -> str | None:
-        """Why the best candidate is the best, if another has the lower mean or the higher
-        probability to be the best; else None."""
+    def why_best(self, metric: Metric) -> str | None:
+        """Why the best candidate is the best, if another has the better mean or the higher
+        probability to be the best; else None.
+
+        Args:
+            metric: The study's metric.
+        """
         best = self.best
         if best is None or best.error.mean is None:
             return None
         others = [c for c in self.candidates if c.index != best.index and c.k is not None]
-        lower = [c for c in others if c.error.mean is not None and c.error.mean < best.error.mean]
+        ahead = [c for c in others if c.error.mean is not None and c.error.mean < best.error.mean]
         likelier = [c for c in others if (c.probability or 0) > (best.probability or 0)]
         reasons = []
-        if lower:
-            reasons.append(f"the mean of {_names(lower)} is lower, but of fewer or easier seeds")
+        if ahead:
+            of = "of fewer or easier seeds"
+            reasons.append(f"the mean of {_names(ahead)} is {metric.better}, but {of}")
         if likelier:
             reasons.append(f"P(best) of {_names(likelier)} is higher, since less is known of it")
         if not reasons:
             return None
         runs = len(best.errors)
         return (
-            f"{_names([best])} is the lowest point of the smooth curve through all runs, among "
-            f"candidates with {'two complete runs' if runs > 1 else 'a complete run'} or more: "
-            f"{'; '.join(reasons)}."
+            f"{_names([best])} is the {metric.best} point of the smooth curve through all runs, "
+            f"among candidates with {'two complete runs' if runs > 1 else 'a complete run'} or "
+            f"more: {'; '.join(reasons)}."
         )
 
     @property

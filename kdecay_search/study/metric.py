@@ -58,14 +58,19 @@ class Metric(Settings):
         return "lower" if self.direction == "min" else "higher"
 
     @property
+    def best(self) -> str:
+        """``lowest`` or ``highest``: which of several values is the best."""
+        return "lowest" if self.direction == "min" else "highest"
+
+    @property
     def optuna_direction(self) -> OptunaDirection:
         """The direction as Optuna stores it."""
         return "MINIMIZE" if self.direction == "min" else "MAXIMIZE"
 
     @property
     def label(self) -> str:
-        """Name and unit, as an axis shows them: ``validation error (%)``."""
-        return f"{self.name} ({self.unit})" if self.unit else self.name
+        """Name and unit, as an axis shows them: ``validation error, %``."""
+        return f"{self.name}, {self.unit}" if self.unit else self.name
 
     def error(self, value: float) -> float:
         """A value oriented so that lower is better. Its NaN is infinitely bad."""

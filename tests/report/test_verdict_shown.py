@@ -198,12 +198,13 @@ def test_a_best_row_that_another_seems_to_beat_is_explained_everywhere() -> None
 
     snapshot = ended(outcome)
     (stage,) = snapshot.plan.stages
-    assert stage.why_best is not None
-    assert "the mean of k = 3 is lower" in stage.why_best
-    assert stage.why_best in terminal(snapshot)
-    assert on_page(stage.why_best) in report(snapshot)
-    assert stage.why_best in stage_note(snapshot, stage, {})
+    why = stage.why_best(snapshot.spec.task.metric)
+    assert why is not None
+    assert "the mean of k = 3 is lower" in why
+    assert why in terminal(snapshot)
+    assert on_page(why) in report(snapshot)
+    assert why in stage_note(snapshot, stage, {})
     plain = ended(BETTER)
-    assert plain.plan.stages[0].why_best is None
+    assert plain.plan.stages[0].why_best(plain.spec.task.metric) is None
     assert "lowest point of the smooth curve" not in terminal(plain)
     assert figures.error_by_k(snapshot, stage).data

@@ -24,6 +24,7 @@ from kdecay_search.search.verdict import (
     signed,
 )
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.metric import VALIDATION_ERROR
 from tests.support.memory_studies import MemoryQueue, completed, pruned, study
 from tests.support.snapshots import ended, seen
 
@@ -196,10 +197,11 @@ def test_why_another_row_than_the_best_looks_better() -> None:
     stage = ended(outcome, seeds=3).plan.stages[0]
     assert stage.best is not None
     assert stage.best.k == 2.0
-    assert stage.why_best is not None
-    assert stage.why_best.startswith(
+    why = stage.why_best(VALIDATION_ERROR)
+    assert why is not None
+    assert why.startswith(
         "k = 2 is the lowest point of the smooth curve through all runs, among candidates with two "
         "complete runs or more: the mean of k = 3 is lower, but of fewer or easier seeds"
     )
     plain = ended(lambda t: completed(t, 9.0 - (t.k or 0)), seeds=3).plan.stages[0]
-    assert plain.why_best is None
+    assert plain.why_best(VALIDATION_ERROR) is None

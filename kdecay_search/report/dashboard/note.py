@@ -36,7 +36,7 @@ def stage_note(snapshot: StudySnapshot, stage: Stage, stage_ids: Mapping[int, in
         f"### Stage {stage.n} of `{name}`: the term k{stage.n}{level}",
         f"**{_state(snapshot, stage)}** {_purpose(snapshot, stage)}",
         "\n".join(_table(stage, form)),
-        stage.why_best or "",
+        stage.why_best(form.metric) or "",
         names.divergence(stage),
         names.FORECAST * any(map(names.is_forecast, stage.candidates)),
         f"**The study {state}.** {snapshot.verdict.sentence}",
@@ -60,7 +60,7 @@ def confirmation_note(
     """
     seeds, verdict, form = confirmation.seeds, snapshot.confirmed, snapshot.plan.format
     measured = "errors" if metrics.word(form.metric) == "error" else "measured"
-    data = "data" if snapshot.spec.task.kind in ("python", "command") else "images"
+    data = names.training_data(snapshot.spec)
     parts = [
         f"### Confirmation of `{snapshot.spec.name}`",
         "" if verdict is None else f"**{verdict.sentence}**",

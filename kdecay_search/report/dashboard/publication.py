@@ -111,7 +111,7 @@ def make_pages(
     figures = stage_figures(storage, snapshot) if has_begun else {}
     pages = {
         stage.n: Page(
-            metrics.label(metric), stage_note(snapshot, stage, stage_ids), figures.get(stage.n, {})
+            metric.label, stage_note(snapshot, stage, stage_ids), figures.get(stage.n, {})
         )
         for stage in plan.stages
     }

@@ -21,7 +21,7 @@ from kdecay_search.study.trials import State
 
 INSET_X = (0.42, 1.0)
 """Place of the inset from left to right, in shares of the figure."""
-INSET_Y = {"min": (0.34, 1.0), "max": (0.1, 0.72)}
+INSET_Y = {"min": (0.34, 1.0), "max": (0.1, 0.66)}
 """Place of the inset from bottom to top: the corner that is empty where values fall, or rise."""
 ROOM = 0.06
 """Space above and below the curves in the inset, as a share of their range."""
@@ -48,8 +48,7 @@ def validation_error(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> g
         done = theme.first_report(snapshot.spec.task.length)
         return theme.empty(f"No run of stage {stage.n} has {done} yet.")
     form, length = snapshot.plan.format, snapshot.spec.task.length
-    shown = theme.figure(length.unit, metrics.label(form.metric), height=500)
-    shown.update_xaxes(range=[0, length.total])
+    shown = theme.over_training(length, form.metric.label, height=500)
     palette = Palette.of(snapshot)
     for kind, run in _drawn(runs):
         _add_values(shown, run, kind, palette, form, length)
@@ -66,8 +65,7 @@ def training_loss(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.F
     if not runs:
         return theme.empty(f"No run of stage {stage.n} has ended yet.")
     length = snapshot.spec.task.length
-    shown = theme.figure(length.unit, "training loss")
-    shown.update_xaxes(range=[0, length.total])
+    shown = theme.over_training(length, "training loss")
     palette = Palette.of(snapshot)
     for run in sorted(runs, key=lambda run: -run.seed):
         line = {"color": palette(run.k, run.lr_max), "width": 2.2 if run.seed == FIRST_SEED else 1}
@@ -213,7 +211,12 @@ def _add_inset(
     )
     domain = INSET_Y[form.metric.direction]
     inside = {"title": None, "tickfont": {"size": 11}, "nticks": 5}
-    x2 = theme.axis("", domain=INSET_X, anchor="y2", range=[begin, length.total]) | inside
+    whole_numbers = {"tickformat": theme.tick_format(length)}
+    x2 = (
+        theme.axis("", domain=INSET_X, anchor="y2", range=[begin, length.total])
+        | inside
+        | whole_numbers
+    )
     # The shape hides the figure's horizontal lines behind the inset, but not the upright ones.
     shown.update_xaxes(showgrid=False)
     shown.add_shape(
@@ -250,6 +253,6 @@ def _cut_diverged(shown: go.Figure, runs: Sequence[RunCurve], metric: Metric) ->
     low, high = min(sound), max(sound)
     room = ROOM * (high - low)
     if metric.direction == "min" and max(cut) > high:
-        shown.update_yaxes(range=[min(low, *cut) - room, high + room], selector={"anchor": "x"})
+        shown.update_layout(yaxis={"range": [min(low, *cut) - room, high + room]})
     elif metric.direction == "max" and min(cut) < low:
-        shown.update_yaxes(range=[low - room, max(high, *cut) + room], selector={"anchor": "x"})
+        shown.update_layout(yaxis={"range": [low - room, max(high, *cut) + room]})

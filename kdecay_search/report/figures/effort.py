@@ -55,6 +55,7 @@ def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
                 hovertemplate=f"k = %{{x}}<br>%{{y:,}} {length.unit}s, {name}<br>"
                 "%{customdata}<extra></extra>",
             )
+    shown.update_yaxes(tickformat=theme.tick_format(length))
     gap = max(0.35, 1 - len(efforts) * WIDEST_BAR)
     axis = "multicategory" if stage.levels else "category"
     shown.update_layout(barmode="stack", bargap=gap, xaxis={"type": axis, "showgrid": False})

@@ -35,6 +35,9 @@ OUTLIER_SHARE = 4.0
 """Runs that are worse than the best three quarters by more than this multiple of their range are
 drawn at the edge, as are those that diverged: they must not flatten all others."""
 
+DIVERGED_ABOVE = 0.08
+"""Distance of the runs that diverged from the worst one that is drawn, as a share of the range."""
+
 
 def error_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     """Every run's value, the means, the smooth curve with its 95 % interval, and the choice.
@@ -47,13 +50,13 @@ def error_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
         which = "Every run" if outcome == "has diverged" else "No run"
         return theme.empty(f"{which} of stage {stage.n} {outcome}.")
     form = snapshot.plan.format
-    shown = theme.figure(f"k<sub>{stage.n}</sub>", metrics.label(form.metric))
+    shown = theme.figure(f"k<sub>{stage.n}</sub>", form.metric.label)
     edge = _edge([error for c in tried for error in c.errors.values()], form)
     colour = _colouring(snapshot, stage)
     _add_curves(shown, snapshot, stage, edge)
     _add_reference(shown, snapshot, stage)
     _add_seeds(shown, tried, colour, edge, form)
-    _add_diverged(shown, snapshot, stage, colour, form.metric.value(edge))
+    _add_diverged(shown, snapshot, stage, colour, edge)
     _add_means(shown, tried, colour, edge, form)
     ks = [c.k or 0.0 for c in stage.candidates if c.errors or c.diverged]
     _set_axes(shown, ks, stage)
@@ -221,9 +224,12 @@ def _add_seeds(
 
 
 def _add_diverged(
-    shown: go.Figure, snapshot: StudySnapshot, stage: Stage, colour: Colour, height: float
+    shown: go.Figure, snapshot: StudySnapshot, stage: Stage, colour: Colour, edge: float
 ) -> None:
-    """Add a cross at the edge for every run that diverged: it has no value of its own."""
+    """Add a cross beyond the edge for every run that diverged: it has no value of its own."""
+    form = snapshot.plan.format
+    lowest = min(error for c in stage.candidates for error in c.errors.values())
+    height = form.metric.value(edge + DIVERGED_ABOVE * max(edge - lowest, metrics.step(form)))
     seeds = names.diverged_seeds(snapshot, stage)
     runs = [(c, seed) for c in stage.candidates for seed in seeds.get(c.index, ())]
     if not runs:

@@ -20,7 +20,7 @@ def schedules(snapshot: StudySnapshot) -> go.Figure:
     """The learning rates of the best schedule so far and of what it is compared with: each of its
     terms alone, the original (k = 1), and a cosine between the same rates."""
     found, part, palette = snapshot.schedule, snapshot.spec.schedule, Palette.of(snapshot)
-    shown = theme.figure(snapshot.spec.task.length.unit, "learning rate")
+    shown = theme.over_training(snapshot.spec.task.length, "learning rate")
     is_new = found.ks != BASELINE_KS
     if part.family != "cosine":
         cosine = Cosine(lr_max=found.lr_max, lr_min=found.lr_min, warmup_steps=found.warmup_steps)

@@ -43,6 +43,20 @@ def figure(x: str, y: str, height: int = HEIGHT) -> go.Figure:
     )
 
 
+def over_training(length: TrainingLength, y: str, height: int = HEIGHT) -> go.Figure:
+    """An empty figure from the begin of a training to its end, in epochs or steps."""
+    shown = figure(length.unit, y, height)
+    shown.update_xaxes(range=[0, length.total], tickformat=tick_format(length))
+    if length.counts_steps:
+        shown.update_layout(margin={"r": 30})  # for half of the last number
+    return shown
+
+
+def tick_format(length: TrainingLength) -> str:
+    """How an axis writes numbers of epochs or steps: the latter are long."""
+    return "," if length.counts_steps else ""
+
+
 def axis(title: str, **more: Any) -> dict[str, Any]:
     """The layout of an axis; ``more`` are further keys of Plotly's axis."""
     return {
