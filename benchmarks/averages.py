@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from benchmarks.recording import DIVERGED_ERROR
 from kdecay_search.study.builtin_tasks import ImagesTask
-from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Run
+from kdecay_search.tasks.protocol import Epoch, Run
 from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.data.loading import load
 from kdecay_search.training.data.split import Split

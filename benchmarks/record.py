@@ -228,7 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         spec = load(given.study, given.set)
         ks, seeds = given.ks or candidates(spec), given.seeds or spec.search.seeds
-        windows = given.windows or [float(f"{share * spec.task.length.reports:.4g}") for share in SHARES]
+        length = spec.task.length.reports
+        windows = given.windows or [float(f"{share * length:.4g}") for share in SHARES]
         record(spec, given.out, ks, seeds, windows, given.device)
     except OSError as error:
         print(f"benchmarks.record: {error.filename}: {error.strerror}", file=sys.stderr)

@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 from benchmarks.curves import AVERAGED, RAW
 from kdecay_search.study.builtin_tasks import ImagesTask, SimulatedTask
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch
+from kdecay_search.tasks.protocol import Epoch
 from kdecay_search.tasks.simulated import curve
 
 TRAIN_LOSS = "train_loss"
+DIVERGED_ERROR = 100.0
+"""Error (%) that a recording holds for a training that has diverged."""
 
 Column = list[float | None]
 """A value after each epoch; None for a training loss that is not finite."""
@@ -84,7 +86,7 @@ def _columns(epochs: Sequence[Epoch], averaged: dict[str, Column], length: int) 
     """Columns of full length, also for a training that diverged before its end."""
     missing = length - len(epochs)
     failed: Column = [DIVERGED_ERROR] * missing
-    raw: Column = [epoch.validation_error for epoch in epochs]
+    raw: Column = [DIVERGED_ERROR if e.diverged else e.validation_error for e in epochs]
     losses = [epoch.training_loss for epoch in epochs]
     loss: Column = [v if v is not None and math.isfinite(v) else None for v in losses]
     columns = {RAW: raw + failed}

@@ -1,13 +1,15 @@
-"""What a task is: a function that trains one run and reports every epoch.
+"""What a task is: a function that trains one run and reports on it.
 
-The worker calls ``train(run)``. The task calls ``run.report(epoch)`` after every epoch, and
-``run.poll()`` as often as it can afford to, such as after every batch. Both may raise an
-:class:`Interruption`, which the task must not catch: the worker handles it. The run's result is the
-validation error of the last reported epoch, unless the task returns another number.
+The worker calls ``train(run)``. The task calls ``run.report(epoch)`` for each of the reports of
+``run.spec.task.length``, and ``run.poll()`` as often as it can afford to, such as after every
+batch. Both may raise an :class:`Interruption`, which the task must not catch: the worker handles
+it. The run's result is the value of the last report, unless the task returns another number.
 
-A task that can resume an interrupted run writes its state to ``run.checkpoint`` at the end of an
-epoch when a checkpoint is due, and on :class:`Released`. When it resumes, it passes the epochs that
-it found there to ``run.restore``.
+Tasks report values of the study's metric as they are, whichever direction is better.
+
+A task that can resume an interrupted run writes its state to ``run.checkpoint`` after a report when
+a checkpoint is due, and on :class:`Released`. When it resumes, it passes the reports that it found
+there to ``run.restore``.
 
 This module imports no framework. :mod:`kdecay_search.tasks.simulated`,
 :mod:`kdecay_search.training` and :mod:`kdecay_search.user_code` implement tasks.
@@ -20,33 +22,52 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from kdecay_search.study.metric import Metric
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.checkpoint import Checkpoint
 
-DIVERGED_ERROR = 100.0
-"""Error (%) of a run whose loss became NaN or infinite, which is a result and not a failure."""
+LARGEST_VALUE = 1e100
+"""Largest value, in size, that calculations with its square survive; a run with a larger one has
+diverged."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What is known after one epoch of training; errors are in percent."""
+    """One report of a run: what is known after one of its epochs, or of its intervals of steps."""
 
     number: int
-    """How many epochs are done: 1 after the first."""
+    """The report's number, from 1."""
     training_loss: float | None
-    """Mean training loss over the epoch's batches; None if not reported."""
+    """Mean training loss since the report before; None if not reported."""
     validation_error: float
-    """Validation error (%) of the weights as they are."""
+    """The metric's value with the weights as they are."""
     averaged_error: float | None = None
-    """Validation error (%) of the averaged weights, which early stopping compares. A run
-    without it is never pruned."""
+    """The metric's value with the averaged weights, which early stopping compares. A run without it
+    is never pruned."""
     learning_rate: float | None = None
-    """Learning rate at the epoch's last update; None if not reported."""
+    """Learning rate of the last update before the report; None if not reported."""
 
     @property
     def diverged(self) -> bool:
-        """Whether the training loss is NaN or infinite, so that training further is pointless."""
-        return self.training_loss is not None and not math.isfinite(self.training_loss)
+        """Whether the loss or the metric is not a finite number: training further is pointless."""
+        known = (self.training_loss, self.validation_error, self.averaged_error)
+        return not all(is_finite(value) for value in known if value is not None)
+
+    def as_diverged(self, metric: Metric) -> Epoch:
+        """This report with the worst value there is: infinite, by the metric's direction."""
+        worst = worst_value(metric)
+        averaged = None if self.averaged_error is None else worst
+        return Epoch(self.number, math.nan, worst, averaged, self.learning_rate)
+
+
+def is_finite(value: float) -> bool:
+    """Whether a value can be calculated with: no NaN, not infinite, and not beyond any scale."""
+    return abs(value) <= LARGEST_VALUE
+
+
+def worst_value(metric: Metric) -> float:
+    """The result of a run that has diverged: infinite, on the bad side of the metric's scale."""
+    return metric.value(math.inf)
 
 
 class Interruption(Exception):
@@ -87,7 +108,7 @@ class Run(Protocol):
     @property
     def comparator(self) -> str | None:
         """The schedule to train in a confirmation (:mod:`kdecay_search.study.comparators`): on all
-        training images, reporting the error on the test set. None in a search, which never reads
+        training data, reporting the metric on the test set. None in a search, which never reads
         the test set.
         """
         ...
@@ -108,11 +129,11 @@ class Run(Protocol):
         ...
 
     def restore(self, epochs: Sequence[Epoch]) -> None:
-        """Record the epochs, from the first, that were trained before a checkpoint was written."""
+        """Record the reports, from the first, that were made before a checkpoint was written."""
         ...
 
     def report(self, epoch: Epoch) -> None:
-        """Record an epoch.
+        """Record a report.
 
         Raises:
             Interruption: The training must end.
@@ -129,4 +150,4 @@ class Run(Protocol):
 
 
 TrainFunction = Callable[[Run], float | None]
-"""Trains a run. Returns its validation error (%), or None for that of the last reported epoch."""
+"""Trains a run. Returns its final value of the metric, or None for that of the last report."""

@@ -6,7 +6,6 @@ optimizer update to the last.
 
 from __future__ import annotations
 
-import math
 from dataclasses import astuple
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional
 
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.study.comparators import schedule_of
-from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Released, Run
+from kdecay_search.tasks.protocol import Epoch, Released, Run
 from kdecay_search.training import checkpoints, models
 from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.data.held_out import Purpose
@@ -118,9 +117,8 @@ class Trainer:
         mean_loss = self._loss_sum.double() / self._train_loader.steps_per_epoch
         self._loss_sum.zero_()
         loss, error, averaged_error = torch.stack([mean_loss, raw, averaged]).tolist()
-        if not math.isfinite(loss):
-            error = averaged_error = DIVERGED_ERROR
-        return Epoch(number, loss, error, averaged_error, self._learning_rate)
+        measured = Epoch(number, loss, error, averaged_error, self._learning_rate)
+        return measured.as_diverged(self._task.metric) if measured.diverged else measured
 
     def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Make one optimizer update at the schedule's learning rate.

@@ -24,6 +24,7 @@ from kdecay_search.user_code.channel import Channel, Message
 from kdecay_search.user_code.entry import InvalidEntry, import_function
 from kdecay_search.user_code.failures import describe, user_traceback
 from kdecay_search.user_code.function import run_function
+from kdecay_search.user_code.reports import WrongReport
 
 INTERRUPTIONS: dict[str, type[Interruption]] = {
     kind.__name__: kind for kind in (Pruned, Released, Lost)
@@ -59,7 +60,11 @@ def _outcome(entry: str, run: RemoteRun) -> Message:
     except Interruption as error:
         return {"interrupted": type(error).__name__}
     except BaseException as error:  # SystemExit, too
-        return {"failed": describe(error), "traceback": user_traceback(error)[-KEPT_BYTES:]}
+        return {
+            "failed": describe(error),
+            "traceback": user_traceback(error)[-KEPT_BYTES:],
+            "is_wrong": isinstance(error, WrongReport),
+        }
 
 
 class RemoteRun:

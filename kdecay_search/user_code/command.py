@@ -1,4 +1,4 @@
-"""Runs any program that prints a line of JSON for every epoch: ``kind = "command"``."""
+"""Runs any program that prints a line of JSON for every report: ``kind = "command"``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import logging
 import shlex
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import astuple
 from pathlib import Path
@@ -17,25 +17,38 @@ from kdecay_search.errors import TaskError
 from kdecay_search.schedules.export import schedule_csv
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.study.comparators import schedule_of
-from kdecay_search.study.user_tasks import CHECKPOINT_DIR, SCHEDULE_CSV, CommandTask, filled
+from kdecay_search.study.report_source import CHECKPOINT_DIR, OUTPUT_DIR
+from kdecay_search.study.training_length import TrainingLength, Unit
+from kdecay_search.study.user_tasks import (
+    EPOCHS,
+    PURPOSE,
+    REPORT_EVERY,
+    SCHEDULE_CSV,
+    STEPS,
+    TOTAL_STEPS,
+    WARMUP_STEPS,
+    CommandTask,
+    filled,
+)
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch, Interruption, Run
 from kdecay_search.user_code.environment import device_and_environment
 from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_output, serve
 from kdecay_search.user_code.output import ReportLines
 from kdecay_search.user_code.process import Program
-from kdecay_search.user_code.reports import check_next_epoch, epoch_of
+from kdecay_search.user_code.progress import Progress
+from kdecay_search.user_code.reporting_program import problem_of, reporting_program
+from kdecay_search.user_code.reports import WrongReport, as_count, report_of
 
 logger = logging.getLogger(__name__)
 
-EPOCH, ERROR, AVERAGED = "epoch", "error", "averaged_error"
-"""Keys of a report line. The first two are required; ``loss`` and ``lr`` are optional as well."""
-MARK = b'"epoch"'
-"""Bytes that every report line contains."""
+VALUES, AVERAGED = ("error", "value"), ("averaged_error", "averaged_value")
+"""Keys of a report line for the two values of the metric; each has two names. ``loss``
+and ``lr`` are optional as well."""
 
 
 class _Diverged(Exception):
-    """The error is no longer a finite number: there is no point in training on."""
+    """The metric is no longer a finite number: there is no point in training on."""
 
 
 def train(run: Run) -> None:
@@ -55,32 +68,40 @@ def train(run: Run) -> None:
         try:
             made = TemporaryDirectory(prefix="kdecay-run-", ignore_cleanup_errors=True)
             folder = Path(stack.enter_context(made))
-            command = filled(task.command, _placeholder_values(run, task, device, folder))
+            values = _placeholder_values(run, task, device, folder)
+            command = filled(task.command, values)
         except OSError as error:
             raise TaskError(
                 f"{error.filename or 'the folder for temporary files'}: {error.strerror}; "
                 "this worker cannot prepare a run"
             ) from error
         logger.info("running %s", shlex.join(command))
-        program = stack.enter_context(Program(command, environment, ReportLines(is_report, MARK)))
+        if task.report is None:
+            program = Program(command, environment, report_lines(task.length.unit))
+        else:
+            program = reporting_program(command, environment, task.report, task.length, values)
+        stack.enter_context(program)
         _ProgramRun(run, task, program).serve()
 
 
-def is_report(line: bytes) -> bool:
-    """Return whether a line of the program's output reports an epoch; all others are its log."""
-    report = _parse(line)
-    return report is not None and ERROR in report
+def report_lines(unit: Unit) -> ReportLines:
+    """Return which lines of a program's output are reports: JSON with the study's unit and a value.
+
+    All others are its log.
+    """
+    return ReportLines(lambda line: _parse(line, unit) is not None, f'"{unit}"'.encode())
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    """Return the JSON object in a line, if it is one and has an epoch."""
-    if MARK not in line or not line.lstrip().startswith(b"{"):
+def _parse(line: bytes, unit: Unit) -> dict[str, Any] | None:
+    """Return the JSON object in a line, if it is a report."""
+    if not line.lstrip().startswith(b"{"):
         return None
     try:
         found = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) and EPOCH in found else None
+    is_report = isinstance(found, dict) and unit in found and any(v in found for v in VALUES)
+    return found if is_report else None
 
 
 class _ProgramRun:
@@ -89,50 +110,59 @@ class _ProgramRun:
     def __init__(self, run: Run, task: CommandTask, program: Program) -> None:
         self._run, self._task, self._program = run, task, program
         self._name = task.command[0]
-        self._curve: list[Epoch] = []
+        self._progress = Progress(task.length)
+        self._has_begun = False
         keeps_state = CHECKPOINT_DIR in task.placeholders
         self._checkpoint: Checkpoint | None = run.checkpoint if keeps_state else None
-        """Records the epochs of a program that saves its own state in ``{checkpoint_dir}``."""
+        """Records the reports of a program that saves its own state in ``{checkpoint_dir}``."""
 
     def serve(self) -> None:
         """Serve the program to its end; raise what went wrong."""
         try:
             serve(self._run, self._task, self._program, self)
         except Hung:
-            text = hang_text(self._task, len(self._curve))
+            text = hang_text(self._task, len(self._progress.curve))
+            problem = problem_of(self._program)
+            text += f"; {problem}" if problem else ""
             raise RunFailed(text, last_output(self._program)) from None
         except _Diverged:
             return
         except TaskError as error:
-            raise RunFailed(f"{self._name} printed an invalid report: {error}") from None
+            place = "" if self._task.report else " printed an invalid report"
+            is_wrong = isinstance(error, WrongReport)
+            raise RunFailed(f"{self._name}{place}: {error}", is_wrong=is_wrong) from None
         self._check_exit()
 
     def handle(self, line: bytes) -> bool:
-        report = _parse(line)
-        assert report is not None  # is_report has accepted the line
-        number = report[EPOCH]
-        if type(number) is not int:
-            raise TaskError(f"epoch = {number!r}: must be a whole number, counted from 1")
-        if number > 1 and not self._curve:
-            self._resume_at(number)
-        check_next_epoch(f"epoch = {number}", number, len(self._curve), self._task.length.reports)
-        values = (report[ERROR], report.get(AVERAGED), report.get("loss"), report.get("lr"))
-        epoch = epoch_of(number, *values, name=ERROR)
-        self._curve.append(epoch)
-        if self._checkpoint is not None:
-            self._checkpoint.write(json.dumps([astuple(e) for e in self._curve]).encode())
-        self._run.report(epoch)
-        if epoch.diverged:
+        report = _parse(line, self._task.length.unit)
+        assert report is not None
+        unit, metric = self._task.length.unit, self._run.spec.task.metric
+        name = f"{unit} = {_shown(report[unit])}"
+        position = as_count(unit, report[unit])
+        if not self._has_begun:
+            self._resume_at(position)
+        names = _name_in(report, VALUES), _name_in(report, AVERAGED)
+        values = (report.get(names[0]), report.get(names[1]), report.get("loss"), report.get("lr"))
+        reported = report_of(metric, *values, names=names)
+        self._pass_on(self._progress.take(name, position, reported))
+        if reported.diverged:
             self._program.stop(signal.SIGTERM, 0.0)
             raise _Diverged
         return True
+
+    def _pass_on(self, reports: Sequence[Epoch]) -> None:
+        """Hand planned reports to the worker; a program that saves its own state can resume."""
+        if self._checkpoint is not None:
+            self._checkpoint.write(_to_bytes(self._progress))
+        for report in reports:
+            self._run.report(report)
 
     def terminate(self, seconds: float, interruption: Interruption) -> None:
         self._program.stop(signal.SIGTERM, seconds)
 
     def _check_exit(self) -> None:
         """Raise what went wrong, if anything did, in a program that has ended by itself."""
-        exit_, done, total = self._program.exit, len(self._curve), self._task.length.reports
+        exit_, length = self._program.exit, self._task.length
         assert exit_ is not None
         if exit_.reason:
             raise TaskError(
@@ -141,35 +171,81 @@ class _ProgramRun:
             )
         if exit_.status != 0:
             last = self._program.stderr.last_line()
-            text = f"{self._name} {exit_} after epoch {done}" + (f": {last}" if last else "")
+            place = f"{length.unit} {self._progress.position}"
+            text = f"{self._name} {exit_} after {place}" + (f": {last}" if last else "")
             raise RunFailed(text, last_output(self._program))
-        if done < total:
-            raise RunFailed(
-                f"{self._name} ended after {done} of task.epochs = {total}; it must print a line "
-                'such as {"epoch": 1, "error": 12.5} on its standard output after every epoch',
-                last_output(self._program),
+        self._pass_on(self._progress.finish(is_required=False))
+        if self._progress.is_complete:
+            return
+        if problem := problem_of(self._program):
+            raise RunFailed(problem, last_output(self._program))
+        done = f"{self._name} ended after {self._progress.position} of {length.setting}"
+        if self._task.report is None:
+            done += f"; it must print a line such as {self._example()}"
+        raise RunFailed(done, last_output(self._program))
+
+    def _example(self) -> str:
+        """What a report line looks like, and how often it is to be printed."""
+        length = self._task.length
+        if not length.counts_steps:
+            text = '{"epoch": 1, "error": 12.5} on its standard output after every epoch'
+        else:
+            text = (
+                f'{{"step": {length.report_every}, "value": 12.5}} on its standard output every '
+                f"{length.count(length.report_every)}, and at the end"
             )
+        other: Unit = "epoch" if length.counts_steps else "step"
+        if any(_parse(line.encode(), other) for line in self._program.stdout.text().splitlines()):
+            text += f'; there are lines with "{other}", but this study counts {length.unit}s'
+        return text
 
-    def _resume_at(self, number: int) -> None:
-        """Take over the epochs before ``number`` from an interrupted attempt at this run.
+    def _resume_at(self, position: int) -> None:
+        """Take over the reports before ``position`` from an interrupted attempt at this run.
 
-        A program whose own state is ahead of the recorded epochs fails this attempt; its state is
+        A program whose own state is ahead of the recorded reports fails this attempt; its state is
         removed, so that the next attempt can succeed.
         """
-        if self._checkpoint is None:
+        self._has_begun = True
+        length = self._task.length
+        if self._checkpoint is None or position <= 1:
             return
         payload = self._checkpoint.read()
-        recorded = [Epoch(*values) for values in json.loads(payload)] if payload else []
-        if len(recorded) < number - 1:
+        found = _from_bytes(length, payload) if payload else Progress(length)
+        found = found.before(position)
+        if not length.counts_steps and len(found.curve) < position - 1:
             self._program.stop(signal.SIGTERM, 0.0)
             self._checkpoint.remove()
             raise TaskError(
-                f"the first report is epoch = {number}, but epoch {len(recorded) + 1} is next "
+                f"the first report is epoch = {position}, but epoch {len(found.curve) + 1} is next "
                 "after those recorded; the saved state was removed, and the next attempt starts "
                 "over"
             )
-        self._curve = recorded[: number - 1]
-        self._run.restore(self._curve)
+        if found.position:
+            self._progress = found
+            self._run.restore(found.curve)
+
+
+def _to_bytes(progress: Progress) -> bytes:
+    """The reports of a program that saves its own state, as they are kept between attempts."""
+    curve = [astuple(report) for report in progress.curve]
+    plain = {"curve": curve, **progress.to_plain()} if progress.length.counts_steps else curve
+    return json.dumps(plain).encode()
+
+
+def _from_bytes(length: TrainingLength, payload: bytes) -> Progress:
+    plain = json.loads(payload)
+    curve = plain["curve"] if length.counts_steps else plain
+    reports = [Epoch(*values) for values in curve]
+    return Progress.restored(length, reports, plain if length.counts_steps else None)
+
+
+def _name_in(report: Mapping[str, Any], names: tuple[str, str]) -> str:
+    """The name that a report line uses of two."""
+    return next((name for name in names if name in report), names[0])
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:60]
 
 
 def _placeholder_values(
@@ -183,22 +259,32 @@ def _placeholder_values(
         device: The device as the program addresses it.
         folder: Where to write the schedule; it exists until the program has ended.
     """
-    schedule = schedule_of(run.spec, run.comparator, run.ks, task.steps_per_epoch or 1, run.lr_max)
+    per_epoch = task.steps_per_epoch or 1
+    schedule = schedule_of(run.spec, run.comparator, run.ks, per_epoch, run.lr_max)
     ks = schedule.ks if isinstance(schedule, KDecaySchedule) else ()
+    length, total = task.length, round(task.length.updates(per_epoch))
     values = {
         "k": repr(ks[-1]) if ks else "",
         "ks": ",".join(map(repr, ks)),
         "lr_max": repr(schedule.lr_max),
         "lr_min": repr(schedule.lr_min),
-        "epochs": str(task.epochs or ""),
+        EPOCHS: str(task.epochs or ""),
+        STEPS: str(task.steps or ""),
+        TOTAL_STEPS: str(total),
+        REPORT_EVERY: str(length.report_every),
+        WARMUP_STEPS: str(run.spec.warmup_steps(per_epoch)),
         "seed": str(run.seed),
         "device": device,
-        "purpose": "confirmation" if run.comparator else "search",
+        PURPOSE: "confirmation" if run.comparator else "search",
     }
     if SCHEDULE_CSV in task.placeholders:
         path = folder / "schedule.csv"
-        path.write_text(schedule_csv(schedule, round(task.length.updates(task.steps_per_epoch or 1))))
+        path.write_text(schedule_csv(schedule, total))
         values[SCHEDULE_CSV] = str(path)
+    if OUTPUT_DIR in task.placeholders:
+        output = folder / "output"
+        output.mkdir()
+        values[OUTPUT_DIR] = str(output)
     if CHECKPOINT_DIR in task.placeholders:
         kept = run.checkpoint.make_folder() if run.checkpoint is not None else folder
         values[CHECKPOINT_DIR] = str(kept)

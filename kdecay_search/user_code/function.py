@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import suppress
 
-from kdecay_search.errors import TaskError
-from kdecay_search.tasks.protocol import Run
-from kdecay_search.user_code.reports import as_float, check_percent
+from kdecay_search.tasks.protocol import Run, worst_value
+from kdecay_search.user_code.reports import WrongReport, report_of
 from kdecay_search.user_code.run import Diverged, TaskRun
 
 
@@ -20,8 +18,8 @@ def run_function(function: Callable[[TaskRun], object], run: Run) -> float | Non
         run: The run to train.
 
     Returns:
-        The final validation error (%) that the function returned; None if it returned none, or if
-        the run diverged.
+        The final value of the metric that the function returned, infinite for one that is not a
+        finite number; None if it returned none, or if the run diverged before.
 
     Raises:
         Interruption: The run was interrupted, even if the function caught the interruption.
@@ -32,7 +30,7 @@ def run_function(function: Callable[[TaskRun], object], run: Run) -> float | Non
     try:
         result = function(task_run)
         task_run._raise_if_interrupted()
-        return _final_error(task_run, result)
+        return _final_value(task_run, result)
     except Diverged:
         return None
     except Exception:
@@ -42,18 +40,21 @@ def run_function(function: Callable[[TaskRun], object], run: Run) -> float | Non
         return None
 
 
-def _final_error(task_run: TaskRun, result: object) -> float | None:
-    """Check what the function returned; if it reported no epoch, report that as the only one."""
+def _final_value(task_run: TaskRun, result: object) -> float | None:
+    """Check what the function returned; if it reported nothing, that is the only report."""
+    progress = task_run._progress
     if result is None:
-        if not task_run.epochs_done:
-            raise TaskError(
-                "the function reported no epoch and returned no number: call run.report after "
-                "every epoch, or return the validation error in percent"
+        if not progress.position:
+            every = "epoch" if not progress.length.counts_steps else "task.report_every steps"
+            raise WrongReport(
+                "the function reported nothing and returned no number: call run.report after every "
+                f"{every}, or return the final value of the metric"
             )
+        task_run._end(is_required=True)
         return None
-    error = as_float("the returned validation error", result)
-    if not task_run.epochs_done:
-        task_run.report(1, error)
-    elif math.isfinite(error):
-        check_percent("the returned validation error", error)
-    return error if math.isfinite(error) else None
+    final = report_of(task_run.metric, result, names=("the returned value", ""))
+    if progress.position:
+        task_run._end(is_required=False)
+    else:
+        task_run._only_report(final)
+    return worst_value(task_run.metric) if final.diverged else final.validation_error

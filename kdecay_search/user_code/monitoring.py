@@ -27,10 +27,12 @@ class RunFailed(Exception):
 
     output: str
     """What the program wrote last, or the traceback; safe to print."""
+    is_wrong: bool
+    """Whether it reported what no attempt can report rightly, so that the run fails at once."""
 
-    def __init__(self, text: str, output: str = "") -> None:
+    def __init__(self, text: str, output: str = "", is_wrong: bool = False) -> None:
         super().__init__(" ".join(cleaned(text).split()))
-        self.output = cleaned(output)
+        self.output, self.is_wrong = cleaned(output), is_wrong
 
 
 class Hung(Exception):
@@ -74,11 +76,12 @@ def serve(run: Run, task: UserTask, program: Program, handler: Handler) -> None:
         raise
 
 
-def hang_text(task: UserTask, epochs: int) -> str:
-    """Return the message for a program that hung after it had reported ``epochs`` epochs."""
+def hang_text(task: UserTask, reports: int) -> str:
+    """Return the message for a program that hung after it had made this many planned reports."""
+    place = task.length.place(min(reports + 1, task.length.reports))
     return (
-        f"epoch {epochs + 1} was not reported within task.epoch_timeout = {task.epoch_timeout:g} "
-        "s, so the program was killed; fix what hangs, or raise task.epoch_timeout"
+        f"{place} was not reported within task.epoch_timeout = {task.epoch_timeout:g} s, so the "
+        "program was killed; fix what hangs, or raise task.epoch_timeout"
     )
 
 

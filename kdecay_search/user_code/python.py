@@ -41,7 +41,7 @@ def train(run: Run) -> float | None:
     """Let the function ``task.entry`` train ``run``.
 
     Returns:
-        The validation error (%) that the function returned; None if it returned none.
+        The final value of the metric that the function returned; None if it returned none.
 
     Raises:
         RunFailed: The function failed.
@@ -65,7 +65,7 @@ class _FunctionRun:
         self, run: Run, task: PythonTask, program: Program, channel: socket.socket
     ) -> None:
         self._run, self._task, self._program, self._channel = run, task, program, channel
-        self._epochs = 0
+        self._reports = 0
         self._has_diverged = False
         self._outcome: Message | None = None
 
@@ -77,7 +77,7 @@ class _FunctionRun:
         except Hung:
             if self._outcome is None:
                 output = user_frames(last_output(self._program))
-                raise RunFailed(hang_text(self._task, self._epochs), output) from None
+                raise RunFailed(hang_text(self._task, self._reports), output) from None
         return self._checked_outcome()
 
     def handle(self, line: bytes) -> bool:
@@ -87,10 +87,10 @@ class _FunctionRun:
             return False
         if "restore" in message:
             self._run.restore([Epoch(*values) for values in message["restore"]])
-            self._epochs = len(message["restore"])
+            self._reports = len(message["restore"])
         elif "report" in message:
             epoch = Epoch(*message["report"])
-            self._epochs, self._has_diverged = epoch.number, epoch.diverged
+            self._reports, self._has_diverged = epoch.number, epoch.diverged
             self._run.report(epoch)
         else:
             self._outcome = message
@@ -118,15 +118,16 @@ class _FunctionRun:
         if "invalid_entry" in outcome:
             raise TaskError(outcome["invalid_entry"])
         if "failed" in outcome:
-            raise RunFailed(outcome["failed"], outcome["traceback"])
-        error: float | None = outcome["returned"]
-        if error is None and not self._has_diverged and self._epochs < self._task.length.reports:
+            raise RunFailed(outcome["failed"], outcome["traceback"], outcome["is_wrong"])
+        value: float | None = outcome["returned"]
+        length = self._task.length
+        if value is None and not self._has_diverged and self._reports < length.reports:
             raise RunFailed(
-                f"{self._task.entry} returned after {self._epochs} of task.epochs = "
-                f"{self._task.length.reports}; report every epoch, or set task.epochs to the number of "
-                "epochs that it trains"
+                f"{self._task.entry} returned after {length.position(self._reports)} of "
+                f"{length.setting}; report every {length.unit}, or set {length.key} to the number "
+                f"of {length.unit}s that it trains"
             )
-        return error
+        return value
 
 
 def _job(run: Run, device: str) -> Message:

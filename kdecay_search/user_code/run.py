@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from numbers import Integral
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from kdecay_search.errors import TaskError
-from kdecay_search.schedules.base import Schedule
 from kdecay_search.study.base import AVERAGING_SHARE
-from kdecay_search.study.comparators import schedule_of
-from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.protocol import Epoch, Interruption, Released, Run
+from kdecay_search.user_code.given_run import GivenRun
+from kdecay_search.user_code.progress import Progress
 from kdecay_search.user_code.random_state import seed_all
-from kdecay_search.user_code.reports import as_float, check_next_epoch, epoch_of
+from kdecay_search.user_code.reports import AVERAGED, VALUE, WrongReport, as_float, report_of
 from kdecay_search.user_code.saved_state import SavedState, Stateful, StateStore, state_of
 
 if TYPE_CHECKING:
@@ -29,17 +28,18 @@ logger = logging.getLogger(__name__)
 
 
 class Diverged(Interruption):
-    """The loss or an error is NaN or infinite: the run ends here, with an error of 100 %."""
+    """The loss or the metric is NaN or infinite: the run ends here, and ranks last."""
 
 
-class TaskRun:
+class TaskRun(GivenRun):
     """One training run, from its first optimizer update to its last, as your code sees it.
 
     Your training function gets a ``TaskRun`` as its only argument. It must do two things:
 
     - use the learning rates of the run's schedule: :meth:`drive` or :meth:`scheduler` set them on
       a torch optimizer, :meth:`schedule` returns them for any other framework;
-    - call :meth:`report` after every epoch.
+    - call :meth:`report` after every epoch or, in a study that counts steps, every
+      ``task.report_every`` steps and at the end.
 
     Everything else is optional: :attr:`seed` makes runs comparable, :meth:`average` lets hopeless
     runs end early, and :meth:`keep` lets an interrupted run resume.
@@ -67,15 +67,19 @@ class TaskRun:
                     with average:
                         averaged_error = error_percent(model, held_out)
                     run.report(epoch, error, averaged_error)
+
+        In a study that counts steps, the loop is::
+
+                for step in run.remaining_steps():
+                    train_on_one_batch(model, optimizer, training)
+                    if run.is_report_due(step):
+                        run.report(step=step, value=loss_in_nats(model, held_out))
     """
 
     def __init__(self, run: Run) -> None:
         """Wrap the run that a worker trains; workers do this, your code does not need to."""
-        self._run = run
-        self._steps_in_file: int | None = getattr(run.spec.task, "steps_per_epoch", None)
-        self._steps_per_epoch: int | None = self._steps_in_file
-        self._schedule: Schedule | None = None
-        self._curve: list[Epoch] = []
+        super().__init__(run)
+        self._progress = Progress(self.length)
         self._drivers: list[LRDriver] = []
         self._scheduler: ScheduleLR | None = None
         self._updates: Sequence[int] = ()
@@ -84,106 +88,53 @@ class TaskRun:
         self._interruption: Interruption | None = None
         self._store = StateStore(run.checkpoint)
 
-    # ---- what to train ----------------------------------------------------------------------
-
-    @property
-    def args(self) -> Mapping[str, Any]:
-        """Your own settings: the table ``task.args`` of the study file."""
-        task = self._run.spec.task
-        return task.args if isinstance(task, PythonTask) else {}
-
-    @property
-    def seed(self) -> int:
-        """The run's random seed; runs of different schedules with the same seed are compared.
-
-        Initial weights, data order and augmentation must follow from it and from nothing else.
-        """
-        return self._run.seed
-
-    @property
-    def device(self) -> str:
-        """The device to train on: ``cpu``, ``cuda`` or ``cuda:N``."""
-        return self._run.device
-
-    @property
-    def purpose(self) -> Literal["search", "confirmation"]:
-        """Which data to train and to validate on.
-
-        ``search``: train on a part of the training set and report the error on the rest of it.
-        ``confirmation``: train on the whole training set and report the error on the test set.
-        """
-        return "confirmation" if self._run.comparator else "search"
-
-    @property
-    def epochs(self) -> int:
-        """Number of epochs of the whole run: ``task.epochs`` of the study file."""
-        return self._run.spec.task.length.reports
+    # ---- what is done -----------------------------------------------------------------------
 
     @property
     def epochs_done(self) -> int:
-        """Number of epochs reported so far, including those of an attempt that was resumed."""
-        return len(self._curve)
+        """Number of epochs reported so far, including those of an attempt that was resumed.
+
+        Raises:
+            TaskError: The study counts steps.
+        """
+        self._require("epoch", "run.epochs_done", "run.steps_done")
+        return self._progress.position
+
+    @property
+    def steps_done(self) -> int:
+        """The step of the last report, including those of an attempt that was resumed.
+
+        Raises:
+            TaskError: The study counts epochs.
+        """
+        self._require("step", "run.steps_done", "run.epochs_done")
+        return self._progress.position
 
     def remaining_epochs(self) -> range:
         """Return the numbers of the epochs to train, counted from 1.
 
         In a run that is resumed (:meth:`keep`, :meth:`resume`), they start after the last epoch
         that was reported.
-        """
-        return range(self.epochs_done + 1, self.epochs + 1)
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Number of optimizer updates per epoch.
-
-        It is ``task.steps_per_epoch`` of the study file, or else what your code sets, before the
-        schedule is first used. With gradients accumulated over several batches, it counts updates
-        and not batches.
-        """
-        if self._steps_per_epoch is None:
-            raise TaskError(
-                "the number of updates is not known yet: set run.steps_per_epoch = len(loader) "
-                "first, or task.steps_per_epoch in the study file"
-            )
-        return self._steps_per_epoch
-
-    @steps_per_epoch.setter
-    def steps_per_epoch(self, steps: int) -> None:
-        if isinstance(steps, bool) or not isinstance(steps, Integral) or steps < 1:
-            raise TaskError(f"run.steps_per_epoch = {steps!r}: must be a whole number, 1 or more")
-        if self._steps_in_file not in (None, steps):
-            raise TaskError(
-                f"run.steps_per_epoch = {steps}: the study file has task.steps_per_epoch = "
-                f"{self._steps_in_file}; remove it there, or do not set it here"
-            )
-        if self._schedule is not None and self._steps_per_epoch != steps:
-            raise TaskError(
-                f"run.steps_per_epoch = {steps}: was {self._steps_per_epoch} when the schedule "
-                "was first used; set it once, before that"
-            )
-        self._steps_per_epoch = int(steps)
-
-    @property
-    def total_steps(self) -> int:
-        """Number of optimizer updates of the whole run: ``epochs * steps_per_epoch``."""
-        return self.epochs * self.steps_per_epoch
-
-    # ---- the learning rate ------------------------------------------------------------------
-
-    def schedule(self, step: int) -> float:
-        """Return the learning rate of an optimizer update.
-
-        Args:
-            step: The number of the update, counted from 0. From :attr:`total_steps` on, the
-                learning rate stays at its final value.
 
         Raises:
-            TaskError: :attr:`steps_per_epoch` is not known yet.
+            TaskError: The study counts steps.
         """
-        if self._schedule is None:
-            run, steps = self._run, self.steps_per_epoch
-            self._schedule = schedule_of(run.spec, run.comparator, run.ks, steps, run.lr_max)
-        return self._schedule(min(step, self.total_steps), self.total_steps)
+        self._require("epoch", "run.remaining_epochs()", "run.remaining_steps()")
+        return range(self._progress.position + 1, self.length.total + 1)
+
+    def remaining_steps(self) -> range:
+        """Return the numbers of the optimizer updates to make, counted from 1.
+
+        In a run that is resumed (:meth:`keep`, :meth:`resume`), they start after the step that was
+        reported last.
+
+        Raises:
+            TaskError: The study counts epochs.
+        """
+        self._require("step", "run.remaining_steps()", "run.remaining_epochs()")
+        return range(self._progress.position + 1, self.length.total + 1)
+
+    # ---- the learning rate ------------------------------------------------------------------
 
     def drive(self, optimizer: Optimizer, *, base_lr: float | None = None) -> None:
         """Let the schedule set the learning rate before each update of a torch optimizer.
@@ -232,29 +183,37 @@ class TaskRun:
 
     def report(
         self,
-        epoch: int,
-        validation_error: float,
-        averaged_error: float | None = None,
+        epoch: int | None = None,
+        value: float | None = None,
+        averaged_value: float | None = None,
         *,
+        step: int | None = None,
         loss: float | None = None,
         lr: float | None = None,
+        validation_error: float | None = None,
+        averaged_error: float | None = None,
         **metrics: float,
     ) -> None:
-        """Record an epoch. NaN or infinity as an error or as the loss ends the run as diverged.
+        """Report the metric. NaN or infinity as a value or as the loss ends the run as diverged.
 
         Args:
-            epoch: The epoch's number, counted from 1. Report every epoch once, in order.
-            validation_error: Error of the weights as they are, in percent (0 to 100).
-            averaged_error: Error of the averaged weights (:meth:`average`), in percent. Without
-                it, the run is never ended early.
-            loss: The epoch's mean training loss.
-            lr: Learning rate of the epoch's last update; not needed with :meth:`drive` or
+            epoch: The number of epochs that are done, if the study counts epochs. Report every
+                epoch once, in order.
+            value: The study's metric (:attr:`metric`), with the weights as they are.
+            averaged_value: The metric with averaged weights (:meth:`average`). Without it, the run
+                is never ended early.
+            step: The number of optimizer updates that are done, if the study counts steps. Report
+                every ``task.report_every`` steps and at the end, or more often: the last value at
+                or before a planned step counts for it.
+            loss: The mean training loss since the report before.
+            lr: Learning rate of the last update; not needed with :meth:`drive` or
                 :meth:`scheduler`.
+            validation_error: Another name of ``value``.
+            averaged_error: Another name of ``averaged_value``.
             metrics: Further numbers, for the worker's log.
 
         Raises:
-            TaskError: The epoch is not the next one, a value is not a number, or an error is not
-                in percent.
+            TaskError: A value is not a number, or the epoch or step does not fit the study.
             Interruption: The run ends here; do not catch it.
         """
         self._raise_if_interrupted()
@@ -262,25 +221,59 @@ class TaskRun:
             lr = self._drivers[0].rate
         elif lr is None and self._scheduler is not None:
             lr = self._scheduler.rate
-        name = f"run.report(epoch={epoch!r})"
-        number = check_next_epoch(name, epoch, self.epochs_done, self.epochs)
-        reported = epoch_of(number, validation_error, averaged_error, loss, lr)
+        position = self._position(epoch, step)
+        names = VALUE, AVERAGED
+        if validation_error is not None and value is None:
+            value, names = validation_error, ("validation_error", names[1])
+        if averaged_error is not None and averaged_value is None:
+            averaged_value, names = averaged_error, (names[0], "averaged_error")
+        reported = report_of(self.metric, value, averaged_value, loss, lr, names)
         others = {name: as_float(name, value) for name, value in metrics.items()}
         if others:
             shown = ", ".join(f"{name} {value:g}" for name, value in others.items())
-            logger.info("epoch %d: %s", number, shown)
-        self._curve.append(reported)
+            logger.info("%s %s: %s", self.length.unit, position, shown)
+        self._pass_on(
+            self._progress.take(f"run.report({self.length.unit}={position!r})", position, reported)
+        )
+
+    def _position(self, epoch: object, step: object) -> object:
+        """The number of epochs or steps done, whichever the study counts."""
+        wanted, other = (step, epoch) if self.length.counts_steps else (epoch, step)
+        if wanted is None:
+            unit = self.length.unit
+            raise WrongReport(
+                f"run.report: this study has {self.length.setting}; call "
+                f"run.report({unit}=…, value=…)"
+                + ("" if other is None else f", with the {unit}s that are done")
+            )
+        return wanted
+
+    def _pass_on(self, reports: Sequence[Epoch]) -> None:
+        """Hand planned reports to the worker, and save what is kept."""
         try:
-            self._interruptible(self._run.report, reported)
+            for report in reports:
+                self._interruptible(self._run.report, report)
+            if not reports:
+                self._interruptible(self._run.poll)
         except Released:
             self._save_kept()
             if not self._will_save or self._kept:
-                raise  # otherwise save() raises it, once the epoch is saved
+                raise  # otherwise save() raises it, once the report is saved
         else:
             self._save_kept()
-        if reported.diverged:
+        if any(report.diverged for report in reports):
             self._interruption = Diverged()
             raise self._interruption
+
+    def _only_report(self, report: Epoch) -> None:
+        """Report the result of a function that has reported nothing else."""
+        self._pass_on([replace(report, number=1)])
+
+    def _end(self, is_required: bool) -> None:
+        """Pass on the report that counts for the end of the training, if it was early."""
+        reports = self._progress.finish(is_required)
+        if reports:
+            self._pass_on(reports)
 
     def poll(self) -> None:
         """Raise if the run is to end; cheap enough to call for every batch.
@@ -304,17 +297,18 @@ class TaskRun:
         return self._store.folder
 
     def keep(self, *objects: Stateful) -> None:
-        """Save the state of these objects after every epoch, and restore it in a resumed run.
+        """Save the state of these objects at every report, and restore it in a resumed run.
 
         The states of the random generators of Python, NumPy and torch are saved and restored with
-        them. Call it once, before the first epoch, and then train :meth:`remaining_epochs`.
+        them. Call it once, before the first report, and then train :meth:`remaining_epochs` or
+        :meth:`remaining_steps`.
 
         Args:
             objects: Anything with ``state_dict()`` and ``load_state_dict()``, always in the same
                 order: the model, the optimizer, the result of :meth:`average`, and so on.
 
         Raises:
-            TaskError: An epoch was reported before.
+            TaskError: A report was made before.
             Exception: A saved state does not fit the objects; the next attempt starts over.
         """
         found = self._restore()
@@ -323,9 +317,9 @@ class TaskRun:
         self._kept = objects
 
     def save(self, state: Any) -> None:
-        """Save ``state`` together with the epochs reported so far, in place of what was saved.
+        """Save ``state`` together with the reports made so far, in place of what was saved.
 
-        Call it after :meth:`report`; within a long epoch, it may be called at any time.
+        Call it after :meth:`report`; between two reports, it may be called at any time.
 
         Args:
             state: Anything that can be pickled; :meth:`resume` returns it.
@@ -343,13 +337,14 @@ class TaskRun:
     def resume(self) -> Any:
         """Return what an interrupted attempt at this run saved last.
 
-        Call it once, before the first epoch, and then train :meth:`remaining_epochs`.
+        Call it once, before the first report, and then train :meth:`remaining_epochs` or
+        :meth:`remaining_steps`.
 
         Returns:
             What was passed to :meth:`save`, with all tensors on the CPU; None if there is nothing.
 
         Raises:
-            TaskError: An epoch was reported before.
+            TaskError: A report was made before.
         """
         self._will_save = True
         return self._restore()
@@ -368,7 +363,7 @@ class TaskRun:
                 ``update()`` of the result yourself.
 
         Returns:
-            A context manager: ``with average: error = evaluate(model)`` evaluates the model with
+            A context manager: ``with average: value = evaluate(model)`` evaluates the model with
             the averaged weights, in eval mode. Pass it to :meth:`keep` as well.
         """
         from kdecay_search.training.averaging import SwappedAverage  # noqa: PLC0415 - torch
@@ -403,17 +398,19 @@ class TaskRun:
 
     def _write(self, state: Any) -> None:
         updates = [driver.updates for driver in self._drivers]
-        self._store.write(SavedState(self._curve, updates, state))
+        saved = SavedState(self._progress.curve, updates, state, self._progress.to_plain())
+        self._store.write(saved)
 
     def _restore(self) -> Any:
-        """Take over the epochs of an interrupted attempt; return what its code saved, or None."""
-        if self._curve:
+        """Take over the reports of an interrupted attempt; return what its code saved, or None."""
+        if self._progress.position:
             raise TaskError("call run.keep and run.resume before the first report")
         saved = self._store.read()
         if saved is None:
             return None
-        self._curve, self._updates = list(saved.curve), saved.updates
+        self._progress = Progress.restored(self.length, saved.curve, saved.progress)
+        self._updates = saved.updates
         for driver, updates in zip(self._drivers, self._updates, strict=False):
             driver.updates = updates
-        self._run.restore(self._curve)
+        self._run.restore(self._progress.curve)
         return saved.state

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -36,19 +36,27 @@ class Stateful(Protocol):
 
 @dataclass(frozen=True)
 class SavedState:
-    """The state of a run after one of its epochs."""
+    """The state of a run after one of its reports."""
 
     curve: Sequence[Epoch]
-    """The epochs that the run has reported, in order."""
+    """The planned reports that the run has made, in order."""
     updates: Sequence[int]
     """Number of updates done, for each optimizer that :meth:`TaskRun.drive` drives."""
     state: Any
     """What the user's code saved; anything that can be pickled."""
+    progress: Mapping[str, Any] | None = None
+    """Where those reports were made (:meth:`.progress.Progress.to_plain`); None in what earlier
+    versions saved."""
 
     def to_bytes(self) -> bytes:
         """Return the state as bytes; pickled if it is more than plain data."""
         curve = [astuple(epoch) for epoch in self.curve]
-        whole = {"curve": curve, "updates": list(self.updates), "state": self.state}
+        whole = {
+            "curve": curve,
+            "updates": list(self.updates),
+            "state": self.state,
+            "progress": self.progress,
+        }
         try:
             return PLAIN + plain_data.to_bytes(whole)
         except plain_data.NotPlain:
@@ -74,7 +82,7 @@ class SavedState:
 
             found = checkpoints.from_bytes(payload[1:], weights_only=False)
         curve = [Epoch(*values) for values in found["curve"]]
-        return SavedState(curve, found["updates"], found["state"])
+        return SavedState(curve, found["updates"], found["state"], found.get("progress"))
 
 
 class StateStore:

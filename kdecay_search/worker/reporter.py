@@ -1,4 +1,4 @@
-"""The thread that reports a trial's epochs to the database while training continues."""
+"""The thread that writes a trial's reports to the database while training continues."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ logger = logging.getLogger(__name__)
 
 
 ReportEpoch = Callable[[Epoch], type[Interruption] | None]
-"""Reports one epoch. Returns the interruption that ends the training, if there is one. May raise
+"""Writes one report. Returns the interruption that ends the training, if there is one. May raise
 :class:`StorageUnavailable`; the call is then repeated."""
 
 
 class Reporter(BackgroundThread):
-    """Context manager that reports epochs in order, from a thread.
+    """Context manager that writes reports in order, from a thread.
 
-    Epochs wait here while the database is unavailable. The thread stops at once at the end of the
-    ``with`` block and drops what waits: the trial's next holder reports those epochs.
+    They wait here while the database is unavailable. The thread stops at once at the end of the
+    ``with`` block and drops what waits: the trial's next holder makes those reports again.
     """
 
     join_seconds = 1.0  # longer than a statement takes while the database is available
@@ -41,7 +41,7 @@ class Reporter(BackgroundThread):
         self._changed = threading.Condition()
 
     def put(self, epoch: Epoch) -> None:
-        """Queue an epoch to be reported."""
+        """Queue a report to be written."""
         with self._changed:
             self._epochs.append(epoch)
             self._changed.notify_all()
@@ -71,20 +71,20 @@ class Reporter(BackgroundThread):
             self._wake()
 
     def _next(self) -> Epoch | None:
-        """Wait for the next epoch; None at the end."""
+        """Wait for the next report; None at the end."""
         with self._changed:
             self._changed.wait_for(lambda: self._epochs or self._ended.is_set())
             over = self._ended.is_set() or self.interruption is Lost
             return None if over else self._epochs[0]
 
     def _deliver(self, epoch: Epoch) -> type[Interruption] | None:
-        """Report an epoch, and retry until it gets through or the ``with`` block ends."""
+        """Write a report, and retry until it gets through or the ``with`` block ends."""
         for failures, delay in enumerate(retry_delays()):
             try:
                 return self._report(epoch)
             except StorageUnavailable as error:
                 if not failures:
-                    logger.warning("epoch %d waits to be reported: %s", epoch.number, error)
+                    logger.warning("report %d waits to be written: %s", epoch.number, error)
             if self._ended.wait(delay):
                 break
         return None

@@ -7,12 +7,14 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from kdecay_search.errors import KEPT_BYTES, KDecayError, MissingPackage, StorageUnavailable
 from kdecay_search.storage import Storage, queue
 from kdecay_search.storage.queue import Claim
+from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import ERROR, MEMORY
+from kdecay_search.study.trials import ERROR, MEMORY, WRONG
 from kdecay_search.tasks.checkpoint import Checkpoint, CheckpointFolder
 from kdecay_search.tasks.protocol import Epoch, Lost, Pruned, Released, TrainFunction
 from kdecay_search.tasks.simulated import train as train_simulated
@@ -25,10 +27,11 @@ from kdecay_search.worker.reporter import Reporter
 from kdecay_search.worker.trial import ClaimedTrial
 
 logger = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 DECISION_SECONDS = 2.0
-"""Longest wait, at the end of an epoch, for the decision to prune that the epoch before called
-for. Training continues without it."""
+"""Longest wait, at a report, for the decision to prune that the report before called for. Training
+continues without it."""
 DELIVERY_POLL_SECONDS = 0.2
 """Time between two checks, while the last reports are delivered, that the trial is still held."""
 FAILED, RELEASED, LOST = "failed", "released", "lost"
@@ -53,7 +56,8 @@ def train_trial(storage: Storage, spec: StudySpec, claim: Claim, context: Worker
     """Train a claimed trial and record its outcome.
 
     Returns:
-        The outcome for the log, such as ``4.71 %``, ``pruned after 8 epochs`` or ``released``.
+        The outcome for the log, such as ``4.71 %``, ``diverged``, ``pruned after 8 epochs`` or
+        ``released``.
 
     Raises:
         KDecayError: Something is missing on this worker, such as a data set or a package. The
@@ -112,10 +116,13 @@ def _train(storage: Storage, spec: StudySpec, claim: Claim, context: WorkerConte
 def describe_failure(error: Exception, device: str) -> tuple[str, str]:
     """Return the reason and the message to store with a trial that failed with ``error``.
 
-    The reason is ``memory`` if the device's memory was full, else ``error``.
+    The reason is ``memory`` if the device's memory was full, ``wrong`` if what was reported would
+    be wrong in every attempt, and else ``error``.
     """
     kind = "" if isinstance(error, RunFailed) else f"{type(error).__name__}: "
     text = f"{kind}{error}"[:2000]
+    if isinstance(error, RunFailed) and error.is_wrong:
+        return WRONG, text
     if isinstance(error, MemoryError) or any(phrase in text for phrase in MEMORY_PHRASES):
         hint = "lower the batch size, or run fewer processes on the device (--per-device)"
         return MEMORY, f"{device} has too little memory: {hint} ({text})"
@@ -151,22 +158,23 @@ class _WorkerRun:
         self._trial, self._heartbeat, self._reporter = trial, heartbeat, reporter
         self._curve: list[Epoch] = []
         self._decision_is_due = False
-        """Whether the report of the last epoch includes a decision to prune."""
+        """Whether the last report includes a decision to prune."""
 
     def train(self, train: TrainFunction) -> str:
         """Call the task, record the outcome, and return it for the log."""
         try:
             self.poll()
-            error = train(self)
+            value = train(self)
         except Pruned:
             self._deliver_all()
             self._finish(self._trial.prune)
-            return f"pruned after {self._curve[-1].number} epochs"
+            length = self.spec.task.length
+            return f"pruned after {length.count(length.position(self._curve[-1].number))}"
         self._deliver_all()
-        self._finish(lambda curve: self._trial.complete(curve, error))
-        last = self._curve[-1]
-        result = last.validation_error if error is None else error
-        return "diverged" if last.diverged else f"{result:.2f} %"
+        result = self._finish(lambda curve: self._trial.complete(curve, value))
+        metric = self.spec.task.metric
+        error = metric.error(result)
+        return MetricFormat.of(metric, None, [error]).value(error)
 
     def poll(self) -> None:
         self._check_threads()
@@ -182,10 +190,10 @@ class _WorkerRun:
             self._record(epoch)
 
     def report(self, epoch: Epoch) -> None:
-        """Record an epoch; the decision to prune is made in the reporter's thread meanwhile.
+        """Record a report; the decision to prune is made in the reporter's thread meanwhile.
 
-        The training sees the decision at its next poll. An epoch that was trained after the one
-        that is pruned is not recorded, so that the run ends where the decision was made.
+        The training sees the decision at its next poll. A report that is made after the one that is
+        pruned is not recorded, so that the run ends where the decision was made.
         """
         if self._decision_is_due:
             self._reporter.wait(DECISION_SECONDS)
@@ -212,7 +220,7 @@ class _WorkerRun:
             self._check_threads()
         self._check_threads()
 
-    def _finish(self, write: Callable[[Sequence[Epoch]], None]) -> None:
+    def _finish(self, write: Callable[[Sequence[Epoch]], _T]) -> _T:
         """Write the outcome, and retry for as long as this worker holds the trial."""
         while True:
             try:

@@ -21,9 +21,10 @@ from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
 from kdecay_search.storage.seed_trials import SeedTrial, read_seed
 from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.metric import Metric
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, RAW_ONLY, RunKey
-from kdecay_search.tasks.protocol import DIVERGED_ERROR, Epoch, Interruption, Lost, Pruned
+from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, is_finite, worst_value
 
 STARTUP_SHARE = 1 / 3
 """Share of a stage's candidates that tpe and gp draw at random before they use a model."""
@@ -43,16 +44,16 @@ class ClaimedTrial:
     def __init__(self, storage: Storage, spec: StudySpec, claim: Claim) -> None:
         self._storage, self._spec, self._claim = storage, spec, claim
         self._reported = set(claim.reported)
-        """Numbers of the epochs that the database holds."""
+        """Numbers of the reports that the database holds."""
         self._restored = 0
-        """How many epochs were trained by an earlier trial or holder."""
+        """How many reports were made by an earlier trial or holder."""
         self._is_raw = False
-        """Whether the trial is marked as one that reports raw errors."""
+        """Whether the trial is marked as one that reports raw values."""
         self.candidate = _choose_candidate(storage, spec, claim)
         """The point of the search space to train."""
 
     def restore(self, epochs: int) -> None:
-        """Note how many epochs a checkpoint has restored.
+        """Note how many reports a checkpoint has restored.
 
         They are reported again where this trial lacks them, but lead to no decision, and count as
         resumed where another trial has trained them.
@@ -63,9 +64,9 @@ class ClaimedTrial:
             queue.note(self._storage, self._claim.trial_id, {attributes.RESUMED: elsewhere})
 
     def report(self, epoch: Epoch) -> type[Interruption] | None:
-        """Report an epoch and, if a decision is due, decide whether to prune the run.
+        """Write a report and, if a decision is due, decide whether to prune the run.
 
-        An epoch that an earlier holder of this trial has reported is not written again: its value
+        A report that an earlier holder of this trial has written is not written again: its value
         was the same.
 
         Returns:
@@ -90,23 +91,30 @@ class ClaimedTrial:
         return Pruned if should_prune(self._spec, own, trials) else None
 
     def is_decision(self, epoch: Epoch) -> bool:
-        """Whether the run may be pruned after this epoch, depending on other runs."""
+        """Whether the run may be pruned after this report, depending on other runs."""
         is_new = not epoch.diverged and epoch.number > self._restored
         is_comparable = is_new and epoch.averaged_error is not None
         return is_comparable and may_stop(self._spec, self._claim.request, epoch.number)
 
-    def complete(self, curve: Sequence[Epoch], error: float | None = None) -> None:
+    def complete(self, curve: Sequence[Epoch], value: float | None = None) -> float:
         """Finish the trial with its result and its curves.
 
         Args:
-            curve: All epochs of the run.
-            error: The run's validation error (%); None for that of the last epoch.
+            curve: All reports of the run.
+            value: The run's final value of the metric; None for that of the last report.
+
+        Returns:
+            The value that is stored: the worst there is, infinite, if the run has diverged.
         """
-        last = curve[-1]
-        if error is None:
-            error = last.validation_error
-        error = DIVERGED_ERROR if last.diverged else error
-        queue.complete(self._storage, self._claim.trial_id, error, _curves(curve))
+        metric, last = self._spec.task.metric, curve[-1]
+        result = last.validation_error if value is None else value
+        if last.diverged or not is_finite(result):
+            result = worst_value(metric)
+        noted: dict[str, object] = dict(_curves(curve))
+        if _is_worse(metric, last, curve[0]):
+            noted[attributes.WORSENED] = True
+        queue.complete(self._storage, self._claim.trial_id, result, noted)
+        return result
 
     def prune(self, curve: Sequence[Epoch]) -> None:
         """Finish the trial as pruned after the last epoch of ``curve``."""
@@ -116,26 +124,33 @@ class ClaimedTrial:
 def should_prune(spec: StudySpec, own: SeedTrial, trials: Sequence[SeedTrial]) -> bool:
     """Whether ``own``, one of a stage's ``trials`` on the first seed, should stop now.
 
-    Trials that report raw errors are neither stopped nor compared with.
+    Trials that report raw values are neither stopped nor compared with.
     """
     if own.is_raw or own.request.protected or own.candidate is None:
         return False
-    # An earlier holder of this trial may have reported more epochs than this one has trained.
-    if not is_look(spec, len(own.values)):
+    # An earlier holder of this trial may have made more reports than this one.
+    if not is_look(spec, len(own.errors)):
         return False
     compared = [trial for trial in trials if not trial.is_raw]
     prunable = {trial.request.key.candidate for trial in compared if not trial.request.protected}
     curves = [
-        Curve(trial.candidate, trial.values, trial.request.protected, trial.is_pruned)
+        Curve(trial.candidate, trial.errors, trial.request.protected, trial.is_pruned)
         for trial in compared
-        if trial.values and trial.candidate is not None and trial.trial_id != own.trial_id
+        if trial.errors and trial.candidate is not None and trial.trial_id != own.trial_id
     ]
-    own_curve = Curve(own.candidate, own.values)
+    own_curve = Curve(own.candidate, own.errors)
     return should_stop(spec, own_curve, [*curves, own_curve], len(prunable))
 
 
+def _is_worse(metric: Metric, last: Epoch, first: Epoch) -> bool:
+    """Whether a run ended with a worse raw value than it began with; not one that has diverged."""
+    if last.diverged or first.diverged:
+        return False
+    return metric.error(last.validation_error) > metric.error(first.validation_error)
+
+
 def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
-    """The curves to store with a trial, by name: one value for each epoch, NaN where one is
+    """The curves to store with a trial, by name: one value for each report, NaN where one is
     missing; a curve without any value is left out."""
     columns = {name: [getattr(epoch, name) for epoch in curve] for name in attributes.CURVES}
     return {
@@ -146,7 +161,7 @@ def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
 
 
 def _reported_error(epoch: Epoch) -> float:
-    """The value (%) to report to Optuna: the averaged error, or the raw one if there is none."""
+    """The value to report to Optuna: the averaged one, or the raw one if there is none."""
     return epoch.validation_error if epoch.averaged_error is None else epoch.averaged_error
 
 

@@ -164,7 +164,7 @@ def test_a_diverged_run_reports_its_last_epoch_and_stops(recorder: MakeRecorder)
     assert len(run.epochs) < 20
     assert last.diverged
     assert not math.isfinite(last.training_loss)
-    assert (last.validation_error, last.averaged_error) == (100.0, 100.0)
+    assert (last.validation_error, last.averaged_error) == (math.inf, math.inf)
     assert not any(epoch.diverged for epoch in before)
 
 

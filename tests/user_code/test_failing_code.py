@@ -47,10 +47,11 @@ def test_a_program_s_last_output_is_shown() -> None:
         ("os.kill(os.getpid(), 9)", "was killed by SIGKILL; perhaps the machine's memory was full"),
         ("run.report(2, 40.0)", "run.report(epoch=2): epoch 1 is next"),
         ("run.report(1, 40.0); run.report(1, 30.0)", "run.report(epoch=1): epoch 2 is next"),
-        ("run.report(1, 'low')", "validation_error = 'low': must be a number (mine.py, line 5)"),
-        ("run.report(1, 400.0)", "validation_error = 400: must be an error in percent"),
+        ("run.report(1, 'low')", "value = 'low': must be a number (mine.py, line 5)"),
+        ("run.report(1, True)", "value = True: must be a number (mine.py, line 5)"),
+        ("run.report(step=1, value=3.0)", "run.report: this study has task.epochs = 3; call run.r"),
         ("run.report(1, 40.0)", "mine:train returned after 1 of task.epochs = 3"),
-        ("return 'low'", "the returned validation error = 'low': must be a number"),
+        ("return 'low'", "the returned value = 'low': must be a number"),
     ],
 )
 def test_a_faulty_function_fails(body: str, words: str) -> None:
@@ -65,15 +66,18 @@ def test_a_faulty_function_fails(body: str, words: str) -> None:
         ("echo '{not JSON'; echo '[1]'; echo '{\"epoch\": 1}'", "sh ended after 0 of"),
         (report_line(1, "low"), "error = 'low': must be a number"),
         (report_line(1, None), "error = None: must be a number"),
-        (report_line(1, 400), "error = 400: must be an error in percent, from 0 to 100"),
-        (report_line(1, 40, averaged_error=-1), "averaged_error = -1: must be an error in percent"),
+        (report_line(1, True), "error = True: must be a number"),
+        (report_line(1, 40, averaged_error="low"), "averaged_error = 'low': must be a number"),
         ('echo \'{"epoch": 1.5, "error": 40}\'', "epoch = 1.5: must be a whole number"),
         (
             report_line(2, 40),
             "epoch = 2: epoch 1 is next; report every epoch once, in order, from 1",
         ),
         (f"{report_line(1, 40)}; {report_line(1, 30)}", "epoch = 1: epoch 2 is next"),
-        (f"{ALL_EPOCHS}\n{report_line(4, 5)}", "epoch = 4: the last was 3"),
+        (
+            f"{ALL_EPOCHS}\n{report_line(4, 5)}",
+            "epoch = 4: all of 3 epochs were reported before; set task.epochs to the number",
+        ),
         ("kill -SEGV $$", "sh was killed by SIGSEGV after epoch 0"),
     ],
 )

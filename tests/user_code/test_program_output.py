@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from kdecay_search.errors import KEPT_BYTES
@@ -25,7 +27,7 @@ def test_a_program_that_diverges(value: str) -> None:
     run = program(f'{report_line(1, 40)}; echo \'{{"epoch": 2, "error": {value}}}\'; sleep 600')
     command.train(run)
     assert [(epoch.validation_error, epoch.diverged) for epoch in run.epochs] == [
-        (40.0, False), (100.0, True)
+        (40.0, False), (math.inf, True)
     ]  # fmt: skip
 
 
@@ -33,7 +35,7 @@ def test_a_function_that_diverges() -> None:
     run = function("run.report(1, 40.0)\nrun.report(2, float('nan'))\ntime.sleep(600)")
     assert python.train(run) is None
     assert [(epoch.validation_error, epoch.diverged) for epoch in run.epochs] == [
-        (40.0, False), (100.0, True)
+        (40.0, False), (math.inf, True)
     ]  # fmt: skip
 
 

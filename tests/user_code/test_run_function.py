@@ -27,7 +27,7 @@ def test_a_number_alone_is_reported() -> None:
 
 
 def test_no_report_and_no_result_fails() -> None:
-    with pytest.raises(TaskError, match=r"reported no epoch and returned no number: call run\.rep"):
+    with pytest.raises(TaskError, match=r"reported nothing and returned no number: call run\.rep"):
         run_function(lambda task_run: None, RecordedRun())
 
 
