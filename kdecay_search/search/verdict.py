@@ -18,7 +18,7 @@ from kdecay_search.search.stage import Incumbent
 from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
 from kdecay_search.study.candidate import schedule_name
 from kdecay_search.study.comparators import AREA_MATCHED, BASELINE_KS, FOUND, ORIGINAL
-from kdecay_search.study.metric import VALIDATION_ERROR, MetricFormat
+from kdecay_search.study.metric import MetricFormat
 
 MIN_RUNS = 2
 """Complete runs of each schedule below which a gain cannot be told from noise."""
@@ -260,16 +260,6 @@ def outcome_of(interval: tuple[float, float]) -> Outcome:
     if low > 0:
         return Outcome.BETTER
     return Outcome.WORSE if high < 0 else Outcome.NO_DIFFERENCE
-
-
-# The report and the commands still show default studies by these.
-_DEFAULT = MetricFormat(VALIDATION_ERROR, 2)
-percent, points, signed, span = (
-    _DEFAULT.sample,
-    _DEFAULT.difference,
-    _DEFAULT.signed,
-    _DEFAULT.span,
-)
 
 
 def size(comparison: Comparison, show: MetricFormat) -> str:

@@ -20,11 +20,9 @@ from kdecay_search.search.verdict import (
     Verdict,
     judge,
     outcome_of,
-    points,
-    signed,
 )
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.study.metric import VALIDATION_ERROR
+from kdecay_search.study.metric import VALIDATION_ERROR, MetricFormat
 from tests.support.memory_studies import MemoryQueue, completed, pruned, study
 from tests.support.snapshots import ended, seen
 
@@ -182,8 +180,9 @@ def test_an_unfinished_study_says_so_far() -> None:
     [(0.0, "0.00"), (1.234, "1.23"), (0.004, "0.004"), (-0.0003, "-0.0003"), (-2.0, "-2.00")],
 )
 def test_a_difference_that_is_not_zero_never_shows_as_zero(value: float, text: str) -> None:
-    assert points(value) == text
-    assert signed(value) == (text if text.startswith("-") else f"+{text}")
+    shown = MetricFormat(VALIDATION_ERROR, 2)
+    assert shown.difference(value) == text
+    assert shown.signed(value) == (text if text.startswith("-") else f"+{text}")
 
 
 def test_why_another_row_than_the_best_looks_better() -> None:

@@ -8,6 +8,7 @@ from kdecay_search.report import confirmed, metrics
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, WARNING, translucent
 from kdecay_search.search.confirmation import Row
+from kdecay_search.search.verdict import size
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Comparison
 from kdecay_search.study.comparators import FOUND
@@ -81,16 +82,6 @@ def _add(
             "thickness": 2.5,
             "width": 5,
         },
-        hovertemplate=f"{name}<br>{side} {_size(compared, form)}"
+        hovertemplate=f"{name}<br>{side} {size(compared, form)}"
         f"<br>{compared.verdict}, {compared.n} pairs<extra></extra>",
     )
-
-
-def _size(compared: Comparison, form: MetricFormat) -> str:
-    """The size of a difference, such as ``by 0.95 points (95 % interval 0.50 to 1.40)``."""
-    difference = compared.difference or 0.0
-    text = f"by {form.size(difference)}"
-    if compared.interval is None:
-        return text
-    low, high = compared.interval
-    return f"{text} (95 % interval {form.span((-high, -low) if difference < 0 else (low, high))})"
