@@ -178,7 +178,7 @@ class _ProgramRun:
         if self._progress.is_complete:
             return
         if problem := problem_of(self._program):
-            raise RunFailed(problem, last_output(self._program))
+            raise RunFailed(problem, last_output(self._program), is_wrong=True)
         done = f"{self._name} ended after {self._progress.position} of {length.setting}"
         if self._task.report is None:
             done += f"; it must print a line such as {self._example()}"

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
-from kdecay_search.errors import TaskError
 from kdecay_search.study.report_source import ReportSource
 from kdecay_search.user_code.report_rows import Row, RowReader, value_of
+from kdecay_search.user_code.reports import WrongReport
 
 CHUNK_BYTES = 1 << 20
 SAMPLE_BYTES = 256
@@ -46,7 +46,7 @@ class FollowedFile:
             is_last: Whether the program has ended, so that the last line is complete.
 
         Raises:
-            TaskError: Several files match.
+            WrongReport: Several files match.
         """
         if self._path is None:
             self._path = self._found()
@@ -126,7 +126,7 @@ class FollowedFile:
             return None
         if len(found) > 1:
             names = _listed(str(path.relative_to(self._folder)) for path, _ in found)
-            raise TaskError(
+            raise WrongReport(
                 f"task.report.file = {self._source.file!r}: several files match: {names}"
             )
         path, _ = found[0]

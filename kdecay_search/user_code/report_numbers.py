@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from kdecay_search.errors import TaskError
 from kdecay_search.study.training_length import TrainingLength
+from kdecay_search.user_code.reports import WrongReport
 
 _WHOLE = re.compile(r"\+?(\d{1,15})(\.0*)?")
 _SHOWN_CHARACTERS = 100
@@ -45,12 +45,12 @@ class ReportCounter:
             a validation before the training.
 
         Raises:
-            TaskError: It is not a whole number.
+            WrongReport: It is not a whole number.
         """
         text = str(number).strip()
         match = _WHOLE.fullmatch(text)
         if match is None:
-            raise TaskError(f"{name} = {text[:_SHOWN_CHARACTERS]}: must be a whole number")
+            raise WrongReport(f"{name} = {text[:_SHOWN_CHARACTERS]}: must be a whole number")
         found = int(match.group(1))
         if self._first is None:
             self._first, self._offset = min(found, 1), int(found == 0)
@@ -65,10 +65,10 @@ def number_of(name: str, value: object) -> float:
         value: A number, or its text.
 
     Raises:
-        TaskError: It is not a number.
+        WrongReport: It is not a number.
     """
     text = str(value).strip()
     try:
         return float(text.removesuffix("%"))
     except ValueError:
-        raise TaskError(f"{name} = {text[:_SHOWN_CHARACTERS]}: must be a number") from None
+        raise WrongReport(f"{name} = {text[:_SHOWN_CHARACTERS]}: must be a number") from None

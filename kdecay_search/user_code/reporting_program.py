@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kdecay_search.errors import TaskError, cleaned
+from kdecay_search.errors import cleaned
 from kdecay_search.study.report_source import ReportSource
 from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.user_code.output import ReportLines
@@ -23,6 +23,7 @@ from kdecay_search.user_code.process import Program, ProgramExit
 from kdecay_search.user_code.report_file import FollowedFile
 from kdecay_search.user_code.report_numbers import ReportCounter, number_of
 from kdecay_search.user_code.report_rows import value_of
+from kdecay_search.user_code.reports import WrongReport
 
 FILE_SECONDS = 0.5
 """Time from one look at the file of a program to the next."""
@@ -43,7 +44,7 @@ class ReportingProgram(Program):
         """Wait up to ``seconds`` for the next report, as a line of JSON.
 
         Raises:
-            TaskError: ``[task.report]`` does not fit what the program wrote.
+            WrongReport: ``[task.report]`` does not fit what the program wrote.
         """
         return super().next_line(seconds) if self._is_stopping else self._next_report(seconds)
 
@@ -165,7 +166,7 @@ class FileProgram(ReportingProgram):
                 for key, name in self._names.items()
             }
             if self._names["step"] is not None and found["step"] is None:
-                raise TaskError(self._file.missing("step", self._names["step"]))
+                raise WrongReport(self._file.missing("step", self._names["step"]))
             line = self._translator.report(found, self._names)
             if line is not None:
                 self._lines.append(line)
