@@ -8,13 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdecay_search.storage import Storage, records
-from kdecay_search.storage.attributes import CURVES, K
+from kdecay_search.storage.attributes import CURVES, LAUNCH, K
+from tests.chaos.black_hole import MACHINE, MESSAGE
 from tests.support.kdecay_command import errors_by_run
 
 FINISHED = ("COMPLETE", "PRUNED")
 """States of a trial that has finished its run."""
 REASONS = ("lost", "withdrawn")
 """Reasons for which a trial may fail although nothing is wrong with its run."""
+MAX_BLACK_HOLE_FAILURES = 12
+"""Most runs that a black hole may fail: it pauses for 1, 2, 4, … seconds after each."""
 
 Run = tuple[tuple[float, ...], float, int]
 """(earlier ks, k, seed), which determine a run's curve."""
@@ -40,6 +43,13 @@ class TrialRecord:
     """Text stored with a failed trial."""
     resumed_epochs: int = 0
     """How many of the reported epochs an earlier trial of the run has trained."""
+    worker: str = ""
+    """Name of the worker that held the trial last."""
+
+    @property
+    def is_of_black_hole(self) -> bool:
+        """Whether the trial was failed by a black hole."""
+        return self.worker.startswith(f"{MACHINE}:") and MESSAGE in (self.message or "")
 
     def __str__(self) -> str:
         earlier, k, seed = self.run
@@ -54,6 +64,8 @@ class Outcome:
     """The output of ``kdecay status --json``."""
     trials: list[TrialRecord]
     """All trials of all stages."""
+    launches: frozenset[str | None] = frozenset((None,))
+    """Ids of the launches that have made the stages and the trials."""
 
     def count(self, state: str) -> int:
         """Count the trials in a state."""
@@ -78,11 +90,11 @@ def read_outcome(url: str, study: str, summary: Mapping[str, Any]) -> Outcome:
     """Read all trials of a study; ``summary`` is its ``kdecay status --json``."""
     storage = Storage(url)
     try:
-        ids = records.stage_ids(storage, study).values()
-        return Outcome(
-            summary,
-            [_trial_record(t) for study_id in ids for t in storage.optuna.get_all_trials(study_id)],
-        )
+        stages = records.read_stages(storage, study).values()
+        trials = [t for s in stages for t in storage.optuna.get_all_trials(s.study_id)]
+        launches = {stage.attributes.get(LAUNCH) for stage in stages}
+        launches |= {trial.user_attrs.get(LAUNCH) for trial in trials}
+        return Outcome(summary, [_trial_record(trial) for trial in trials], frozenset(launches))
     finally:
         storage.close()
 
@@ -99,6 +111,7 @@ def _trial_record(trial: Any) -> TrialRecord:
         reason=attributes.get("reason"),
         message=attributes.get("message"),
         resumed_epochs=attributes.get("resumed_epochs", 0),
+        worker=attributes.get("worker", ""),
     )
 
 
@@ -123,6 +136,8 @@ def _unfinished(disturbed: Outcome) -> Iterator[str]:
     for trial in disturbed.trials:
         if trial.state in ("RUNNING", "WAITING"):
             yield f"{trial} is still {trial.state}"
+    if len(disturbed.launches) != 1:
+        yield f"its records are of {len(disturbed.launches)} launches"
 
 
 def _wrong_runs(disturbed: Outcome, undisturbed: Outcome) -> Iterator[str]:
@@ -137,8 +152,12 @@ def _wrong_runs(disturbed: Outcome, undisturbed: Outcome) -> Iterator[str]:
 
 
 def _failures(disturbed: Outcome) -> Iterator[str]:
+    by_black_hole = sum(trial.is_of_black_hole for trial in disturbed.trials)
+    if by_black_hole > MAX_BLACK_HOLE_FAILURES:
+        yield f"a black hole has failed {by_black_hole} runs"
     for trial in disturbed.trials:
-        if trial.state == "FAIL" and trial.reason not in REASONS:
+        is_expected = trial.reason in REASONS or trial.is_of_black_hole
+        if trial.state == "FAIL" and not is_expected:
             yield f"{trial} failed for the reason {trial.reason}: {trial.message}"
 
 
@@ -183,4 +202,8 @@ def _stage_ks(summary: Mapping[str, Any]) -> list[tuple[int, float, bool]]:
 
 def reasons(outcome: Outcome) -> Counter[str]:
     """How many trials failed, by reason."""
-    return Counter(str(a.reason) for a in outcome.trials if a.state == "FAIL")
+    return Counter(
+        "by the black hole" if trial.is_of_black_hole else str(trial.reason)
+        for trial in outcome.trials
+        if trial.state == "FAIL"
+    )

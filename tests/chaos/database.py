@@ -30,10 +30,10 @@ class DatabaseProbe:
         self._connection = connection
         self._study = study
 
-    def has_claimed(self, pid: int) -> bool:
-        """Whether the process has claimed a trial and not yet reported an epoch of it."""
-        workers = [json.loads(row[0]) for row in self._rows(NOT_REPORTED, f"{self._study}/k%")]
-        return any(f":{pid}-" in worker for worker in workers)
+    def has_claimed(self, worker: str | None) -> bool:
+        """Whether the worker has claimed a trial and not yet reported an epoch of it."""
+        rows = self._rows(NOT_REPORTED, f"{self._study}/k%")
+        return worker in [json.loads(row[0]) for row in rows]
 
     def is_reconciling(self, pid: int) -> bool:
         """Whether the process holds the study's lock, and so reconciles the study."""

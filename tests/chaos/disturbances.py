@@ -1,29 +1,31 @@
-"""Disturbances of the fleet and its database, and the plan that a seed draws of them."""
+"""Disturbances of the fleet, its database, its machines and its study."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 import signal
+import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Literal, Protocol
 
 import psycopg2
 
+from tests.chaos.clocks import Clock
 from tests.chaos.database import DatabaseProbe, database_probe
+from tests.chaos.disks import SmallDisk
 from tests.chaos.fleet import Fleet, Service
 from tests.chaos.hosts import Link
+from tests.support.kdecay_command import Kdecay
 from tests.support.postgres_servers import Server
 
 WATCH_SECONDS = 6.0
 """Longest wait for the right moment of a disturbance; after that the next one is tried."""
 LOOK_SECONDS = 0.01
 """Time between two looks for the right moment."""
-LONG_SECONDS = 35.0
-"""A freeze that outlasts the server's patience with a silent holder of the study's lock."""
 
 
 @dataclass
@@ -40,6 +42,14 @@ class Target:
     """Name of the study."""
     link: Link | None = None
     """Link to the second host, if there is one."""
+    clocks: Sequence[Clock] = ()
+    """The clocks of the database and of the workers, as far as they can step."""
+    disk: SmallDisk | None = None
+    """The disk that holds the checkpoints, if it can be filled."""
+    kdecay: Kdecay | None = None
+    """The command, for those that a user gives meanwhile."""
+    launch: Sequence[str] = ()
+    """The arguments that launch the study."""
     done: Counter[str] = field(default_factory=Counter)
     """How many disturbances of each kind were carried out."""
     _scheduled: list[tuple[float, Callable[[], None]]] = field(default_factory=list)
@@ -55,6 +65,12 @@ class Target:
         due = [action for moment, action in self._scheduled if moment <= now]
         self._scheduled = [(moment, action) for moment, action in self._scheduled if moment > now]
         for action in due:
+            action()
+
+    def end_disturbances(self) -> None:
+        """End all disturbances now."""
+        due, self._scheduled = self._scheduled, []
+        for _, action in due:
             action()
 
     def worker(self, index: int) -> Service | None:
@@ -116,7 +132,8 @@ class KillBeforeReport:
         with target.watching() as look:
             while (probe := look()) is not None:
                 for worker in target.fleet.workers:
-                    if worker.free and _stop_at(worker, probe.has_claimed):
+                    has_claimed = partial(probe.has_claimed, worker.worker)
+                    if worker.free and _stop_at(worker, has_claimed):
                         worker.end(signal.SIGKILL)
                         target.done["killed"] += 1
                         target.done["killed before the first report"] += 1
@@ -154,7 +171,8 @@ class DisturbReconciling:
         with target.watching() as look:
             while (probe := look()) is not None:
                 for service in reversed(target.fleet.services):  # launch reconciles most often
-                    if service.free and _stop_at(service, probe.is_reconciling):
+                    is_reconciling = partial(probe.is_reconciling, service.pid)
+                    if service.free and _stop_at(service, is_reconciling):
                         self._disturb(target, service)
                         return True
         return False
@@ -207,6 +225,64 @@ class RestartDatabase:
 
 
 @dataclass(frozen=True)
+class StepClock:
+    """Set a clock forward or back; it stays so."""
+
+    index: int
+    """Index of the clock among :attr:`Target.clocks`: the first is the database's."""
+    seconds: int
+    """By how much; negative is back."""
+
+    def __call__(self, target: Target) -> bool:
+        target.clocks[self.index].step(self.seconds)
+        target.done["database's clock set" if self.index == 0 else "worker's clock set"] += 1
+        return True
+
+
+@dataclass(frozen=True)
+class FillDisk:
+    """Fill the disk that holds the checkpoints, for a while."""
+
+    seconds: float
+    """Time until there is space again."""
+
+    def __call__(self, target: Target) -> bool:
+        if target.disk is None:
+            return False
+        target.disk.fill()
+        target.after(self.seconds, target.disk.empty)
+        target.done["disk full"] += 1
+        return True
+
+
+@dataclass(frozen=True)
+class AddBlackHole:
+    """Add a worker on a machine of its own that fails every run at once, until the end."""
+
+    def __call__(self, target: Target) -> bool:
+        if target.kdecay is None:
+            return False
+        program = [sys.executable, "-m", "tests.chaos.black_hole"]
+        target.fleet.add_guest(target.kdecay, [*program, "worker", "--study", target.study])
+        target.done["black hole"] += 1
+        return True
+
+
+@dataclass(frozen=True)
+class Relaunch:
+    """Delete the study while its workers train it, and launch it again under its name."""
+
+    def __call__(self, target: Target) -> bool:
+        if target.kdecay is None:
+            return False
+        target.fleet.orphan_all()
+        target.kdecay.run("delete", target.study, "--yes")
+        target.kdecay.run("launch", *target.launch, "--detach", "--workers", "0")
+        target.done["deleted and launched again"] += 1
+        return True
+
+
+@dataclass(frozen=True)
 class CutLink:
     """Cut the second host's link to the database for longer than the grace period."""
 
@@ -222,85 +298,13 @@ class CutLink:
         return True
 
 
-def _stop_at(service: Service, is_right_moment: Callable[[int], bool]) -> bool:
+def _stop_at(service: Service, is_right_moment: Callable[[], bool]) -> bool:
     """Stop a process; return whether the moment is right, and else continue the process."""
     service.send(signal.SIGSTOP)
     try:
-        if is_right_moment(service.pid):
+        if is_right_moment():
             return True
     except psycopg2.Error:
         pass
     service.send(signal.SIGCONT)
     return False
-
-
-@dataclass(frozen=True)
-class Counts:
-    """How many disturbances of each kind a plan holds."""
-
-    kills: int
-    kills_before_a_report: int
-    terminations: int
-    freezes: int
-    freezes_while_reconciling: int
-    launcher_kills: int
-    kills_while_reconciling: int
-    restarts: int
-    long_freezes_while_reconciling: int = 0
-    cuts: int = 0
-
-
-Plan = list[tuple[float, Disturbance]]
-"""The disturbances in their order, each with the pause (s) before it."""
-
-
-def draw(
-    seed: int, counts: Counts, pause_seconds: float, grace_seconds: float, workers: int
-) -> Plan:
-    """Draw a plan in random order, with exponentially distributed pauses of mean
-    ``pause_seconds``."""
-    chance = random.Random(seed)
-
-    def worker() -> int:
-        return chance.randrange(workers)
-
-    def beyond_grace() -> float:
-        return grace_seconds * chance.uniform(1.3, 2.2)
-
-    disturbances: list[Disturbance] = [
-        *(EndWorker(worker(), signal.SIGKILL, "killed") for _ in range(counts.kills)),
-        *(KillBeforeReport() for _ in range(counts.kills_before_a_report)),
-        *(EndWorker(worker(), signal.SIGTERM, "terminated") for _ in range(counts.terminations)),
-        *(FreezeWorker(worker(), beyond_grace()) for _ in range(counts.freezes)),
-        *(DisturbReconciling(beyond_grace()) for _ in range(counts.freezes_while_reconciling)),
-        *(DisturbReconciling(LONG_SECONDS) for _ in range(counts.long_freezes_while_reconciling)),
-        *(DisturbReconciling(None) for _ in range(counts.kills_while_reconciling)),
-        *(KillLauncher() for _ in range(counts.launcher_kills)),
-        *(
-            RestartDatabase(("fast", "immediate")[i % 2], chance.uniform(0.0, 1.5 * grace_seconds))
-            for i in range(counts.restarts)
-        ),
-        *(CutLink(beyond_grace()) for _ in range(counts.cuts)),
-    ]
-    chance.shuffle(disturbances)
-    return [(chance.expovariate(1 / pause_seconds), each) for each in disturbances]
-
-
-def required(counts: Counts) -> dict[str, int]:
-    """The fewest disturbances of each kind that count as a plan carried out, by the names in
-    :attr:`Target.done`."""
-    killed = counts.kills + counts.kills_before_a_report
-    while_reconciling = counts.freezes_while_reconciling + counts.long_freezes_while_reconciling
-    wanted = {
-        "killed": killed,
-        "killed before the first report": counts.kills_before_a_report,
-        "terminated": counts.terminations,
-        "frozen": counts.freezes + while_reconciling,
-        "frozen while reconciling": while_reconciling,
-        "launch killed": counts.launcher_kills,
-        "killed while reconciling": counts.kills_while_reconciling,
-        "restarted fast": (counts.restarts + 1) // 2,
-        "restarted immediate": counts.restarts // 2,
-        "link cut": counts.cuts,
-    }
-    return {what: count for what, count in wanted.items() if count}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,12 @@ DUMP_SECONDS = 5.0
 """Time that a hanging process has to log its stacks."""
 READY = {"worker": " serves ", "launch": "study "}
 """What a command logs once it is connected to the database and handles signals."""
+REFUSED = ("kdecay: storage", "kdecay: the embedded Postgres")
+"""Beginnings of what a command prints that ends because it cannot use the database."""
+INTERRUPTED = 130
+"""Exit code of a ``launch`` that was asked to end before its study has ended."""
+DELETED = "kdecay: no study named"
+"""Beginning of what a command prints that ends because its study was deleted."""
 
 
 @dataclass
@@ -49,6 +56,10 @@ class Service:
     """Descriptions of the unexpected ends."""
     refused_starts: int = 0
     """How often a process ended at once because the database was unavailable."""
+    is_contained: bool = False
+    """Whether the process is the first one in a container, which another process has started."""
+    may_be_orphaned: bool = False
+    """Whether the process may end because its study was deleted."""
     _log_start: int = 0
     """Position in the log at which the current process began."""
 
@@ -64,7 +75,16 @@ class Service:
 
     @property
     def pid(self) -> int:
-        return self.process.pid if self.process else -1
+        """The process's id, as this host numbers it; -1 if there is none yet."""
+        if self.process is None:
+            return -1
+        outer = self.process.pid
+        if not self.is_contained:
+            return outer
+        with contextlib.suppress(OSError):
+            inner = Path(f"/proc/{outer}/task/{outer}/children").read_text().split()
+            return int(inner[0]) if inner else -1
+        return -1
 
     @property
     def alive(self) -> bool:
@@ -80,6 +100,12 @@ class Service:
         """Whether the process has begun its work."""
         return READY[self.name.partition("-")[0]] in self._output()
 
+    @property
+    def worker(self) -> str | None:
+        """The name under which the process claims trials; None if it has not said."""
+        named = re.findall(r"worker (\S+) serves ", self._output())
+        return str(named[0]) if named else None
+
     def _output(self) -> str:
         with self.log.open("rb") as file:
             file.seek(self._log_start)
@@ -87,8 +113,9 @@ class Service:
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal to the process, unless it has ended."""
-        if self.alive and self.process is not None:
-            self.process.send_signal(number)
+        if self.alive and (pid := self.pid) > 0:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
 
     def end(self, number: signal.Signals) -> None:
         """Send the signal that ends the process; :meth:`Fleet.restart_ended` starts another."""
@@ -117,11 +144,16 @@ class Service:
         code = self.process.returncode if self.process else None
         if self.asked == signal.SIGKILL:
             return
-        if self.asked == signal.SIGTERM and code in ((0,) if self.ready else (0, -signal.SIGTERM)):
+        is_launch = self.name.startswith("launch")
+        done = {0, INTERRUPTED} if is_launch else {0}
+        done |= set() if self.ready else {-signal.SIGTERM}
+        if (self.asked == signal.SIGTERM and code in done) or (is_launch and code == 0):
             return
         last = (self._output().strip().splitlines() or ["(nothing)"])[-1]
-        if not self.ready and last.startswith("kdecay: storage"):
+        if not self.ready and last.startswith(REFUSED):
             self.refused_starts += 1
+            return
+        if self.may_be_orphaned and last.startswith(DELETED):
             return
         asked = f" after {self.asked.name}" if self.asked else ""
         self.ended.append(f"{self.name} ended with code {code}{asked}: {last}")
@@ -135,32 +167,74 @@ class Fleet:
         self.folder = folder
         self.workers: list[Service] = []
         self.launcher: Service | None = None
+        self.guests: list[Service] = []
+        """Workers that do harm and are not disturbed themselves."""
 
     @property
     def services(self) -> list[Service]:
+        """The processes that are disturbed."""
         return [*self.workers, *([self.launcher] if self.launcher else [])]
 
-    def add_worker(self, kdecay: Kdecay, study: str, prefix: Sequence[str] = ()) -> Service:
-        """Start a worker of ``study``; ``prefix`` is a command that runs it on another host."""
+    @property
+    def everybody(self) -> list[Service]:
+        return [*self.services, *self.guests]
+
+    def add_worker(
+        self,
+        kdecay: Kdecay,
+        study: str,
+        prefix: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+        is_contained: bool = False,
+    ) -> None:
+        """Start a worker of a study.
+
+        Args:
+            kdecay: The command and its storage.
+            study: Name of the study.
+            prefix: A command that runs the worker on another host, or in a container.
+            variables: Variables that the worker gets besides.
+            is_contained: Whether the prefix makes the worker the first process of a container.
+        """
         command = [*prefix, *KDECAY, "worker", "--study", study]
-        service = self._start_service(f"worker-{len(self.workers)}", command, kdecay)
-        self.workers.append(service)
-        return service
+        name = f"worker-{len(self.workers)}"
+        self.workers.append(self._start_service(name, command, kdecay, variables, is_contained))
+
+    def add_service(self, name: str, command: Sequence[str], kdecay: Kdecay) -> None:
+        """Start the first process of a container."""
+        self.workers.append(self._start_service(name, command, kdecay, is_contained=True))
+
+    def add_guest(self, kdecay: Kdecay, command: Sequence[str]) -> None:
+        """Start a worker that does harm."""
+        self.guests.append(self._start_service(f"worker-guest-{len(self.guests)}", command, kdecay))
 
     def set_launcher(self, kdecay: Kdecay, launch: Sequence[str]) -> None:
         """Start ``kdecay launch`` with these arguments."""
         command = [*KDECAY, "launch", *launch, "--workers", "0"]
         self.launcher = self._start_service("launch", command, kdecay)
 
-    def _start_service(self, name: str, command: Sequence[str], kdecay: Kdecay) -> Service:
-        environment = {**kdecay.environment, "PYTHONFAULTHANDLER": "1"}
-        service = Service(name, command, environment, self.folder / f"{name}.log")
+    def orphan_all(self) -> None:
+        """Let any process end because its study has been deleted."""
+        for service in self.everybody:
+            service.may_be_orphaned = True
+
+    def _start_service(
+        self,
+        name: str,
+        command: Sequence[str],
+        kdecay: Kdecay,
+        variables: Mapping[str, str] | None = None,
+        is_contained: bool = False,
+    ) -> Service:
+        environment = {**kdecay.environment, "PYTHONFAULTHANDLER": "1", **(variables or {})}
+        service = Service(name, command, environment, self.folder / f"{name}.log",
+                          is_contained=is_contained)  # fmt: skip
         service.start()
         return service
 
     def restart_ended(self) -> bool:
         """Restart what has ended; return False once ``launch`` has seen the end of the study."""
-        for service in self.services:
+        for service in self.everybody:
             if service.alive:
                 self._kill_if_hanging(service)
                 continue
@@ -191,11 +265,13 @@ class Fleet:
 
     def drain(self) -> None:
         """End all processes cleanly, including frozen ones."""
-        for service in self.services:
+        for service in self.everybody:
             service.thaw()
             if service.alive and service.asked is None:
-                service.end(signal.SIGTERM)
-        for service in self.services:
+                # The first process of a container is deaf to signals that it does not handle yet.
+                is_deaf = service.is_contained and not service.ready
+                service.end(signal.SIGKILL if is_deaf else signal.SIGTERM)
+        for service in self.everybody:
             self._wait_for_end(service)
 
     def _wait_for_end(self, service: Service) -> None:
@@ -212,23 +288,23 @@ class Fleet:
 
     def kill_all(self) -> None:
         """Kill all processes that are left."""
-        for service in self.services:
+        for service in self.everybody:
             self.kill(service)
 
     @staticmethod
     def kill(service: Service) -> None:
         if service.alive and service.process is not None:
-            os.killpg(service.pid, signal.SIGKILL)
+            os.killpg(service.process.pid, signal.SIGKILL)
             service.process.wait()
 
     @property
     def refused_starts(self) -> int:
-        return sum(service.refused_starts for service in self.services)
+        return sum(service.refused_starts for service in self.everybody)
 
     @property
     def unexpected(self) -> list[str]:
         """Descriptions of unexpected ends and of logged tracebacks."""
-        found = [line for service in self.services for line in service.ended]
+        found = [line for service in self.everybody for line in service.ended]
         for service in self.services:
             if b"Traceback" in service.log.read_bytes():
                 found.append(f"{service.name} logged a traceback")

@@ -13,28 +13,34 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.chaos import studies
+from tests.chaos import clocks, containers, disks, studies
+from tests.chaos.clocks import Clock
 from tests.chaos.comparison import differences, read_outcome, reasons
-from tests.chaos.disturbances import Counts, Plan, Target, draw, required
+from tests.chaos.disks import SmallDisk
+from tests.chaos.disturbances import Target
 from tests.chaos.fleet import Fleet
 from tests.chaos.hosts import Link, second_host
+from tests.chaos.plan import Counts, Plan, draw, required
 from tests.support.kdecay_command import Kdecay
 from tests.support.postgres_servers import LOOPBACK, PASSWORD, Server, password_server
 
-WORKERS = 4
-"""Workers of the disturbed study."""
 CHECK_SECONDS = 0.05
 """Time between two looks at the fleet."""
 
 SHORT = Counts(
-    kills=4,
-    kills_before_a_report=2,
-    terminations=2,
+    kills=0,
+    kills_before_a_report=1,
+    terminations=1,
     freezes=1,
-    freezes_while_reconciling=1,
+    freezes_while_reconciling=0,
     launcher_kills=0,
     kills_while_reconciling=1,
-    restarts=2,
+    restarts=1,
+    database_clock_steps=1,
+    worker_clock_steps=1,
+    full_disks=1,
+    black_holes=1,
+    relaunches=1,
 )
 FULL = Counts(
     kills=14,
@@ -46,7 +52,17 @@ FULL = Counts(
     kills_while_reconciling=2,
     restarts=4,
     long_freezes_while_reconciling=1,
+    database_clock_steps=3,
+    worker_clock_steps=3,
+    full_disks=3,
+    black_holes=1,
+    relaunches=1,
 )
+CONTAINED = 2
+"""How many of the workers are in containers of their own, where that is possible: each is the first
+process there, so that they have one process id and one host name."""
+DISK_MEGABYTES = 64
+"""Size of the disk that holds the checkpoints, where it can be filled."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +83,31 @@ class Scenario:
     @property
     def counts(self) -> Counts:
         """How many disturbances of each kind there are."""
-        counts = SHORT if self.short else FULL
-        return Counts(**{**vars(counts), "cuts": 3}) if self.hosts > 1 else counts
+        counts = vars(SHORT if self.short else FULL)
+        if self.hosts > 1:
+            counts = {**counts, "cuts": 3}
+        if clocks.unavailable_reason() is not None:
+            counts = {**counts, "database_clock_steps": 0, "worker_clock_steps": 0}
+        if disks.unavailable_reason() is not None:
+            counts = {**counts, "full_disks": 0}
+        return Counts(**counts)
+
+    @property
+    def workers(self) -> int:
+        """Number of workers of the disturbed study."""
+        return 2 if self.short else 4
 
     @property
     def pause_seconds(self) -> float:
         """Mean pause between two disturbances."""
         if self.task == "digits":
             return 3.0  # a worker needs that long to import torch
-        return 0.5 if self.short else 0.8
+        return 0.3 if self.short else 0.8
+
+    @property
+    def grace_seconds(self) -> float:
+        """The grace period of the disturbed study."""
+        return studies.grace_seconds(self.short)
 
     @property
     def limit_seconds(self) -> float:
@@ -126,49 +158,106 @@ class Report:
         done = ", ".join(f"{count} {how}" for how, count in self.done.items())
         failed = ", ".join(f"{count} {why}" for why, count in self.failed.items()) or "none"
         hosts = f", {what.hosts} hosts" if what.hosts > 1 else ""
+        missing = "".join(f"; no {thing}: {reason}" for thing, reason in unavailable().items())
         answer = f"{len(self.differences)} differences"
         return (
             f"chaos {what.task}, pruning {'on' if what.pruning else 'off'}{hosts}, "
-            f"seed {what.seed}: {self.runs} runs, {self.pruned} pruned; {WORKERS} workers; {done}; "
+            f"seed {what.seed}: {self.runs} runs, {self.pruned} pruned; {what.workers} workers; "
+            f"{done}; "
             f"{self.refused_starts} started while the database was unavailable; "
-            f"trials failed: {failed}; {self.resumed} resumed; {self.seconds:.0f} s; {answer}"
+            f"trials failed: {failed}; {self.resumed} resumed; "
+            f"{self.seconds:.0f} s{missing}; {answer}"
         )
+
+
+def unavailable() -> dict[str, str]:
+    """What cannot be tried on this machine, with the reason."""
+    reasons = {
+        "containers": containers.unavailable_reason(),
+        "clocks that step": clocks.unavailable_reason(),
+        "full disk": disks.unavailable_reason(),
+    }
+    return {what: reason for what, reason in reasons.items() if reason is not None}
+
+
+@dataclass
+class Place:
+    """Where a scenario takes place."""
+
+    logs: Path
+    """Folder that holds the logs of all processes."""
+    home: Path
+    """KDECAY_HOME of all processes, with the checkpoints in it."""
+    server: Server
+    """The Postgres server."""
+    clocks: list[Clock]
+    """Clocks that can step: the server's, and one for each worker; empty if there are none."""
+    disk: SmallDisk | None
+    """The disk that holds ``home``, if it can be filled."""
+    link: Link | None
+    """Link to the second host, if there is one."""
+
+    def kdecay(self, address: str = LOOPBACK) -> Kdecay:
+        """The command, on the server at one of its addresses."""
+        return Kdecay(self.home, self.server.url(PASSWORD, address=address))
+
+
+@contextlib.contextmanager
+def _place(scenario: Scenario, folder: Path) -> Iterator[Place]:
+    folder.chmod(0o755)  # the server's user reads its clock there
+    home = folder / "home"
+    home.mkdir()
+    with contextlib.ExitStack() as stack:
+        stepping: list[Clock] = []
+        if clocks.unavailable_reason() is None:
+            made = clocks.Clocks(folder / "clocks")
+            stepping = [made.new(name) for name in ("server", *map(str, range(scenario.workers)))]
+        disk = None
+        if disks.unavailable_reason() is None:
+            disk = stack.enter_context(disks.small_disk(home, DISK_MEGABYTES))
+        link = stack.enter_context(second_host()) if scenario.hosts > 1 else None
+        addresses = (LOOPBACK, link.near) if link else (LOOPBACK,)
+        variables = stepping[0].environment if stepping else {}
+        server = stack.enter_context(password_server(addresses, variables))
+        yield Place(folder, home, server, stepping, disk, link)
 
 
 def run(scenario: Scenario) -> Report:
     """Run a scenario; the logs of its processes are kept if something differs."""
     folder = Path(tempfile.mkdtemp(prefix="kdecay-chaos-"))
     report = Report(scenario, Counter(), logs=folder)
-    with contextlib.ExitStack() as stack:
-        link = stack.enter_context(second_host()) if scenario.hosts > 1 else None
-        addresses = (LOOPBACK, link.near) if link else (LOOPBACK,)
-        server = stack.enter_context(password_server(addresses))
-        _run_studies(scenario, folder, server, link, report)
+    with _place(scenario, folder) as place:
+        _run_studies(scenario, place, report)
     if not report.differences:
         shutil.rmtree(folder, ignore_errors=True)
     return report
 
 
-def _run_studies(
-    scenario: Scenario, folder: Path, server: Server, link: Link | None, report: Report
-) -> None:
-    kdecay = Kdecay(folder, server.url(PASSWORD))
+def _run_studies(scenario: Scenario, place: Place, report: Report) -> None:
+    kdecay, url = place.kdecay(), place.server.url(PASSWORD)
     summary = _run_undisturbed(kdecay, scenario)
     started = time.monotonic()
     kdecay.run("launch", *scenario.disturbed, "--detach", "--workers", "0")
-    with _fleet(scenario, folder, server, link) as fleet:
-        target = Target(fleet, server, server.url(PASSWORD), "disturbed", link, report.done)
+    with _fleet(scenario, place) as fleet:
+        target = Target(
+            fleet, place.server, url, "disturbed", place.link, place.clocks, place.disk, kdecay,
+            scenario.disturbed, report.done,
+        )  # fmt: skip
         plan = draw(scenario.seed, scenario.counts, scenario.pause_seconds,
-                    studies.GRACE_SECONDS, WORKERS)  # fmt: skip
+                    scenario.grace_seconds, scenario.workers)  # fmt: skip
         ended = _carry_out(target, plan, scenario.limit_seconds)
+        target.end_disturbances()
         fleet.drain()
         report.differences += fleet.unexpected
         report.refused_starts = fleet.refused_starts
     report.seconds = time.monotonic() - started
     if not ended:
         report.differences.append(f"no end after {scenario.limit_seconds:g} s")
-    outcome = read_outcome(target.url, "disturbed", kdecay.json("status", "disturbed"))
-    undisturbed = read_outcome(target.url, "undisturbed", summary)
+    outcome = read_outcome(url, "disturbed", kdecay.json("status", "disturbed"))
+    undisturbed = read_outcome(url, "undisturbed", summary)
+    names = sorted(each["study"] for each in json.loads(kdecay.run("list", "--json").stdout))
+    if names != ["disturbed", "undisturbed"]:
+        report.differences.append(f"there are the studies {names}")
     report.differences += differences(outcome, undisturbed, scenario.pruning)
     report.differences += _shortfall(scenario, report.done)
     report.runs, report.pruned = len(outcome.finished), outcome.count("PRUNED")
@@ -177,7 +266,7 @@ def _run_studies(
 
 def _run_undisturbed(kdecay: Kdecay, scenario: Scenario) -> dict[str, Any]:
     """Run the study to compare with; return its ``--json`` output."""
-    process = kdecay.start("launch", *scenario.undisturbed, "--workers", "2", "--json")
+    process = kdecay.start("launch", *scenario.undisturbed, "--workers", "1", "--json")
     try:
         stdout, stderr = process.communicate(timeout=scenario.limit_seconds)
     except BaseException:
@@ -191,17 +280,24 @@ def _run_undisturbed(kdecay: Kdecay, scenario: Scenario) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _fleet(scenario: Scenario, folder: Path, server: Server, link: Link | None) -> Iterator[Fleet]:
+def _fleet(scenario: Scenario, place: Place) -> Iterator[Fleet]:
     """A ``launch`` and four workers, every other one on the second host if there is one."""
-    here = Kdecay(folder, server.url(PASSWORD))
-    there = Kdecay(folder, server.url(PASSWORD, address=link.near)) if link else here
-    fleet = Fleet(folder)
+    here, link = place.kdecay(), place.link
+    there = place.kdecay(link.near) if link else here
+    fleet = Fleet(place.logs)
+    has_containers = containers.unavailable_reason() is None
     try:
         fleet.set_launcher(here, scenario.disturbed)
-        for index in range(WORKERS):
+        for index in range(scenario.workers):
             is_far = link is not None and index % 2 == 1
-            prefix = link.prefix if link is not None and is_far else []
-            fleet.add_worker(there if is_far else here, "disturbed", prefix)
+            is_contained = has_containers and index < CONTAINED
+            prefix = [
+                *(link.prefix if link is not None and is_far else []),
+                *(containers.PREFIX if is_contained else []),
+            ]
+            variables = place.clocks[1 + index].environment if place.clocks else {}
+            kdecay = there if is_far else here
+            fleet.add_worker(kdecay, "disturbed", prefix, variables, is_contained)
         yield fleet
     finally:
         fleet.kill_all()

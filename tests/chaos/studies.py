@@ -8,12 +8,19 @@ from typing import Any, Literal
 
 Task = Literal["simulated", "digits"]
 FILES = Path(__file__).parents[2] / "studies"
-GRACE_SECONDS = 2.5
-WORKERS_SETTINGS = {
-    "workers.heartbeat_seconds": 0.3,
-    "workers.grace_seconds": GRACE_SECONDS,
-    "workers.max_attempts": 100,  # every kill costs a run one of its attempts
-}
+
+
+def grace_seconds(short: bool) -> float:
+    """The grace period, which freezes, cuts and outages exceed."""
+    return 1.5 if short else 2.5
+
+
+def _workers(short: bool) -> dict[str, Any]:
+    return {
+        "workers.heartbeat_seconds": 0.2 if short else 0.3,
+        "workers.grace_seconds": grace_seconds(short),
+        "workers.max_attempts": 20,  # five kills cost a run one of its attempts
+    }
 
 
 def disturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
@@ -32,7 +39,7 @@ def disturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
         "search.max_terms": 1 if pruning or task == "digits" else 2,
         "search.seeds": many if pruning else few,
         **(_digits(short) if task == "digits" else _simulated(short)),
-        **WORKERS_SETTINGS,
+        **_workers(short),
     }
 
 
@@ -51,14 +58,15 @@ def launch_arguments(task: Task, values: dict[str, Any]) -> list[str]:
 
 
 def _simulated(short: bool) -> dict[str, Any]:
-    """A surface on which each of two terms helps; a run takes 1.6 (short) or 3 seconds."""
+    """A surface on which each of two terms helps; a run takes 1.5 (short) or 3 seconds."""
     return {
-        "task.epochs": 8 if short else 12,
-        "task.epoch_seconds": 0.2 if short else 0.25,
+        "task.epochs": 6 if short else 12,
+        "task.epoch_seconds": 0.25,
         "task.surface.best_ks": [1.0, 6.0],
         "task.surface.curvature": 2000.0,
         "task.surface.run_noise": 0.05,
         "search.k_cap": 5.0,
+        "search.k_step": 1.0 if short else 0.5,
     }
 
 

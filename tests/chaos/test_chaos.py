@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.chaos.comparison import Outcome, TrialRecord, differences
-from tests.chaos.disturbances import Counts, draw, required
+from tests.chaos.plan import Counts, draw, required
 
 ROOT = Path(__file__).parents[2]
 LIMIT_SECONDS = 420

