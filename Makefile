@@ -54,6 +54,7 @@ chaos: $(VENV)/.dev  ## Kill, freeze and cut off everything while studies run (t
 	$(CHAOS)
 	$(CHAOS) --pruning on
 	$(CHAOS) --hosts 2
+	$(CHAOS) --containers
 	$(CHAOS) --task digits
 
 check: lint types imports  ## Lint, check the types, and the one-way imports.
