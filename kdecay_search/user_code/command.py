@@ -134,17 +134,31 @@ class _ProgramRun:
         self._check_exit()
 
     def handle(self, line: bytes) -> bool:
+        """Handle one report line; it always shows that the run made progress.
+
+        A program whose own state is ahead of the recorded reports fails this attempt; its state is
+        removed, so that the next attempt can succeed.
+        """
         report = _parse(line, self._task.length.unit)
         assert report is not None
         unit, metric = self._task.length.unit, self._run.spec.task.metric
         name = f"{unit} = {_shown(report[unit])}"
-        position = as_count(unit, report[unit])
-        if not self._has_begun:
+        position, is_first = as_count(unit, report[unit]), not self._has_begun
+        if is_first:
             self._resume_at(position)
         names = _name_in(report, VALUES), _name_in(report, AVERAGED)
         values = (report.get(names[0]), report.get(names[1]), report.get("loss"), report.get("lr"))
         reported = report_of(metric, *values, names=names)
-        self._pass_on(self._progress.take(name, position, reported))
+        try:
+            planned = self._progress.take(name, position, reported)
+        except TaskError as error:
+            if not (is_first and self._checkpoint is not None):
+                raise
+            self._program.stop(signal.SIGTERM, 0.0)
+            self._checkpoint.remove()
+            removed = "the saved state was removed, and the next attempt starts over"
+            raise TaskError(f"{error}; {removed}") from None
+        self._pass_on(planned)
         if reported.diverged:
             self._program.stop(signal.SIGTERM, 0.0)
             raise _Diverged
@@ -200,11 +214,7 @@ class _ProgramRun:
         return text
 
     def _resume_at(self, position: int) -> None:
-        """Take over the reports before ``position`` from an interrupted attempt at this run.
-
-        A program whose own state is ahead of the recorded reports fails this attempt; its state is
-        removed, so that the next attempt can succeed.
-        """
+        """Take over the reports before ``position`` from an interrupted attempt at this run."""
         self._has_begun = True
         length = self._task.length
         if self._checkpoint is None or position <= 1:
@@ -212,14 +222,6 @@ class _ProgramRun:
         payload = self._checkpoint.read()
         found = _from_bytes(length, payload) if payload else Progress(length)
         found = found.before(position)
-        if not length.counts_steps and len(found.curve) < position - 1:
-            self._program.stop(signal.SIGTERM, 0.0)
-            self._checkpoint.remove()
-            raise TaskError(
-                f"the first report is epoch = {position}, but epoch {len(found.curve) + 1} is next "
-                "after those recorded; the saved state was removed, and the next attempt starts "
-                "over"
-            )
         if found.position:
             self._progress = found
             self._run.restore(found.curve)

@@ -120,8 +120,8 @@ def test_a_state_ahead_of_the_record_fails_one_attempt(
     state.write_text("2")  # saved, but killed before the line was read
     second = program(STATE, "{checkpoint_dir}", folder=tmp_path)
     words = (
-        "the first report is epoch = 3, but epoch 2 is next after those recorded; "
-        "the saved state was removed"
+        "epoch = 3: epoch 2 is next; report every epoch once, in order, from 1; "
+        "the saved state was removed, and the next attempt starts over"
     )
     assert words in str(failure(command.train, second))
     third = program(STATE, "{checkpoint_dir}", folder=tmp_path)
