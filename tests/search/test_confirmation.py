@@ -114,7 +114,7 @@ def test_where_nothing_was_found_nothing_is_confirmed() -> None:
     assert plan.progress == Progress.DONE
     assert plan.confirmation is not None
     assert plan.confirmation.comparison.verdict == "no detectable difference"
-    assert "nothing to confirm" in judge_confirmation(plan.confirmation).sentence
+    assert "nothing to confirm" in judge_confirmation(plan.confirmation, plan.format).sentence
 
 
 def test_a_run_that_fails_is_tried_again_and_then_left_out_of_the_pairs() -> None:
@@ -140,7 +140,7 @@ def test_a_confirmation_of_failures_alone_fails_the_study_and_says_so() -> None:
     queue, plan = played(spec, lambda t: failed(t) if t.key.stage == CONFIRMATION else works(t))
     assert plan.progress == Progress.FAILED
     assert plan.confirmation is not None
-    assert "failed" in judge_confirmation(plan.confirmation).sentence
+    assert "failed" in judge_confirmation(plan.confirmation, plan.format).sentence
     assert len(view_of(queue).given_up) == 12
 
 
@@ -224,7 +224,7 @@ def test_the_verdict_is_that_of_the_pairs_with_the_original(
         assert said["difference"] == pytest.approx(0.95)
         assert said["interval"][0] > 0
     assert plan.confirmation is not None
-    assert judge_confirmation(plan.confirmation).sentence.startswith(begins)
+    assert judge_confirmation(plan.confirmation, plan.format).sentence.startswith(begins)
 
 
 def test_the_shape_is_told_from_the_amount() -> None:
@@ -234,12 +234,12 @@ def test_the_shape_is_told_from_the_amount() -> None:
     assert plan.confirmation is not None
     assert (
         "There is no detectable difference to k = 1 at the same mean rate (-0.02 points"
-        in judge_confirmation(plan.confirmation).sentence
+        in judge_confirmation(plan.confirmation, plan.format).sentence
     )
     worse = errors_by_control(found=found, original=FOUR, area_matched=FOUR)
     _, plan = played(confirmed_study(), worse)
     assert plan.confirmation is not None
-    assert "Its shape matters" in judge_confirmation(plan.confirmation).sentence
+    assert "Its shape matters" in judge_confirmation(plan.confirmation, plan.format).sentence
 
 
 def test_there_is_no_verdict_before_the_last_run() -> None:

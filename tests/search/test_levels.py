@@ -130,7 +130,7 @@ def test_k_1_runs_the_first_seed_at_every_level_and_no_further_one_at_levels_tha
 def test_levels_of_the_baseline_that_nobody_can_tell_apart_go_on_together() -> None:
     """By the truth the level makes no difference."""
     together = 0
-    for noise_seed in range(5):
+    for noise_seed in range(12):
         surface = {"best_ks": [3.0], "run_noise": 0.5, "noise_seed": noise_seed}
         spec = study(
             surface=surface,
