@@ -8,6 +8,7 @@ with the result that it would have had undisturbed.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -20,6 +21,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psycopg2
+
+from kdecay_search.storage.embedded.data import DATABASE, ROLE
+from kdecay_search.storage.embedded.state import PORT
 from tests.chaos import containers, disks, studies
 from tests.chaos.comparison import Outcome, differences, read_outcome, reasons
 from tests.chaos.disks import SmallDisk
@@ -34,6 +39,10 @@ DISK_MEGABYTES = 400
 LIMIT_SECONDS = 600.0
 """A study that takes longer than this hangs."""
 LOOK_SECONDS = 0.05
+TRAINING = """
+    SELECT EXISTS (SELECT FROM trials JOIN trial_intermediate_values USING (trial_id)
+      WHERE state = 'RUNNING')
+"""
 
 
 @dataclass
@@ -53,8 +62,29 @@ class Takeovers:
     """What went wrong."""
 
     def holder(self) -> Service | None:
-        """The container that uses the server; None if there is none at the moment."""
+        """The container that uses the server and trains; None if there is none at the moment."""
+        if not self._trains():
+            return None
         return next((s for s in self.fleet.workers if s.free and s.ready), None)
+
+    def _trains(self) -> bool:
+        """Whether a trial runs and has reported an epoch."""
+        try:
+            owner = json.loads((self.home.path / "postgres.state" / "owner.json").read_text())
+            connection = psycopg2.connect(
+                host=owner["socket_folder"], port=PORT, user=ROLE, dbname=DATABASE,
+                connect_timeout=5,
+            )  # fmt: skip
+        except (OSError, ValueError, psycopg2.Error):
+            return False
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(TRAINING)
+                return bool(cursor.fetchone()[0])
+        except psycopg2.Error:
+            return False
+        finally:
+            connection.close()
 
     def servers(self) -> list[int]:
         """The first processes of Postgres on the home: no other process of it has started them."""

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.comparison import Outcome, TrialRecord, differences
+from tests.chaos.black_hole import MACHINE, MESSAGE
+from tests.chaos.comparison import (
+    MAX_BLACK_HOLE_FAILURES,
+    Outcome,
+    TrialRecord,
+    differences,
+)
+from tests.chaos.disturbances import Relaunch
 from tests.chaos.plan import Counts, draw, required
 
 ROOT = Path(__file__).parents[2]
@@ -71,6 +78,24 @@ def test_the_comparison_finds_every_difference(disturbed: Outcome, word: str) ->
     assert any(word in difference for difference in found), found
 
 
+def test_what_a_black_hole_fails_is_no_difference_unless_there_is_much_of_it() -> None:
+    failed = LOST | {"reports": {}, "reason": "error", "message": f"RuntimeError: {MESSAGE}"}
+    failed["worker"] = f"{MACHINE}:7-abcdefgh:cpu"
+    few, many = (
+        outcome(trial(1.0), trial(2.0), *[trial(2.0, **failed)] * count)
+        for count in (MAX_BLACK_HOLE_FAILURES, MAX_BLACK_HOLE_FAILURES + 1)
+    )
+    assert differences(few, UNDISTURBED, pruning=False) == []
+    [difference] = differences(many, UNDISTURBED, pruning=False)
+    assert "a black hole has failed" in difference
+
+
+def test_records_of_two_launches_are_a_difference() -> None:
+    mixed = replace(UNDISTURBED, launches=frozenset(("one", "other")))
+    [difference] = differences(mixed, UNDISTURBED, pruning=False)
+    assert "of 2 launches" in difference
+
+
 def test_with_pruning_a_pruned_run_must_still_have_reported_the_right_errors() -> None:
     pruned = trial(2.0, state="PRUNED", error=None, reports={1: 32.0})
     assert differences(outcome(trial(1.0), pruned), UNDISTURBED, pruning=True) == []
@@ -79,11 +104,13 @@ def test_with_pruning_a_pruned_run_must_still_have_reported_the_right_errors() -
 
 
 def test_a_seed_repeats_the_plan_and_every_plan_holds_what_is_required() -> None:
-    counts = Counts(3, 2, 2, 1, 1, 1, 1, 3, cuts=1)
+    new = {"database_clock_steps": 1, "worker_clock_steps": 2, "full_disks": 1, "black_holes": 1}
+    counts = Counts(3, 2, 2, 1, 1, 1, 1, 3, cuts=1, relaunches=1, **new)
     one, again, other = (draw(seed, counts, 1.0, 2.0, workers=4) for seed in (1, 1, 2))
     assert one == again != other
-    assert len(one) == 15
-    assert sum(required(counts).values()) == 15 + 2 + 1 + 0
+    assert len(one) == 15 + 6
+    assert sum(required(counts).values()) == 15 + 6 + 2 + 1 + 0
+    assert Relaunch() in [disturbance for _, disturbance in one[: len(one) // 2]]
 
 
 def test_a_study_ends_with_the_undisturbed_result_whatever_is_killed() -> None:

@@ -90,12 +90,14 @@ def test_study_is_deleted_while_many_write_to_it(
         with ThreadPoolExecutor(writers) as pool:
             running = [pool.submit(write, index) for index in range(writers)]
             ready.wait()
-            threading.Event().wait(0.1)
-            deleted = delete_study(storage, name)
-            assert deleted.running == writers
-            assert rows_of(storage, name) == 0
-            threading.Event().wait(0.05)
-            stop.set()
+            try:
+                threading.Event().wait(0.1)
+                deleted = delete_study(storage, name)
+                assert deleted.running == writers
+                assert rows_of(storage, name) == 0
+                threading.Event().wait(0.05)
+            finally:  # the writers write until then
+                stop.set()
             assert all(each.result() > 0 for each in running)
         assert rows_of(storage, name) == 0
         with pytest.raises(StudyError, match="no study named"):
