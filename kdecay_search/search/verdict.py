@@ -95,7 +95,7 @@ def _judge(plan: Plan) -> Verdict:
         schedule_name(leader.ks, leader.lr_max),
         schedule_name(baseline.ks, baseline.lr_max),
     )
-    show = plan.format
+    form = plan.format
     paired = paired_gain(baseline.errors, leader.errors)
 
     def verdict(
@@ -105,13 +105,13 @@ def _judge(plan: Plan) -> Verdict:
         interval: tuple[float, float] | None = None,
         model: Model | None = None,
     ) -> Verdict:
-        gain = _gain(show, outcome, estimate)
+        gain = _gain(form, outcome, estimate)
         return Verdict(outcome, of, against, estimate, interval, model, paired.n, sentence, gain)
 
     if not leader.errors:
         text = "All complete runs have diverged." if leader.diverged else "No run is complete yet."
         return verdict(Outcome.TOO_FEW_RUNS, text)
-    found = f"{of}: {show.sample(describe(leader.errors.values()))}{_divergence(leader)}"
+    found = f"{of}: {form.sample(describe(leader.errors.values()))}{_divergence(leader)}"
     if leader.ks == baseline.ks:
         text = f"No detectable difference: nothing is better than the original, {found}."
         return verdict(Outcome.NO_DIFFERENCE, text)
@@ -119,7 +119,7 @@ def _judge(plan: Plan) -> Verdict:
         why = "has diverged" if baseline.diverged else "has no result to compare with"
         text = f"Too few runs: {found}; the original, {against}, {why}."
         return verdict(Outcome.TOO_FEW_RUNS, text)
-    original = show.sample(describe(baseline.errors.values()))
+    original = form.sample(describe(baseline.errors.values()))
     both = f"{found}; {against}: {original}{_divergence(baseline)}"
     smooth = _smooth_gain(plan)
     if smooth is None or min(len(leader.errors), len(baseline.errors)) < MIN_RUNS:
@@ -127,21 +127,21 @@ def _judge(plan: Plan) -> Verdict:
             text = f"Too few runs to tell a gain from noise: {both}."
             return verdict(Outcome.TOO_FEW_RUNS, text)
         text = (
-            f"Too few runs to tell a gain from noise: {both}, {show.change(paired.mean)} "
+            f"Too few runs to tell a gain from noise: {both}, {form.change(paired.mean)} "
             f"{_over(paired)}."
         )
         return verdict(Outcome.TOO_FEW_RUNS, text, paired.mean, None, Model.PAIRED)
     outcome = outcome_of(smooth.interval)
     curves = "a smooth curve" if len(leader.ks) == 1 else "the stages' smooth curves"
     low, high = smooth.interval
-    difference = f"{outcome.capitalize()} by {show.size(smooth.mean)}"
+    difference = f"{outcome.capitalize()} by {form.size(smooth.mean)}"
     if outcome == Outcome.WORSE:
         low, high = -high, -low
     elif outcome == Outcome.NO_DIFFERENCE:
-        difference = f"No detectable difference: {show.change(smooth.mean)}"
-    numbers = f"(95 % interval {show.span((low, high))}, by {curves} through all runs"
+        difference = f"No detectable difference: {form.change(smooth.mean)}"
+    numbers = f"(95 % interval {form.span((low, high))}, by {curves} through all runs"
     if paired.mean is not None:
-        numbers += f"; {_over(paired)}: {show.signed(paired.mean)}"
+        numbers += f"; {_over(paired)}: {form.signed(paired.mean)}"
     text = f"{both}. {difference} {numbers})."
     return verdict(outcome, text, smooth.mean, smooth.interval, Model.SMOOTH_CURVE)
 
@@ -158,12 +158,12 @@ def _smooth_gain(plan: Plan) -> Gain | None:
     return Gain(mean, (mean - below, mean + above), min(gain.probability for gain in known))
 
 
-def judge_confirmation(confirmation: Confirmation, show: MetricFormat) -> Verdict:
+def judge_confirmation(confirmation: Confirmation, form: MetricFormat) -> Verdict:
     """Compare the found schedule with the original on fresh seeds, on the test set.
 
     Args:
         confirmation: What the runs on fresh seeds have shown.
-        show: How the study's metric is shown.
+        form: How the study's metric is shown.
     """
     compared = confirmation.comparison
     rows = {row.comparator: row for row in confirmation.rows}
@@ -181,15 +181,15 @@ def judge_confirmation(confirmation: Confirmation, show: MetricFormat) -> Verdic
         interval=compared.interval if has_result else None,
         model=Model.PAIRED if has_result else None,
         pairs=compared.n,
-        sentence=_confirmation_sentence(confirmation, outcome, against, show),
-        gain=_gain(show, outcome, compared.difference),
+        sentence=_confirmation_sentence(confirmation, outcome, against, form),
+        gain=_gain(form, outcome, compared.difference),
     )
 
 
-def _gain(show: MetricFormat, outcome: Outcome, estimate: float | None) -> str:
+def _gain(form: MetricFormat, outcome: Outcome, estimate: float | None) -> str:
     if estimate is None or outcome not in (Outcome.BETTER, Outcome.WORSE):
         return "not clear"
-    return show.change(estimate)
+    return form.change(estimate)
 
 
 def _divergence(schedule: Incumbent | Row) -> str:
@@ -199,7 +199,7 @@ def _divergence(schedule: Incumbent | Row) -> str:
 
 
 def _confirmation_sentence(
-    confirmation: Confirmation, outcome: Outcome, against: str, show: MetricFormat
+    confirmation: Confirmation, outcome: Outcome, against: str, form: MetricFormat
 ) -> str:
     compared = confirmation.comparison
     if not confirmation.rows:
@@ -210,7 +210,7 @@ def _confirmation_sentence(
     if compared.difference is None:
         return "The confirmation failed: no seed has both the found schedule and the original."
     where = f"on the test set, {compared.n} fresh seed{'s' if compared.n != 1 else ''}"
-    by = size(compared, show)
+    by = size(compared, form)
     return (
         {
             Outcome.BETTER: f"Confirmed: {where}, better than {against} {by}.",
@@ -218,10 +218,10 @@ def _confirmation_sentence(
         }.get(
             outcome,
             f"Not confirmed: {where}, no detectable difference to {against} "
-            f"({_signed(compared, show)}).",
+            f"({_signed(compared, form)}).",
         )
         + _diverged(confirmation)
-        + _shape(confirmation, outcome, show)
+        + _shape(confirmation, outcome, form)
     )
 
 
@@ -237,7 +237,7 @@ def _diverged(confirmation: Confirmation) -> str:
     )
 
 
-def _shape(confirmation: Confirmation, outcome: Outcome, show: MetricFormat) -> str:
+def _shape(confirmation: Confirmation, outcome: Outcome, form: MetricFormat) -> str:
     """Whether the gain comes from the shape of the decay or from the higher mean rate."""
     matched = confirmation.others.get(AREA_MATCHED)
     if matched is None or matched.difference is None:
@@ -245,13 +245,13 @@ def _shape(confirmation: Confirmation, outcome: Outcome, show: MetricFormat) -> 
     same = f"{schedule_name(BASELINE_KS)} at the same mean rate"
     found = Outcome(matched.verdict)
     if found == Outcome.BETTER:
-        return f" Its shape matters: it is better than {same} {size(matched, show)}."
+        return f" Its shape matters: it is better than {same} {size(matched, form)}."
     if found == Outcome.WORSE:
-        return f" Its shape does not help: it is worse than {same} {size(matched, show)}."
+        return f" Its shape does not help: it is worse than {same} {size(matched, form)}."
     begins = f"There is no detectable difference to {same}"
     if outcome == Outcome.NO_DIFFERENCE:
         begins += " either"
-    return f" {begins} ({_signed(matched, show)})."
+    return f" {begins} ({_signed(matched, form)})."
 
 
 def outcome_of(interval: tuple[float, float]) -> Outcome:
@@ -262,14 +262,14 @@ def outcome_of(interval: tuple[float, float]) -> Outcome:
     return Outcome.WORSE if high < 0 else Outcome.NO_DIFFERENCE
 
 
-def size(comparison: Comparison, show: MetricFormat) -> str:
+def size(comparison: Comparison, form: MetricFormat) -> str:
     """The size of a difference, such as ``by 0.95 points (95 % interval 0.50 to 1.40)``."""
     difference = comparison.difference or 0.0
-    text = f"by {show.size(difference)}"
+    text = f"by {form.size(difference)}"
     if comparison.interval is None:
         return text
     low, high = comparison.interval
-    interval = show.span((-high, -low) if difference < 0 else (low, high))
+    interval = form.span((-high, -low) if difference < 0 else (low, high))
     return f"{text} (95 % interval {interval})"
 
 
@@ -277,9 +277,9 @@ def _over(paired: Sample) -> str:
     return f"paired over {paired.n} seed{'s' if paired.n != 1 else ''}"
 
 
-def _signed(compared: Comparison, show: MetricFormat) -> str:
+def _signed(compared: Comparison, form: MetricFormat) -> str:
     """A difference with its sign, such as ``+0.14 points, 95 % interval -0.08 to 0.35``."""
-    text = show.change(compared.difference or 0.0)
+    text = form.change(compared.difference or 0.0)
     if compared.interval is None:
         return text
-    return f"{text}, 95 % interval {show.span(compared.interval)}"
+    return f"{text}, 95 % interval {form.span(compared.interval)}"

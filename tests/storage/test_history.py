@@ -138,7 +138,7 @@ def test_only_open_and_new_trials_are_read_again(storage: Storage, tmp_path: Pat
 
     @sqlalchemy.event.listens_for(storage.engine, "after_cursor_execute")
     def note(_: Any, cursor: Any, statement: str, *__: Any) -> None:
-        read.extend([cursor.rowcount] if "AS last_error" in statement else [])
+        read.extend([cursor.rowcount] if "AS last_value" in statement else [])
 
     after = records.read_history(storage, "frugal")
     assert read == [10 - 6]

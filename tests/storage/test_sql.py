@@ -129,6 +129,7 @@ def values(fresh: Storage) -> dict[str, Any]:
         "spaces": ["{}"],
         "spec": "spec",
         "stage_name": "study/k9",
+        "direction": "MAXIMIZE",
         "stage_pattern": records.STAGES_PATTERN,
         "state": "PRUNED",
         "step": 2,
