@@ -9,6 +9,15 @@ from kdecay_search.search import runs_at_most
 from kdecay_search.study.file import load
 from tests.cli.commands import STUDY, Run, closed_port
 
+STEPS = """
+name = "steps"
+[task]
+kind = "python"
+entry = "mine:train"
+steps = 2000
+report_every = 500
+"""
+
 
 def numbers(line: str) -> list[int]:
     return [int(cell.replace(",", "")) for cell in re.findall(r"\d[\d,]*", line)]
@@ -35,6 +44,15 @@ def test_plan_of_a_sampler(run_kdecay: Run, study_file: Path) -> None:
     result = run_kdecay("check", study_file.name, *(x for o in overrides for x in ("--set", o)))
     assert "tpe search, k from 1 to 5; up to 2 terms" in result.stdout
     assert [6, 2, 12, 48] in [numbers(line)[1:] for line in result.stdout.splitlines()]
+
+
+def test_plan_of_a_study_that_counts_steps(run_kdecay: Run, tmp_path: Path) -> None:
+    (tmp_path / "steps.toml").write_text(STEPS)
+    result = run_kdecay("check", "steps.toml")
+    assert "polynomial schedule; 2,000 steps per run" in result.stdout
+    assert "epoch" not in result.stdout
+    rows = [numbers(line) for line in result.stdout.splitlines() if re.match(r" *\d+ +\d", line)]
+    assert all(steps == 2000 * runs for *_, runs, steps in rows)
 
 
 def test_brackets_in_a_path(run_kdecay: Run, tmp_path: Path) -> None:

@@ -15,6 +15,15 @@ from kdecay_search.study.file import load
 from tests.support.kdecay_command import Kdecay, simulated_study
 
 ROOT = Path(__file__).parents[2]
+LOSSES = """
+name = "losses"
+[task]
+kind = "python"
+entry = "mine:train"
+steps = 2000
+report_every = 500
+metric = { name = "validation loss", unit = "nats" }
+"""
 DIGITS = str(ROOT / "studies" / "digits.toml")
 
 
@@ -72,6 +81,26 @@ def test_given_noise_with_a_file(kdecay: Kdecay) -> None:
     wanted = next(row for row in printed["rows"] if row["wanted"])
     assert (wanted["seeds"], wanted["epochs"]) == (15, 15 * printed["epochs_per_run"])
     assert wanted["seeds_interval"] is None
+
+
+def test_differences_of_any_other_metric_follow_its_noise(kdecay: Kdecay, tmp_path: Path) -> None:
+    file = tmp_path / "losses.toml"
+    file.write_text(LOSSES)
+    printed = kdecay.json("plan", str(file), "--noise", "0.0041")
+    assert printed["metric"] == {
+        "name": "validation loss", "direction": "min", "unit": "nats", "decimals": 4,
+    }  # fmt: skip
+    assert [row["difference"] for row in printed["rows"]] == [0.0008, 0.002, 0.004, 0.008, 0.02]
+    (wanted,) = [row for row in printed["rows"] if row["wanted"]]
+    assert wanted["difference"] == 0.004
+    assert printed["steps_per_run"] == 2000
+    assert wanted["steps"] == 2000 * wanted["seeds"]
+    text = kdecay.run("plan", str(file), "--noise", "0.0041", "--difference", "0.003").stdout
+    assert "differ by noise of 0.0041 nats (sd, as given)" in text
+    assert "points" not in text
+    assert "epochs" not in text
+    (line,) = [line for line in text.splitlines() if line.rstrip().endswith("wanted")]
+    assert line.split()[0] == "0.003"
 
 
 def test_one_seed_needs_a_given_noise(kdecay: Kdecay, storage: Storage, tmp_path: Path) -> None:

@@ -207,13 +207,16 @@ def test_panel_of_a_study_that_has_not_begun_renders() -> None:
 
 
 def test_panel_of_a_finished_study_has_every_candidate_with_its_errors() -> None:
-    text = rendered(study_panel(ended(BETTER)))
+    snapshot = ended(BETTER)
+    gain = snapshot.plan.stages[0].smooth_gain
+    assert gain is not None
+    text = rendered(study_panel(snapshot))
     assert "small  done  trials: 9 complete" in text
     assert "stage 1: term k1  keeps k = 2" in text
     row = line_with(text, "8.00  10.10   8.90")
     assert row.split() == ["2", "8.00", "10.10", "8.90", "9.00", "+2.00", "100%", "best"]
     assert "█" in line_with(text, "polynomial, LR 0.1 to 0.001")
-    assert "Better by 1.96 points" in text
+    assert f"Better by {gain.mean:.2f} points" in text
 
 
 def test_panel_of_a_running_study_shows_running_trials_and_time_left() -> None:
@@ -298,11 +301,16 @@ def test_panel_of_a_finished_sampler_study_is_sorted_by_k() -> None:
 
 def test_panel_of_several_stages_names_the_terms_before() -> None:
     better = stated({1.0: 10.0, 2.0: 5.0, 3.0: 9.0}, {3.0: [4.0, 4.5, 5.0]})
-    text = rendered(study_panel(ended(better, max_terms=2)))
+    snapshot = ended(better, max_terms=2)
+    best = snapshot.plan.stages[1].best
+    assert best is not None
+    assert best.probability is not None
+    text = rendered(study_panel(snapshot))
     assert "stage 2: term k2 after k = 2" in text
     assert "gain on k = 2" in text
     row = line_with(text, "4.00  4.50  5.00")
-    assert row.split() == ["3", "4.00", "4.50", "5.00", "4.50", "+0.50", "81%", "best"]
+    chance = f"{best.probability:.0%}"
+    assert row.split() == ["3", "4.00", "4.50", "5.00", "4.50", "+0.50", chance, "best"]
     assert "k = 2, 3: 4.50 ± 0.50 %" in text
 
 
