@@ -69,7 +69,7 @@ def confirm(
 ) -> None:
     """Compare the found schedule on the test set.
 
-    The found schedule and the original are trained again, on all training images, with seeds that
+    The found schedule and the original are trained again, on all training data, with seeds that
     the search has not used; so is the original at the learning rate that gives it the mean of the
     found schedule. A search that is still running ends with this comparison.
     """

@@ -51,8 +51,8 @@ def status(
 ) -> None:
     """Show the state of a study.
 
-    Prints its stages, the candidates with their errors, the running trials, the epochs trained,
-    the best schedule, and plots of the schedule and of the error against k.
+    Prints its stages, the candidates with their results, the running trials, the epochs or steps
+    trained, the best schedule, and plots of the schedule and of the metric against k.
     """
     from kdecay_search.cli.watch import watch_study
     from kdecay_search.report.charts import study_charts
