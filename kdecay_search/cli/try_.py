@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from kdecay_search.study.spec import StudySpec
     from kdecay_search.user_code.tryout import Tryout
 
-DEFAULT_EPOCHS = 2
+DEFAULT_REPORTS = 2
+"""Reports of the run that is trained."""
 SYMBOLS = {"good": ("✓", "green"), "missing": ("!", "yellow"), "wrong": ("✗", "bold red")}
 
 
@@ -28,8 +29,18 @@ def register(app: typer.Typer) -> None:
 def try_(
     file: StudyFile,
     epochs: Annotated[
-        int, typer.Option(min=1, max=100_000, help="The number of epochs to train.")
-    ] = DEFAULT_EPOCHS,
+        int | None,
+        typer.Option(min=1, max=100_000, help="The number of epochs to train; 2 by default."),
+    ] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1_000_000_000,
+            help="The number of steps, in a study that counts steps; enough for 2 reports by "
+            "default.",
+        ),
+    ] = None,
     k: Annotated[float, typer.Option("--k", help="The exponent of the schedule.")] = 1.0,
     device: Annotated[
         str, typer.Option(metavar="DEVICE", help="Device to train on: auto, cpu, cuda or cuda:N.")
@@ -39,9 +50,9 @@ def try_(
     """Check a task by one short training run.
 
     Trains in this process, without a database, and prints what the task did and what is missing.
-    The schedule is compressed into these few epochs. Training code of your own that the file names
-    is run; if it saves its state, it is interrupted once, as it may be in a worker, and called
-    again.
+    The schedule is compressed into these few epochs or steps. Training code of your own that the
+    file names is run; if it saves its state, it is interrupted once, as it may be in a worker, and
+    called again. Then it is run with another seed, until its reports differ.
     """
     from kdecay_search.cli.files import require_data
     from kdecay_search.paths import temporary_folder
@@ -55,21 +66,34 @@ def try_(
     temporary_folder()
     withhold_from_this_process()
     device = expand(device)[0]
-    tryout = Tryout(shortened(spec, epochs))
-    _announce(spec, tryout.spec.task.length.reports, k, device)
+    tryout = Tryout(shortened(spec, _total(spec, epochs, steps)))
+    _announce(spec, tryout.spec, k, device)
     if not _run(tryout, k, device):
         echo("\nIt does not work yet: fix this, and try again.")
         raise typer.Exit(1)
     _conclude(tryout, file)
 
 
-def _announce(spec: StudySpec, epochs: int, k: float, device: str) -> None:
-    total = spec.task.length.reports
-    trained = "all" if epochs == total else f"{epochs} of"
-    compressed = "" if epochs == total else "; the schedule is compressed into them"
+def _total(spec: StudySpec, epochs: int | None, steps: int | None) -> int:
+    """The epochs or steps to train, whichever the study counts."""
+    from kdecay_search.errors import KDecayError
+
+    length = spec.task.length
+    wanted, other, option = (
+        (steps, epochs, "--epochs") if length.counts_steps else (epochs, steps, "--steps")
+    )
+    if other is not None:
+        raise KDecayError(f"{option}: the study has {length.setting}; use --{length.unit}s")
+    return length.position(DEFAULT_REPORTS) if wanted is None else wanted
+
+
+def _announce(spec: StudySpec, short: StudySpec, k: float, device: str) -> None:
+    length, trained = spec.task.length, spec.task.length == short.task.length
+    how_many = "all" if trained else f"{short.task.length.total:,} of"
+    compressed = "" if trained else "; the schedule is compressed into them"
     echo(
         f"{spec.name}: one run in this process, without a database\n"
-        f"{trained} {total} epochs, k = {k:g}, seed 0, {device}{compressed}\n"
+        f"{how_many} {length}, k = {k:g}, seed 0, {device}{compressed}\n"
     )
 
 
@@ -98,7 +122,8 @@ def _run(tryout: Tryout, k: float, device: str) -> bool:
 def _train(tryout: Tryout, k: float, device: str) -> None:
     from kdecay_search.training.decoder_processes import keep_sockets_short
     from kdecay_search.user_code.entry import import_function
-    from kdecay_search.user_code.tryout import try_function, try_task
+    from kdecay_search.user_code.function import run_function
+    from kdecay_search.user_code.tryout import try_another_seed, try_function, try_task
     from kdecay_search.worker.train import load_task
 
     log = _logger()
@@ -114,7 +139,14 @@ def _train(tryout: Tryout, k: float, device: str) -> None:
         if task.kind != "command":
             log(f"the {task.kind} task")
         try_task(tryout, load_task(tryout.spec), k, device, log)
-    log("the end" if tryout.result is None else f"the end: returned {tryout.result:g} %")
+    metric = tryout.spec.task.metric
+    result = tryout.result
+    returned = "" if result is None else f": returned {tryout.form.value(metric.error(result))}"
+    log(f"the end{returned}")
+    if task.kind == "python":
+        try_another_seed(tryout, lambda run: run_function(function, run), k, device, log)
+    elif task.kind == "command":
+        try_another_seed(tryout, load_task(tryout.spec), k, device, log)
 
 
 def _logger() -> Callable[[str], None]:

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 
+from kdecay_search.study.metric import VALIDATION_ERROR
+from kdecay_search.user_code.reports import AVERAGED
 from kdecay_search.user_code.tryout import Tryout
 
 SHARE_LIMIT = 1.0
-"""Percent; errors that are all below it look like shares of one."""
-RISE_LIMIT = 20.0
-"""Percentage points; an error that rises by more in a short run looks like an accuracy."""
+"""Percent; values that are all below it look like shares of one."""
+LAG_LIMIT = 0.1
+"""Share of the range of a run's values; averaged weights that end up worse by more lag behind."""
 
 
 class Severity(StrEnum):
@@ -37,52 +39,100 @@ class Finding:
 
 def findings(tryout: Tryout) -> list[Finding]:
     """Return what a task that ran to its end showed; what matters most comes last."""
-    found = [*_of_reports(tryout), *_of_errors(tryout)]
+    found = [*_of_reports(tryout), *_of_metric(tryout), *_of_averages(tryout), *_of_seed(tryout)]
     if tryout.run is not None:
         found += [*_of_schedule(tryout), *_of_state(tryout), *_of_reads(tryout)]
     return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
 
 
 def _of_reports(tryout: Tryout) -> Iterator[Finding]:
-    done, total = tryout.epochs[-1].number, tryout.spec.task.length.reports
-    if done < total:
+    length = tryout.spec.task.length
+    done = length.position(tryout.epochs[-1].number)
+    text = f"{done:,} of {length} were reported"
+    if done < length.total:
+        what = "train run.epochs epochs, and report each"
+        if length.counts_steps:
+            what = "make run.total_steps updates, and report at the end"
         yield Finding(
-            Severity.WRONG if tryout.result is None else Severity.MISSING,
-            f"{done} of {total} epochs were reported; train run.epochs epochs, and report each",
+            Severity.WRONG if tryout.result is None else Severity.MISSING, f"{text}; {what}"
         )
     else:
-        yield Finding(Severity.GOOD, f"{done} of {total} epochs were reported")
+        yield Finding(Severity.GOOD, text)
 
 
-def _of_errors(tryout: Tryout) -> Iterator[Finding]:
-    errors = [epoch.validation_error for epoch in tryout.epochs]
+def _of_metric(tryout: Tryout) -> Iterator[Finding]:
+    """What the metric was taken to be, and whether its values look as if it were that."""
+    metric, form = tryout.spec.task.metric, tryout.form
     if tryout.epochs[-1].diverged:
         yield Finding(
             Severity.WRONG, "the training diverged: lower schedule.lr_max, or check the loss"
         )
+        return
+    unit = f", in {metric.unit}" if metric.unit else ""
+    taken = f"the metric is {metric.name}, where {metric.better} is better{unit}"
+    errors = [metric.error(epoch.validation_error) for epoch in tryout.epochs]
+    values = [metric.value(error) for error in errors]
+    first, last = form.value(errors[0]), form.value(errors[-1])
+    if metric.unit == "%" and 0 <= min(values) <= max(values) < SHARE_LIMIT:
+        yield Finding(
+            Severity.MISSING,
+            f"{taken}; but no value is above {max(values):g} %: report percent, such as 12.5 and "
+            'not 0.125, or set unit = "" under [task.metric]',
+        )
     elif len(errors) > 1 and min(errors) == max(errors):
-        yield Finding(Severity.MISSING, f"the error never changed: {errors[0]:g} % in every epoch")
-    elif max(errors) < SHARE_LIMIT:
+        yield Finding(Severity.MISSING, f"{taken}; but it never changed: {first} in every report")
+    elif errors[-1] > errors[0]:
+        moved, other = ("rose", "max") if metric.direction == "min" else ("fell", "min")
+        opposite = "higher" if metric.better == "lower" else "lower"
         yield Finding(
             Severity.MISSING,
-            f"no error is above {max(errors):g} %: report percent, such as 12.5, and not 0.125",
+            f"{taken}; but it {moved} from {first} to {last}: if {opposite} is better, "
+            f'set direction = "{other}" under [task.metric], or the search keeps the worst',
         )
-    elif errors[-1] > errors[0] + RISE_LIMIT:
-        yield Finding(
-            Severity.MISSING,
-            f"the error rose from {errors[0]:.4g} to {errors[-1]:.4g} %: is it an accuracy? "
-            "error = 100 - accuracy",
-        )
+    elif len(errors) > 1:
+        yield Finding(Severity.GOOD, f"{taken}; it went from {first} to {last}")
+    else:
+        yield Finding(Severity.GOOD, f"{taken}; it is {last}")
+
+
+def _of_averages(tryout: Tryout) -> Iterator[Finding]:
+    metric, form = tryout.spec.task.metric, tryout.form
     if any(epoch.averaged_error is None for epoch in tryout.epochs):
-        how = "evaluate with run.average(model)" if tryout.run else "print averaged_error, too"
+        key = AVERAGED if metric != VALIDATION_ERROR else "averaged_error"
+        how = "evaluate with run.average(model)" if tryout.run else f"print {key}, too"
         yield Finding(
             Severity.MISSING,
-            f"no error of averaged weights was reported, so no run can end early; {how}",
+            f"no {metric.name} of averaged weights was reported, so no run can end early; {how}",
+        )
+        return
+    raw = [metric.error(epoch.validation_error) for epoch in tryout.epochs]
+    averaged = [metric.error(epoch.averaged_error or 0.0) for epoch in tryout.epochs]
+    behind = averaged[-1] - raw[-1]
+    is_behind = all(one > other for one, other in zip(averaged, raw, strict=True))
+    if is_behind and behind > LAG_LIMIT * (max(raw) - min(raw)):
+        yield Finding(
+            Severity.MISSING,
+            f"averaged weights were worse in every report ({form.value(averaged[-1])} at the end, "
+            f"and {form.value(raw[-1])} without averaging): update the average after every "
+            "optimizer update, with a half-life near 8 % of the run",
         )
     else:
         yield Finding(
-            Severity.GOOD, "errors of averaged weights were reported: hopeless runs can end early"
+            Severity.GOOD,
+            "values of averaged weights were reported: hopeless runs can end early",
         )
+
+
+def _of_seed(tryout: Tryout) -> Iterator[Finding]:
+    if tryout.seed_matters is False:
+        how = "call run.seed_everything()" if tryout.run else "pass {seed} to the program"
+        yield Finding(
+            Severity.MISSING,
+            f"another seed changes nothing, so more seeds say nothing about the noise; {how}, and "
+            "draw initial weights and data order from it",
+        )
+    elif tryout.seed_matters:
+        yield Finding(Severity.GOOD, "another seed gives other values")
 
 
 def _of_schedule(tryout: Tryout) -> Iterator[Finding]:
@@ -115,7 +165,11 @@ def _of_schedule(tryout: Tryout) -> Iterator[Finding]:
             Severity.MISSING,
             f"{made} updates were made, but run.total_steps is {expected}: the schedule "
             + ("is cut off" if made < expected else "ends too early")
-            + "; set run.steps_per_epoch to the number of optimizer updates per epoch",
+            + (
+                f"; make as many, or set {run.length.key} to their number"
+                if run.length.counts_steps
+                else "; set run.steps_per_epoch to the number of optimizer updates per epoch"
+            ),
         )
     else:
         yield Finding(
@@ -133,13 +187,13 @@ def _ratios(tryout: Tryout) -> str:
 
 def _of_state(tryout: Tryout) -> Iterator[Finding]:
     if tryout.restored:
-        yield Finding(Severity.GOOD, "interrupted after an epoch, it resumed with the next one")
+        yield Finding(Severity.GOOD, "interrupted after a report, it resumed from there")
     elif tryout.restored == 0:
         yield Finding(
             Severity.MISSING,
-            "interrupted after its first epoch, it started over; call run.save after every report",
+            "interrupted after its first report, it started over; call run.save after every report",
         )
-    elif not tryout.looked_for_state and tryout.spec.task.length.reports > 1:
+    elif not tryout.looked_for_state and len(tryout.epochs) > 1:
         yield Finding(
             Severity.MISSING,
             "no state is saved, so an interrupted run starts over; "
@@ -157,7 +211,7 @@ def _of_reads(tryout: Tryout) -> Iterator[Finding]:
     if not calls["purpose"]:
         yield Finding(
             Severity.MISSING,
-            "run.purpose was not used: when it is 'confirmation', kdecay confirm needs the error "
+            "run.purpose was not used: when it is 'confirmation', kdecay confirm needs the metric "
             "on the test set",
         )
     if not calls["device"]:

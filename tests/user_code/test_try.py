@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from kdecay_search.errors import TaskError
+from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.tasks.simulated import train as simulated
 from kdecay_search.user_code.findings import Severity, findings
+from kdecay_search.user_code.function import run_function
 from kdecay_search.user_code.run import TaskRun
-from kdecay_search.user_code.tryout import Tryout, shortened, try_function, try_task
-from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay
+from kdecay_search.user_code.tryout import (
+    Tryout,
+    shortened,
+    try_another_seed,
+    try_function,
+    try_task,
+)
 from tests.support.memory_studies import study
 
 TASK = {"kind": "python", "epochs": 2, "entry": "mine:train"}
@@ -75,13 +79,13 @@ def test_a_complete_task_lacks_nothing() -> None:
     seen = observed(complete)
     assert set(texts(seen).values()) == {Severity.GOOD}
     assert (seen.restored, [epoch.number for epoch in seen.epochs]) == (1, [1, 2])
-    assert "interrupted after an epoch, it resumed with the next one" in texts(seen)
+    assert "interrupted after a report, it resumed from there" in texts(seen)
 
 
 def test_a_bare_task_works_and_lacks_five_things() -> None:
     found = texts(observed(bare)).items()
     missing = {text for text, severity in found if severity == Severity.MISSING}
-    for words in ("no error of averaged weights was reported, so no run can end early",
+    for words in ("no validation error of averaged weights was reported, so no run can end early",
                   "no state is saved", "run.seed was", "run.purpose was",
                   "run.device was"):  # fmt: skip
         assert sum(words in text for text in missing) == 1, words
@@ -121,21 +125,131 @@ def test_a_torch_optimizer_s_rates_are_checked(
     assert [found_as for text, found_as in found.items() if words in text] == [severity]
 
 
+NATS = {"name": "loss", "unit": "nats"}
+ACCURACY = {"name": "accuracy", "direction": "max"}
+DEFAULT = {"name": "validation error", "unit": "%", "decimals": 2}
+
+
 @pytest.mark.parametrize(
-    ("errors", "words"),
+    ("metric", "values", "severity", "words"),
     [
-        ([50.0, 50.0], "the error never changed: 50 % in every epoch"),
-        ([0.5, 0.25], "no error is above 0.5 %: report percent, such as 12.5, and not 0.125"),
-        ([40.0, 90.0], "is it an accuracy? error = 100 - accuracy"),
-        ([40.0, float("nan")], "the training diverged: lower schedule.lr_max"),
+        (
+            DEFAULT,
+            [40.0, 20.0],
+            "good",
+            "the metric is validation error, where lower is better, in %; it went from 40.00 % to "
+        ),
+        (
+            NATS,
+            [2.874, 1.5],
+            "good",
+            "the metric is loss, where lower is better, in nats; it went from 2.874 nats to 1.5",
+        ),
+        (
+            ACCURACY,
+            [0.5, 0.75],
+            "good",
+            "the metric is accuracy, where higher is better; it went from 0.5000 to 0.7500",
+        ),
+        (
+            DEFAULT,
+            [20.0],
+            "good",
+            "the metric is validation error, where lower is better, in %; it is 20.00 %",
+        ),
+        (NATS, [-3.0, -5.0], "good", "it went from -3.000 nats to -5.000 nats"),
+        (DEFAULT, [50.0, 50.0], "missing", "but it never changed: 50.00 % in every report"),
+        (
+            DEFAULT,
+            [0.5, 0.25],
+            "missing",
+            "but no value is above 0.5 %: report percent, such as 12.5",
+        ),
+        (
+            DEFAULT,
+            [40.0, 90.0],
+            "missing",
+            'but it rose from 40.00 % to 90.00 %: if higher is better, set direction = "max" under',
+        ),
+        (
+            NATS,
+            [0.52, 0.55],
+            "missing",
+            'if higher is better, set direction = "max" under [task.met',
+        ),
+        (
+            ACCURACY,
+            [0.5, 0.25],
+            "missing",
+            'but it fell from 0.5000 to 0.2500: if lower is better, set direction = "min"',
+        ),
+        (DEFAULT, [40.0, float("nan")], "wrong", "the training diverged: lower schedule.lr_max"),
     ],
 )
-def test_errors_that_look_wrong(errors: list[float], words: str) -> None:
+def test_what_the_metric_is_taken_to_be(
+    metric: dict[str, Any], values: list[float], severity: str, words: str
+) -> None:
     def train(run: TaskRun) -> None:
-        for number, error in enumerate(errors, start=1):
-            run.report(number, error)
+        for number, value in enumerate(values, start=1):
+            run.report(number, value)
 
-    assert any(words in text for text in texts(observed(train)))
+    found = texts(observed(train, epochs=len(values), metric=metric)).items()
+    assert [each for text, each in found if words in text] == [severity]
+    about = [text for text, _ in found if "the metric is" in text or "diverged" in text]
+    assert len(about) == 1
+
+
+@pytest.mark.parametrize(
+    ("metric", "reports", "severity"),
+    [
+        (NATS, [(40.0, 50.0), (20.0, 30.0)], "missing"),
+        (NATS, [(40.0, 50.0), (20.0, 21.0)], "good"),
+        (NATS, [(40.0, 50.0), (20.0, 19.0)], "good"),
+        (ACCURACY, [(0.2, 0.1), (0.6, 0.4)], "missing"),
+        (ACCURACY, [(0.2, 0.3), (0.6, 0.4)], "good"),
+    ],
+)
+def test_averaged_weights_that_are_worse_throughout(
+    metric: dict[str, Any], reports: list[tuple[float, float]], severity: str
+) -> None:
+    def train(run: TaskRun) -> None:
+        for number, (raw, averaged) in enumerate(reports, start=1):
+            run.report(number, raw, averaged)
+
+    found = texts(observed(train, metric=metric))
+    assert [found[text] for text in found if "averaged weights" in text] == [severity]
+    assert severity == "good" or any("worse in every report (" in text for text in found)
+
+
+@pytest.mark.parametrize("uses_seed", [True, False])
+def test_another_seed(uses_seed: bool) -> None:
+    trained: list[int] = []
+
+    def train(run: TaskRun) -> None:
+        for number in run.remaining_epochs():
+            trained.append(number)
+            run.report(number, 40.0 / number + run.seed * uses_seed)
+
+    seen = observed(train)
+    try_another_seed(seen, lambda run: run_function(train, run), 2.0, "cpu", lambda text: None)
+    words = "another seed gives other values" if uses_seed else "another seed changes nothing, so"
+    severity = Severity.GOOD if uses_seed else Severity.MISSING
+    assert [each for text, each in texts(seen).items() if words in text] == [severity]
+    assert trained == ([1, 2, 1] if uses_seed else [1, 2, 1, 2]), "it ends where the reports differ"
+    assert [epoch.number for epoch in seen.epochs] == [1, 2]
+
+
+def test_a_second_run_that_fails_says_so() -> None:
+    lines: list[str] = []
+
+    def train(run: TaskRun) -> None:
+        assert run.seed == 0, "it cannot be called twice"
+        bare(run)
+
+    seen = observed(train)
+    try_another_seed(seen, lambda run: run_function(train, run), 2.0, "cpu", lines.append)
+    assert any("it failed, so what the seed changes is not known: it cannot be" in s for s in lines)
+    assert not any("another seed" in text for text in texts(seen))
 
 
 def test_too_few_epochs() -> None:
@@ -153,7 +267,7 @@ def test_too_many_epochs_are_refused() -> None:
         for number in range(1, 91):
             run.report(number, 40.0 / number)
 
-    with pytest.raises(TaskError, match=r"report\(epoch=3\): the last was 2"):
+    with pytest.raises(TaskError, match=r"\(epoch=3\): all of 2 epochs were reported before"):
         observed(train)
 
 
@@ -164,114 +278,32 @@ def test_a_short_run_shortens_the_warm_up() -> None:
     assert shortened(spec, 90) is spec
 
 
+def test_a_short_run_of_steps() -> None:
+    task = {"kind": "python", "entry": "a:b", "steps": 2000, "report_every": 300}
+    spec = study(task=task, schedule={"warmup_steps": 200})
+    short = shortened(spec, 600)
+    assert short.task.length == TrainingLength("step", 600, 300)
+    assert short.schedule.warmup_steps == 60
+    assert shortened(spec, 100).task.length == TrainingLength("step", 100, 100)
+    assert shortened(spec, 2000) is spec
+
+
+def test_steps_that_are_left_out() -> None:
+    task = {"epochs": None, "steps": 100, "report_every": 50}
+
+    def train(run: TaskRun) -> float:
+        run.report(step=50, value=40.0)
+        return 40.0
+
+    seen = Tryout(study(task={k: v for k, v in (TASK | task).items() if v is not None}))
+    try_function(seen, train, 2.0, "cpu", lambda text: None)
+    line = "50 of 100 steps were reported; make run.total_steps updates, and report at the end"
+    assert texts(seen)[line] == Severity.MISSING
+
+
 def test_a_built_in_task() -> None:
     lines: list[str] = []
     seen = Tryout(study(epochs=3))
     try_task(seen, simulated, 1.0, "cpu", lines.append)
     assert [line.partition(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
     assert not any(finding.severity == Severity.WRONG for finding in findings(seen))
-
-
-# ---- the command -----------------------------------------------------------------------------
-
-GOOD = """
-def train(run):
-    run.steps_per_epoch = 5
-    for epoch in run.remaining_epochs():
-        print("hello from the training")
-        run.schedule(0)
-        run.report(epoch, 40 / epoch)
-"""
-RAISES = """
-def train(run):
-    step(run)
-def step(run):
-    raise ZeroDivisionError("my own mistake")
-"""
-
-
-def run_try(folder: Path, task: dict[str, Any], source: str, *options: str, code: int = 0) -> str:
-    """Run ``kdecay try`` with ``source`` as ``mine.py``, and return what it prints."""
-    folder.joinpath("mine.py").write_text(source)
-    lines = [f"{key} = {json.dumps(value)}" for key, value in task.items()]
-    text = 'name = "mine"\n[task]\n' + "\n".join(lines) + "\n"
-    folder.joinpath("study.toml").write_text(text)
-    process = Kdecay(folder / "home").start("try", "study.toml", *options, cwd=folder)
-    try:
-        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
-    assert not (folder / "home").exists(), "it made a data folder"
-    return out + err
-
-
-def test_the_command_prints_what_happened(
-    tmp_path: Path,
-) -> None:
-    out = run_try(tmp_path, TASK | {"epochs": 90}, GOOD)
-    assert "2 of 90 epochs, k = 1, seed 0, cpu; the schedule is compressed into them" in out
-    assert "hello from the training" in out
-    assert "epoch 2: error 20.00 %" in out
-    assert "It works, except for what is marked ! (5). Search: kdecay launch study.toml" in out
-    assert "epoch 3:" in run_try(tmp_path, TASK | {"epochs": 90}, GOOD, "--epochs", "3")
-
-
-@pytest.mark.parametrize(
-    ("entry", "source", "words"),
-    [
-        ("mine:train", RAISES, "ZeroDivisionError: my own mistake (mine.py, line 5)"),
-        ("mine:train", "def train(run): pass", "reported no epoch and returned no number"),
-        ("mine:train", "def train(run): run.report(1, 'low')", "must be a number (mine.py, line 1"),
-        ("mine:train", "import nowhere", "nowhere"),
-        ("mine:trian", "def train(run): pass", "did you mean train?"),
-        ("yours:train", "", "there is no module 'yours'"),
-    ],
-)
-def test_a_task_that_fails_says_where(tmp_path: Path, entry: str, source: str, words: str) -> None:
-    out = run_try(tmp_path, TASK | {"entry": entry}, source, code=1)
-    assert words in out
-    assert "It does not work yet" in out
-    assert "kdecay_search" not in out, "the traceback begins in the user's own code"
-
-
-# ---- programs ----------------------------------------------------------------------------------
-
-PROGRAM = {"kind": "command", "epochs": 4, "command": ["python", "mine.py", "{epochs}", "{k}"]}
-PRINTS = """
-import sys
-print("starting")
-for epoch in range(1, int(sys.argv[1]) + 1):
-    print(f'{{"epoch": {epoch}, "error": {40 / epoch}}}')
-"""
-
-
-def test_a_program(tmp_path: Path) -> None:
-    out = run_try(tmp_path, PROGRAM, PRINTS, "--k", "3")
-    assert "running python mine.py 2 3.0" in out
-    assert "epoch 2: error 20.00 %" in out
-    assert "no run can end early" in out
-    assert "print averaged_error, too" in out
-    assert "It works, except for what is marked ! (1). Search: kdecay launch study.toml" in out
-
-
-@pytest.mark.parametrize(
-    ("source", "words"),
-    [
-        ("raise KeyError('mine')", "✗ python ended with exit status 1 after epoch 0: KeyError"),
-        ("print('nothing to say')", 'it must print a line such as {"epoch": 1, "error": 12.5}'),
-        ('print(\'{"epoch": 2, "error": 1}\')', "epoch = 2: epoch 1 is next"),
-    ],
-)
-def test_a_program_that_fails_shows_its_output(tmp_path: Path, source: str, words: str) -> None:
-    out = " ".join(run_try(tmp_path, PROGRAM, source, code=1).split())
-    assert words in out
-    assert "It does not work yet" in out
-    assert "RunFailed" not in out
-    assert "kdecay_search" not in out
-
-
-def test_the_worker_s_log_is_shown(tmp_path: Path) -> None:
-    source = "def train(run):\n    run.report(1, 40.0, speed=12.5)\n    return 40.0"
-    assert "epoch 1: speed 12.5" in run_try(tmp_path, TASK, source, code=1)
