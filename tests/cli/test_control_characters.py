@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from rich.text import Text
 from kdecay_search.cli import main as command_line
 from kdecay_search.cli.output import Safe, SafeFormatter, echo, print_result, safe
 from kdecay_search.storage import Storage
-from tests.support.kdecay_command import KDECAY, Kdecay, simulated_study
+from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay, simulated_study, warm
 
 EVIL = "a\x1b]0;title\x07b\x1b[2Jc\r\x9b31m\u202e\x00"
 SHOWN = r"a\x1b]0;title\x07b\x1b[2Jc\r\x9b31m\u202e\x00"
@@ -109,9 +108,6 @@ def test_names_in_the_database_are_clean(alone: Kdecay, tmp_path: Path) -> None:
     storage.close()
     for arguments in (["list"], ["status"], ["status", evil], ["doctor"], ["publish"],
                       ["best", evil], ["delete", evil, "--yes"]):  # fmt: skip
-        done = subprocess.run(
-            [*KDECAY, *arguments], env=alone.environment | {"NO_COLOR": "1"},
-            capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
+        done = warm().run(arguments, alone.environment | {"NO_COLOR": "1"}, TIMEOUT_SECONDS)
         assert is_clean(done.stdout + done.stderr), arguments
         assert "Traceback" not in done.stderr

@@ -26,7 +26,6 @@ BAD_ROWS = {
     "told NaN": VALUE.format("value = 'NaN'"),
     "told 1e308": VALUE.format("value = 1e308"),
     "told -1e308": VALUE.format("value = -1e308"),
-    "told infinity": VALUE.format("value = NULL, value_type = 'INF_POS'"),
     "told nothing": "DELETE FROM trial_values WHERE trial_id = :trial",
     "unknown distribution": PARAMETER.format("distribution_json = '{{}}'", "lr_max"),
     "distribution that is not JSON": PARAMETER.format("distribution_json = 'what?'", "lr_max"),
@@ -37,10 +36,11 @@ BAD_ROWS = {
     "spec that is not JSON": STUDY.format("'{what?'", "spec"),
     "spec that is no text": STUDY.format("'[1, 2]'", "spec"),
     "spec that does not parse": STUDY.format("to_json('{\"name\": 1}'::text)", "spec"),
-    "spec of another study": STUDY.format("replace(value_json, 'bad', 'other')", "spec"),
+    "spec of another study": STUDY.format("replace(value_json, 'bad-', 'other-')", "spec"),
     "spec that is null": STUDY.format("NULL", "spec"),
 }
 HARMLESS_ROWS = {
+    "told infinity, as diverged runs": VALUE.format("value = NULL, value_type = 'INF_POS'"),
     "message that is not JSON": TRIAL.format("{what?", "worker"),
     "note that is not JSON": (
         "INSERT INTO study_user_attributes (study_id, key, value_json) "
@@ -60,12 +60,12 @@ def own(alone: Kdecay) -> Storage:
     return Storage(alone.url)
 
 
-def break_study(storage: Storage, tmp_path: Path, statement: str) -> None:
-    """Launch a study ``bad`` with one result, and write a bad row to it."""
-    spec = load(simulated_study(tmp_path, name="bad", search__lr_max=[0.1, 0.2]))
+def break_study(storage: Storage, tmp_path: Path, name: str, statement: str) -> None:
+    """Launch a study with one result, and write a bad row to it."""
+    spec = load(simulated_study(tmp_path, name=name, search__lr_max=[0.1, 0.2]))
     reconcile.launch(storage, spec)
-    reconcile.reconcile(storage, "bad")
-    claim = queue.claim(storage, "bad", "me")
+    reconcile.reconcile(storage, name)
+    claim = queue.claim(storage, name, "me")
     assert claim is not None
     spaces = distributions(claim.request)
     queue.give_parameters(storage, claim.trial_id, parameters(claim.request), spaces)
@@ -77,38 +77,39 @@ def break_study(storage: Storage, tmp_path: Path, statement: str) -> None:
         assert connection.execute(bound, used).rowcount > 0
 
 
-@pytest.mark.parametrize("bad", BAD_ROWS)
-def test_every_command_and_worker_goes_on(
-    alone: Kdecay, own: Storage, tmp_path: Path, bad: str
-) -> None:
-    break_study(own, tmp_path, BAD_ROWS[bad])
+def test_every_command_and_worker_goes_on(alone: Kdecay, own: Storage, tmp_path: Path) -> None:
+    """One worker and one list meet all bad rows, each in a study of its own."""
+    names = {bad: f"bad-{number}" for number, bad in enumerate(BAD_ROWS)}
+    for bad, name in names.items():
+        break_study(own, tmp_path, name, BAD_ROWS[bad])
+        with pytest.raises((UnreadableStudy, InvalidSpec)):
+            pytest.fail(f"{bad}: {read_snapshot(own, name).plan}")
     file = simulated_study(tmp_path, name="good", search__seeds=1, task__epochs=2)
     alone.run("launch", file, "--detach", "--workers", "0")
-    with pytest.raises((UnreadableStudy, InvalidSpec)):
-        _ = read_snapshot(own, "bad").plan
     worker = alone.run("worker", "--drain")
-    assert "bad is left alone" in worker.stderr
     listed = alone.run("list", "--json")
     shown = {each["study"]: each for each in json.loads(listed.stdout)}
     assert shown["good"]["state"] == "done"
-    assert shown["bad"]["state"] == "unreadable"
-    assert f"bad: {shown['bad']['reason']}" in listed.stderr
-    assert "unreadable" in alone.run("list").stdout
-    for command in (["status", "bad"], ["report", "bad"], ["best", "bad"]):
-        refused = alone.run(*command, code=2)
-        assert len(refused.stderr.splitlines()) == 1, refused.stderr
-        assert "unforeseen" not in refused.stderr
+    assert alone.run("list").stdout.count("unreadable") == len(BAD_ROWS)
+    for bad, name in names.items():
+        assert f"{name} is left alone" in worker.stderr, bad
+        assert shown[name]["state"] == "unreadable", bad
+        assert f"{name}: {shown[name]['reason']}\n" in listed.stderr, bad
+        for command in ("status", "report", "best"):
+            refused = alone.run(command, name, code=2)
+            assert len(refused.stderr.splitlines()) == 1, (bad, refused.stderr)
+            assert "unforeseen" not in refused.stderr, bad
     assert alone.json("status", "good")["state"] == "done"
     own.close()
 
 
-@pytest.mark.parametrize("row", HARMLESS_ROWS)
-def test_row_that_decides_nothing_is_skipped(
-    alone: Kdecay, own: Storage, tmp_path: Path, row: str
-) -> None:
-    break_study(own, tmp_path, HARMLESS_ROWS[row])
+def test_rows_that_decide_nothing_are_skipped(alone: Kdecay, own: Storage, tmp_path: Path) -> None:
+    names = {row: f"odd-{number}" for number, row in enumerate(HARMLESS_ROWS)}
+    for row, name in names.items():
+        break_study(own, tmp_path, name, HARMLESS_ROWS[row])
     alone.run("worker", "--drain")
-    assert alone.json("status", "bad")["state"] == "done"
+    for row, name in names.items():
+        assert alone.json("status", name)["state"] == "done", row
     own.close()
 
 
@@ -128,7 +129,7 @@ def test_error_in_planning_is_one_line(
 
 
 def test_dashboard_publishes_the_others(own: Storage, tmp_path: Path) -> None:
-    break_study(own, tmp_path, BAD_ROWS["told NaN"])
+    break_study(own, tmp_path, "bad", BAD_ROWS["told NaN"])
     reconcile.launch(own, load(simulated_study(tmp_path, name="good")))
     reconcile.reconcile(own, "good")
     Publisher(own).look(threading.Event())
