@@ -94,3 +94,26 @@ def test_an_example_is_searched_to_its_end(kdecay: Kdecay, tmp_path: Path, kind:
     (stage,) = study["stages"]
     original, other = (candidate["mean"] for candidate in stage["candidates"])
     assert other < original, "there is a better schedule than the original"
+    if kind == Kind.PYTORCH:
+        check_as_accuracy(kdecay, tmp_path / "mine", study)
+
+
+def check_as_accuracy(kdecay: Kdecay, folder: Path, in_percent: dict[str, Any]) -> None:
+    """Report accuracy as a fraction instead of the error in percent: the answer is the same."""
+    code, study = folder / "train.py", folder / "study.toml"
+    reported = "run.report(epoch, error, averaged_error)"
+    assert reported in code.read_text()
+    changed = reported.replace("error, averaged_error", "1 - error / 100, 1 - averaged_error / 100")
+    code.write_text(code.read_text().replace(reported, changed))
+    metric = '[task.metric]\nname = "accuracy"\ndirection = "max"\n\n[schedule]'
+    study.write_text(study.read_text().replace("[schedule]", metric))
+    kdecay.run("launch", "study.toml", "--set", "name=accuracy", cwd=folder)
+    found = kdecay.json("status", "accuracy")
+    assert found["metric"]["direction"] == "max"
+    (ours,), (theirs,) = found["stages"], in_percent["stages"]
+    assert (ours["k"], ours["kept"]) == (theirs["k"], theirs["kept"])
+    assert ours["gain"]["mean"] == pytest.approx(theirs["gain"]["mean"] / 100)
+    assert found["verdict"]["outcome"] == in_percent["verdict"]["outcome"]
+    for one, other in zip(ours["candidates"], theirs["candidates"], strict=True):
+        assert one["k"] == other["k"]
+        assert one["mean"] == pytest.approx(1 - other["mean"] / 100)

@@ -148,3 +148,32 @@ def test_a_study_of_steps_is_searched(storage: Storage) -> None:
     assert curves[trials[0].trial_id]["validation_error"] == pytest.approx(
         [schedule(step, 100) for step in (20, 60, 80, 100)]
     )
+
+
+ANY_SCALE = """
+def train(run):
+    run.steps_per_epoch = 5
+    distance = (sum(run.schedule(step) for step in range(15)) - 0.9) ** 2
+    for epoch in run.remaining_epochs():
+        error = 5 + 40 * distance / epoch + run.seed / 50
+        value = 1 - error / 100 if run.metric.direction == "max" else error
+        run.report(epoch, value, value)
+"""
+
+
+def test_an_accuracy_is_searched_as_its_error_is(storage: Storage) -> None:
+    search = SEARCH | {"k_max": 2.0, "seeds": 2}
+    found = []
+    for name, metric in [("as-error", {"name": "error", "unit": "%"}), ("as-accuracy", HIGHER)]:
+        spec = python_study(name, ANY_SCALE, task={"metric": metric}, search=search)
+        snapshot, trials = trained_trials(storage, spec)
+        found.append((snapshot, [(trial.key, trial.k, trial.state) for trial in trials]))
+    (error, of_error), (accuracy, of_accuracy) = found
+    assert of_error == of_accuracy
+    assert error.plan.leader.ks == accuracy.plan.leader.ks
+    assert error.verdict.outcome == accuracy.verdict.outcome
+    (stage,), (other,) = error.plan.stages, accuracy.plan.stages
+    assert (stage.kept, stage.best and stage.best.k) == (other.kept, other.best and other.best.k)
+    assert [c.probability for c in stage.candidates] == pytest.approx(
+        [c.probability for c in other.candidates], abs=1e-6
+    )
