@@ -228,6 +228,11 @@ def _check_steps(run: TaskRun, settings: TrainingArguments) -> None:
             f"TrainingArguments(eval_steps={interval:g}): write eval_steps=run.report_every, which "
             f"is {run.report_every}, or a divisor of it"
         )
+    if run.total_steps % every:
+        raise TaskError(
+            f"TrainingArguments(eval_steps={interval:g}): must divide {run.length.setting}: a "
+            "Trainer does not evaluate at the end of a training"
+        )
 
 
 def _require(name: str, value: Any, required: Any, written: str) -> None:

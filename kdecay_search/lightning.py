@@ -1,19 +1,32 @@
-"""Search the learning-rate schedule of a Lightning ``Trainer``. See docs/own-code.md."""
+"""Search the learning-rate schedule of a Lightning ``Trainer``. See docs/own-code.md.
+
+It works with ``lightning`` and with ``pytorch_lightning``, whichever is installed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.utilities.data import extract_batch_size
 
 from kdecay_search.errors import TaskError
 from kdecay_search.training.averaging import SwappedAverage
 from kdecay_search.user_code.random_state import get_random_state, set_random_state
+from kdecay_search.user_code.reports import check_direction
 from kdecay_search.user_code.run import TaskRun
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Callback, LightningModule, Trainer
+    from lightning.pytorch.utilities.data import extract_batch_size
+else:
+    try:
+        from lightning.pytorch import Callback, LightningModule, Trainer
+        from lightning.pytorch.utilities.data import extract_batch_size
+    except ModuleNotFoundError:
+        from pytorch_lightning import Callback, LightningModule, Trainer
+        from pytorch_lightning.utilities.data import extract_batch_size
 
 __all__ = ["KDecayCallback"]
 
@@ -22,20 +35,30 @@ PREFIX = "epoch-"
 
 
 class KDecayCallback(Callback):
-    """Sets the learning rate by the run's schedule, and reports every epoch.
+    """Sets the learning rate by the run's schedule, and reports the monitored metric.
+
+    A study of epochs gets a report after every epoch and needs ``Trainer(max_epochs=run.epochs)``.
+    A study of steps gets one after every validation and needs
+    ``Trainer(max_steps=run.total_steps, max_epochs=-1)``, with a ``val_check_interval`` of
+    ``run.report_every`` batches (times ``accumulate_grad_batches``), and
+    ``check_val_every_n_epoch=None`` if that is more than an epoch.
 
     The learning rate is set just before each update, so a scheduler of your own is overruled. Pass
-    ``ckpt_path=callback.ckpt_path`` to ``Trainer.fit`` so that an interrupted run resumes.
+    ``ckpt_path=callback.ckpt_path`` to ``Trainer.fit`` so that an interrupted run resumes from the
+    end of the last epoch that ended with a report.
 
     Args:
         run: What your training function got.
         monitor: The metric that your ``validation_step`` logs.
-        percent: Turns this metric into an error in percent, such as
+        percent: Turns the logged value into the study's metric, such as
             ``lambda accuracy: 100 - 100 * accuracy``.
         averaged: Whether to validate the averaged weights as well, by calling your
             ``validation_step`` a second time after every epoch. Without it, no run ends early.
         base_lr: The ``lr`` that stands for the schedule's, where parameter groups differ in ``lr``;
             see :meth:`TaskRun.drive`.
+        mode: Whether lower (``min``) or higher (``max``) values of the study's metric are better;
+            an error is raised if the study says otherwise. The ``mode`` of a ``ModelCheckpoint`` or
+            ``EarlyStopping`` with the same ``monitor`` is checked as well, without ``percent``.
     """
 
     def __init__(
@@ -45,19 +68,23 @@ class KDecayCallback(Callback):
         percent: Callable[[float], float] = float,
         averaged: bool = True,
         base_lr: float | None = None,
+        mode: Literal["min", "max"] | None = None,
     ) -> None:
+        if mode is not None:
+            check_direction(run, mode, f"KDecayCallback(mode={mode!r})")
         self._run, self._monitor, self._percent = run, monitor, percent
         self._base_lr = base_lr
         self._averages = averaged
         self._average: SwappedAverage | None = None
         self._saves_checkpoints = False
+        self._reported_step = -1
         self._restored: dict[str, Any] | None = None
 
     @property
     def ckpt_path(self) -> str | None:
         """The checkpoint to resume from; None if there is none.
 
-        Once it has been asked for, a checkpoint is saved after every epoch.
+        Once it has been asked for, a checkpoint is saved after every epoch that ends with a report.
         """
         if not self._saves_checkpoints:
             self._saves_checkpoints = True
@@ -74,12 +101,12 @@ class KDecayCallback(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the schedule drive all optimizers, and set up the average of the weights."""
         run = self._run
-        if trainer.max_epochs != run.epochs:
-            raise TaskError(
-                f"Trainer(max_epochs={trainer.max_epochs}): task.epochs = {run.epochs} in the "
-                "study file; write max_epochs=run.epochs"
-            )
-        run.steps_per_epoch = int(trainer.estimated_stepping_batches) // run.epochs
+        self._check_directions(trainer)
+        if run.length.counts_steps:
+            _check_steps(run, trainer)
+        else:
+            _check_epochs(run, trainer)
+            run.steps_per_epoch = int(trainer.estimated_stepping_batches) // run.epochs
         for optimizer in trainer.optimizers:
             run.drive(optimizer, base_lr=self._base_lr)
         if self._averages:
@@ -87,23 +114,51 @@ class KDecayCallback(Callback):
         if self._restored is not None and self._average is not None:
             self._average.load_state_dict(self._restored["average"])
 
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Restore the random generators again, if Lightning draws the order of the data again.
+
+        It does so if it counts steps: it resumes at the end of the epoch that is done.
+        """
+        if self._restored is not None and self._run.length.counts_steps:
+            set_random_state(self._restored["random"])
+            self._restored = None
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Report the step, if the study counts steps."""
+        if self._run.length.counts_steps and trainer.global_step and not trainer.sanity_checking:
+            with torch.inference_mode(False), torch.no_grad():
+                self._report(trainer, pl_module, {"step": trainer.global_step})
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the epoch, and save a checkpoint if an interrupted run is to resume."""
-        number, metrics = trainer.current_epoch + 1, trainer.callback_metrics
+        """Report the epoch, if the study counts epochs, and save a checkpoint."""
+        number = trainer.current_epoch + 1
+        if not self._run.length.counts_steps:
+            self._report(trainer, pl_module, {"epoch": number})
+        if self._saves_checkpoints and self._reported_step == trainer.global_step:
+            self._save_checkpoint(trainer, number)  # otherwise Lightning would repeat a batch
+
+    def _report(self, trainer: Trainer, module: LightningModule, place: dict[str, int]) -> None:
+        """Report the monitored metric after an epoch or a step."""
+        metrics = trainer.callback_metrics
         if self._monitor not in metrics:
+            ((unit, number),) = place.items()
             raise TaskError(
-                f"no metric {self._monitor!r} after epoch {number}: log it in validation_step, "
-                f"in every epoch; logged: {', '.join(metrics) or 'nothing'}"
+                f"no metric {self._monitor!r} after {unit} {number}: log it in validation_step, "
+                f"in every {unit}; logged: {', '.join(metrics) or 'nothing'}"
             )
-        error = self._percent(float(metrics[self._monitor]))
+        self._reported_step = trainer.global_step
+        value = self._percent(float(metrics[self._monitor]))
         loss = metrics.get("train_loss")
         with _random_state_preserved():
-            averaged = self._averaged_error(trainer, pl_module)
-        self._run.report(number, error, averaged, loss=None if loss is None else float(loss))
-        if self._saves_checkpoints:
-            self._save_checkpoint(trainer, number)
+            averaged = self._averaged_value(trainer, module)
+        self._run.report(
+            **place,
+            value=value,
+            averaged_value=averaged,
+            loss=None if loss is None else float(loss),
+        )
 
-    def _averaged_error(self, trainer: Trainer, module: LightningModule) -> float | None:
+    def _averaged_value(self, trainer: Trainer, module: LightningModule) -> float | None:
         """Return the monitored metric of the averaged weights, by the module's own validation."""
         if self._average is None:
             return None
@@ -117,6 +172,16 @@ class KDecayCallback(Callback):
                     module.validation_step(moved, index)
             module.on_validation_epoch_end()
         return self._percent(metric.mean())
+
+    def _check_directions(self, trainer: Trainer) -> None:
+        """Check that other callbacks that watch the metric agree with the study's direction."""
+        if self._percent is not float:
+            return
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            mode = getattr(callback, "mode", None)
+            if getattr(callback, "monitor", None) == self._monitor and mode in ("min", "max"):
+                source = f"{type(callback).__name__}(monitor={self._monitor!r}, mode={mode!r})"
+                check_direction(self._run, mode, source)
 
     def _save_checkpoint(self, trainer: Trainer, number: int) -> None:
         """Save the epoch's checkpoint; older ones are removed once it is known to be whole."""
@@ -154,6 +219,34 @@ class _LoggedMetric:
         value = float(self._metric.compute())
         self._metric.reset()
         return value
+
+
+def _check_epochs(run: TaskRun, trainer: Trainer) -> None:
+    if trainer.max_steps not in (None, -1):
+        raise TaskError(
+            f"Trainer(max_steps={trainer.max_steps}): this study has {run.length.setting}; leave "
+            "max_steps out, or set task.steps and task.report_every in the study file"
+        )
+    if trainer.max_epochs != run.epochs:
+        raise TaskError(
+            f"Trainer(max_epochs={trainer.max_epochs}): {run.length.setting} in the study file; "
+            "write max_epochs=run.epochs"
+        )
+
+
+def _check_steps(run: TaskRun, trainer: Trainer) -> None:
+    updates = trainer.estimated_stepping_batches
+    if updates != run.total_steps:
+        raise TaskError(
+            f"Trainer(max_steps={trainer.max_steps}, max_epochs={trainer.max_epochs}) makes "
+            f"{updates} updates, but this study has {run.length.setting}; write "
+            "max_steps=run.total_steps, max_epochs=-1"
+        )
+    if run.total_steps % run.report_every:
+        raise TaskError(
+            f"{run.length.setting} must be a multiple of task.report_every = {run.report_every}: "
+            "Lightning does not validate at the end of a training"
+        )
 
 
 @contextmanager

@@ -23,8 +23,10 @@ NATS = {"name": "validation loss", "direction": "min", "unit": "nats"}
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def recorded(folder: Path, direction: str = "min", **options: Any) -> RecordedRun:
-    task = {"kind": "python", "entry": "mine:train", "steps": STEPS, "report_every": EVERY}
+def recorded(
+    folder: Path, direction: str = "min", every: int = EVERY, **options: Any
+) -> RecordedRun:
+    task = {"kind": "python", "entry": "mine:train", "steps": STEPS, "report_every": every}
     metric = NATS | {"direction": direction}
     schedule = {"lr_max": 0.01, "lr_min": 0.0001, "warmup_steps": 5}
     return RecordedRun(folder, task=task | {"metric": metric}, schedule=schedule, **options)
@@ -239,3 +241,9 @@ def test_arguments_that_contradict_the_study(
     with pytest.raises(TaskError, match=message):
         run_function(lambda task_run: training(task_run, **options), run)
     assert run.epochs == []
+
+
+def test_the_end_of_a_training_is_evaluated(tmp_path: Path) -> None:
+    run = recorded(tmp_path, every=25)
+    with pytest.raises(TaskError, match=r"eval_steps=25\): must divide task\.steps = 60: a"):
+        run_function(training, run)
