@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection
 from typing import Any, Self
 
@@ -57,8 +58,6 @@ LR = (0.1, 0.001)
 """First and last learning rate."""
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
 """Precisions of our loop: the name in tables, and that in a study file."""
-RANDOM_IMAGES = 4096
-"""Number of random images, if no folder is given."""
 CLASSES = 10
 """Number of classes of the random images."""
 
@@ -132,12 +131,12 @@ def study(model: str, batch_size: int, epochs: int, data: DataSpec) -> StudySpec
     return StudySpec(name="benchmark", task=task)
 
 
-def random_split(device: torch.device, side: int = 32) -> Split:
+def random_split(device: torch.device, count: int = 4096, side: int = 32) -> Split:
     """Random images, which suffice to measure speed."""
     random = np.random.default_rng(0)
-    pixels = random.integers(256, size=(RANDOM_IMAGES, 3, side, side), dtype=np.uint8)
+    pixels = random.integers(256, size=(count, 3, side, side), dtype=np.uint8)
     images = torch.from_numpy(pixels).to(device)
-    labels = torch.from_numpy(random.integers(CLASSES, size=RANDOM_IMAGES)).to(device)
+    labels = torch.from_numpy(random.integers(CLASSES, size=count)).to(device)
     return Split(images, labels, images[:512], labels[:512], CLASSES, (127.5,) * 3, (73.6,) * 3)
 
 
@@ -219,7 +218,8 @@ def setting_of(options: argparse.Namespace) -> Setting:
             name="image-folder", root=options.data, subset=options.subset, image_size=options.size
         )
     spec = study(options.model, options.batch_size, max(1, options.epochs), data)
-    split = load(data, device) if options.data else random_split(device, options.size)
+    random = partial(random_split, device, options.images, options.size)
+    split = load(data, device) if options.data else random()
     return Setting(spec, split, device)
 
 
@@ -332,6 +332,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--model", default="resnet20", choices=sorted(NETWORKS))
     result.add_argument("--batch-size", type=int, default=128)
     result.add_argument("--size", type=int, default=32, help="pixels a side")
+    result.add_argument("--images", type=int, default=4096, help="random images, without --data")
     result.add_argument("--steps", type=int, default=16, help="updates in a turn")
     result.add_argument("--turns", type=int, default=5)
     result.add_argument("--data", help="folder of images, one folder per class; default: random")
