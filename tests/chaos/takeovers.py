@@ -198,11 +198,11 @@ def run(seed: int, short: bool) -> tuple[str, list[str]]:
     with _running(folder, seed, short) as scenario:
         undisturbed = _undisturbed(folder, short)
         outcome = _disturb(scenario, short)
-        found = scenario.differences + scenario.fleet.unexpected
-        found += differences(outcome, undisturbed, pruning=False)
+        found = scenario.fleet.unexpected + differences(outcome, undisturbed, pruning=False)
         done = ", ".join(f"{count} {how}" for how, count in scenario.done.items())
         lost = ", ".join(f"{count} {why}" for why, count in reasons(outcome).items()) or "none"
         refused = scenario.fleet.refused_starts
+    found += scenario.differences
     if found:
         found.append(f"logs: {folder}")
     else:
@@ -222,13 +222,27 @@ def _running(folder: Path, seed: int, short: bool) -> Iterator[Takeovers]:
         disk = None
         if disks.unavailable_reason() is None:
             disk = stack.enter_context(disks.small_disk(home, DISK_MEGABYTES))
+        bystander = stack.enter_context(_bystander(folder))
         fleet = Fleet(folder)
         scenario = Takeovers(Home(home), fleet, disk, random.Random(seed))
         try:
             yield scenario
+            if bystander.poll() is not None:
+                scenario.differences.append("a process of somebody else's was ended")
         finally:
             fleet.kill_all()
             scenario.home.wait_for_end()
+
+
+@contextlib.contextmanager
+def _bystander(folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that only has the name of Postgres."""
+    program = shutil.copy(str(shutil.which("sleep")), folder / "postgres")
+    with subprocess.Popen([program, "3600"], cwd="/") as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _undisturbed(folder: Path, short: bool) -> Outcome:
