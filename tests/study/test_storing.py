@@ -15,7 +15,7 @@ from kdecay_search.search import runs_at_most
 from kdecay_search.storage import Storage
 from kdecay_search.storage.attributes import SPEC
 from kdecay_search.storage.records import read_study
-from kdecay_search.study.file import differences, from_json, load, to_toml
+from kdecay_search.study.file import differences, from_json, load, resumed, to_toml
 from kdecay_search.study.spec import StudySpec
 from tests.study.files import written
 from tests.study.strategies import TEXTS, numbers, tables
@@ -151,7 +151,8 @@ def test_spec_of_another_version_says_so() -> None:
 
 def test_study_stored_before_baselines_had_their_name_is_read() -> None:
     spec = from_json(STORED_BEFORE_BASELINES)
-    assert spec == study(confirm={"seeds": 4, "baselines": ["cosine", "sgdr"]})
+    confirm = {"seeds": 4, "baselines": ["cosine", "sgdr"]}
+    assert spec == study(confirm=confirm, search={"min_gain": 0.1})
     assert from_json(spec.to_json()) == spec
     assert "rivals" not in spec.to_json()
 
@@ -164,7 +165,15 @@ def test_study_in_the_database_from_before_baselines_had_their_name_is_read(
     first_stage.set_user_attr(SPEC, stored)
     spec = read_study(storage, "before-baselines").spec
     assert spec.confirm.baselines == ("cosine", "sgdr")
-    assert differences(spec, study("before-baselines")) == []
+    assert differences(spec, study("before-baselines", search={"min_gain": 0.1})) == []
+
+
+def test_a_study_is_resumed_with_the_gain_that_it_was_launched_with() -> None:
+    """Its default was 0.1 in version 0.1.0."""
+    stored = from_json(STORED_BEFORE_BASELINES)
+    assert differences(stored, resumed(stored, study())) == []
+    stated = study(search={"min_gain": 0.2})
+    assert differences(stored, resumed(stored, stated)) == ["search.min_gain: 0.1 -> 0.2"]
 
 
 @pytest.mark.parametrize(("spec", "of_study", "of_run", "of_confirmation"), FINGERPRINTS)
@@ -210,7 +219,7 @@ def test_what_changes_no_result_may_change(free: dict[str, Any]) -> None:
     ("change", "line"),
     [
         ({"search": {"seeds": 4}}, "search.seeds: 3 -> 4"),
-        ({"search": {"min_gain": 0.5}}, "search.min_gain: 0.1 -> 0.5"),
+        ({"search": {"min_gain": 0.5}}, "search.min_gain: 'auto' -> 0.5"),
         ({"search": {"k_cap": 12.0}}, "search.k_cap: None -> 12.0"),
         ({"schedule": {"family": "cosine"}}, "schedule.family: 'polynomial' -> 'cosine'"),
         ({"pruning": {"enabled": True}}, "pruning.enabled: False -> True"),

@@ -150,3 +150,10 @@ def test_another_length_is_a_difference(tmp_path: Path) -> None:
     other = spec_of(tmp_path, STEPS | {"report_every": 500})
     assert differences(one, other) == ["task.report_every: 300 -> 500"]
     assert one.fingerprint() != other.fingerprint()
+
+
+def test_the_fingerprint_of_a_study_of_steps_never_changes(tmp_path: Path) -> None:
+    task = PROGRAM | {"steps": 2000, "report_every": 300}
+    spec = spec_of(tmp_path, task, warmup_steps=100)
+    assert spec.fingerprint().hex()[:16] == "6b9ffce941790944"
+    assert spec.fingerprint((1.0, 3.5), 2).hex()[:16] == "40b33bc6b4789907"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +65,11 @@ def test_a_shipped_study_runs_on_an_image_folder_by_set_alone(
 
 def test_a_diverged_run_is_a_result_and_not_a_failure(kdecay: Kdecay, storage: Storage) -> None:
     wild = ("name=wild", "schedule.lr_max=1e30", "search.seeds=1")
-    summary = kdecay.json("launch", DIGITS, "--workers", "1", *settings(*wild))
-    assert summary["state"] == "done"
-    assert set(errors_by_run(summary).values()) == {100.0}
+    launched = kdecay.run("launch", DIGITS, "--workers", "1", *settings(*wild), "--json", code=1)
+    summary = json.loads(launched.stdout)
+    assert (summary["failures"], errors_by_run(summary)) == ([], {})
+    assert [c["diverged"] for c in summary["stages"][0]["candidates"]] == [1, 1]
+    assert summary["verdict"]["sentence"] == "All complete runs have diverged."
     assert {t.state for t in records.read_trials(storage, "wild")} == {State.COMPLETE}
 
 
