@@ -15,7 +15,7 @@ from kdecay_search.schedules.kdecay import KDecaySchedule
 if TYPE_CHECKING:
     from kdecay_search.user_code.run import TaskRun
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = ["KDecayError", "KDecaySchedule", "TaskRun", "__version__"]
 

@@ -49,6 +49,7 @@ def launch(storage: Storage, spec: StudySpec) -> bool:
             direction = spec.task.metric.optuna_direction
             records.insert_stage(lock.connection, name, FIRST_STAGE, written, direction)
             return True
+        spec = study_file.resumed(stored.spec, spec)
         changed = study_file.differences(stored.spec, spec)
         if changed:
             raise StudyError(

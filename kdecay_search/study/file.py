@@ -76,7 +76,7 @@ def from_json(text: str, version: str | None = None) -> StudySpec:
         InvalidSpec: The text is not a spec, or that of a version with other settings.
     """
     try:
-        return StudySpec.model_validate_json(_with_present_names(text))
+        return StudySpec.model_validate_json(_in_present_form(text, version))
     except ValidationError as error:
         line = _first_error(error, source="stored study")
         if version == __version__:
@@ -87,8 +87,9 @@ def from_json(text: str, version: str | None = None) -> StudySpec:
         ) from None
 
 
-def _with_present_names(stored: str) -> str:
-    """A stored spec with every renamed key under its present name."""
+def _in_present_form(stored: str, version: str | None) -> str:
+    """A stored spec with every renamed key under its present name, and with the defaults of its
+    version where they have changed since."""
     try:
         spec = json.loads(stored)
     except (ValueError, RecursionError):
@@ -98,6 +99,10 @@ def _with_present_names(stored: str) -> str:
         values = spec.get(table) if isinstance(spec, dict) else None
         if isinstance(values, dict) and key in values:
             values[new.removeprefix(f"{table}.")] = values.pop(key)
+    if isinstance(spec, dict) and version in (None, "0.1.0"):
+        search = spec.setdefault("search", {})
+        if isinstance(search, dict):
+            search.setdefault("min_gain", 0.1)
     return json.dumps(spec)
 
 
@@ -135,6 +140,15 @@ def changed(spec: StudySpec, table: str, values: Mapping[str, object], source: s
         return StudySpec.model_validate_json(json.dumps(whole))
     except ValidationError as error:
         raise InvalidSpec(_first_error(error, source)) from None
+
+
+def resumed(stored: StudySpec, spec: StudySpec) -> StudySpec:
+    """The spec of a study that is launched again, where its file leaves out a setting whose default
+    has changed since: the stored one counts."""
+    if "min_gain" in spec.search.model_fields_set:
+        return spec
+    search = spec.search.model_copy(update={"min_gain": stored.search.min_gain})
+    return spec.model_copy(update={"search": search})
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
