@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kdecay_search.study.metric import VALIDATION_ERROR
+from kdecay_search.study.user_tasks import CommandTask
 from kdecay_search.user_code.reports import AVERAGED
 from kdecay_search.user_code.tryout import Tryout
 
@@ -100,6 +101,10 @@ def _of_averages(tryout: Tryout) -> Iterator[Finding]:
     if any(epoch.averaged_error is None for epoch in tryout.epochs):
         key = AVERAGED if metric != VALIDATION_ERROR else "averaged_error"
         how = "evaluate with run.average(model)" if tryout.run else f"print {key}, too"
+        task = tryout.spec.task
+        if isinstance(task, CommandTask) and task.report is not None:
+            part = "add a group (?P<averaged>…) to" if task.report.pattern else "name its column in"
+            how = f"if the program has one, {part} [task.report]"
         yield Finding(
             Severity.MISSING,
             f"no {metric.name} of averaged weights was reported, so no run can end early; {how}",

@@ -11,7 +11,9 @@ from kdecay_search.errors import TaskError
 from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.tasks.protocol import Epoch, Released
 from kdecay_search.user_code import command
+from kdecay_search.user_code.findings import findings
 from kdecay_search.user_code.report_numbers import ReportCounter, number_of
+from kdecay_search.user_code.tryout import Tryout, try_task
 from tests.support.recorded_run import RecordedRun
 from tests.user_code.programs import failure, numbers, program
 
@@ -220,3 +222,31 @@ def test_numbers() -> None:
         with pytest.raises(TaskError, match=r"x = .*: must be a number") as caught:
             number_of("x", value)
         assert len(str(caught.value)) < 200
+
+
+# ---- kdecay try -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("report", "script", "advice"),
+    [
+        (
+            {"file": "a.csv", "step": "epoch", "value": "error"},
+            'printf "epoch,error\\n0,50\\n1,40\\n2,30\\n" > "$2/a.csv"',
+            "name its column in [task.report]",
+        ),
+        (
+            {"pattern": "error (?P<value>.*)"},
+            "for n in 5 4 3; do echo error $n; done",
+            "add a group (?P<averaged>…) to [task.report]",
+        ),
+    ],
+)
+def test_a_program_that_is_tried(report: dict[str, Any], script: str, advice: str) -> None:
+    lines: list[str] = []
+    seen = Tryout(program(script, "{output_dir}", task={"report": report}).spec)
+    try_task(seen, command.train, 2.0, "cpu", lines.append)
+    assert [line.partition(":")[0] for line in lines] == ["epoch 1", "epoch 2", "epoch 3"]
+    texts = [finding.text for finding in findings(seen)]
+    assert "3 of 3 epochs were reported" in texts
+    assert any(text.endswith(f"if the program has one, {advice}") for text in texts)
