@@ -199,7 +199,7 @@ class PruningSpec(Settings):
     """Whether runs are chosen as the search proceeds and may end early. If not, every candidate
     runs to the end on every seed."""
     first_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of a run's epochs before which it is never pruned."""
+    """Share of a run's length before which it is never pruned."""
     keep_at_least: Annotated[int, Field(ge=1, le=1000)] = 6
     """Number of candidates, besides the baseline, that run to the end on the first seed."""
 
@@ -248,7 +248,8 @@ class WorkersSpec(Settings):
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """Trials that may fail with an error before their run counts as failed."""
     checkpoint_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 300.0
-    """Seconds between two checkpoints within an epoch; there is one at the end of every epoch."""
+    """Seconds between two checkpoints of an image task within an epoch; there is also one at the end
+    of every epoch."""
     decoders: Annotated[int, Field(ge=0, le=256)] = 8
     """Processes, at most one per core, that decode imagenet's images for each worker; with 0 the
     worker decodes them itself."""

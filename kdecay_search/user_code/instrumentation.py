@@ -15,7 +15,7 @@ Log = Callable[[str], None]
 """Takes one line of the log."""
 SHOWN_CHARACTERS = 60
 """Longest argument that is logged as it is; a longer one is logged by its type."""
-FREQUENT = {"poll", "schedule"}
+FREQUENT = {"poll", "schedule", "is_report_due"}
 """Methods that a task calls for every update: counted, but not logged."""
 LR_TOLERANCE = 1e-6
 """Relative difference up to which two LRs are equal: some frameworks hold them as float32."""

@@ -131,6 +131,7 @@ def test_a_study_of_steps(tmp_path: Path) -> None:
     out = run_try(tmp_path, task, STEPPED)
     assert "600 of 2,000 steps, k = 1, seed 0, cpu; the schedule is compressed into them" in out
     assert "step 300: loss 0.05050 nats" in out
+    assert "is_report_due" not in out, "it is called for every update"
     assert "✓ 600 of 600 steps were reported" in out
     assert "✓ another seed gives other values" in out
     assert "%" not in out.replace("a half-life near 8 %", "")
