@@ -68,7 +68,7 @@ class CheckpointFolder:
         return self.root / f"{spec.name}-{key.hex()[:_KEY_DIGITS]}"
 
     def of_name(self, name: str) -> list[Path]:
-        """The folders of all launches of a name that are there, whoever made them."""
+        """The folders of all launches of a name that are there, those of other users included."""
         pattern = re.compile(rf"{re.escape(name)}-[0-9a-f]{{{_KEY_DIGITS}}}")
         try:
             return sorted(path for path in self.root.iterdir() if pattern.fullmatch(path.name))
