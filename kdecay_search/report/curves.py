@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from kdecay_search.report.effort import trials_by_point
+from kdecay_search.report.names import diverged_seeds
 from kdecay_search.search import BASELINE_KS, Stage, spread
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage
@@ -52,7 +54,7 @@ class RunCurve:
     lr_max: float | None = None
     """The candidate's level of the learning rate, if that is searched."""
     diverged: bool = False
-    """Whether the run has diverged: some of its values may be of any size, or not finite."""
+    """Whether the run counts as diverged: its values may be of any size, or not finite."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,15 @@ class Curves:
     def of(self, stage: Stage) -> Sequence[RunCurve]:
         """The curves of a stage, by candidate and seed."""
         return self.by_stage.get(stage.n, ())
+
+    def judged(self, snapshot: StudySnapshot, stage: Stage) -> list[RunCurve]:
+        """The curves of a stage, with those that count as diverged marked."""
+        seeds = diverged_seeds(snapshot, stage)
+        diverged = {(c.point, seed) for c in stage.candidates for seed in seeds.get(c.index, ())}
+        return [
+            replace(run, diverged=(Candidate(run.k, run.lr_max), run.seed) in diverged)
+            for run in self.of(stage)
+        ]
 
 
 def read_curves(storage: Storage, snapshot: StudySnapshot) -> Curves:
@@ -127,7 +138,7 @@ def thinned(
         reported.get(epoch, math.nan) for epoch in range(1, max(reported, default=0) + 1)
     ]
     at = shown_points(len(averaged))
-    columns = {
+    columns: dict[str, Any] = {
         name: tuple(values[i] for i in at) if len(values) == len(averaged) else ()
         for name in ("validation_error", "training_loss")
         if (values := kept.get(name)) is not None
@@ -139,7 +150,6 @@ def thinned(
         epochs=tuple(i + 1 for i in at),
         averaged_error=tuple(averaged[i] for i in at),
         lr_max=trial.lr_max,
-        diverged=trial.diverged,
         **columns,
     )
 

@@ -74,6 +74,7 @@ def report_page(facts: Facts, curves: Curves) -> str:
             "rows": stages.rows(stage, snapshot),
             "unknown": sum(candidate.k is None for candidate in stage.candidates),
             "why_best": stage.why_best(snapshot.spec.task.metric) or "",
+            "diverged": any(candidate.diverged for candidate in stage.candidates),
             "forecast": names.FORECAST * any(map(names.is_forecast, stage.candidates)),
             "reference": Reference.of(stage, snapshot).name,
             "has_levels": bool(stage.levels),

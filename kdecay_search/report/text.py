@@ -231,7 +231,7 @@ def studies_table(overviews: Iterable[Mapping[str, Any]]) -> Table:
 def _format_of(overview: Mapping[str, Any]) -> MetricFormat:
     """How the values of an overview are shown."""
     shown = overview.get("metric")
-    if shown is None:  # as version 0.1.0 stored it
+    if shown is None:  # noted before studies had metrics of their own
         return MetricFormat.of(VALIDATION_ERROR, None)
     metric = Metric.model_validate(shown)
     return MetricFormat(metric, shown["decimals"])

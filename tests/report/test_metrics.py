@@ -217,6 +217,29 @@ def test_a_run_that_diverged_does_not_flatten_the_curves_of_the_others() -> None
     figure = figures.validation_error(snapshot, curves_of(snapshot), snapshot.plan.stages[0])
     assert figure.layout.yaxis.range[1] < 10
     assert max(y for trace in figure.data for y in trace.y or () if y is not None) > 1000
+    marked = [trace for trace in figure.data if trace.mode == "lines+markers"]
+    assert {trace.name for trace in marked} == {"k = 3 · seed 0", "k = 3 · seed 2"}
+    assert all(", diverged<br>" in trace.hovertemplate for trace in marked)
+    assert all(math.isfinite(trace.y[-1]) for trace in marked if trace.y)
+    assert "where a run was ended early or diverged" in page_of(snapshot)[0]
+
+
+def test_a_run_that_blew_up_to_a_finite_value_counts_as_diverged() -> None:
+    """It ended worse than it began, and a thousand times as high as any other."""
+    snapshot = study_of(NATS, LOSSES)
+    trials = [
+        replace(trial, error=3000.0, worsened=True)
+        if (trial.k, trial.key.seed) == (3.0, 1)
+        else trial
+        for trial in snapshot.trials
+    ]
+    shown = StudySnapshot(snapshot.spec, trials, stopped=False)
+    (line,) = [line for line in rendered(study_panel(shown)).splitlines() if "1 diverged" in line]
+    assert line.split()[2] == "diverged"
+    figure = figures.validation_error(shown, curves_of(shown), shown.plan.stages[0])
+    assert figure.layout.yaxis.range[1] < 10
+    assert figure.layout.yaxis2.range[1] < 10
+    assert {t.name for t in figure.data if t.mode == "lines+markers"} == {"k = 3 · seed 1"}
 
 
 def test_a_study_in_which_every_run_diverged_says_so() -> None:
@@ -333,4 +356,4 @@ def test_a_list_of_unlike_metrics_states_each(names: list[str]) -> None:
         assert each["metric"]["unit"] in row
     old = overview(ended(stated({1.0: 10.0, 2.0: 8.0, 3.0: 9.0})))
     del old["metric"]
-    assert "error, %" in rendered(studies_table([old])), "as version 0.1.0 stored it"
+    assert "error, %" in rendered(studies_table([old])), "noted before studies had metrics"

@@ -31,8 +31,8 @@ DIGITS = 8
 """Significant digits of a value."""
 COVER = "cover"
 """Name of the shape behind the inset, which a page fills with its own background."""
-ENDS = {State.PRUNED: "x-thin-open", State.RUNNING: "circle-open"}
-"""Marks at the end of a curve whose run is not complete."""
+EARLY, RUNNING = "x-thin-open", "circle-open"
+"""Marks at the end of a curve whose run ended early, because it diverged or was pruned, or runs."""
 KINDS = {"averaged_error": "averaged weights", "validation_error": "weights as they are"}
 """Which weights each kind of value is measured with."""
 
@@ -43,7 +43,7 @@ def validation_error(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> g
     Every run has a curve of the averaged weights; those on the first seed also have one of the
     weights as they are.
     """
-    runs = [run for run in curves.of(stage) if run.epochs]
+    runs = [run for run in curves.judged(snapshot, stage) if run.epochs]
     if not runs:
         done = theme.first_report(snapshot.spec.task.length)
         return theme.empty(f"No run of stage {stage.n} has {done} yet.")
@@ -61,7 +61,7 @@ def validation_error(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> g
 
 def training_loss(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.Figure:
     """Mean training loss of each run; the axis is logarithmic if all values are positive."""
-    runs = [run for run in curves.of(stage) if run.training_loss]
+    runs = [run for run in curves.judged(snapshot, stage) if run.training_loss]
     if not runs:
         return theme.empty(f"No run of stage {stage.n} has ended yet.")
     length = snapshot.spec.task.length
@@ -127,7 +127,10 @@ def _add_run(
 ) -> None:
     at = map(length.position, run.epochs)
     points = [(x, value) for x, value in zip(at, values, strict=True) if x >= since]
-    mark = ENDS.get(run.state) if ends else None
+    while run.diverged and points and not math.isfinite(points[-1][1]):
+        points.pop()  # so that the mark stands at the last value
+    mark, ended = _end(run)
+    mark = mark if ends else ""
     end = {
         "mode": "lines+markers",
         "marker": {
@@ -139,7 +142,6 @@ def _add_run(
     }
     digits = ":," if length.counts_steps else ""
     about = f"{schedule_name((run.k,), run.lr_max)} · seed {run.seed}"
-    ended = {State.PRUNED: ", ended early", State.RUNNING: ", running"}.get(run.state, "")
     shown.add_scatter(
         x=[x for x, _ in points],
         y=[float(f"{value:.{DIGITS}g}") for _, value in points],
@@ -151,6 +153,15 @@ def _add_run(
         **(end if mark and points else {"mode": "lines"}),
         **more,
     )
+
+
+def _end(run: RunCurve) -> tuple[str, str]:
+    """The mark at the end of a run's curve, and what its hover texts say of it; empty of a whole
+    run."""
+    if run.diverged:
+        return EARLY, ", diverged"
+    ends = {State.PRUNED: (EARLY, ", ended early"), State.RUNNING: (RUNNING, ", running")}
+    return ends.get(run.state, ("", ""))
 
 
 def _add_legend(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette) -> None:
@@ -205,7 +216,7 @@ def _add_inset(
         _add_values(shown, run, kind, palette, form, length, since=begin, **place)
     errors = sorted(
         form.metric.error(value)
-        for kind, run in _drawn(whole)
+        for kind, run in _drawn([run for run in whole if not run.diverged])
         for report, value in zip(run.epochs, getattr(run, kind) or run.averaged_error, strict=True)
         if length.position(report) >= begin and math.isfinite(value)
     )
