@@ -248,8 +248,8 @@ class WorkersSpec(Settings):
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 3
     """Trials that may fail with an error before their run counts as failed."""
     checkpoint_seconds: Annotated[float, Field(ge=0.1, le=86_400)] = 300.0
-    """Seconds between two checkpoints of an image task within an epoch; there is also one at the end
-    of every epoch."""
+    """Seconds between two checkpoints of an image task within an epoch; there is also one at the
+    end of every epoch."""
     decoders: Annotated[int, Field(ge=0, le=256)] = 8
     """Processes, at most one per core, that decode imagenet's images for each worker; with 0 the
     worker decodes them itself."""

@@ -174,7 +174,8 @@ class Worker:
 
         A worker that waits beside several busy studies leaves those for a while in which it has
         found nothing to do: the worker that ends their runs reconciles them. What is queued is
-        claimed nevertheless. A worker that drains has to know of each study whether work may follow.
+        claimed nevertheless. A worker that drains has to know of each study whether work may
+        follow.
         """
         if self._options.drain or studies == 1:
             return True
