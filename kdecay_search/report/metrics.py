@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.metric import Metric, MetricFormat
 
 VALIDATION, TEST = "validation ", "test "
@@ -46,6 +47,13 @@ def while_rate_is_high(metric: Metric) -> str:
 def step(form: MetricFormat) -> float:
     """The smallest difference that the format shows."""
     return float(10**-form.decimals)
+
+
+def significant_digits(snapshot: StudySnapshot) -> int:
+    """Significant digits with which the study's largest value has all decimals that are shown."""
+    candidates = [c for stage in snapshot.plan.stages for c in stage.candidates]
+    largest = max((abs(e) for c in candidates for e in c.errors.values()), default=0.0)
+    return snapshot.plan.format.decimals + len(str(int(largest)))
 
 
 def in_unit(form: MetricFormat, percent: str = "points") -> str:

@@ -193,6 +193,13 @@ def test_of_a_maximised_metric_outliers_stand_at_the_lower_edge() -> None:
     assert "1 below" in rendered(charts)
 
 
+def test_figures_of_the_dashboard_keep_all_decimals_of_large_values() -> None:
+    snapshot = study_of(
+        {"name": "RMSE", "decimals": 3}, {k: [98765.0 + v for v in vs] for k, vs in LOSSES.items()}
+    )
+    assert metrics.significant_digits(snapshot) == 8
+
+
 # ---- divergence ---------------------------------------------------------------------------------
 
 

@@ -187,26 +187,28 @@ def test_a_new_study_has_a_note_that_says_what_it_is_and_no_figure(
 
 
 def test_the_objective_is_the_study_s_metric_in_its_direction(storage: Storage, name: str) -> None:
-    metric = {"name": "validation accuracy", "direction": "max"}
+    """And no digit of its values is lost, however large they are."""
+    metric = {"name": "validation score", "direction": "max", "decimals": 4}
     task = {"kind": "python", "entry": "mine:train", "epochs": 3, "metric": metric}
     part = {"k_max": 2.0, "k_cap": 2.0, "k_step": 1.0, "max_terms": 1, "seeds": 1}
     reconcile.launch(storage, study(name, search=part, task=task, confirm={"seeds": 2}))
     reconcile.reconcile(storage, name)
-    values = iter([0.91, 0.93, 0.91, 0.93])
+    original, better = 98765.4321, 98765.4388
+    values = iter([original, better] * 2)
     while (claim := queue.claim(storage, name, "tests")) is not None:
-        storage.rdb.set_trial_intermediate_value(claim.trial_id, 1, value := next(values, 0.92))
+        storage.rdb.set_trial_intermediate_value(claim.trial_id, 1, value := next(values, original))
         queue.complete(storage, claim.trial_id, value)
         reconcile.reconcile(storage, name)
     assert publish(storage, name) == Outcome.PUBLISHED
-    for stage, objective in {1: "validation accuracy", CONFIRMATION: "test accuracy"}.items():
+    for stage, objective in {1: "validation score", CONFIRMATION: "test score"}.items():
         shown = seen(storage, name, stage)
         assert shown.metric_names == [objective]
         assert shown.direction == optuna.study.StudyDirection.MAXIMIZE
-    assert seen(storage, name).best_value == 0.93
-    assert "| 2 | 0.93" in note(storage, name)
+    assert seen(storage, name).best_value == better
+    assert "| 2 | 98765.4388 |" in note(storage, name)
     assert {trace["name"]: trace["y"] for trace in figures(storage, name)["error-by-k"]["data"]}[
         "mean"
-    ] == [0.91, 0.93]
+    ] == [original, better]
 
 
 def test_neither_launch_nor_reconcile_publishes(storage: Storage, name: str) -> None:

@@ -23,36 +23,41 @@ HEIGHT = 440
 LEGEND = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1.0, "yanchor": "top"}
 """Beside the plot: the place above it is the title's."""
 DIGITS = 5
-"""Significant digits of a number."""
+"""Significant digits of a number, at least."""
 
 
 def stage_figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[str, go.Figure]]:
     """Figures by stage and id. Of the curves, only those on the first seed are drawn."""
     read = read_curves(storage, snapshot)
     curves = Curves({n: [*_thinned(runs)] for n, runs in read.by_stage.items()})
+    digits = max(DIGITS, metrics.significant_digits(snapshot))
     schedules = _card(
-        figures.schedules(snapshot), "The schedule found, and what it is compared with"
+        figures.schedules(snapshot), "The schedule found, and what it is compared with", digits
     )
     metric, drawn = snapshot.spec.task.metric, {}
     unit, begins = snapshot.spec.task.length.unit, metrics.capitalised(metric.name)
     for stage in snapshot.plan.stages:
         k = f"k{stage.n}"
         drawn[stage.n] = {
-            "error-by-k": _card(figures.error_by_k(snapshot, stage), f"{begins} against {k}"),
+            "error-by-k": _card(
+                figures.error_by_k(snapshot, stage), f"{begins} against {k}", digits
+            ),
             "schedules": schedules,
             "validation-error": _card(
                 figures.validation_error(snapshot, curves, stage),
                 f"{begins} by {unit}, first seed",
+                digits,
             ),
             "training-loss": _card(
                 figures.training_loss(snapshot, curves, stage),
                 f"Training loss by {unit}, first seed",
+                digits,
             ),
         }
     if snapshot.plan.confirmation is not None:
         test = metrics.capitalised(metrics.test_name(metric))
         title = f"{test}: found schedule against others"
-        drawn[CONFIRMATION] = {"differences": _card(figures.differences(snapshot), title)}
+        drawn[CONFIRMATION] = {"differences": _card(figures.differences(snapshot), title, digits)}
     return drawn
 
 
@@ -71,9 +76,9 @@ def _thinned(runs: Iterable[RunCurve]) -> Iterable[RunCurve]:
             )
 
 
-def _card(figure: go.Figure, title: str) -> go.Figure:
+def _card(figure: go.Figure, title: str, digits: int) -> go.Figure:
     """The figure for a card of the dashboard: titled, with its legend beside the plot."""
-    shown = go.Figure(_rounded(json.loads(figure.to_json())))
+    shown = go.Figure(_rounded(json.loads(figure.to_json()), digits))
     shown.update_layout(
         title={"text": title, "x": 0.02, "xref": "container", "font": {"size": 16}},
         margin={"t": 48},
@@ -83,11 +88,11 @@ def _card(figure: go.Figure, title: str) -> go.Figure:
     return shown
 
 
-def _rounded(value: Any) -> Any:
+def _rounded(value: Any, digits: int) -> Any:
     if isinstance(value, float):
-        return float(f"{value:.{DIGITS}g}")
+        return float(f"{value:.{digits}g}")
     if isinstance(value, list):
-        return [_rounded(item) for item in value]
+        return [_rounded(item, digits) for item in value]
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _rounded(item, digits) for key, item in value.items()}
     return value

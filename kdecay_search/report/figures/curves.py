@@ -27,7 +27,7 @@ ROOM = 0.06
 """Space above and below the curves in the inset, as a share of their range."""
 SHOWN = 0.98
 """Share of its values that the inset shows: one bad epoch must not flatten the others."""
-DIGITS = 8
+DIGITS = 10
 """Significant digits of a value."""
 COVER = "cover"
 """Name of the shape behind the inset, which a page fills with its own background."""
