@@ -17,9 +17,11 @@ $(VENV)/.worker: pyproject.toml constraints.txt
 	$(PIP) --editable '.[worker]'
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.worker
-	$(PIP) --editable '.[worker,test,lint]'
-	touch $@
+# Python compiles a module when it is first imported: most of these never are.
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) --no-compile --editable '.[worker,test,lint]'
+	touch $(VENV)/.worker $@
 
 install: $(VENV)/.dev  ## Install everything into .venv (a few minutes: torch is large).
 
