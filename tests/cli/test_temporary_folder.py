@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from kdecay_search import paths
+from kdecay_search.doctor.folders import temporary_checks
 from kdecay_search.errors import KDecayError, TaskError
 from kdecay_search.training import decoder_processes
 from kdecay_search.user_code import command, python
@@ -99,7 +100,7 @@ def test_kdecay_try_runs_it_too(alone: Kdecay, own_folder: Path, short: Path) ->
     file.write_text('name = "mine"\n[task]\nkind = "python"\nentry = "mine:train"\nepochs = 1\n')
     temporary = folder_of_length(short, 103)
     done = run(alone, own_folder, "try", str(file), TMPDIR=str(temporary))
-    assert "the end: returned 12.5 %" in done.stdout, done.stdout + done.stderr
+    assert "the end: returned 12.50 %" in done.stdout, done.stdout + done.stderr
 
 
 def test_sockets_of_every_length_fit() -> None:
@@ -170,14 +171,23 @@ def test_a_folder_that_is_gone_before_a_run_fails_no_attempt(
         command.train(program("true", task={"epochs": 1}))
 
 
-def test_doctor_says_so(alone: Kdecay, tmp_path: Path, unusable: tuple[Path, str]) -> None:
+def test_doctor_says_so(monkeypatch: pytest.MonkeyPatch, unusable: tuple[Path, str]) -> None:
     temporary, reason = unusable
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    (found,) = temporary_checks()
+    assert (found.subject, found.severity) == ("temporary", "error")
+    assert found.value == f"TMPDIR={temporary}: {reason}"
+    assert found.fix == "set TMPDIR to a folder that this user can write to"
+
+
+def test_doctor_looks_at_it_and_exits_with_an_error(alone: Kdecay, tmp_path: Path) -> None:
+    temporary = tmp_path / "missing"
     done = run(alone, tmp_path, "doctor", "--json", TMPDIR=str(temporary))
     assert done.returncode == 2, done.stderr
     checks = {check["subject"]: check for check in json.loads(done.stdout)["checks"]}
     found = checks["temporary"]
     assert found["severity"] == "error"
-    assert found["value"] == f"TMPDIR={temporary}: {reason}"
+    assert found["value"] == f"TMPDIR={temporary}: No such file or directory"
     assert found["fix"] == "set TMPDIR to a folder that this user can write to"
 
 
