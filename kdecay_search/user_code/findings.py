@@ -49,7 +49,7 @@ def findings(tryout: Tryout) -> list[Finding]:
 def _of_reports(tryout: Tryout) -> Iterator[Finding]:
     length = tryout.spec.task.length
     done = length.position(tryout.epochs[-1].number)
-    text = f"{done:,} of {length} were reported"
+    text = f"{done:,} of {length.total:,} {length.unit}s were reported"
     if done < length.total:
         what = "train run.epochs epochs, and report each"
         if length.counts_steps:
