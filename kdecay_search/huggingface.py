@@ -17,6 +17,7 @@ from transformers import (
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from kdecay_search.errors import TaskError
+from kdecay_search.user_code.random_state import random_state_preserved
 from kdecay_search.user_code.reports import check_direction
 from kdecay_search.user_code.run import TaskRun
 
@@ -163,7 +164,7 @@ class KDecayCallback(TrainerCallback):
     def _averaged_value(self) -> float:
         trainer, dataset = self._trainer, self._dataset
         loader = trainer.get_eval_dataloader(*([] if dataset is None else [dataset]))
-        with self._average:
+        with self._average, random_state_preserved():
             output = trainer.evaluation_loop(
                 loader,
                 "Averaged weights",

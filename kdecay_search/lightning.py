@@ -13,7 +13,11 @@ import torch
 
 from kdecay_search.errors import TaskError
 from kdecay_search.training.averaging import SwappedAverage
-from kdecay_search.user_code.random_state import get_random_state, set_random_state
+from kdecay_search.user_code.random_state import (
+    get_random_state,
+    random_state_preserved,
+    set_random_state,
+)
 from kdecay_search.user_code.reports import check_direction
 from kdecay_search.user_code.run import TaskRun
 
@@ -149,7 +153,7 @@ class KDecayCallback(Callback):
         self._reported_step = trainer.global_step
         value = self._percent(float(metrics[self._monitor]))
         loss = metrics.get("train_loss")
-        with _random_state_preserved():
+        with random_state_preserved():
             averaged = self._averaged_value(trainer, module)
         self._run.report(
             **place,
@@ -256,16 +260,6 @@ def _logging_to(module: LightningModule, metric: _LoggedMetric) -> Iterator[None
         yield
     finally:
         del module.log
-
-
-@contextmanager
-def _random_state_preserved() -> Iterator[None]:
-    """Undo what the second validation draws, so that it does not change the training."""
-    before = get_random_state()
-    try:
-        yield
-    finally:
-        set_random_state(before)
 
 
 def _validation_batches(trainer: Trainer) -> Iterator[Any]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import random
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
@@ -43,3 +45,13 @@ def seed_all(seed: int) -> None:
         sys.modules["numpy"].random.seed(int.from_bytes(digest[:4]))
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(int.from_bytes(digest[:8]) >> 1)
+
+
+@contextmanager
+def random_state_preserved() -> Iterator[None]:
+    """Undo what a second validation draws, so that it does not change the training."""
+    before = get_random_state()
+    try:
+        yield
+    finally:
+        set_random_state(before)

@@ -58,9 +58,9 @@ def translation_model() -> Any:
 
 def settings(run: TaskRun, kind: Any, **options: Any) -> Any:
     return kind(**{
-        "output_dir": str(run.checkpoint_dir), "max_steps": run.total_steps, "seed": run.seed,
+        "output_dir": str(run.checkpoint_dir), "max_steps": STEPS, "seed": run.seed,
         "gradient_accumulation_steps": ACCUMULATED, "per_device_train_batch_size": 4,
-        "eval_strategy": "steps", "eval_steps": run.report_every, "save_strategy": "steps",
+        "eval_strategy": "steps", "eval_steps": run.length.report_every, "save_strategy": "steps",
         "save_steps": SAVED, "save_total_limit": 2, "use_cpu": True,
         "report_to": "none", "disable_tqdm": True, "logging_steps": 5,
     } | options)  # fmt: skip
@@ -72,13 +72,11 @@ def training(run: TaskRun, **options: Any) -> None:
     from kdecay_search.huggingface import attach
 
     run.seed_everything()
-    chosen = {key: options.pop(key) for key in ("metric", "compute_metrics") if key in options}
-    more = {"compute_metrics": chosen["compute_metrics"]} if "compute_metrics" in chosen else {}
-    trainer = Trainer(
-        language_model(), settings(run, TrainingArguments, **options),
-        train_dataset=letters(44, 1), eval_dataset=options.get("eval", letters(20, 2)), **more,
-    )  # fmt: skip
-    trainer.train(resume_from_checkpoint=attach(run, trainer, chosen.get("metric")))
+    metric = options.pop("metric", None)
+    held_out = options.pop("held_out", None) or letters(20, 2)
+    chosen = settings(run, TrainingArguments, **options)
+    trainer = Trainer(language_model(), chosen, None, letters(44, 1), held_out)
+    trainer.train(resume_from_checkpoint=attach(run, trainer, metric))
 
 
 def expected_rates(run: RecordedRun) -> list[float]:
@@ -121,6 +119,17 @@ def test_a_resumed_run_ends_with_the_same_numbers(
     assert watcher.rates == pytest.approx(expected_rates(second)[SAVED:], rel=1e-12)
     assert second.restored == first.epochs[:1]
     assert [*second.restored, *second.epochs] == whole[0].epochs
+
+
+def test_one_of_several_evaluation_sets_counts(
+    tmp_path: Path, whole: tuple[RecordedRun, list[float]]
+) -> None:
+    """Its first losses are those of a run that is evaluated on it alone."""
+    several = {"a": letters(8, 3), "a_b": letters(20, 2)}
+    run = recorded(tmp_path, ks=(1.5, 4.0), ends={2: Released})
+    with pytest.raises(Released):
+        run_function(lambda run: training(run, held_out=several, metric="eval_a_b_loss"), run)
+    assert run.epochs[0] == whole[0].epochs[0]
 
 
 def test_seq2seq_trainer_generates_with_averaged_weights_too(tmp_path: Path) -> None:
@@ -241,6 +250,17 @@ def test_arguments_that_contradict_the_study(
     with pytest.raises(TaskError, match=message):
         run_function(lambda task_run: training(task_run, **options), run)
     assert run.epochs == []
+
+
+def test_a_loss_is_never_to_be_maximised(tmp_path: Path) -> None:
+    with pytest.raises(TaskError, match="the metric 'eval_loss' means that lower is better, but"):
+        run_function(training, recorded(tmp_path, "max"))
+
+
+def test_steps_in_a_study_of_epochs(tmp_path: Path) -> None:
+    study = RecordedRun(tmp_path)
+    with pytest.raises(TaskError, match=r"max_steps=9\): this study has task\.epochs = 3; leave"):
+        run_function(lambda run: training(run, max_steps=9, eval_steps=3), study)
 
 
 def test_the_end_of_a_training_is_evaluated(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import pytest
 
 from kdecay_search.errors import TaskError
 from kdecay_search.study.training_length import TrainingLength
-from kdecay_search.tasks.protocol import Epoch, Released
+from kdecay_search.tasks.protocol import Epoch, Pruned, Released
 from kdecay_search.user_code import command
 from kdecay_search.user_code.findings import findings
 from kdecay_search.user_code.report_numbers import ReportCounter, number_of
@@ -131,6 +132,25 @@ def test_files_that_do_not_fit(script: str, report: dict[str, Any], message: str
     assert failed.is_wrong == ("ended" not in message), "it would be wrong in every attempt"
     error = str(failed)
     assert error.startswith((message, f"task.report.{message}", f"sh: task.report.{message}"))
+
+
+def test_a_program_that_hangs_says_what_its_file_lacks() -> None:
+    script = f"{HEADER}; {row(1, 2, 3, 4)}; sleep 60"
+    task = {"epoch_timeout": 1.5}
+    error = str(failure(command.train, with_file(script, report={"value": "top1"}, task=task)))
+    assert error.startswith("epoch 1 was not reported within task.epoch_timeout = 1.5 s")
+    assert error.endswith(f"; task.report.value = 'top1': {NO_COLUMN}")
+
+
+def test_a_run_that_is_pruned_after_its_program_has_ended() -> None:
+    """All rows were written at once: the first is reported when the program is gone."""
+    rows = [row(number, 3, 30, 20) for number in range(3)]
+    run = with_file("\n".join([HEADER, *rows]), ends={1: Pruned})
+    started = time.monotonic()
+    with pytest.raises(Pruned):
+        command.train(run)
+    assert numbers(run) == [1]
+    assert time.monotonic() - started < 10
 
 
 # ---- patterns ---------------------------------------------------------------------------------
