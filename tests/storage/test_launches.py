@@ -24,6 +24,9 @@ from kdecay_search.study.trials import State
 from tests.support.kdecay_command import Kdecay, simulated_study
 from tests.support.wait import wait_for
 
+MOST_STEPS = 100
+"""A study of these tests that takes more has nobody who could claim its runs."""
+
 
 @pytest.fixture
 def name() -> str:
@@ -36,9 +39,13 @@ def spec_of(tmp_path: Path, name: str, **settings: Any) -> StudySpec:
 
 def finish(storage: Storage, name: str, error: Callable[[float], float]) -> None:
     """Complete all runs of a study, stage after stage."""
-    while (snapshot := reconcile.reconcile(storage, name)) and snapshot.state == "running":
+    for _ in range(MOST_STEPS):
+        snapshot = reconcile.reconcile(storage, name)
+        if snapshot is None or snapshot.state != "running":
+            return
         while (claim := queue.claim(storage, name, "me")) is not None:
             queue.complete(storage, claim.trial_id, error(claim.request.k or 1.0))
+    pytest.fail(f"{name} has not ended after {MOST_STEPS} steps")
 
 
 def execute(storage: Storage, statement: str, **values: Any) -> None:
