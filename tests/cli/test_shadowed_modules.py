@@ -65,8 +65,7 @@ def test_launch_and_its_workers(alone: Kdecay, folder: Path, tmp_path: Path, wor
 
 @pytest.mark.parametrize("more", [[], ["--per-device", "2"]])
 def test_worker(alone: Kdecay, folder: Path, tmp_path: Path, more: list[str]) -> None:
-    file = simulated_study(tmp_path, name="shadowed")
-    run(alone, folder, *CONSOLE_SCRIPT, "launch", file, "--workers", "0", "--detach")
+    alone.run("launch", simulated_study(tmp_path, name="shadowed"), "--workers", "0", "--detach")
     run(alone, folder, *CONSOLE_SCRIPT, "worker", "--drain", *more)
 
 
@@ -75,18 +74,17 @@ def test_doctor_and_the_process_that_imports_torch(alone: Kdecay, folder: Path) 
     assert "torch" in {check["subject"] for check in checks}
 
 
-@pytest.mark.parametrize("command", [["worker", "--drain"], ["doctor"], ["list"]])
-def test_python_m(alone: Kdecay, folder: Path, tmp_path: Path, command: list[str]) -> None:
+def test_python_m(alone: Kdecay, folder: Path, tmp_path: Path) -> None:
     file = simulated_study(tmp_path, name="shadowed")
     alone.run("launch", file, "--workers", "0", "--detach")
     keep_only(folder, *BY_MODULE)
-    run(alone, folder, *KDECAY, *command)
+    for command in (["worker", "--drain"], ["doctor"], ["list"]):
+        run(alone, folder, *KDECAY, *command)
 
 
 def test_decoders(alone: Kdecay, folder: Path, tmp_path: Path) -> None:
     """They are forked by a process that multiprocessing starts by ``python -c``."""
-    file = decoded_study(tmp_path)
-    run(alone, folder, *CONSOLE_SCRIPT, "launch", file, "--workers", "0", "--detach")
+    alone.run("launch", decoded_study(tmp_path), "--workers", "0", "--detach")
     run(alone, folder, *CONSOLE_SCRIPT, "worker", "--drain")
 
 

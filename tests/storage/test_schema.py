@@ -12,6 +12,8 @@ import pytest
 import sqlalchemy
 
 from kdecay_search import reconcile
+from kdecay_search.doctor.check import Severity
+from kdecay_search.doctor.database import database_checks
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.storage import Storage, connect, schema
 from kdecay_search.storage.url import parse_url, shown
@@ -41,17 +43,23 @@ COMMANDS = [
 """All commands that open the storage, except launch, which needs a file."""
 
 
-@pytest.mark.parametrize(("version", "fix"), REFUSED)
 def test_tables_of_another_version_are_refused_by_every_command(
-    alone: Kdecay, tmp_path: Path, version: str, fix: str
+    alone: Kdecay, tmp_path: Path
 ) -> None:
     file = simulated_study(tmp_path, name="aged")
     assert alone.url is not None
     with closing(Storage(alone.url)) as storage:
         reconcile.launch(storage, load(file))
-        with storage.engine.begin() as connection:
-            statement = "UPDATE alembic_version SET version_num = :version"
-            connection.execute(sqlalchemy.text(statement), {"version": version})
+        for version, fix in REFUSED:
+            with storage.engine.begin() as connection:
+                statement = "UPDATE alembic_version SET version_num = :version"
+                connection.execute(sqlalchemy.text(statement), {"version": version})
+            assert_refused(alone, file, version, fix)
+    assert fix in alone.run("doctor", code=2).stdout
+
+
+def assert_refused(alone: Kdecay, file: str, version: str, fix: str) -> None:
+    assert alone.url is not None
     url = shown(parse_url(alone.url))
     line = (
         f"kdecay: storage {url}: Optuna's tables have version {version}, "
@@ -63,7 +71,8 @@ def test_tables_of_another_version_are_refused_by_every_command(
         assert done.stderr.startswith(line), command
         assert fix in done.stderr
         assert done.stderr.count("\n") == 1
-    assert fix in alone.run("doctor", code=2).stdout
+    errors = [c for c in database_checks(alone.url, 1) if c.severity == Severity.ERROR]
+    assert any(fix in f"{check.value} {check.fix}" for check in errors), errors
 
 
 @pytest.fixture(scope="module")
