@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from kdecay_search.search import Progress, make_plan
-from kdecay_search.study.trials import WITHDRAWN, RunKey, State, Trial
+from kdecay_search.study.trials import WITHDRAWN, WRONG, RunKey, State, Trial
 from tests.search.searches import by_k, played, search
 from tests.support.memory_studies import failed, simulated, stated, study
 
@@ -28,6 +28,16 @@ def test_failed_run_is_tried_again_up_to_its_attempts(attempts: int) -> None:
     assert list(tried.values()) == [attempts, attempts]
     candidate = by_k(queue.plan().stages[0])[2.0]
     assert (candidate.failed, candidate.unfinished, candidate.errors) == (2, 0, {})
+
+
+def test_run_with_a_wrong_report_is_not_tried_again() -> None:
+    spec = study(search=search(max_terms=1), workers={"max_attempts": 5})
+    good = simulated(spec)
+    queue = played(spec, lambda w: failed(w, WRONG) if w.k == 2.0 else good(w))
+    tried = {t.key: queue.runs()[t.key] for t in queue.trials if t.k == 2.0}
+    assert list(tried.values()) == [1, 1]
+    assert by_k(queue.plan().stages[0])[2.0].failed == 2
+    assert queue.plan().progress == Progress.DONE
 
 
 def test_study_goes_on_without_a_candidate_that_always_fails() -> None:
