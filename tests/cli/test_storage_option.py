@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,8 +21,11 @@ SECRET = "hunter2"
     ("command", "by_environment"), [("launch", False), ("list", True), ("worker", False)]
 )
 def test_unreachable_database(
-    run_kdecay: Run, study_file: Path, command: str, by_environment: bool
+    run_python: Run, study_file: Path, command: str, by_environment: bool
 ) -> None:
+    """A worker tries again for a while; here for a shorter one."""
+    program = "from kdecay_search.cli import main, worker; worker.START_SECONDS = 1.0; main.main()"
+    run_kdecay = partial(run_python, "-c", program)
     port = closed_port()
     url = f"postgresql://me:{SECRET}@127.0.0.1:{port}/kdecay"
     arguments = [command, *([study_file.name] if command == "launch" else [])]
