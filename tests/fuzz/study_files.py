@@ -24,7 +24,24 @@ from kdecay_search.study.spec import StudySpec
 Table = dict[str, Any]
 USER_CODE: dict[str, list[Any]] = {
     "entry": ["train:train", "my.own_1.code:Trainer.train", "train", "train:"],
-    "command": [["./train", "{ks}"], ["{{{k}}}", "--x={lr_max}"], ["{k", "}"], ["{nothing}"]],
+    "command": [
+        ["./train", "{ks}"],
+        ["{{{k}}}", "--x={lr_max}"],
+        ["{k", "}"],
+        ["{nothing}"],
+        ["{k}", "{output_dir}"],
+        ["{k}", "{checkpoint_dir}"],
+    ],
+    "file": [
+        "a.csv",
+        "**/a.csv",
+        "{output_dir}/*.csv",
+        "{checkpoint_dir}/a.csv",
+        "/a",
+        "a**b",
+        "{k}",
+    ],
+    "pattern": ["(?P<value>.*)", "(?P<step>.)(?P<value>.)", "(?P<value>.)(?P<x>.)", "(", "(.)"],
 }
 WIDE = 10**6
 """Bound of most numbers that have no bound in the model."""
@@ -154,11 +171,42 @@ def fitted(study: Table) -> Table:
         task["model"]["depth"] = task["model"]["depth"] // 6 * 6 + 2
     if schedule.get("family", "polynomial") != "polynomial":
         schedule.pop("power", None)
-    if "warmup_epochs" in schedule:
-        schedule["warmup_epochs"] %= task["epochs"]
+    _fit_length(task, schedule)
+    _fit_report(task)
     if search.get("sampler", "grid") != "grid":
         search.pop("ks", None)
     return study
+
+
+def _fit_length(task: Table, schedule: Table) -> None:
+    """Leave one length of a run, in epochs or in steps, and a warm-up that is shorter."""
+    if task["kind"] in ("python", "command") and "steps" in task:
+        for name in ("epochs", "steps_per_epoch"):
+            task.pop(name, None)
+        task["report_every"] = min(task.get("report_every", 1), task["steps"])
+        task["report_every"] = max(task["report_every"], task["steps"] // 1000, 1)
+    else:
+        task.setdefault("epochs", 3)
+        task.pop("report_every", None)
+    used, unused = ("steps", "epochs") if "steps" in task else ("epochs", "steps")
+    schedule.pop(f"warmup_{unused}", None)
+    if f"warmup_{used}" in schedule:
+        schedule[f"warmup_{used}"] %= task[used]
+
+
+def _fit_report(task: Table) -> None:
+    """Leave a file or a pattern in ``[task.report]``, with the keys that belong to it."""
+    report = task.get("report")
+    if report is None:
+        return
+    if "file" in report:
+        report.pop("pattern", None)
+        report.setdefault("value", "loss")
+        report.setdefault("step", "epoch")
+    else:
+        report.setdefault("pattern", "(?P<value>.*)")
+        for name in ("value", "step", "averaged", "loss"):
+            report.pop(name, None)
 
 
 # ---- breaking tables --------------------------------------------------------------------------
