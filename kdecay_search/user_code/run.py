@@ -260,7 +260,8 @@ class TaskRun(GivenRun):
             if not self._will_save or self._kept:
                 raise  # otherwise save() raises it, once the report is saved
         else:
-            self._save_kept()
+            if reports:
+                self._save_kept()
         if any(report.diverged for report in reports):
             self._interruption = Diverged()
             raise self._interruption
@@ -297,7 +298,7 @@ class TaskRun(GivenRun):
         return self._store.folder
 
     def keep(self, *objects: Stateful) -> None:
-        """Save the state of these objects at every report, and restore it in a resumed run.
+        """Save the state of these objects at every planned report; restore it in a resumed run.
 
         The states of the random generators of Python, NumPy and torch are saved and restored with
         them. Call it once, before the first report, and then train :meth:`remaining_epochs` or

@@ -120,6 +120,28 @@ def test_a_resumed_run_ends_with_the_same_reports(tmp_path: Path, ends: int) -> 
     assert numbers(whole) == [1, 2, 3, 4]
 
 
+def test_the_state_is_saved_as_often_as_reports_are_planned(tmp_path: Path) -> None:
+    class Kept:
+        saved = 0
+
+        def state_dict(self) -> dict[str, Any]:
+            self.saved += 1
+            return {}
+
+        def load_state_dict(self, state: Any, /) -> None:
+            raise AssertionError("nothing was saved before")
+
+    kept = Kept()
+
+    def train(run: TaskRun) -> None:
+        run.keep(kept)
+        for step in run.remaining_steps():
+            run.report(step=step, value=step)
+
+    run_function(train, stepped(folder=tmp_path))
+    assert kept.saved == len(PLANNED)
+
+
 def test_a_function_in_a_process_of_its_own() -> None:
     body = "for step in run.remaining_steps():\n    if step % 45 == 0 or step == 100: " + (
         "run.report(step=step, value=step)"
