@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 import sqlalchemy
 
 from kdecay_search import __version__, reconcile
-from kdecay_search.storage import Storage, attributes, embedded_url, records
+from kdecay_search.storage import Storage, attributes, embedded_url, queue, records
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.spec import PruningSpec, SearchSpec, StudySpec
 from kdecay_search.tasks.checkpoint import CheckpointFolder
@@ -26,6 +26,10 @@ from kdecay_search.worker.train import WorkerContext
 
 TEMPLATE = "finished-0"
 RUNS_OF_TEMPLATE = 10
+SETTLING_SECONDS = 45.0
+"""How long a worker has been idle before its use of a core is measured."""
+IDLE_SECONDS = 60.0
+"""Time over which the use of a core by an idle worker is measured."""
 COPIES = (
     """
     INSERT INTO studies (study_name)
@@ -114,11 +118,39 @@ def claim_seconds(storage: Storage, name: str, runs: int) -> float:
     return (time.perf_counter() - started) / runs
 
 
+def idle_share(storage: Storage, held: int) -> float:
+    """Share of a core that an idle worker uses beside studies whose runs other workers hold."""
+    for number in range(held):
+        name = f"held-{number}"
+        spec = spec_of(name, RUNS_OF_TEMPLATE)
+        patient = spec.workers.model_copy(update={"grace_seconds": 3600.0})
+        reconcile.launch(storage, spec.model_copy(update={"workers": patient}))
+        reconcile.reconcile(storage, name)
+        while queue.claim(storage, name, "another worker") is not None:
+            continue
+    stop = threading.Event()
+    with TemporaryDirectory() as folder:
+        context = WorkerContext("cpu", CheckpointFolder(Path(folder)), stop)
+        worker = Worker(storage, Options(study=None, drain=False), context)
+        thread = threading.Thread(target=worker.serve)
+        thread.start()
+        try:
+            time.sleep(SETTLING_SECONDS)
+            clock = time.pthread_getcpuclockid(thread.ident or 0)
+            before = time.clock_gettime(clock)
+            time.sleep(IDLE_SECONDS)
+            return (time.clock_gettime(clock) - before) / IDLE_SECONDS
+        finally:
+            stop.set()
+            thread.join()
+
+
 def main() -> None:
     """Measure, and print one line each."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--studies", type=int, default=500, help="finished studies")
     parser.add_argument("--runs", type=int, default=100, help="runs that are timed")
+    parser.add_argument("--held", type=int, default=40, help="studies that others train")
     parser.add_argument("--storage", help="default: the embedded server; its studies stay")
     arguments = parser.parse_args()
     storage = Storage(arguments.storage or embedded_url())
@@ -136,6 +168,8 @@ def main() -> None:
         started = time.perf_counter()
         act(storage)
         print(f"{what + ':':35} {1000 * (time.perf_counter() - started):6.2f} ms")
+    share = idle_share(storage, arguments.held)
+    print(f"idle beside {arguments.held} held studies:       {100 * share:6.2f} % of a core")
     storage.close()
 
 
