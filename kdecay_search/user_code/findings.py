@@ -77,10 +77,10 @@ def _of_metric(tryout: Tryout) -> Iterator[Finding]:
     if metric.unit == "%" and 0 <= min(values) <= max(values) < SHARE_LIMIT:
         yield Finding(
             Severity.MISSING,
-            f"{taken}; but no value is above {max(values):g} %: report percent, such as 12.5 and "
-            'not 0.125, or set unit = "" under [task.metric]',
+            f"no value is above {max(values):g} %: report percent, such as 12.5 and not 0.125, or "
+            "state another unit under [task.metric]",
         )
-    elif len(errors) > 1 and min(errors) == max(errors):
+    if len(errors) > 1 and min(errors) == max(errors):
         yield Finding(Severity.MISSING, f"{taken}; but it never changed: {first} in every report")
     elif errors[-1] > errors[0]:
         moved, other = ("rose", "max") if metric.direction == "min" else ("fell", "min")

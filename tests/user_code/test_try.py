@@ -137,7 +137,7 @@ DEFAULT = {"name": "validation error", "unit": "%", "decimals": 2}
             DEFAULT,
             [40.0, 20.0],
             "good",
-            "the metric is validation error, where lower is better, in %; it went from 40.00 % to "
+            "the metric is validation error, where lower is better, in %; it went from 40.00 % to ",
         ),
         (
             NATS,
@@ -163,7 +163,7 @@ DEFAULT = {"name": "validation error", "unit": "%", "decimals": 2}
             DEFAULT,
             [0.5, 0.25],
             "missing",
-            "but no value is above 0.5 %: report percent, such as 12.5",
+            "no value is above 0.5 %: report percent, such as 12.5",
         ),
         (
             DEFAULT,
