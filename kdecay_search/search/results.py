@@ -72,6 +72,35 @@ class Results:
         """The same results in units of their spread, from their median on."""
         return replace(self, error=(self.error - np.median(self.error)) / self.spread)
 
+    def uneven_noise(self, points: Iterable[Candidate], policy: Policy = POLICY) -> float:
+        """How noisy the runs of some candidates are beside those of all: the ratio of standard
+        deviations, 1 or more.
+
+        The scatter of a candidate's runs about the effects of candidates and seeds is that of its
+        own noise, shrunk towards the noise of all as by ``noise_freedom`` further degrees of
+        freedom. The runs of k = 1 at a high learning rate, for one, scatter more than others.
+        """
+        candidate, count = self.place.astype(int), len(self.points)
+        seed = np.unique(self.seed, return_inverse=True)[1]
+        runs = np.bincount(candidate, minlength=count)
+        rows = np.flatnonzero(runs[candidate] > 1)  # one run fits its candidate's effect exactly
+        design = np.zeros((len(rows), count + int(seed.max()) + 1))
+        design[np.arange(len(rows)), candidate[rows]] = 1.0
+        design[np.arange(len(rows)), count + seed[rows]] = 1.0
+        solution, _, rank, _ = np.linalg.lstsq(design, self.error[rows], rcond=None)
+        freedom = len(rows) - int(rank)
+        squares = (self.error[rows] - design @ solution) ** 2
+        if freedom < 1 or not squares.any():
+            return 1.0
+        common, share = squares.sum() / freedom, freedom / len(rows)
+        own = np.bincount(candidate[rows], squares, count)
+        degrees = share * np.bincount(candidate[rows], minlength=count)
+        prior = policy.noise_freedom
+        variance = (prior * common + own) / (prior + degrees)
+        of_point = dict(zip(self.points, variance.tolist(), strict=True))
+        compared = [of_point.get(point, common) for point in points]
+        return max(1.0, float(np.sqrt(np.mean(compared) / common)))
+
     def rows(self, points: Sequence[Candidate]) -> NDArray[np.intp]:
         """Index of each run's candidate among ``points``, none of them twice: (runs,)."""
         index = {point: number for number, point in enumerate(points)}

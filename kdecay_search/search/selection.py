@@ -69,6 +69,11 @@ class Gain:
     probability: float
     """Probability that the gain is above zero."""
 
+    def widened(self, factor: float) -> Gain:
+        """The same gain with an interval that is wider by a factor."""
+        low, high = (self.mean + factor * (end - self.mean) for end in self.interval)
+        return Gain(self.mean, (low, high), self.probability)
+
     @property
     def is_sure(self) -> bool:
         """Whether the interval lies above zero."""

@@ -11,7 +11,7 @@ from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size,
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import Policy
 from kdecay_search.search.results import Results, blow_up_limit
-from kdecay_search.search.selection import Selection
+from kdecay_search.search.selection import Gain, Selection
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
 from kdecay_search.search.surrogate import Surrogate
@@ -123,7 +123,7 @@ class StagePlanner:
         is_new = best is not None and (self.number > 1 or best.k != BASELINE_KS[0])
         smooth = None
         if self.selection is not None and best is not None and best.point is not None:
-            smooth = self.selection.gain(best.point)
+            smooth = self._gain(self.selection, best.point)
         gained = gain.mean
         pairs = min(self.policy.min_runs_to_win, self.spec.search.seeds)
         if gain.n < pairs and incumbent.errors and smooth is not None:
@@ -143,6 +143,15 @@ class StagePlanner:
             smooth_gain=smooth,
             lr_max=self.space.lr_max,
         )
+
+    def _gain(self, selection: Selection, best: Candidate) -> Gain:
+        """By how much the best candidate improves on the reference. The surrogate takes the noise
+        of all candidates as one, so the interval is widened where these two are noisier."""
+        gain, reference = selection.gain(best), selection.points[0]
+        if self._surrogate is None or best == reference:
+            return gain
+        results = self._surrogate.results
+        return gain.widened(results.uneven_noise((reference, best), self.policy))
 
     def missing(self) -> tuple[tuple[RunRequest, ...], tuple[RunRequest, ...]]:
         """The runs that no open or finished trial serves: those to queue, and those to skip."""
