@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kdecay_search.cli.doctor import _storage_checks, _stored_spec
+from kdecay_search.cli.doctor import _storage_checks, _stored_study
 from kdecay_search.doctor.check import Check, Severity, ok, within
 from kdecay_search.doctor.database import database_checks
 from kdecay_search.storage import Storage
@@ -71,8 +71,8 @@ def test_unknown_study_is_an_error_and_creates_no_tables(storage: Storage, empty
         (storage.secret_url, "no study named 'no'"),
         (empty, "there are no studies"),
     ):
-        spec, (check,) = _stored_spec(url, "no", list(database_checks(url, 1)))
-        assert (spec, check.severity, reason in check.value) == (None, Severity.ERROR, True)
+        stored, (check,) = _stored_study(url, "no", list(database_checks(url, 1)))
+        assert (stored, check.severity, reason in check.value) == (None, Severity.ERROR, True)
     assert contents(empty) == [[], []]
 
 
