@@ -6,7 +6,7 @@ import re
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -35,16 +35,32 @@ def study(alone: Kdecay, tmp_path: Path) -> str:
     return file
 
 
+_started: list[subprocess.Popen[str]] = []
+
+
+@pytest.fixture(autouse=True)
+def end_of_processes() -> Iterator[None]:
+    """Kill what a failing test has left running."""
+    yield
+    while _started:
+        process = _started.pop()
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
 def start(
     kdecay: Kdecay, ignored: Sequence[signal.Signals], *arguments: str
 ) -> subprocess.Popen[str]:
     """Start the command in a shell that ignores signals, as ``nohup`` does."""
     names = " ".join(number.name.removeprefix("SIG") for number in ignored)
-    return subprocess.Popen(
+    process = subprocess.Popen(
         ["bash", "-c", f"trap '' {names}; exec \"$@\"", "-", *KDECAY, *arguments],
         env=kdecay.environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
         stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
+    _started.append(process)
+    return process
 
 
 def send_and_end(process: subprocess.Popen[str], ignored: Sequence[signal.Signals]) -> str:
