@@ -98,10 +98,11 @@ def divergence(stage: Stage) -> str:
     )
     if not diverged:
         return ""
-    of = ", ".join(f"{count} of {schedule_name((at.k,), at.lr_max)}" for at, count in diverged)
-    is_one = sum(count for _, count in diverged) == 1
-    ranks = "It ranks worst and counts" if is_one else "They rank worst and count"
-    return f"{'A run has' if is_one else 'Runs have'} diverged: {of}. {ranks} in no mean."
+    counts = {schedule_name((at.k,), at.lr_max): count for at, count in diverged}
+    if sum(counts.values()) == 1:
+        return f"A run of {next(iter(counts))} has diverged. It ranks worst and counts in no mean."
+    of = ", ".join(f"{count} of {name}" for name, count in counts.items())
+    return f"Runs have diverged: {of}. They rank worst and count in no mean."
 
 
 def is_forecast(candidate: CandidateResult) -> bool:

@@ -243,6 +243,7 @@ def test_a_run_that_blew_up_to_a_finite_value_counts_as_diverged() -> None:
     shown = StudySnapshot(snapshot.spec, trials, stopped=False)
     (line,) = [line for line in rendered(study_panel(shown)).splitlines() if "1 diverged" in line]
     assert line.split()[2] == "diverged"
+    assert "A run of k = 3 has diverged. It ranks worst and counts in no mean." in page_of(shown)[0]
     figure = figures.validation_error(shown, curves_of(shown), shown.plan.stages[0])
     assert figure.layout.yaxis.range[1] < 10
     assert figure.layout.yaxis2.range[1] < 10
