@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import site
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.commands import DRIVER
 from tests.support.kdecay_command import simulated_study
 
 ROOT = Path(__file__).parents[2]
@@ -48,7 +51,7 @@ def kdecay(run: Run, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_commands_that_do_not_train_work(run: Run) -> None:
     digits = str(ROOT / "studies" / "digits.toml")
-    for arguments in (
+    commands = [
         ["--help"],
         ["check", digits],
         ["schedule", "--ks", "1,3"],
@@ -56,10 +59,12 @@ def test_commands_that_do_not_train_work(run: Run) -> None:
         ["launch", digits, "--detach", "--set", "name=torchless"],
         ["status", "torchless"],
         ["delete", "torchless", "--yes"],
-    ):
-        done = kdecay(run, *arguments)
-        assert done.returncode == 0, done.stderr
-        assert "Traceback" not in done.stderr
+    ]
+    done = run("-c", DRIVER, json.dumps(commands))
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    ends = re.findall(r"^== (\S+) (\S+)$", done.stdout, re.MULTILINE)
+    assert ends == [(name, "0") for name, *_ in commands], done.stderr
 
 
 def test_dashboard_works(run: Run) -> None:
