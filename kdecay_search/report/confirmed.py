@@ -32,7 +32,7 @@ def table(confirmation: Confirmation, form: MetricFormat) -> Table:
         box=None,
     )
     for heading in headings(form.metric):
-        shown.add_column(heading, justify="left" if heading in ("schedule", "") else "right")
+        shown.add_column(Text(heading), justify="left" if heading in ("schedule", "") else "right")
     for row in confirmation.rows:
         texts = [Text(cell) for cell in cells(row, confirmation, form)]
         shown.add_row(*texts, style="bold" if row.comparator == FOUND else "")

@@ -104,7 +104,7 @@ def _stage_table(stage: Stage, snapshot: StudySnapshot) -> Table:
     table.add_column("k", justify="right")
     if stage.levels:
         table.add_column("lr_max", justify="right")
-    table.add_column(metrics.by_seed(form.metric))
+    table.add_column(Text(metrics.by_seed(form.metric)))
     table.add_column("mean", justify="right")
     table.add_column(f"gain on {reference.name}", justify="right")
     table.add_column("P(best)", justify="right")
@@ -156,7 +156,7 @@ def _running_table(snapshot: StudySnapshot, running: Sequence[Trial]) -> Table:
     length = snapshot.spec.task.length
     averaged = metrics.with_unit(f"averaged {metrics.word(form.metric)}", form.metric)
     for heading in ("k", *level, "seed", length.unit, averaged, "worker"):
-        table.add_column(heading, justify="left" if heading == "worker" else "right")
+        table.add_column(Text(heading), justify="left" if heading == "worker" else "right")
     for trial in running[:RUNNING_SHOWN]:
         chosen = "…" if trial.lr_max is None else f"{trial.lr_max:.4g}"
         table.add_row(
@@ -212,17 +212,17 @@ def studies_table(overviews: Iterable[Mapping[str, Any]]) -> Table:
         table.add_column("metric")
     for heading in (metrics.word(metric) if is_shared else "value", "k = 1"):
         text = metrics.with_unit(heading, metric) if is_shared else heading
-        table.add_column(text, justify="right")
+        table.add_column(Text(text), justify="right")
     table.add_column("trials", justify="right")
     for each in studies:
-        row = [str(each["study"]), str(each["state"])]
+        row: list[str | Text] = [str(each["study"]), str(each["state"])]
         if "trials" in each:
             form, baseline, best = _format_of(each), each["baseline"], each["schedule"]
             level = best["lr_max"] if "lr_max" in baseline else None
             row.append(schedule_name(best["ks"], level) if each["error"]["n"] else "")
-            row += [] if is_shared else [form.metric.name]
+            row += [] if is_shared else [Text(form.metric.name)]
             samples = [_sample(shown, form.metric) for shown in (each["error"], baseline)]
-            row += [form.mean(one) if is_shared else form.sample(one) for one in samples]
+            row += [Text(form.mean(one) if is_shared else form.sample(one)) for one in samples]
             row.append(str(sum(each["trials"].values())))
         table.add_row(*row)
     return table

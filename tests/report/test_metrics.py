@@ -332,6 +332,23 @@ def test_what_was_ended_early_is_stated_in_steps() -> None:
     assert summarise(shown)["steps"] == {"trained": 8 * 2000 + 900, "planned": 18_000}
 
 
+def test_a_metric_s_name_is_shown_and_never_obeyed() -> None:
+    metric = {"name": "a [/b] | <script>alert(1)</script>", "unit": "[/x]"}
+    snapshot = study_of(metric, LOSSES, test=LOSSES)
+    panel = rendered(study_panel(snapshot), 300) + rendered(
+        studies_table([overview(snapshot)]), 300
+    )
+    assert panel.count("[/b] | <script>alert(1)</script>") == 3
+    mixed = [overview(snapshot), overview(STUDIES["accuracy"][0])]
+    assert "[/x]" in rendered(studies_table(mixed), 300)
+    page, text = page_of(snapshot)[0], notes(snapshot)
+    assert "<script>alert" in page, "as text: what was escaped is a reader's again"
+    assert "<" not in text
+    for table in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        columns = {len(re.findall(r"(?<!\\)\|", row)) for row in table.splitlines()}
+        assert len(columns) == 1
+
+
 # ---- names --------------------------------------------------------------------------------------
 
 

@@ -45,7 +45,7 @@ def stage_note(snapshot: StudySnapshot, stage: Stage, stage_ids: Mapping[int, in
         _links(stage.n, stage_ids),
         WRITTEN,
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return _joined(parts)
 
 
 def confirmation_note(
@@ -72,11 +72,21 @@ def confirmation_note(
         _links(CONFIRMATION, stage_ids),
         WRITTEN,
     ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+    return _joined(parts)
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """The parts of a note with nothing that a browser takes for HTML: a user names the metric."""
+    return "\n\n".join(part.replace("<", "&lt;") for part in parts if part) + "\n"
+
+
+def _cell(text: str) -> str:
+    """Text as it may stand in a cell of a table in Markdown."""
+    return text.replace("|", "\\|")
 
 
 def _confirmation_table(confirmation: Confirmation, form: MetricFormat) -> Iterable[str]:
-    yield f"| {' | '.join(confirmed.headings(form.metric))} |"
+    yield f"| {' | '.join(map(_cell, confirmed.headings(form.metric)))} |"
     yield "| --- | ---: | ---: | ---: | ---: | ---: | --- |"
     for row in confirmation.rows:
         yield f"| {' | '.join(confirmed.cells(row, confirmation, form))} |"
@@ -111,7 +121,7 @@ def _table(stage: Stage, form: MetricFormat) -> Iterable[str]:
     by_error = sorted(known, key=lambda c: (c.error.mean is None, c.error.mean, *by_point(c)))
     shown = sorted(by_error[:MOST_ROWS], key=by_point)
     level, line = ("lr_max | ", "---: | ") if stage.levels else ("", "")
-    mean = metrics.with_unit(f"mean {metrics.word(form.metric)}", form.metric)
+    mean = _cell(metrics.with_unit(f"mean {metrics.word(form.metric)}", form.metric))
     yield f"| k{stage.n} | {level}{mean} | seeds | P(best) | |"
     yield f"| ---: | {line}---: | ---: | ---: | --- |"
     for candidate in shown:
