@@ -21,7 +21,7 @@ from kdecay_search.study.trials import FIRST_SEED
 def spec(study: str, **metric: Any) -> StudySpec:
     task = {"kind": "python", "entry": "mine:train", "epochs": 2}
     table = {
-        "name": study,
+        "name": f"metric-{study}",
         "task": task | ({"metric": metric} if metric else {}),
         "search": {"k_max": 3.0, "k_cap": 3.0, "max_terms": 1, "seeds": 2},
         "pruning": {"enabled": False},
@@ -74,11 +74,11 @@ def test_optuna_knows_the_direction(storage: Storage) -> None:
         lambda k, seed: 1 - error_of(k, seed) / 100,
     )
     with storage.borrow_optuna() as borrowed:
-        study = optuna.load_study(study_name="directed/k1", storage=borrowed)
+        study = optuna.load_study(study_name="metric-directed/k1", storage=borrowed)
         assert study.direction == optuna.study.StudyDirection.MAXIMIZE
         assert study.best_trial.user_attrs["k"] == pytest.approx(2.0)
         assert study.best_value == pytest.approx(0.8, abs=0.01)
-        plain = optuna.load_study(study_name="error/k1", storage=borrowed)
+        plain = optuna.load_study(study_name="metric-error/k1", storage=borrowed)
         assert plain.direction == optuna.study.StudyDirection.MINIMIZE
 
 
@@ -97,14 +97,14 @@ def test_a_diverged_run_is_stored_as_infinite_and_ranks_worst(
     assert (worst.errors, worst.diverged, worst.probability) == ({}, 2, 0.0)
     assert study.plan.incumbent.ks == (2.0,)
     assert study.verdict.outcome == "better"
-    study_id = next(iter(records.read_study(storage, name).stage_ids.values()))
+    study_id = next(iter(records.read_study(storage, f"metric-{name}").stage_ids.values()))
     seen = {
         t.candidate.k: t.errors for t in read_seed(storage, study_id, FIRST_SEED) if t.candidate
     }
     assert seen[3.0] == [math.inf, math.inf]
     assert seen[2.0] == pytest.approx([error_of(2.0, 0)] * 2)
     with storage.borrow_optuna() as borrowed:
-        stored = optuna.load_study(study_name=f"{name}/k1", storage=borrowed)
+        stored = optuna.load_study(study_name=f"metric-{name}/k1", storage=borrowed)
         assert stored.best_trial.user_attrs["k"] == pytest.approx(2.0)
 
 
