@@ -168,7 +168,7 @@ class Row:
     found: float
     """Share of all studies that found a k other than 1."""
     found_truth: float | None
-    """Mean true gain of the k that was found on k = 1, percentage points."""
+    """Mean true gain of the k that was found on k = 1."""
     coverage: float | None
     """Share in which the confirmation's interval contains the true gain of the k that was found."""
     found_better: float | None
