@@ -92,12 +92,12 @@ class RunAllocator:
         return min(others, key=lambda point: (self.selection.mean(point), point), default=None)
 
     def _runs_of_baseline(self) -> list[Run]:
-        """The baseline, at its best level, runs ``baseline_runs`` times, however clear it is."""
+        """The baseline, at its best level, runs twice, however clear the difference is."""
         reference = self.selection.points[0]
         if reference not in self.baselines:
             return []
         seeds = sorted(self.remaining.missing.get(reference, ()))
-        wanted = max(0, self.policy.baseline_runs - len(self.reference))
+        wanted = max(0, self.policy.min_runs_to_win - len(self.reference))
         return [(reference, seed) for seed in seeds[:wanted]]
 
     def _runs_of_levels(self, size: int, due: Sequence[Run], others: int) -> list[Run]:

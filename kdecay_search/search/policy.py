@@ -34,10 +34,6 @@ class Policy:
     min_runs_to_win: int = 2
     """Complete runs without which no candidate is chosen while another has them. With one, the
     luckiest single run wins."""
-    baseline_runs: int = 3
-    """Complete runs of the baseline at its best level, which every claim rests on. With two, fewer
-    true gains are claimed (13 instead of 16 % of 150 studies), and more false ones where k = 1 is
-    noisier than the others (14 instead of 9 % of the studies that find a k)."""
     grid_share: float = 0.5
     """Largest share of the grid's runs that are trained when pruning is on. Required by the users:
     half of the full grid's cost."""
@@ -82,7 +78,7 @@ class Policy:
     noise_freedom: float = 2.0
     """Degrees of freedom with which the noise that all candidates have in common counts where the
     noise of two that are compared is judged by their few runs. Where k = 1 is three times as noisy
-    as the others and nothing is better, "better" is claimed in 4.8 % of 400 full grids; without any
+    as the others and nothing is better, "better" is claimed in 4.8 % of 400 studies; without any
     widening in 6.0 %."""
     min_draw_weight: float = 0.32
     """Smallest weight of hyperparameters that are sampled from, in units of the weight that each

@@ -62,10 +62,10 @@ def seeds_of(queue: MemoryQueue, k: float) -> set[int]:
     return {t.key.seed for t in queue.trials if t.k == k and t.state == State.COMPLETE}
 
 
-def test_the_baseline_runs_three_times_where_it_is_clearly_beaten() -> None:
+def test_the_baseline_runs_twice_where_it_is_clearly_beaten() -> None:
     queue = played(raced(curvature=60.0))
     (found,) = queue.plan().incumbent.ks
-    assert seeds_of(queue, 1.0) == {0, 1, 2}
+    assert seeds_of(queue, 1.0) == {0, 1}
     assert seeds_of(queue, found) >= {0, 1}
 
 
@@ -74,13 +74,13 @@ def test_the_baseline_runs_on_while_a_likely_gain_on_it_is_open() -> None:
         len(seeds_of(played(raced(best=1.5, noise=0.5, curvature=8.0, noise_seed=seed)), 1.0))
         for seed in range(4)
     ]
-    assert max(runs) > 3
+    assert max(runs) > 2
 
 
 def test_a_baseline_without_a_rival_left_is_not_trained_on() -> None:
     queue = played(raced(best=0.5, curvature=60.0))
     assert queue.plan().incumbent.ks == (1.0,)
-    assert seeds_of(queue, 1.0) == {0, 1, 2}
+    assert seeds_of(queue, 1.0) == {0, 1}
     assert any(len(seeds_of(queue, c.k)) > 1 for c in queue.plan().stages[0].candidates if c.index)
 
 
@@ -114,7 +114,7 @@ def test_no_further_run_is_decided_while_another_is_under_way() -> None:
             queue.work(1)
             assert len(queue.waiting) == left
         plan = queue.reconcile()
-        assert len(plan.enqueue) <= batch_size(9) + 2
+        assert len(plan.enqueue) <= batch_size(9) + 1
     assert queue.plan().progress == Progress.DONE
 
 

@@ -122,7 +122,7 @@ def test_k_1_runs_the_first_seed_at_every_level_and_no_further_one_at_levels_tha
     queue = played(joint(noise=0.05, prunes=True))
     ran = tried(queue)
     assert all(0 in ran[Candidate(1.0, level)] for level in LEVELS)
-    assert ran[Candidate(1.0, 0.1)] == {0, 1, 2}
+    assert ran[Candidate(1.0, 0.1)] == {0, 1}
     assert ran[Candidate(1.0, 0.05)] == ran[Candidate(1.0, 0.2)] == {0}
     assert all(t.request.protected == (t.k == 1.0) for t in queue.trials)
 
