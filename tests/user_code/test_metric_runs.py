@@ -42,17 +42,17 @@ def train(run):
 def test_values_are_stored_as_they_are_reported(
     storage: Storage, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spec = python_study("accuracy", ACCURACY, task={"metric": HIGHER})
+    spec = python_study("stored-accuracy", ACCURACY, task={"metric": HIGHER})
     with caplog.at_level(logging.INFO, "kdecay_search"):
         snapshot, trials = trained_trials(storage, spec)
     assert snapshot.state == "done"
-    values = stored_values(storage, "accuracy")
+    values = stored_values(storage, "stored-accuracy")
     assert all(0.8 < value < 1.0 for value in values)
     assert [trial.error for trial in trials] == [-value for value in values]
     assert not any(trial.worsened for trial in trials)
     assert f": {values[0]:.4f}" in caplog.text
     assert "%" not in caplog.text
-    study = optuna.load_study(study_name="accuracy/k1", storage=storage.optuna)
+    study = optuna.load_study(study_name="stored-accuracy/k1", storage=storage.optuna)
     assert study.best_value == max(values)
 
 
