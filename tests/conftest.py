@@ -124,6 +124,15 @@ def alone(home: Path, storage: Storage) -> Kdecay:
 
 
 @pytest.fixture
+def own(alone: Kdecay) -> Iterator[Storage]:
+    """The database of ``alone``, which holds no other test's studies."""
+    assert alone.url is not None
+    connected = Storage(alone.url)
+    yield connected
+    connected.close()
+
+
+@pytest.fixture
 def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where own code lies and workers are started: the current folder, until the test ends."""
     place = tmp_path / "mine"

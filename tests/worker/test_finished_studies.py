@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
 import sqlalchemy
 
 from benchmarks.finished import add_finished
@@ -21,14 +20,6 @@ from kdecay_search.worker.train import WorkerContext
 from tests.support.kdecay_command import Kdecay, simulated_study
 
 FINISHED = 500
-
-
-@pytest.fixture
-def own(alone: Kdecay) -> Iterator[Storage]:
-    assert alone.url is not None
-    storage = Storage(alone.url)
-    yield storage
-    storage.close()
 
 
 def statements(storage: Storage, act: Callable[[], object]) -> int:

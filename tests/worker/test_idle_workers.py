@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,10 @@ from kdecay_search.storage.queue import Claim
 from kdecay_search.tasks.checkpoint import CheckpointFolder
 from kdecay_search.worker.loop import MAX_IDLE_SECONDS, Options, Outlook, Worker
 from kdecay_search.worker.train import WorkerContext
-from tests.support.kdecay_command import Kdecay
 from tests.support.memory_studies import study
 
 ONE_RUN = {"k_max": 1.0, "k_cap": 1.0, "seeds": 1, "max_terms": 1}
 MINUTES = 10
-
-
-@pytest.fixture
-def own(alone: Kdecay) -> Iterator[Storage]:
-    assert alone.url is not None
-    storage = Storage(alone.url)
-    yield storage
-    storage.close()
 
 
 class Watched(Worker):
