@@ -9,8 +9,9 @@ own, so only differences between its runs tell anything: one run alone on its se
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -41,15 +42,30 @@ class Posterior:
     """The candidates that have run, by seed."""
     policy: Policy = POLICY
     """Its number of samples is used."""
+    untried: frozenset[Candidate] = frozenset()
+    """Candidates that cannot be chosen before they have run."""
 
     @staticmethod
-    def of(surrogate: Surrogate, among: Iterable[Candidate], policy: Policy = POLICY) -> Posterior:
-        """The normal distribution with the moments of a surrogate, for some of its points."""
+    def of(
+        surrogate: Surrogate,
+        among: Iterable[Candidate],
+        policy: Policy = POLICY,
+        untried: Collection[Candidate] = (),
+    ) -> Posterior:
+        """The normal distribution with the moments of a surrogate, for some of its points.
+
+        Args:
+            surrogate: The candidates, by the results so far.
+            among: The points.
+            policy: Its number of samples is used.
+            untried: Points that cannot be chosen before they have run; not all of them.
+        """
         points = tuple(among)
         columns = surrogate.columns(points)
         covariance = np.atleast_2d(np.cov(surrogate.draws[:, columns], rowvar=False))
         means, noise = surrogate.means[columns], surrogate.noise
-        return Posterior(points, means, covariance, noise, surrogate.results.ran(), policy)
+        ran = surrogate.results.ran()
+        return Posterior(points, means, covariance, noise, ran, policy, frozenset(untried))
 
     def lowest(self, points: Iterable[Candidate]) -> Candidate:
         """The candidate with the lowest mean among some of them."""
@@ -60,17 +76,32 @@ class Posterior:
         by, in the metric's unit. The same runs give the same value: the samples have a fixed seed.
         """
         by_seed: dict[int, list[int]] = defaultdict(list)
+        index = {point: row for row, point in enumerate(self.points)}
         for point, seed in dict.fromkeys(runs):
-            by_seed[seed].append(self.points.index(point))
+            by_seed[seed].append(index[point])
+        begun = {row for rows in by_seed.values() for row in rows}
+        able = [
+            row
+            for row, point in enumerate(self.points)
+            if point not in self.untried or row in begun
+        ]
+        now = self._lowest_now
         blocks = [self._differences(seed, rows) for seed, rows in sorted(by_seed.items())]
         if not any(len(differences) for differences, _ in blocks):
             return 0.0
-        shifts = self._shifts(blocks)
+        shifts = self._shifts(blocks)[able]
+        means = self.means[able]
         count = self.policy.knowledge_gradient_samples
         normal = np.random.default_rng(0).standard_normal((count, shifts.shape[1]))
         moved = normal @ shifts.T
-        lowest = [(self.means + sign * moved).min(axis=1).mean() for sign in (1, -1)]
-        return float(self.means.min() - np.mean(lowest))
+        lowest = [(means + sign * moved).min(axis=1).mean() for sign in (1, -1)]
+        return float(now - np.mean(lowest))
+
+    @cached_property
+    def _lowest_now(self) -> float:
+        """The lowest mean among the candidates that can be chosen."""
+        pairs = zip(self.points, self.means.tolist(), strict=True)
+        return min(mean for point, mean in pairs if point not in self.untried)
 
     def _differences(self, seed: int, rows: list[int]) -> tuple[Array, Array]:
         """What runs of R candidates on one seed tell: differences of errors (R, K), from the mean

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdecay_search.search.confirmation import Confirmation, confirm
+from kdecay_search.search.joint_planner import JointPlanner, further_terms
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.space import Space
@@ -48,10 +49,9 @@ class Plan:
         """The best schedule so far: the incumbent or, while a stage runs, the candidate that
         would be kept if the stage ended now."""
         last = self.stages[-1] if self.stages else None
-        if last is None or not last.leads or last.best is None or last.best.k is None:
+        if last is None or not last.leads or last.best is None or last.best.point is None:
             return self.incumbent
-        best, terms = last.best, (*last.earlier_ks, last.best.k)
-        return Incumbent(terms, best.errors, best.lr_max, best.diverged)
+        return _incumbent(last)
 
 
 def make_plan(
@@ -83,27 +83,23 @@ def make_plan(
     upper = spec.search.k_max
     while len(earlier) < spec.search.max_terms:
         number = len(stages) + 1
-        lr_max = incumbent.lr_max if earlier else None
-        space = Space.of_stage(spec.search, number, earlier, upper, lr_max, policy)
-        if space is None:
-            break
-        of_stage = by_stage[CandidateKey(number, earlier, 0, lr_max)]
-        before = incumbent if number > 1 else None
         # Later stages are left out: what they show must not open a stage again that is over.
         until_now = (group for key, group in known.by_candidate.items() if 0 < key.stage <= number)
         machines = Machines.of_groups(until_now, policy)
-        planner = StagePlanner(spec, before, space, of_stage, machines, policy, memo)
+        planner = _planner(spec, planners, incumbent, upper, by_stage, machines, policy, memo)
+        if planner is None:
+            break
         if number == 1:
             incumbent = baseline = planner.baseline()
         planners.append(planner)
         stage = planner.stage(incumbent)
         stages.append(stage)
-        best = stage.best
-        if not stage.kept or best is None or best.k is None:
+        if not stage.kept:
             break
-        earlier = (*earlier, best.k)
-        upper = planner.space.bounds[1]
-        incumbent = Incumbent(earlier, best.errors, best.lr_max, best.diverged)
+        incumbent = _incumbent(stage)
+        earlier, upper = incumbent.ks, planner.space.bounds[1]
+        if not earlier:
+            break  # a cooldown has no terms
     enqueue, skip = planners[-1].missing()
     plan = Plan(
         stages=tuple(stages),
@@ -119,6 +115,47 @@ def make_plan(
     return (
         plan if is_searching else _with_confirmation(plan, spec, known.by_candidate, memo, policy)
     )
+
+
+def _incumbent(stage: Stage) -> Incumbent:
+    """The schedule that a stage ends with, or would end with now, if its best candidate is kept."""
+    best = stage.best
+    assert best is not None
+    ks = () if best.k is None else (*stage.earlier_ks, best.k)
+    return Incumbent(ks, best.errors, best.lr_max, best.diverged, best.whole)
+
+
+def _planner(
+    spec: StudySpec,
+    before: Sequence[StagePlanner],
+    incumbent: Incumbent,
+    upper: float,
+    by_stage: Mapping[CandidateKey, Mapping[int, CandidateTrials]],
+    machines: Machines,
+    policy: Policy,
+    memo: Memo,
+) -> StagePlanner | None:
+    """The next stage's planner; None if no larger term is left to try, or no budget for it."""
+    number, earlier = len(before) + 1, incumbent.ks if before else ()
+    if spec.search.sampler == "joint":
+        budget = spec.search.budget - sum(planner.begun for planner in before)
+        schedules, base = spec.schedule_space(), None
+        if before:
+            assert incumbent.point is not None
+            further = further_terms(schedules, incumbent.point, spec.search.k_step)
+            if further is None or budget < policy.min_budget:
+                return None
+            schedules, base = further, incumbent.point.without_term()
+        of_stage = by_stage[CandidateKey(number, earlier, 0, None, base)]
+        last = incumbent if before else None
+        return JointPlanner(spec, last, schedules, of_stage, machines, policy, memo, budget)
+    lr_max = incumbent.lr_max if before else None
+    space = Space.of_stage(spec.search, number, earlier, upper, lr_max, policy)
+    if space is None:
+        return None
+    of_stage = by_stage[CandidateKey(number, earlier, 0, lr_max)]
+    last = incumbent if before else None
+    return StagePlanner(spec, last, space, of_stage, machines, policy, memo)
 
 
 def _format(spec: StudySpec, planner: StagePlanner, stage: Stage) -> MetricFormat:
@@ -162,6 +199,8 @@ def runs_at_most(spec: StudySpec, policy: Policy = POLICY) -> list[tuple[int, in
     """
     counts = []
     search = spec.search
+    if search.sampler == "joint":
+        return [(search.budget, search.budget)]
     earlier: tuple[float, ...] = ()
     for number in range(1, search.max_terms + 1):
         space = Space.of_stage(search, number, earlier, search.k_max, None, policy)

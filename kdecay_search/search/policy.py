@@ -62,11 +62,46 @@ class Policy:
     knowledge_gradient_samples: int = 2048
     """Antithetic pairs of samples behind an expected gain (search/knowledge_gradient.py)."""
 
+    # The joint search (search/joint_planner.py)
+    baseline_share: float = 0.4
+    """Share of the budget within which each baseline has its own runs, if it is large enough."""
+    baseline_runs: tuple[int, int] = (2, 5)
+    """Smallest and largest number of runs that each baseline is tuned with."""
+    design_share: float = 1 / 3
+    """Largest share of the budget that goes to the space-filling design."""
+    design_per_axis: int = 2
+    """Candidates of the design for each searched parameter."""
+    proposals: int = 160
+    """New candidates, spread over the whole space, that are considered at each decision."""
+    proposals_nearby: int = 16
+    """New candidates that are considered around each of the best ones."""
+    runs_per_decision: int = 10
+    """Budgeted runs for each of the runs that are chosen together."""
+    min_budget: int = 4
+    """Runs without which no further term is looked for."""
+    edge: float = 0.1
+    """Share of a range's width within which its best candidate counts as at the edge."""
+    widening: float = 0.5
+    """Share of its width by which a range grows whose best candidate is at its edge."""
+
     # The surrogate (search/surrogate.py)
     k_lengths: tuple[float, ...] = (0.35, 0.7, 1.4, 2.8)
     """Length scales of the smooth curve in log k, averaged by their evidence."""
     lr_max_lengths: tuple[float, ...] = (0.5, 2.0)
     """Length scales in log lr_max, where candidates differ in it."""
+    lateness_lengths: tuple[float, ...] = (0.7, 1.4, 2.8)
+    """Length scales, for whole schedules, in how late the rate falls (search/coordinates.py)."""
+    sharpness_lengths: tuple[float, ...] = (1.5, 4.0)
+    """The same in how sharply it falls."""
+    level_lengths: tuple[float, ...] = (0.7, 1.4, 2.8)
+    """The same in log lr_max."""
+    floor_lengths: tuple[float, ...] = (1.5, 4.0)
+    """The same in the floor's and in the warm-up's coordinate."""
+    max_lengths: int = 24
+    """Number of combinations of length scales that are tried. A bound on computing time."""
+    lengths_kept: int = 4
+    """Number of these, the most evident, that whole schedules are judged by. A bound on computing
+    time."""
     signals: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 32.0, 128.0)
     """Standard deviations of the curve in units of the noise's, averaged by their evidence."""
     nugget: float = 0.5

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from kdecay_search.search.selection import Gain
 from kdecay_search.statistics import Sample, describe
-from kdecay_search.study.candidate import Candidate, schedule_name
+from kdecay_search.study.candidate import Candidate, candidate_name, schedule_name
 from kdecay_search.study.metric import Metric
 
 
@@ -44,10 +44,14 @@ class CandidateResult:
     """Level of the learning rate; None if it is not searched."""
     diverged: int = 0
     """Number of complete runs that have diverged: they rank worst, and count in no mean."""
+    whole: Candidate | None = None
+    """The whole schedule, if the study searches these; None on a grid."""
 
     @property
     def point(self) -> Candidate | None:
         """The candidate as a point of the search space; None until a sampler has chosen it."""
+        if self.whole is not None:
+            return self.whole
         return None if self.k is None else Candidate(self.k, self.lr_max)
 
     @property
@@ -68,6 +72,32 @@ class Incumbent:
     """Its level of the learning rate; None if it is not searched."""
     diverged: int = 0
     """Number of complete runs that have diverged."""
+    point: Candidate | None = None
+    """The whole schedule with the last of its terms, if the study searches these; None on a grid.
+    """
+
+    @property
+    def name(self) -> str:
+        """The schedule's name for people."""
+        if self.point is None:
+            return schedule_name(self.ks, self.lr_max)
+        return candidate_name(self.point, self.ks[:-1])
+
+
+@dataclass(frozen=True)
+class TunedBaseline:
+    """A usual schedule at its own best level and floor, and how its tuning stands."""
+
+    name: str
+    """Name of the schedule, such as ``cosine``."""
+    best: CandidateResult
+    """The best of its candidates."""
+    candidates: int
+    """Number of its candidates."""
+    runs: int
+    """Number of its runs that have begun."""
+    gain: Gain | None
+    """By how much the stage's best candidate improves on it; None without results."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +130,12 @@ class Stage:
     results; None without results."""
     lr_max: float | None = None
     """In a later stage, the learning-rate level that stage 1 found; None if it is not searched."""
+    base: Candidate | None = None
+    """In a later stage of a search of whole schedules, what it builds on; else None."""
+    baselines: tuple[TunedBaseline, ...] = ()
+    """The usual schedules that a search of whole schedules has tuned, the original first."""
+    edges: tuple[str, ...] = ()
+    """Parameters whose best value lies at a bound that the search may not widen any further."""
 
     def why_best(self, metric: Metric) -> str | None:
         """Why the best candidate is the best, if another has the better mean or the higher
@@ -139,6 +175,8 @@ class Stage:
 def _names(candidates: Sequence[CandidateResult]) -> str:
     """Text such as ``k = 3, 5``; with levels, ``k = 3 at lr_max 0.1, k = 5 at lr_max 0.2``."""
     known = sorted(c.point for c in candidates if c.point is not None)
+    if any(point.is_whole for point in known):
+        return ", ".join(map(candidate_name, known))
     if any(point.lr_max is not None for point in known):
         return ", ".join(schedule_name((point.k,), point.lr_max) for point in known)
     return schedule_name(point.k for point in known)

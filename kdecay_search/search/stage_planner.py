@@ -63,21 +63,27 @@ class StagePlanner:
         self._limit = self._blow_up_limit()
         self._memo = memo
         self.space = space
+        self._judge()
         # Repeat the growth that the records call for, from the space that the stage began with.
-        while True:
-            self.candidates = tuple(self._candidate(i) for i in range(len(self.space.points)))
-            self._worst = self._diverged()
-            self._surrogate = self._fit()
-            self.selection = self._select()
-            best = self._lowest(self.candidates)
-            self.best = self._with_probability(best) if best else None
-            k = self.best.k if self.best else None
-            if k is None or self._unfinished() or not self.space.is_upper_edge(k):
-                return
-            larger = self.space.grown(policy)
-            if larger is None:
-                return
+        while (larger := self._grown()) is not None:
             self.space = larger
+            self._judge()
+
+    def _judge(self) -> None:
+        """Fit the surrogate to what the candidates gave, and choose the best."""
+        self.candidates = tuple(self._candidate(i) for i in range(len(self.space.points)))
+        self._worst = self._diverged()
+        self._surrogate = self._fit()
+        self.selection = self._select()
+        best = self._lowest(self.candidates)
+        self.best = self._with_probability(best) if best else None
+
+    def _grown(self) -> Space | None:
+        """The space with larger candidates, if the best one is the largest; else None."""
+        k = self.best.k if self.best else None
+        if k is None or self._unfinished() or not self.space.is_upper_edge(k):
+            return None
+        return self.space.grown(self.policy)
 
     def _blow_up_limit(self) -> float:
         """The error above which a run that ended worse than it began counts as diverged."""
@@ -104,6 +110,11 @@ class StagePlanner:
         return Incumbent(BASELINE_KS, best.errors, best.lr_max, best.diverged)
 
     @property
+    def begun(self) -> int:
+        """Number of runs that have begun."""
+        return sum(summary.begun for summary in self.summaries.values())
+
+    @property
     def noise(self) -> float:
         """Variance of the noise of a run; 0 without results."""
         return self._surrogate.noise if self._surrogate else 0.0
@@ -116,11 +127,11 @@ class StagePlanner:
         """
         best = self.best
         gain = paired_gain(incumbent.errors, best.errors if best else {})
-        if self._unfinished():
+        if self._is_running():
             progress = Progress.RUNNING
         else:
             progress = Progress.DONE if best else Progress.FAILED
-        is_new = best is not None and (self.number > 1 or best.k != BASELINE_KS[0])
+        is_new = best is not None and (self.number > 1 or not self._is_baseline(best))
         smooth = None
         if self.selection is not None and best is not None and best.point is not None:
             smooth = self._gain(self.selection, best.point)
@@ -139,10 +150,19 @@ class StagePlanner:
             gain=gain,
             leads=is_new and is_better,
             kept=progress == Progress.DONE and is_new and is_better,
-            at_edge=best is not None and best.k is not None and self.space.is_upper_edge(best.k),
+            at_edge=self._is_at_edge(),
             smooth_gain=smooth,
             lr_max=self.space.lr_max,
         )
+
+    def _is_running(self) -> bool:
+        """Whether the stage has runs that are under way or still to come."""
+        return bool(self._unfinished())
+
+    def _is_at_edge(self) -> bool:
+        """Whether the best candidate is the largest that the space holds."""
+        k = self.best.k if self.best else None
+        return k is not None and self.space.is_upper_edge(k)
 
     def _gain(self, selection: Selection, best: Candidate) -> Gain:
         """By how much the best candidate improves on the reference. The surrogate takes the noise
@@ -232,8 +252,7 @@ class StagePlanner:
         incumbent's results stand on the curve at k = k1, and in later stages at the last term,
         where that is nearly so.
         """
-        k = self.earlier[-1] if self.earlier else BASELINE_KS[0]
-        reference = Candidate(k, self.space.levels[0])
+        reference = self._reference()
         earlier = self.incumbent.errors if self.incumbent else {}
         given = {c.point: c.errors for c in self.candidates if c.point is not None}
         results = Results.by_seed([(reference, earlier), *given.items()])
@@ -241,6 +260,11 @@ class StagePlanner:
             return None
         points = (reference, *(point for point in given if point != reference))
         return self._memo.surrogate(points, results, self.policy)
+
+    def _reference(self) -> Candidate:
+        """Where the results of what the candidates are compared with stand on the curve."""
+        k = self.earlier[-1] if self.earlier else BASELINE_KS[0]
+        return Candidate(k, self.space.levels[0])
 
     def _select(self) -> Selection | None:
         """The candidates, judged, without those that rank worst because they have diverged; where
@@ -277,9 +301,8 @@ class StagePlanner:
     def _left(self, extra_runs: int) -> int:
         """Number of runs that may still begin when pruning is on, with extra runs beyond one per
         candidate; negative if more have begun."""
-        begun = sum(summary.begun for summary in self.summaries.values())
         seeds = self.spec.search.seeds
-        return max_runs(len(self.candidates), seeds, extra_runs, self.policy) - begun
+        return max_runs(len(self.candidates), seeds, extra_runs, self.policy) - self.begun
 
     def _min_gain(self, pairs: int) -> float:
         """By how much a term must lower the mean error, over some pairs of runs, to be kept."""
@@ -307,6 +330,7 @@ class StagePlanner:
                 protected=self._is_baseline(candidate),
                 lr_max=candidate.lr_max,
                 levels=self.space.searched_levels,
+                point=candidate.whole,
             )
             for candidate, seed in runs
         )

@@ -20,12 +20,14 @@ tests compare the two where both apply.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 
+from kdecay_search.search.coordinates import coordinates
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.results import Array, Result, Results
 from kdecay_search.study.candidate import Candidate
@@ -80,17 +82,39 @@ def _mixture(
     points: tuple[Candidate, ...], results: Results, policy: Policy
 ) -> tuple[Array, list[GaussianProcess]]:
     """A model for each length scale, and the weight of each of its signals: (lengths, signals)."""
-    contrasts = Contrasts.of(points, results)
-    signals = np.array(policy.signals)
-    nuggets = np.minimum(policy.nugget, signals)
-    scales = (policy.k_lengths, policy.lr_max_lengths)[: len(coordinates(points))]
-    fits = [
-        GaussianProcess.fit(points, contrasts, lengths, signals, nuggets, policy.noise_floor)
-        for lengths in product(*scales)
-    ]
+    columns = coordinates(points, policy)
+    values = np.array([column for column, _ in columns])
+    every = list(product(*(scales for _, scales in columns)))
+    if any(point.is_whole for point in points):
+        results = results.compressed()
+        known = np.unique(results.rows(points))
+        step = max(1, math.ceil(len(every) / policy.max_lengths))
+        lengths = every[:: step + (step % 2 == 0)]  # an odd step meets every value of every axis
+        tried = tuple(points[index] for index in known)
+        fits = _fits(tried, values[:, known], results, lengths, policy)
+        best = np.argsort([-fit.evidence.max() for fit in fits], kind="stable")
+        every = [lengths[index] for index in best[: policy.lengths_kept]]
+    fits = _fits(points, values, results, every, policy)
     evidence = np.array([part.evidence for part in fits])
     weights = np.exp(evidence - evidence.max())
     return weights / weights.sum(), fits
+
+
+def _fits(
+    points: Sequence[Candidate],
+    values: Array,
+    results: Results,
+    lengths: Iterable[tuple[float, ...]],
+    policy: Policy,
+) -> list[GaussianProcess]:
+    """A model of K points, at coordinates ``values`` (D, K), for each of several length scales."""
+    contrasts = Contrasts.of(points, results)
+    signals = np.array(policy.signals)
+    nuggets = np.minimum(policy.nugget, signals)
+    return [
+        GaussianProcess.fit(points, contrasts, each, signals, nuggets, policy.noise_floor, values)
+        for each in lengths
+    ]
 
 
 def _draw(
@@ -142,24 +166,28 @@ class GaussianProcess:
 
     @staticmethod
     def fit(
-        points: tuple[Candidate, ...],
+        points: Sequence[Candidate],
         contrasts: Contrasts,
         lengths: tuple[float, ...],
         signals: Array,
         nuggets: Array,
         noise_floor: float = POLICY.noise_floor,
+        values: Array | None = None,
     ) -> GaussianProcess:
         """Condition one curve of each size on what the results say.
 
         Args:
             points: K different candidates, those with results among them.
             contrasts: What the results say about them.
-            lengths: Length scales in log k and, if lr_max varies, in log lr_max.
+            lengths: Length scale in each of D coordinates.
             signals: Standard deviations of the curve in units of the noise's, (G,).
             nuggets: Standard deviations of the candidates' own deviations, same units, (G,).
             noise_floor: Sum of squares added to the residuals.
+            values: Coordinates of the points, (D, K); by default those in which they differ.
         """
-        features = _features(points, lengths)
+        if values is None:
+            values = np.array([column for column, _ in coordinates(points)])
+        features = _features(values, lengths[: len(values)])
         root = np.sqrt(contrasts.information)
         on_contrasts = root[:, None] * (contrasts.basis.T @ features)
         variances = 1 + nuggets[:, None] ** 2 * contrasts.information
@@ -292,22 +320,17 @@ class Contrasts:
         return Contrasts(basis, information, score, rest, max(1, len(error) - len(seeds)))
 
 
-def coordinates(points: Sequence[Candidate]) -> list[Array]:
-    """Logarithms of k and, if it varies, of lr_max: each (K,)."""
-    columns = [[point.k for point in points]]
-    levels = [point.lr_max for point in points if point.lr_max is not None]
-    if len(set(levels)) > 1:
-        columns.append(levels)
-    return [np.log(column) for column in columns]
+def _features(values: Array, lengths: Sequence[float]) -> Array:
+    """W (K, M) with W Wᵀ the covariance of a curve of unit size at K points; M is small if the
+    curve is long beside the range of its coordinates.
 
-
-def _features(points: tuple[Candidate, ...], lengths: tuple[float, ...]) -> Array:
-    """W (K, M) with W Wᵀ the covariance of a curve of unit size at ``points``; M is small if the
-    curve is long beside the range of its coordinates."""
-    pairs = zip(coordinates(points), lengths, strict=False)
-    distance = sum((np.subtract.outer(at, at) / length) ** 2 for at, length in pairs)
+    Args:
+        values: Coordinates of the points, (D, K).
+        lengths: Length scale in each, D of them.
+    """
+    distance = sum((np.subtract.outer(at, at) / length) ** 2 for at, length in zip(values, lengths, strict=True))
     sizes, vectors = np.linalg.eigh(np.exp(-0.5 * distance))
-    kept = sizes > _TINY * len(points)
+    kept = sizes > _TINY * values.shape[1]
     features: Array = vectors[:, kept] * np.sqrt(sizes[kept])
     return features
 

@@ -2,20 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from kdecay_search.schedules.kdecay import FAMILIES
+
+COOLDOWN, LINEAR_COOLDOWN = "cooldown", "linear-cooldown"
+"""Families without an exponent: a constant rate, then a decay of shape 1 − √v, or 1 − v, over the
+last share of the training."""
+COOLDOWNS = (COOLDOWN, LINEAR_COOLDOWN)
 
 
 class Candidate(NamedTuple):
-    """What is tried: an exponent and, if the learning-rate level is searched, that level.
+    """What is tried. None stands for what the study file says, or for what the family lacks.
 
-    A tuple, so that candidates sort by k, then by level.
+    A grid sets ``k`` and, if the learning-rate level is searched, ``lr_max``. A search of the whole
+    schedule sets every parameter that the candidate's family has. Candidates sort by their values
+    in the order of the fields, None first.
     """
 
-    k: float
-    """Exponent of the term that is searched."""
+    k: float | None
+    """Exponent of the term that is searched; None for a cooldown, which has no terms."""
     lr_max: float | None = None
     """Highest learning rate; None stands for ``schedule.lr_max`` of the study file."""
+    family: str | None = None
+    """Schedule that k-decay is applied to, or one of :data:`COOLDOWNS`."""
+    power: float | None = None
+    """N of the polynomial family."""
+    decay_share: float | None = None
+    """Length of a cooldown as a share of the updates after the warm-up."""
+    lr_min: float | None = None
+    """Lowest learning rate as a share of ``lr_max``."""
+    warmup: float | None = None
+    """Length of the warm-up as a share of all updates."""
+
+    def __lt__(self, other: object) -> bool:
+        """Whether this candidate sorts before another."""
+        if not isinstance(other, Candidate):
+            return NotImplemented
+        return _sort_key(self) < _sort_key(other)
+
+    def __gt__(self, other: object) -> bool:
+        """Whether this candidate sorts after another."""
+        if not isinstance(other, Candidate):
+            return NotImplemented
+        return other < self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether this is a point of the space of whole schedules, and not of a grid."""
+        return self.family is not None
+
+    def stated(self) -> dict[str, Any]:
+        """The parameters that are not None, by name."""
+        return {name: value for name, value in self._asdict().items() if value is not None}
+
+    def without_term(self) -> Candidate:
+        """Everything but the searched term: what later stages keep."""
+        return self._replace(k=None)
+
+
+def _sort_key(point: Candidate) -> list[tuple[bool, Any]]:
+    return [(value is not None, 0 if value is None else value) for value in tuple(point)]
+
+
+def candidate_name(point: Candidate, earlier_ks: Iterable[float] = ()) -> str:
+    """A candidate's name for people.
+
+    Args:
+        point: The candidate.
+        earlier_ks: The terms that earlier stages kept.
+
+    Returns:
+        Text such as ``k = 2``, ``k = 2, N = 1.5 at lr_max 0.1, lr_min 1 %`` or ``cooldown over 20 %
+        at lr_max 0.1``. The floor and the warm-up are shares of lr_max and of the training.
+    """
+    ks = (*earlier_ks, *(() if point.k is None else (point.k,)))
+    name = schedule_name(ks) if ks else ""
+    if point.family in COOLDOWNS:
+        shape = "linear cooldown" if point.family == LINEAR_COOLDOWN else "cooldown"
+        name = f"{shape} over {_percent(point.decay_share or 0.0)}"
+    elif point.family not in (None, "polynomial"):
+        name = f"{point.family} {name}"
+    elif point.power not in (None, 1.0):
+        name += f", N = {point.power:.3g}"
+    name += level_name(point.lr_max)
+    if point.lr_min:
+        name += f", lr_min {_percent(point.lr_min)}"
+    if point.warmup:
+        name += f", warm-up {_percent(point.warmup)}"
+    return name
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.3g} %"
 
 
 def schedule_name(ks: Iterable[float], lr_max: float | None = None) -> str:
@@ -34,3 +114,20 @@ def schedule_name(ks: Iterable[float], lr_max: float | None = None) -> str:
 def level_name(lr_max: float | None) -> str:
     """Text such as `` at lr_max 0.1``; empty if the level was not searched."""
     return "" if lr_max is None else f" at lr_max {lr_max:.4g}"
+
+
+def read_candidate(values: object) -> Candidate | None:
+    """A candidate from the parameters that :meth:`Candidate.stated` gave, read back from JSON.
+
+    Returns:
+        The candidate; None if the values do not make one.
+    """
+    if not isinstance(values, Mapping) or not values.keys() <= set(Candidate._fields):
+        return None
+    numbers = [value for name, value in values.items() if name != "family"]
+    if values.get("family") not in (*FAMILIES, *COOLDOWNS):
+        return None
+    if not all(type(number) in (int, float) and 0 <= number < 1e9 for number in numbers):  # noqa: PLR2004
+        return None
+    known: dict[str, Any] = {"k": None, **values}
+    return Candidate(**known)

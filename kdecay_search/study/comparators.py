@@ -14,6 +14,7 @@ from typing import Any
 from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.baselines import BASELINES, WarmupBaseline
 from kdecay_search.schedules.kdecay import KDecaySchedule
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 
 FOUND, ORIGINAL, AREA_MATCHED = "found", "original", "area-matched"
@@ -51,6 +52,7 @@ def schedule_of(
     ks: Sequence[float],
     steps_per_epoch: float = 1,
     lr_max: float | None = None,
+    point: Candidate | None = None,
 ) -> Schedule:
     """The schedule that a run trains with.
 
@@ -60,7 +62,11 @@ def schedule_of(
         ks: Terms of the run, or in a confirmation those that the search found.
         steps_per_epoch: Optimizer updates per epoch, for the warm-up.
         lr_max: Learning-rate level by :func:`lr_max_of`; None for the study file's.
+        point: The whole schedule, if the study searches these; its term is the last of ``ks``.
     """
+    if point is not None and comparator != AREA_MATCHED:
+        earlier = ks[:-1] if point.k is not None and comparator in (None, FOUND) else ()
+        return spec.candidate_schedule(point, earlier, steps_per_epoch)
     found = spec.schedule_for(ks, steps_per_epoch, lr_max)
     if comparator in (None, FOUND):
         return found

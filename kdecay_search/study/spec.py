@@ -13,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from kdecay_search.schedules.baselines import BASELINES
+from kdecay_search.schedules.base import Schedule
+from kdecay_search.schedules.baselines import BASELINES, WarmupStableDecay
 from kdecay_search.schedules.kdecay import Family, KDecaySchedule
 from kdecay_search.study.base import (
     OMITTED_IF_NONE,
@@ -25,7 +26,15 @@ from kdecay_search.study.base import (
     Settings,
 )
 from kdecay_search.study.builtin_tasks import ImagesTask, SimulatedTask
-from kdecay_search.study.user_tasks import PURPOSE, SCHEDULE_CSV, CommandTask, PythonTask
+from kdecay_search.study.candidate import COOLDOWNS, LINEAR_COOLDOWN, Candidate
+from kdecay_search.study.space import TUNED_BASELINES, ScheduleSpace, SpaceSpec
+from kdecay_search.study.user_tasks import (
+    PURPOSE,
+    SCHEDULE_CSV,
+    WARMUP_STEPS,
+    CommandTask,
+    PythonTask,
+)
 
 MAX_CANDIDATES = 1000
 """Largest number of candidates in one stage; more than this is a slip of ``k_step``."""
@@ -39,6 +48,9 @@ MAX_LR_LEVELS = 16
 """Largest number of learning-rate levels that one study searches."""
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Pattern of a study's name: what fits in URLs, file names and terminals."""
+
+GRID_KEYS = frozenset({"ks", "k_min", "k_max", "k_cap", "k_step", "lr_max"})
+"""Keys of the search table that describe a grid."""
 
 Exponent = Annotated[float, Field(ge=SMALLEST_K, le=LARGEST_K)]
 
@@ -55,6 +67,15 @@ def _max_ks(search: Mapping[str, Any]) -> float:
         return 1
     stated = len(search.get("ks") or ())
     return stated + (_cap(float(k_max), k_cap) - float(k_min)) / float(k_step) + 1
+
+
+def _with_tuples(value: Any) -> Any:
+    """A value of JSON with tuples for its lists, which strict models want from Python."""
+    if isinstance(value, list):
+        return tuple(map(_with_tuples, value))
+    if isinstance(value, dict):
+        return {key: _with_tuples(inner) for key, inner in value.items()}
+    return value
 
 
 def _at_least(bound_name: str, value: float, bound: float | None) -> float:
@@ -99,8 +120,16 @@ class ScheduleSpec(Settings):
 class SearchSpec(Settings):
     """The search for the terms k1 < k2 < … of eq. 14."""
 
-    sampler: Literal["grid", "tpe", "gp", "random"] = "grid"
-    """How candidates are chosen: on a grid, or each by one of Optuna's samplers."""
+    sampler: Literal["joint", "grid", "tpe", "gp", "random"] = "joint"
+    """How candidates are chosen: ``joint`` searches whole schedules in ``space`` on a budget;
+    ``grid`` tries every k of a grid, as the paper does; the others are Optuna's samplers. The
+    default is ``grid`` where a key of the grid is stated, and else ``joint``."""
+    space: SpaceSpec = SpaceSpec()
+    """What ``joint`` searches."""
+    budget: Annotated[int, Field(ge=4, le=100_000)] = 30
+    """Trainings of full length that ``joint`` may spend, those of the baselines included."""
+    baselines: tuple[str, ...] = ("linear", "cosine", "cooldown")
+    """Usual schedules whose level and floor ``joint`` tunes as well, to compare with."""
     ks: Annotated[tuple[Exponent, ...], Field(min_length=1, max_length=1000)] | None = None
     """Candidates of stage 1, in place of a grid from ``k_min`` to ``k_max`` by ``k_step``."""
     k_min: Exponent = 1.0
@@ -126,6 +155,26 @@ class SearchSpec(Settings):
     lr_max: Annotated[tuple[Positive, ...] | None, OMITTED_IF_NONE] = None
     """Learning-rate levels to search jointly with the first term, in place of
     ``schedule.lr_max``."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grid_is_meant_where_it_is_described(cls, table: Any) -> Any:
+        if not isinstance(table, Mapping):
+            return table
+        is_grid = "sampler" not in table and GRID_KEYS & table.keys()
+        chosen = {**table, "sampler": "grid"} if is_grid else table
+        return {key: _with_tuples(value) for key, value in chosen.items()}
+
+    @field_validator("baselines")
+    @classmethod
+    def _baselines_can_be_tuned(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for index, name in enumerate(names):
+            if name not in TUNED_BASELINES:
+                known = ", ".join(TUNED_BASELINES)
+                raise ValueError(f"must hold names among {known}; not {name!r}")
+            if name in names[:index]:
+                raise ValueError(f"must name each schedule once; {name!r} is there twice")
+        return names
 
     @field_validator("min_gain", mode="before")
     @classmethod
@@ -337,6 +386,58 @@ class StudySpec(Settings):
         high = part.lr_max if lr_max is None else lr_max
         return KDecaySchedule(part.family, tuple(ks), part.power, high, part.lr_min, warmup_steps)
 
+    def candidate_schedule(
+        self, point: Candidate, earlier_ks: Sequence[float] = (), steps_per_epoch: float = 1
+    ) -> Schedule:
+        """The schedule of a candidate.
+
+        Args:
+            point: The candidate; what it leaves out is as the study file says.
+            earlier_ks: Terms that earlier stages kept.
+            steps_per_epoch: Optimizer updates per epoch, for the warm-up; without effect if the
+                study counts steps.
+        """
+        warmup_steps = self.warmup_steps(steps_per_epoch)
+        if point.warmup is not None:
+            updates = self.task.length.updates(steps_per_epoch)
+            warmup_steps = min(round(point.warmup * updates), math.ceil(updates) - 1)
+        high = self.schedule.lr_max if point.lr_max is None else point.lr_max
+        low = self.schedule.lr_min if point.lr_min is None else point.lr_min * high
+        if point.family in COOLDOWNS:
+            return WarmupStableDecay(
+                lr_max=high,
+                lr_min=low,
+                warmup_steps=warmup_steps,
+                decay_share=point.decay_share or 0.0,
+                decay="linear" if point.family == LINEAR_COOLDOWN else "1-sqrt",
+            )
+        ks = (*earlier_ks, *(() if point.k is None else (point.k,)))
+        family = cast("Family", point.family or self.schedule.family)
+        power = 1.0 if point.family else self.schedule.power
+        power = power if point.power is None else point.power
+        return KDecaySchedule(family, ks, power, high, low, warmup_steps)
+
+    def schedule_space(self) -> ScheduleSpace:
+        """What a search of whole schedules may try.
+
+        A command without ``{schedule_csv}`` takes what it has placeholders for: its family and N
+        stay as the study file says, and its level, floor and warm-up do unless it takes them.
+        """
+        search, schedule, task = self.search, self.schedule, self.task
+        power = schedule.power if schedule.family == "polynomial" else None
+        original = Candidate(1.0, schedule.lr_max, schedule.family, power)
+        if not isinstance(task, CommandTask) or SCHEDULE_CSV in task.placeholders:
+            return ScheduleSpace.of(search.space, search.space.family, search.baselines, original)
+        fixed: dict[str, object] = {"power": schedule.power}
+        if "lr_max" not in task.placeholders:
+            fixed["lr_max"] = schedule.lr_max
+        if "lr_min" not in task.placeholders:
+            fixed["lr_min"] = schedule.lr_min / schedule.lr_max
+        if WARMUP_STEPS not in task.placeholders:
+            fixed["warmup"] = None
+        space = search.space.model_copy(update=fixed)
+        return ScheduleSpace.of(space, (schedule.family,), (), original)
+
     def warmup_steps(self, steps_per_epoch: float = 1) -> int:
         """Optimizer updates of the warm-up; at least one update is left after it.
 
@@ -355,6 +456,7 @@ class StudySpec(Settings):
         seed: int | None = None,
         comparator: str | None = None,
         lr_max: float | None = None,
+        point: Candidate | None = None,
     ) -> bytes:
         """Fingerprint of everything that decides what is trained, and of nothing else.
 
@@ -366,6 +468,7 @@ class StudySpec(Settings):
             seed: Seed of the run.
             comparator: Schedule of a confirmation's run, one of its comparators.
             lr_max: Learning-rate level, if the study searches it; None for the file's.
+            point: The whole schedule, if the study searches it.
 
         Returns:
             32 bytes.
@@ -375,6 +478,7 @@ class StudySpec(Settings):
         decisive: list[object] = [task, schedule]
         decisive += [list(ks), seed]
         decisive += [comparator] if comparator else []
+        decisive += [point.stated()] if point else []
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).digest()
 
     def to_json(self) -> str:

@@ -83,6 +83,13 @@ class RunRequest:
     among ``levels``, or to the study file."""
     levels: tuple[float, ...] = ()
     """Learning-rate levels of the stage's search space, if it has several."""
+    point: Candidate | None = None
+    """The whole candidate, in a study that searches whole schedules; else None."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is left to the sampler what to try."""
+        return self.k is None and self.point is None
 
 
 @dataclass(frozen=True)
@@ -136,14 +143,20 @@ class Trial:
     @property
     def point(self) -> Candidate | None:
         """The candidate as a point of the search space; None until a sampler has chosen it."""
+        if self.request.point is not None:
+            return self.request.point
         return None if self.k is None else Candidate(self.k, self.lr_max)
 
     @property
     def candidate_key(self) -> CandidateKey:
         """Which candidate of the whole study this trial tries."""
         request, key = self.request, self.request.key
-        lr_max = None if key.stage == FIRST_STAGE else request.lr_max
-        return CandidateKey(key.stage, request.earlier_ks, key.candidate, lr_max)
+        if key.stage == FIRST_STAGE:
+            return CandidateKey(key.stage, request.earlier_ks, key.candidate)
+        base, lr_max = request.point, request.lr_max
+        if base is not None:
+            base, lr_max = (base if key.stage == CONFIRMATION else base.without_term()), None
+        return CandidateKey(key.stage, request.earlier_ks, key.candidate, lr_max, base)
 
     @property
     def open(self) -> bool:
@@ -163,6 +176,9 @@ class CandidateKey(NamedTuple):
     lr_max: float | None = None
     """Learning-rate level that a later stage builds on or that a confirmation requests; None in
     stage 1, and where the level is not searched."""
+    base: Candidate | None = None
+    """In a study that searches whole schedules: what a later stage builds on, or what a
+    confirmation requests; None in stage 1."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,83 @@
+"""Where a candidate lies: the coordinates in which neighbours behave alike.
+
+On a grid these are log k and, if it varies, log lr_max. Whole schedules of different families have
+different parameters, so their shapes are compared instead, which lets every family's runs speak for
+the others. Let u_q be the share of the training after which the rate has fallen to the share q of
+its range, and
+
+    κ_q = log(log(1 − q) / log(u_q)),
+
+the log k of the schedule 1 − u^k that is there at that time. *Lateness* is κ at q = 1/2, and
+*sharpness* is κ at 0.9 less κ at 0.1. For the polynomial family with N = 1 these are log k and 0,
+and every family has a closed form. The floor and the warm-up enter by the logarithm of their shares
+plus 0.02, since little of either differs little from none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.results import Array
+from kdecay_search.study.candidate import COOLDOWNS, LINEAR_COOLDOWN, Candidate
+
+_SMALL_SHARE = 0.02
+_NAMES = ("lateness", "sharpness", "level", "floor", "warm-up")
+
+
+def coordinates(points: Sequence[Candidate], policy: Policy = POLICY) -> list[tuple[Array, tuple[float, ...]]]:
+    """The coordinates of K candidates, and the length scales to average over in each.
+
+    Returns:
+        For each coordinate in which the candidates differ, but the first in any case: values (K,)
+        and length scales.
+    """
+    if not any(point.is_whole for point in points):
+        columns = [[point.k for point in points]]
+        levels = [point.lr_max for point in points if point.lr_max is not None]
+        if len(set(levels)) > 1:
+            columns.append(levels)
+        scales = (policy.k_lengths, policy.lr_max_lengths)
+        return [(np.log(np.array(c, float)), s) for c, s in zip(columns, scales, strict=False)]
+    table = np.array([_of_schedule(point) for point in points])
+    scales_of_whole = (
+        policy.lateness_lengths,
+        policy.sharpness_lengths,
+        policy.level_lengths,
+        policy.floor_lengths,
+        policy.floor_lengths,
+    )
+    return [
+        (column, scale)
+        for index, (column, scale) in enumerate(zip(table.T, scales_of_whole, strict=True))
+        if index == 0 or np.ptp(column) > 1e-9
+    ]
+
+
+def _of_schedule(point: Candidate) -> tuple[float, ...]:
+    early, middle, late = (_kappa(point, q) for q in (0.9, 0.5, 0.1))
+    return (
+        middle,
+        early - late,
+        math.log(point.lr_max or 1.0),
+        math.log((point.lr_min or 0.0) + _SMALL_SHARE),
+        math.log((point.warmup or 0.0) + _SMALL_SHARE),
+    )
+
+
+def _kappa(point: Candidate, q: float) -> float:
+    """κ_q, in closed form."""
+    if point.family in COOLDOWNS:
+        v = 1 - q if point.family == LINEAR_COOLDOWN else (1 - q) ** 2
+        log_time = math.log1p((point.decay_share or 1.0) * (v - 1))
+        return math.log(math.log(1 - q) / log_time)
+    if point.family == "cosine":
+        phi = math.acos(2 * q - 1) / math.pi
+    elif point.family == "exponential":
+        phi = 1 - math.log1p(q * math.expm1(1.0))
+    else:
+        phi = 1 - q ** (1 / (point.power or 1.0))
+    return math.log((point.k or 1.0) * math.log(1 - q) / math.log(phi))

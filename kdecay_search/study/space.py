@@ -1,0 +1,316 @@
+"""The space of whole schedules that a study searches: what is fixed, what varies, and how far.
+
+A study file states it in ``[search.space]``. Each parameter is a number, a list of values, or a
+range: ``[low, high, "log"]`` or ``[low, high, "linear"]``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from kdecay_search.schedules.kdecay import FAMILIES
+from kdecay_search.study.base import Settings
+from kdecay_search.study.candidate import COOLDOWN, COOLDOWNS, Candidate
+
+Scale = Literal["log", "linear"]
+AXES = ("k", "power", "decay_share", "lr_max", "lr_min", "warmup")
+"""The numbers that make up a whole schedule, in the order in which they are shown."""
+SEARCHED_FAMILIES = (*FAMILIES, *COOLDOWNS)
+"""Every family that a study may search."""
+CAPS: Mapping[str, tuple[float, float]] = {
+    "k": (0.05, 200.0),
+    "power": (0.25, 16.0),
+    "decay_share": (0.01, 1.0),
+    "lr_min": (0.0, 0.5),
+    "warmup": (0.0, 0.5),
+}
+"""How far a range is widened whose best candidate lies at its edge; ``lr_max`` has
+:data:`LEVEL_CAP`."""
+LEVEL_CAP = 16.0
+"""Factor, either side of the range's middle, up to which a range of lr_max is widened."""
+DEFAULT_LEVEL_FACTOR = 4.0
+"""Factor either side of ``schedule.lr_max`` that is searched unless the study file says else."""
+DIGITS = 3
+"""Significant digits of a candidate's numbers."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What one parameter may be: a range, or a list of values; a single value is fixed."""
+
+    values: tuple[float, ...]
+    """Low and high of a range, or all values of a list."""
+    scale: Scale | None = None
+    """How a range is divided; None for a list."""
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is nothing to search."""
+        return min(self.values) == max(self.values)
+
+    @property
+    def low(self) -> float:
+        """The smallest value."""
+        return min(self.values)
+
+    @property
+    def high(self) -> float:
+        """The largest value."""
+        return max(self.values)
+
+    def at(self, share: float) -> float:
+        """The value at a share of the way, from 0 to 1, rounded to :data:`DIGITS` digits."""
+        if self.scale is None:
+            return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
+        if self.scale == "log":
+            value = self.low * (self.high / self.low) ** share
+        else:
+            value = self.low + (self.high - self.low) * share
+        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
+
+    def share(self, value: float) -> float:
+        """How far along the way a value is; below 0 or above 1 outside the range."""
+        if self.is_fixed:
+            return 0.5
+        if self.scale is None:
+            places = [index for index, each in enumerate(self.values) if each <= value]
+            return (len(places) - 0.5) / len(self.values)
+        if self.scale == "log":
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def widened(self, lowest: float, highest: float, share: float, up: bool) -> Axis | None:
+        """A range that is wider on one side.
+
+        Args:
+            lowest: Smallest low that is allowed.
+            highest: Largest high that is allowed.
+            share: By how much of its width the range grows.
+            up: Whether it grows upwards.
+
+        Returns:
+            The range; None if it cannot grow.
+        """
+        low, high = self.low, self.high
+        if self.scale == "log":
+            step = (high / low) ** share
+            low, high = (low, high * step) if up else (low / step, high)
+        else:
+            step = (high - low) * share
+            low, high = (low, high + step) if up else (low - step, high)
+        wider = replace(self, values=(max(low, min(lowest, self.low)), min(high, max(highest, self.high))))
+        return None if self.scale is None or wider.values == self.values else wider
+
+
+def axis_of(setting: object) -> Axis:
+    """An axis from a study file's setting.
+
+    Raises:
+        ValueError: It is none; the text says what would be right.
+    """
+    if _is_number(setting):
+        return Axis((float(cast("float", setting)),))
+    if isinstance(setting, Sequence) and not isinstance(setting, str) and setting:
+        *numbers, last = setting
+        if last in ("log", "linear") and len(numbers) == 2 and all(map(_is_number, numbers)):  # noqa: PLR2004
+            low, high = map(float, numbers)
+            if last == "log" and not low > 0:
+                raise ValueError("must begin above 0 to be logarithmic; or say 'linear'")
+            if not low < high:
+                raise ValueError("must rise from its first number to its second")
+            return Axis((low, high), last)
+        if all(map(_is_number, setting)):
+            values = tuple(map(float, setting))
+            if any(later <= earlier for earlier, later in zip(values, values[1:], strict=False)):
+                raise ValueError("must strictly increase; a range ends with 'log' or 'linear'")
+            return Axis(values)
+    raise ValueError(
+        "must be a number, a list of numbers, or a range: [low, high, 'log'] or "
+        "[low, high, 'linear']"
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _checked(setting: object) -> object:
+    if setting is None:
+        return None
+    axis_of(setting)
+    return setting
+
+
+Setting = Annotated[float | tuple[float | str, ...], BeforeValidator(_checked)]
+"""An axis as the study file states it."""
+Family = Literal["polynomial", "cosine", "exponential", "cooldown", "linear-cooldown"]
+
+
+class SpaceSpec(Settings):
+    """What ``joint`` searches. Each is a number, a list, or a range ``[low, high, "log"]``."""
+
+    k: Setting = (0.3, 30.0, "log")
+    """Exponent of the first term; below 1 the rate falls at once, above 1 it is held for longer."""
+    power: Setting = (0.5, 4.0, "log")
+    """N of the polynomial family (eq. 11)."""
+    lr_max: Setting | None = None
+    """Highest learning rate; None means a quarter of to four times ``schedule.lr_max``."""
+    lr_min: Setting = (0.0, 0.1, "linear")
+    """Lowest learning rate, as a share of ``lr_max``."""
+    warmup: Setting | None = None
+    """Length of the warm-up, as a share of the training; None means that of ``schedule``."""
+    decay_share: Setting = (0.05, 0.6, "log")
+    """Length of a cooldown's decay, as a share of the updates after the warm-up."""
+    family: Annotated[tuple[Family, ...], Field(min_length=1)] = ("polynomial", "cooldown")
+    """Families that are searched, by name."""
+
+    @field_validator("k")
+    @classmethod
+    def _k_is_an_exponent(cls, setting: Any) -> Any:
+        return _within(setting, 0.001, 1000.0)
+
+    @field_validator("power")
+    @classmethod
+    def _power_is_above_zero(cls, setting: Any) -> Any:
+        return _within(setting, 0.001, 1000.0)
+
+    @field_validator("lr_max")
+    @classmethod
+    def _level_is_a_rate(cls, setting: Any) -> Any:
+        return setting if setting is None else _within(setting, 1e-12, 1e6)
+
+    @field_validator("lr_min")
+    @classmethod
+    def _floor_is_a_share(cls, setting: Any) -> Any:
+        return _within(setting, 0.0, 1.0)
+
+    @field_validator("warmup")
+    @classmethod
+    def _warmup_is_a_share(cls, setting: Any) -> Any:
+        return setting if setting is None else _within(setting, 0.0, 0.9)
+
+    @field_validator("decay_share")
+    @classmethod
+    def _decay_is_a_share(cls, setting: Any) -> Any:
+        return _within(setting, 0.001, 1.0)
+
+    @field_validator("family")
+    @classmethod
+    def _families_differ(cls, families: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(families)) < len(families):
+            raise ValueError("must name each family once")
+        return families
+
+
+def _within(setting: Any, lowest: float, highest: float) -> Any:
+    axis = axis_of(setting)
+    if not lowest <= axis.low <= axis.high <= highest:
+        raise ValueError(f"must lie within {lowest:g} and {highest:g}")
+    return setting
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """Schedules of one family: a box, each side of which is an axis."""
+
+    name: str
+    """Name of the family, or of the baseline."""
+    family: str
+    """The family."""
+    axes: Mapping[str, Axis]
+    """What varies or is fixed, by the name of the candidate's field."""
+
+    @property
+    def searched(self) -> tuple[str, ...]:
+        """Names of the axes that are not fixed."""
+        return tuple(name for name, axis in self.axes.items() if not axis.is_fixed)
+
+    def at(self, shares: Iterable[float]) -> Candidate:
+        """The candidate at a share of the way along each searched axis, in order."""
+        way = dict(zip(self.searched, shares, strict=True))
+        values = {name: axis.at(way.get(name, 0.5)) for name, axis in self.axes.items()}
+        return Candidate(**{"k": None, "family": self.family, **values})
+
+    def shares(self, point: Candidate) -> list[float]:
+        """How far along each searched axis a candidate of this family is."""
+        return [self.axes[name].share(getattr(point, name)) for name in self.searched]
+
+    def holds(self, point: Candidate) -> bool:
+        """Whether a candidate lies here; ranges may have been widened since."""
+        return point.family == self.family and all(
+            getattr(point, name) == axis.low
+            for name, axis in self.axes.items()
+            if axis.is_fixed and name in ("k", "power")
+        )
+
+
+ORIGINAL_NAME = "original"
+"""Name of the baseline that the study file's own schedule is at k = 1."""
+TUNED_BASELINES: Mapping[str, tuple[str, Mapping[str, float]]] = {
+    "linear": ("polynomial", {"k": 1.0, "power": 1.0}),
+    "cosine": ("cosine", {"k": 1.0}),
+    "exponential": ("exponential", {"k": 1.0}),
+    "cooldown": (COOLDOWN, {}),
+}
+"""Family and fixed parameters of the usual schedules that ``search.baselines`` may name: their
+level, their floor and a cooldown's length are tuned."""
+PARAMETERS_OF: Mapping[str, tuple[str, ...]] = {
+    "polynomial": ("k", "power"),
+    "cosine": ("k",),
+    "exponential": ("k",),
+    **dict.fromkeys(COOLDOWNS, ("decay_share",)),
+}
+"""The shape's parameters, by family."""
+
+
+@dataclass(frozen=True)
+class ScheduleSpace:
+    """All that a search of whole schedules may try."""
+
+    families: tuple[Subspace, ...]
+    """The families that are searched."""
+    baselines: tuple[Subspace, ...]
+    """The schedules that the found one is compared with, each to be tuned; the original first."""
+
+    @staticmethod
+    def of(
+        space: SpaceSpec,
+        families: Iterable[str],
+        baselines: Iterable[str],
+        original: Candidate,
+    ) -> ScheduleSpace:
+        """The space that a study file describes.
+
+        Args:
+            space: Its table.
+            families: The families to search.
+            baselines: Names of usual schedules, keys of :data:`TUNED_BASELINES`.
+            original: The study file's own schedule at k = 1: family, power and level.
+        """
+        axes = {name: axis_of(getattr(space, name)) for name in ("k", "power", "decay_share", "lr_min")}
+        level = original.lr_max or 1.0
+        ends = (level / DEFAULT_LEVEL_FACTOR, level * DEFAULT_LEVEL_FACTOR)
+        axes["lr_max"] = Axis(ends, "log") if space.lr_max is None else axis_of(space.lr_max)
+        if space.warmup is not None:
+            axes["warmup"] = axis_of(space.warmup)
+        common = {name: axes[name] for name in ("lr_max", "lr_min", "warmup") if name in axes}
+
+        def box(name: str, family: str, fixed: Mapping[str, float]) -> Subspace:
+            shape = {
+                key: Axis((fixed[key],)) if key in fixed else axes[key]
+                for key in PARAMETERS_OF[family]
+            }
+            return Subspace(name, family, {**shape, **common})
+
+        own = {"k": 1.0} | ({"power": original.power or 1.0} if original.family == "polynomial" else {})
+        tuned = [box(ORIGINAL_NAME, original.family or "polynomial", own)]
+        for name in baselines:
+            family, fixed = TUNED_BASELINES[name]
+            if (family, fixed) != (original.family, own):
+                tuned.append(box(name, family, fixed))
+        return ScheduleSpace(tuple(box(name, name, {}) for name in families), tuple(tuned))
