@@ -7,17 +7,18 @@ training data, and compared on the test set, in pairs of the same seed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import Policy
-from kdecay_search.search.stage import Incumbent
+from kdecay_search.search.stage import Incumbent, TunedBaseline
 from kdecay_search.search.tally import Memo
 from kdecay_search.statistics import Comparison, Sample, compare, describe, holm
+from kdecay_search.study.candidate import Candidate, candidate_name
 from kdecay_search.study.comparators import (
-    BASELINE_KS,
+    BASELINE_OF_TUNED,
     COMPARATORS,
     FOUND,
     ORIGINAL,
@@ -33,6 +34,7 @@ from kdecay_search.study.trials import (
     RunKey,
     RunRequest,
     Trial,
+    key_of,
 )
 
 NO_TRIALS = CandidateTrials(())
@@ -56,6 +58,8 @@ class Row:
     """Number of runs that were given up."""
     unfinished: int
     """Number of runs that are waiting, running or still to be queued."""
+    name: str = ""
+    """The schedule's name for people, where the study searches whole schedules."""
 
     @property
     def error(self) -> Sample:
@@ -77,6 +81,10 @@ class Confirmation:
     """Runs to be queued, in the order in which workers should take them."""
     redundant: tuple[Trial, ...]
     """Waiting and running trials of runs that another trial serves, or that are not wanted."""
+    name: str = ""
+    """Name of the schedule that the search found, for people."""
+    original: str = ""
+    """Name of the original schedule, for people."""
 
     @property
     def is_over(self) -> bool:
@@ -102,6 +110,7 @@ def confirm(
     spec: StudySpec,
     found: Incumbent,
     original: Incumbent,
+    tuned: Iterable[TunedBaseline],
     known: Mapping[CandidateKey, CandidateTrials],
     memo: Memo,
     policy: Policy,
@@ -112,51 +121,41 @@ def confirm(
         spec: The study.
         found: The schedule that the search found.
         original: The original schedule, at its best learning-rate level.
+        tuned: Usual schedules that a search of whole schedules has tuned.
         known: The study's trials.
         memo: What earlier plans have worked out.
         policy: Its limits for failed attempts are used.
     """
-    ks = found.ks
     first = spec.confirm.first_seed
     seeds = range(first, first + spec.confirm.seeds)
-    if ks == BASELINE_KS:
-        return Confirmation(ks, seeds, (), (), ())
+    if (found.ks, found.point) == (original.ks, original.point):
+        return Confirmation(found.ks, seeds, (), (), (), found.name, original.name)
+    wanted = _wanted(spec, found, original, tuned)
     groups = {
-        comparator: CandidateKey(
-            CONFIRMATION,
-            ks[:-1],
-            COMPARATORS.index(comparator),
-            lr_max_of(comparator, found.lr_max, original.lr_max),
-        )
-        for comparator in comparators_of(spec)
+        comparator: replace(request, key=RunKey(CONFIRMATION, COMPARATORS.index(comparator), 0))
+        for comparator, request in wanted.items()
     }
+    keys = {comparator: key_of(request) for comparator, request in groups.items()}
     attempts = spec.workers.max_attempts
     machines = Machines.of_groups(known.values(), policy)
     summaries = {
-        comparator: memo.summary(known.get(group, NO_TRIALS), seeds, attempts, policy, machines)
-        for comparator, group in groups.items()
+        comparator: memo.summary(known.get(key, NO_TRIALS), seeds, attempts, policy, machines)
+        for comparator, key in keys.items()
     }
     rows = [
         Row(
             comparator,
-            _stated_lr_max(spec, ks, comparator, groups[comparator].lr_max),
+            _stated_lr_max(spec, found.ks, comparator, wanted[comparator]),
             summary.errors,
             len(summary.diverged),
             summary.failed,
             len(summary.missing) + len(summary.open),
+            _name(comparator, wanted[comparator].point, found),
         )
         for comparator, summary in summaries.items()
     ]
-    wanted = [
-        RunRequest(
-            RunKey(CONFIRMATION, COMPARATORS.index(comparator), seed),
-            ks[:-1],
-            ks[-1],
-            bounds=(ks[-1], ks[-1]),
-            protected=True,
-            comparator=comparator,
-            lr_max=groups[comparator].lr_max,
-        )
+    requests = [
+        replace(groups[comparator], key=replace(groups[comparator].key, seed=seed))
         for seed in seeds  # pairs before further schedules' replicates
         for comparator, summary in summaries.items()
         if seed in summary.missing
@@ -165,18 +164,76 @@ def confirm(
     redundant += [
         trial  # which an earlier form of the confirmation asked for
         for group, of_candidate in known.items()
-        if group.stage == CONFIRMATION and group not in groups.values()
+        if group.stage == CONFIRMATION and group not in keys.values()
         for trial in of_candidate.trials
         if trial.open
     ]
-    return Confirmation(ks, seeds, tuple(rows), tuple(wanted), tuple(redundant))
+    return Confirmation(
+        found.ks,
+        seeds,
+        tuple(rows),
+        tuple(requests),
+        tuple(redundant),
+        found.name,
+        original.name,
+    )
+
+
+def _wanted(
+    spec: StudySpec, found: Incumbent, original: Incumbent, tuned: Iterable[TunedBaseline]
+) -> dict[str, RunRequest]:
+    """A request for each comparator, without its seed."""
+    ks = found.ks
+    nobody = RunKey(CONFIRMATION, 0, 0)
+    if found.point is None:
+        bounds = (ks[-1], ks[-1])
+        return {
+            comparator: RunRequest(
+                nobody,
+                ks[:-1],
+                ks[-1],
+                bounds,
+                protected=True,
+                comparator=comparator,
+                lr_max=lr_max_of(comparator, found.lr_max, original.lr_max),
+            )
+            for comparator in comparators_of(spec)
+        }
+    points = {FOUND: found.point, ORIGINAL: original.point}
+    points |= {
+        BASELINE_OF_TUNED[each.name]: each.best.whole
+        for each in tuned
+        if each.name in BASELINE_OF_TUNED
+    }
+    same = {comparator for comparator, point in points.items() if point == found.point}
+    return {
+        comparator: RunRequest(
+            nobody,
+            ks[:-1] if comparator == FOUND else (),
+            point.k,
+            (point.k or 1.0,) * 2,
+            protected=True,
+            comparator=comparator,
+            lr_max=point.lr_max,
+            point=point,
+        )
+        for comparator, point in points.items()
+        if point is not None and (comparator == FOUND or comparator not in same)
+    }
+
+
+def _name(comparator: str, point: Candidate | None, found: Incumbent) -> str:
+    if point is None:
+        return ""
+    return found.name if comparator == FOUND else candidate_name(point)
 
 
 def _stated_lr_max(
-    spec: StudySpec, ks: tuple[float, ...], comparator: str, lr_max: float | None
+    spec: StudySpec, ks: tuple[float, ...], comparator: str, request: RunRequest
 ) -> float | None:
     """The level that reports state for a comparator; None if the level was not searched. A run
     computes its own, whose last digits may depend on the number of updates in an epoch."""
-    if lr_max is None:
-        return None
+    lr_max = request.lr_max
+    if lr_max is None or request.point is not None:
+        return lr_max
     return schedule_of(spec, comparator, ks, STATED_STEPS_PER_EPOCH, lr_max).lr_max

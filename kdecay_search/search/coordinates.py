@@ -28,7 +28,9 @@ _SMALL_SHARE = 0.02
 _NAMES = ("lateness", "sharpness", "level", "floor", "warm-up")
 
 
-def coordinates(points: Sequence[Candidate], policy: Policy = POLICY) -> list[tuple[Array, tuple[float, ...]]]:
+def coordinates(
+    points: Sequence[Candidate], policy: Policy = POLICY
+) -> list[tuple[Array, tuple[float, ...]]]:
     """The coordinates of K candidates, and the length scales to average over in each.
 
     Returns:

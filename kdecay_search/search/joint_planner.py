@@ -22,12 +22,13 @@ from kdecay_search.search.allocation import Remaining, worthiest
 from kdecay_search.search.knowledge_gradient import Posterior, Run
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import POLICY, Policy
-from kdecay_search.search.selection import Selection
+from kdecay_search.search.selection import Gain, Selection
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Stage, TunedBaseline
 from kdecay_search.search.stage_planner import StagePlanner
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.search.tally import Memo
+from kdecay_search.statistics import describe
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.space import CAPS, LEVEL_CAP, Axis, ScheduleSpace, Subspace
 from kdecay_search.study.spec import StudySpec
@@ -73,7 +74,9 @@ class JointPlanner(StagePlanner):
             budget: Number of runs that the stage may begin, all in all.
         """
         self.schedules, self.budget = schedules, budget
-        points = [_point_of(replicates[i]) if i in replicates else None for i in range(_count(replicates))]
+        points = [
+            _point_of(replicates[i]) if i in replicates else None for i in range(_count(replicates))
+        ]
         k = schedules.families[0].axes.get("k", Axis((1.0,)))
         space = WholeSpace(spec.search, tuple(points), (k.low, k.high))
         super().__init__(spec, incumbent, space, replicates, machines, policy, memo)
@@ -94,7 +97,9 @@ class JointPlanner(StagePlanner):
         found = super().stage(incumbent)
         return replace(
             found,
-            base=self.incumbent.point.without_term() if self.incumbent and self.incumbent.point else None,
+            base=self.incumbent.point.without_term()
+            if self.incumbent and self.incumbent.point
+            else None,
             baselines=tuple(
                 self._tuned(subspace, tried)
                 for subspace in self.schedules.baselines
@@ -106,14 +111,35 @@ class JointPlanner(StagePlanner):
     def _tuned(self, subspace: Subspace, tried: Sequence[CandidateResult]) -> TunedBaseline:
         best = self._lowest(tried) or tried[0]
         gain = None
-        if self._surrogate and self.best and self.best.point and best.point and best.errors:
-            among = Selection.of(self._surrogate, dict.fromkeys((best.point, self.best.point)))
-            gain = among.gain(self.best.point)
-            if best.point != self.best.point:
-                pair = (best.point, self.best.point)
-                gain = gain.widened(self._surrogate.results.uneven_noise(pair, self.policy))
+        if self.selection and self.best and self.best.point and best.point and best.errors:
+            gain = self._gain_on(best.point, self.best.point)
         runs = sum(self._summary(c.index).begun for c in tried)
         return TunedBaseline(subspace.name, best, len(tried), runs, gain)
+
+    def _gain(self, selection: Selection, best: Candidate) -> Gain:
+        return self._gain_on(selection.points[0], best)
+
+    def _gain_on(self, reference: Candidate, best: Candidate) -> Gain:
+        """By how much the best candidate improves on another. What is far worse than both is left
+        out: drawn in it would be told wrong, and as it is it would bend the surface."""
+        assert self._surrogate is not None
+        if best == reference:
+            return Gain(0.0, (0.0, 0.0), 0.0)
+        results = self._surrogate.results
+        means = {c.point: c.error.mean for c in self.candidates if c.point and c.errors}
+        if self.incumbent is not None and reference == self.incumbent.point:
+            means.setdefault(reference, describe(self.incumbent.errors.values()).mean)
+        compared = [means[point] for point in (reference, best) if means.get(point) is not None]
+        limit = max(compared, default=math.inf) + results.spread  # type: ignore[type-var]
+        kept = [
+            point
+            for point in self._surrogate.points
+            if point in (reference, best) or (means.get(point) or math.inf) <= limit
+        ]
+        policy = replace(self.policy, far=math.inf)
+        surrogate = self._memo.surrogate(kept, results.among(frozenset(kept)), policy)
+        gain = Selection.of(surrogate, (reference, best)).gain(best)
+        return gain.widened(results.uneven_noise((reference, best), self.policy))
 
     def _is_running(self) -> bool:
         return bool(self._unfinished() or self._next)
@@ -137,7 +163,10 @@ class JointPlanner(StagePlanner):
                     and not self.policy.edge
                     <= subspace.axes[name].share(getattr(point, name))
                     <= 1 - self.policy.edge
-                    and not (name in ("lr_min", "warmup") and getattr(point, name) < subspace.axes[name].at(0.5))
+                    and not (
+                        name in ("lr_min", "warmup")
+                        and getattr(point, name) < subspace.axes[name].at(0.5)
+                    )
                 )
         return ()
 
@@ -212,7 +241,9 @@ class JointPlanner(StagePlanner):
         if not leading:
             return []
 
-        def worth(old: Sequence[Candidate], fresh: Sequence[Candidate], size: int, certain: Sequence[Run]) -> list[Run]:
+        def worth(
+            old: Sequence[Candidate], fresh: Sequence[Candidate], size: int, certain: Sequence[Run]
+        ) -> list[Run]:
             half = policy.max_considered // 2
             considered = [*ranked(old)[:half], *ranked(fresh)[:half]]
             extra = [point for point, _ in certain if point not in considered]
@@ -234,13 +265,19 @@ class JointPlanner(StagePlanner):
                 continue
             best = min(mine, key=lambda point: (means[point], point))
             is_last = begun == self._baseline_runs() - 1
-            chosen = [] if is_last else worth(mine, [p for p in fresh if p in means and p not in tried], 1, ())
+            chosen = (
+                []
+                if is_last
+                else worth(mine, [p for p in fresh if p in means and p not in tried], 1, ())
+            )
             if not chosen and len(able[best].errors) < policy.min_runs_to_win:
                 chosen = [(best, seed) for seed in sorted(missing[best])[:1]]
             runs += chosen
         leader = min(leading, key=lambda point: (means[point], point))
         if left <= size and len(able[leader].errors) < policy.min_runs_to_win:
-            runs += [(leader, seed) for seed in sorted(missing[leader])[:1] if (leader, seed) not in runs]
+            runs += [
+                (leader, seed) for seed in sorted(missing[leader])[:1] if (leader, seed) not in runs
+            ]
         runs = runs[:left]
         runs += worth(leading, new, size - len(runs), runs)
         if not runs and len(able[leader].errors) < policy.min_runs_to_win:
@@ -261,7 +298,11 @@ class JointPlanner(StagePlanner):
     def _first(self, subspace: Subspace) -> Candidate:
         """A baseline as the study file has it, or as near to that as its ranges allow."""
         schedule = self.spec.schedule
-        wanted = {"lr_max": schedule.lr_max, "lr_min": schedule.lr_min / schedule.lr_max, "decay_share": 0.2}
+        wanted = {
+            "lr_max": schedule.lr_max,
+            "lr_min": schedule.lr_min / schedule.lr_max,
+            "decay_share": 0.2,
+        }
         axes = {
             name: Axis((_nearest(axis, wanted[name]),)) if name in wanted else axis
             for name, axis in subspace.axes.items()
@@ -273,7 +314,9 @@ class JointPlanner(StagePlanner):
         """The families, with ranges widened at whose edge the best candidate lies."""
         point = self.best.point if self.best else None
         return [
-            self._widened(subspace, point) if point and point.family == subspace.family else subspace
+            self._widened(subspace, point)
+            if point and point.family == subspace.family
+            else subspace
             for subspace in self.schedules.families
         ]
 
@@ -356,7 +399,9 @@ class JointPlanner(StagePlanner):
         return Selection.of(self._surrogate, (base, *(p for p in points if p != base)))
 
     def _is_baseline(self, candidate: CandidateResult) -> bool:
-        return bool(self.schedules.baselines) and self._is_in(self.schedules.baselines[0], candidate)
+        return bool(self.schedules.baselines) and self._is_in(
+            self.schedules.baselines[0], candidate
+        )
 
     def _is_in(self, subspace: Subspace, candidate: CandidateResult) -> bool:
         return candidate.point is not None and subspace.holds(candidate.point)
@@ -369,7 +414,9 @@ class JointPlanner(StagePlanner):
         )
 
 
-def further_terms(schedules: ScheduleSpace, point: Candidate, least_step: float) -> ScheduleSpace | None:
+def further_terms(
+    schedules: ScheduleSpace, point: Candidate, least_step: float
+) -> ScheduleSpace | None:
     """The space of a further term: every k above the last, with all else fixed.
 
     Args:

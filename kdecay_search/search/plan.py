@@ -173,7 +173,8 @@ def _with_confirmation(
     policy: Policy,
 ) -> Plan:
     """The plan of a study whose search is done."""
-    last = confirm(spec, plan.incumbent, plan.baseline, known, memo, policy)
+    tuned = plan.stages[0].baselines
+    last = confirm(spec, plan.incumbent, plan.baseline, tuned, known, memo, policy)
     if not last.is_over:
         progress = Progress.RUNNING
     else:

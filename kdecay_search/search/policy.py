@@ -97,6 +97,8 @@ class Policy:
     """The same in log lr_max."""
     floor_lengths: tuple[float, ...] = (1.5, 4.0)
     """The same in the floor's and in the warm-up's coordinate."""
+    far: float = 2.0
+    """Units of spread above the median beyond which the results of whole schedules are drawn in."""
     max_lengths: int = 24
     """Number of combinations of length scales that are tried. A bound on computing time."""
     lengths_kept: int = 4

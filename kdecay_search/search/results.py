@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -18,8 +18,6 @@ Result = tuple[Candidate, int, float]
 
 _FEWEST_COMPARED = 3
 """Runs without which none is called an outlier."""
-_FAR = 2.0
-"""Units of spread above the median beyond which results are drawn in."""
 _NORMAL_IQR = 1.349
 """Interquartile range of the standard normal distribution."""
 
@@ -74,12 +72,17 @@ class Results:
         """The same results in units of their spread, from their median on."""
         return replace(self, error=(self.error - np.median(self.error)) / self.spread)
 
-    def compressed(self) -> Results:
-        """The same standardised results with the far worse ones drawn in: beyond two units above
-        the median, distances count by their logarithm. How bad a bad schedule is says nothing about
-        the good ones, and would bend a smooth surface."""
-        beyond = np.maximum(self.error - _FAR, 0.0)
-        return replace(self, error=np.minimum(self.error, _FAR) + np.log1p(beyond))
+    def compressed(self, far: float) -> Results:
+        """The same standardised results with the far worse ones drawn in: beyond ``far`` units
+        above the median, distances count by their logarithm. How bad a bad schedule is says nothing
+        about the good ones, and would bend a smooth surface."""
+        beyond = np.maximum(self.error - far, 0.0)
+        return replace(self, error=np.minimum(self.error, far) + np.log1p(beyond))
+
+    def among(self, points: Collection[Candidate]) -> Results:
+        """The results of some of the candidates."""
+        kept = np.array([point in points for point in self.points])[self.place.astype(int)]
+        return replace(self, place=self.place[kept], seed=self.seed[kept], error=self.error[kept])
 
     def uneven_noise(self, points: Iterable[Candidate], policy: Policy = POLICY) -> float:
         """How noisy the runs of some candidates are beside those of all: the ratio of standard

@@ -86,7 +86,7 @@ def _mixture(
     values = np.array([column for column, _ in columns])
     every = list(product(*(scales for _, scales in columns)))
     if any(point.is_whole for point in points):
-        results = results.compressed()
+        results = results.compressed(policy.far)
         known = np.unique(results.rows(points))
         step = max(1, math.ceil(len(every) / policy.max_lengths))
         lengths = every[:: step + (step % 2 == 0)]  # an odd step meets every value of every axis
@@ -328,7 +328,10 @@ def _features(values: Array, lengths: Sequence[float]) -> Array:
         values: Coordinates of the points, (D, K).
         lengths: Length scale in each, D of them.
     """
-    distance = sum((np.subtract.outer(at, at) / length) ** 2 for at, length in zip(values, lengths, strict=True))
+    distance = sum(
+        (np.subtract.outer(at, at) / length) ** 2
+        for at, length in zip(values, lengths, strict=True)
+    )
     sizes, vectors = np.linalg.eigh(np.exp(-0.5 * distance))
     kept = sizes > _TINY * values.shape[1]
     features: Array = vectors[:, kept] * np.sqrt(sizes[kept])

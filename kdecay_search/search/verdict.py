@@ -8,6 +8,7 @@ the sentence states, and from nothing else, so a sentence never contradicts its 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -91,10 +92,7 @@ def judge(plan: Plan, state: str) -> Verdict:
 
 def _judge(plan: Plan) -> Verdict:
     leader, baseline = plan.leader, plan.baseline
-    of, against = (
-        schedule_name(leader.ks, leader.lr_max),
-        schedule_name(baseline.ks, baseline.lr_max),
-    )
+    of, against = leader.name, baseline.name
     form = plan.format
     paired = paired_gain(baseline.errors, leader.errors)
 
@@ -112,7 +110,7 @@ def _judge(plan: Plan) -> Verdict:
         text = "All complete runs have diverged." if leader.diverged else "No run is complete yet."
         return verdict(Outcome.TOO_FEW_RUNS, text)
     found = f"{of}: {form.sample(describe(leader.errors.values()))}{_divergence(leader)}"
-    if leader.ks == baseline.ks:
+    if (leader.ks, leader.point) == (baseline.ks, baseline.point):
         text = f"No detectable difference: nothing is better than the original, {found}."
         return verdict(Outcome.NO_DIFFERENCE, text)
     if not baseline.errors:
@@ -133,6 +131,8 @@ def _judge(plan: Plan) -> Verdict:
         return verdict(Outcome.TOO_FEW_RUNS, text, paired.mean, None, Model.PAIRED)
     outcome = outcome_of(smooth.interval)
     curves = "a smooth curve" if len(leader.ks) == 1 else "the stages' smooth curves"
+    if leader.point is not None:
+        curves = "a smooth surface"
     low, high = smooth.interval
     difference = f"{outcome.capitalize()} by {form.size(smooth.mean)}"
     if outcome == Outcome.WORSE:
@@ -142,8 +142,38 @@ def _judge(plan: Plan) -> Verdict:
     numbers = f"(95 % interval {form.span((low, high))}, by {curves} through all runs"
     if paired.mean is not None:
         numbers += f"; {_over(paired)}: {form.signed(paired.mean)}"
-    text = f"{both}. {difference} {numbers})."
+    text = f"{both}. {difference} {numbers}).{_against_tuned(plan)}"
     return verdict(outcome, text, smooth.mean, smooth.interval, Model.SMOOTH_CURVE)
+
+
+def _against_tuned(plan: Plan) -> str:
+    """How the found schedule compares with the usual ones, each at its own best level and floor."""
+    form = plan.format
+    parts = []
+    for tuned in plan.stages[0].baselines[1:]:
+        if tuned.best.point == plan.leader.point:
+            parts.append(f"it is the best {tuned.name}")
+        elif tuned.gain is not None and len(plan.leader.ks) <= 1:
+            parts.append(
+                _compared(f"the best {tuned.name}", tuned.gain.mean, tuned.gain.interval, form)
+            )
+    return _equally_tuned(parts)
+
+
+def _compared(
+    other: str, gain: float, interval: tuple[float, float] | None, form: MetricFormat
+) -> str:
+    """A comparison with another schedule, such as ``better than the best cosine by 0.5 points``."""
+    outcome = Outcome.TOO_FEW_RUNS if interval is None else outcome_of(interval)
+    if interval is None or outcome not in (Outcome.BETTER, Outcome.WORSE):
+        span = "" if interval is None else f", {form.span(interval)}"
+        return f"no detectable difference to {other} ({form.change(gain)}{span})"
+    low, high = interval if outcome == Outcome.BETTER else (-interval[1], -interval[0])
+    return f"{outcome} than {other} by {form.size(gain)} ({form.span((low, high))})"
+
+
+def _equally_tuned(parts: Sequence[str]) -> str:
+    return f" Against usual schedules, equally tuned: {'; '.join(parts)}." if parts else ""
 
 
 def _smooth_gain(plan: Plan) -> Gain | None:
@@ -169,13 +199,15 @@ def judge_confirmation(confirmation: Confirmation, form: MetricFormat) -> Verdic
     rows = {row.comparator: row for row in confirmation.rows}
     level = rows[ORIGINAL].lr_max if ORIGINAL in rows else None
     against = schedule_name(BASELINE_KS, level)
+    if ORIGINAL in rows and rows[ORIGINAL].name:
+        against = rows[ORIGINAL].name
     has_result = confirmation.is_over and compared.difference is not None
     outcome = Outcome(compared.verdict) if has_result else Outcome.TOO_FEW_RUNS
     if has_result and compared.interval is not None:
         outcome = outcome_of(compared.interval)
     return Verdict(
         outcome=outcome,
-        of=schedule_name(confirmation.ks),
+        of=confirmation.name,
         against=against,
         estimate=compared.difference if has_result else None,
         interval=compared.interval if has_result else None,
@@ -222,6 +254,7 @@ def _confirmation_sentence(
         )
         + _diverged(confirmation)
         + _shape(confirmation, outcome, form)
+        + _others(confirmation, form)
     )
 
 
@@ -252,6 +285,18 @@ def _shape(confirmation: Confirmation, outcome: Outcome, form: MetricFormat) -> 
     if outcome == Outcome.NO_DIFFERENCE:
         begins += " either"
     return f" {begins} ({_signed(matched, form)})."
+
+
+def _others(confirmation: Confirmation, form: MetricFormat) -> str:
+    """How the found schedule compares with the usual ones that were tuned as well."""
+    compared = [(row.name, confirmation.others.get(row.comparator)) for row in confirmation.rows]
+    return _equally_tuned(
+        [
+            _compared(name, each.difference, each.interval, form)
+            for name, each in compared
+            if name and each is not None and each.difference is not None
+        ]
+    )
 
 
 def outcome_of(interval: tuple[float, float]) -> Outcome:

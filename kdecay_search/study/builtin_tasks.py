@@ -159,6 +159,8 @@ class SurfaceSpec(Settings):
     """Seed that draws all of the noise."""
     best_lr_max: Annotated[Positive | None, OMITTED_IF_NONE] = None
     """lr_max of the best schedule; None means that the learning-rate level makes no difference."""
+    best_power: Annotated[Positive | None, OMITTED_IF_NONE] = None
+    """N of the best schedule; None means 1."""
 
 
 class SimulatedTask(Settings):

@@ -21,6 +21,13 @@ FOUND, ORIGINAL, AREA_MATCHED = "found", "original", "area-matched"
 COMPARATORS = (FOUND, ORIGINAL, AREA_MATCHED, *BASELINES)
 """Names of all schedules that a confirmation may train. The order must not change: a candidate's
 number is its place here."""
+BASELINE_OF_TUNED = {
+    "linear": "linear",
+    "cosine": "cosine",
+    "exponential": "exponential",
+    "cooldown": "warmup-stable-decay",
+}
+"""The comparator of each usual schedule that a search of whole schedules may tune."""
 BASELINE_KS = (1.0,)
 """Terms of the original schedule, k = 1, which every study is measured against."""
 

@@ -103,6 +103,7 @@ def _in_present_form(stored: str, version: str | None) -> str:
         search = spec.setdefault("search", {})
         if isinstance(search, dict):
             search.setdefault("min_gain", 0.1)
+            search.setdefault("sampler", "grid")
     return json.dumps(spec)
 
 
@@ -154,14 +155,21 @@ def resumed(stored: StudySpec, spec: StudySpec) -> StudySpec:
 def differences(old: StudySpec, new: StudySpec) -> list[str]:
     """The settings in which two specs differ so that their results must not be mixed.
 
-    The description, the workers' settings, the largest number of terms, the confirmation, how the
-    metric is shown and the longest time of an epoch may change between launches. Everything else
-    decides what is trained or compared.
+    The description, the workers' settings, the largest number of terms, the budget, the
+    confirmation, how the metric is shown and the longest time of an epoch may change between
+    launches. Everything else decides what is trained or compared.
 
     Returns:
         One line per setting, with its dotted key and both values.
     """
-    free = {"description", "workers", "search.max_terms", "confirm", "task.epoch_timeout"}
+    free = {
+        "description",
+        "workers",
+        "search.max_terms",
+        "search.budget",
+        "confirm",
+        "task.epoch_timeout",
+    }
     before, after = (_decisive(spec) for spec in (old, new))
     keys = sorted(before.keys() | after.keys())
     return [

@@ -103,7 +103,9 @@ class Axis:
         else:
             step = (high - low) * share
             low, high = (low, high + step) if up else (low - step, high)
-        wider = replace(self, values=(max(low, min(lowest, self.low)), min(high, max(highest, self.high))))
+        wider = replace(
+            self, values=(max(low, min(lowest, self.low)), min(high, max(highest, self.high)))
+        )
         return None if self.scale is None or wider.values == self.values else wider
 
 
@@ -292,7 +294,9 @@ class ScheduleSpace:
             baselines: Names of usual schedules, keys of :data:`TUNED_BASELINES`.
             original: The study file's own schedule at k = 1: family, power and level.
         """
-        axes = {name: axis_of(getattr(space, name)) for name in ("k", "power", "decay_share", "lr_min")}
+        axes = {
+            name: axis_of(getattr(space, name)) for name in ("k", "power", "decay_share", "lr_min")
+        }
         level = original.lr_max or 1.0
         ends = (level / DEFAULT_LEVEL_FACTOR, level * DEFAULT_LEVEL_FACTOR)
         axes["lr_max"] = Axis(ends, "log") if space.lr_max is None else axis_of(space.lr_max)
@@ -307,7 +311,9 @@ class ScheduleSpace:
             }
             return Subspace(name, family, {**shape, **common})
 
-        own = {"k": 1.0} | ({"power": original.power or 1.0} if original.family == "polynomial" else {})
+        own = {"k": 1.0} | (
+            {"power": original.power or 1.0} if original.family == "polynomial" else {}
+        )
         tuned = [box(ORIGINAL_NAME, original.family or "polynomial", own)]
         for name in baselines:
             family, fixed = TUNED_BASELINES[name]

@@ -150,13 +150,7 @@ class Trial:
     @property
     def candidate_key(self) -> CandidateKey:
         """Which candidate of the whole study this trial tries."""
-        request, key = self.request, self.request.key
-        if key.stage == FIRST_STAGE:
-            return CandidateKey(key.stage, request.earlier_ks, key.candidate)
-        base, lr_max = request.point, request.lr_max
-        if base is not None:
-            base, lr_max = (base if key.stage == CONFIRMATION else base.without_term()), None
-        return CandidateKey(key.stage, request.earlier_ks, key.candidate, lr_max, base)
+        return key_of(self.request)
 
     @property
     def open(self) -> bool:
@@ -179,6 +173,16 @@ class CandidateKey(NamedTuple):
     base: Candidate | None = None
     """In a study that searches whole schedules: what a later stage builds on, or what a
     confirmation requests; None in stage 1."""
+
+
+def key_of(request: RunRequest) -> CandidateKey:
+    """Which candidate of the whole study a run tries."""
+    key, base, lr_max = request.key, request.point, request.lr_max
+    if key.stage == FIRST_STAGE:
+        return CandidateKey(key.stage, request.earlier_ks, key.candidate)
+    if base is not None:
+        base, lr_max = (base if key.stage == CONFIRMATION else base.without_term()), None
+    return CandidateKey(key.stage, request.earlier_ks, key.candidate, lr_max, base)
 
 
 @dataclass(frozen=True, eq=False)

@@ -107,7 +107,7 @@ def test_a_surface_over_k_and_level_equals_scikit_learn_s_with_two_lengths(seeds
 
     def places(points: list[Candidate], of_seeds: list[int]) -> Array:
         """Log k, log lr_max, and a place of each seed far away from the others'."""
-        logs = np.log(np.array(points, float))
+        logs = np.log(np.array([point[:2] for point in points], float))
         return np.column_stack([logs, 1e3 * np.array(of_seeds, float)])
 
     smooth = kernels.RBF([0.8, 0.5, 1e9])
