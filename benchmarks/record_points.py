@@ -84,7 +84,7 @@ def quasi_random(lr_max: float, number: int) -> list[Point]:
 
 
 def schedule_of(point: Point, total_steps: int) -> Schedule:
-    """The schedule of a point, for a training of so many updates."""
+    """The schedule of a point, for a training of this many updates."""
     values = {name: value for name, value in point.items() if isinstance(value, int | float)}
     lr_max = values["lr_max"]
     lr_min, warmup_steps = values["lr_min"] * lr_max, round(values["warmup"] * total_steps)

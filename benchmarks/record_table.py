@@ -93,7 +93,7 @@ class Table:
             if stored["task"] != self.task:
                 raise DataError(f"{path}: is of task {stored['task']}; give another --out")
             self.points += [point for point in stored["points"] if point not in self.points]
-            self.seeds = max(self.seeds, *map(int, stored["seeds"]))
+            self.seeds = max(self.seeds, len(stored["seeds"]))
             for seed, curves in stored["seeds"].items():
                 runs = zip(stored["points"], curves[RAW], curves[AVERAGED], strict=True)
                 for point, raw, averaged in runs:

@@ -18,7 +18,8 @@ from torch.nn import functional
 from kdecay_search import TaskRun
 
 PARTS = 10
-"""Paragraphs are dealt into so many parts: one is the test part, one is for validation."""
+"""Number of parts that the paragraphs are dealt into: the last is the test part, the one before it
+is for validation."""
 CHARACTERS = 128
 """Size of the vocabulary: ASCII. Other characters are read as the character 127."""
 
@@ -118,7 +119,9 @@ def train(run: TaskRun) -> None:
     args = run.args
     run.seed_everything()
     training, held_out = split(run.purpose)
+    training, held_out = training.to(run.device), held_out.to(run.device)
     model = Transformer(args["width"], args["layers"], args["heads"], args["context"])
+    model.to(run.device)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim == 1]
     groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
@@ -134,7 +137,7 @@ def train(run: TaskRun) -> None:
     losses = []
     for step in run.remaining_steps():
         places = torch.randint(len(windows), (args["batch_size"],))
-        loss = loss_of(model, windows[places])
+        loss = loss_of(model, windows[places.to(run.device)])
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
