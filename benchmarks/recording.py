@@ -59,6 +59,7 @@ class BareRun:
     checkpoint: None = None
     comparator: None = None
     lr_max: None = None
+    point: None = None
 
     def restore(self, epochs: Sequence[Epoch]) -> None:
         pass

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
-from kdecay_search.study.comparators import COMPARATORS
+from kdecay_search.study.candidate import COOLDOWNS, Candidate, read_candidate
+from kdecay_search.study.comparators import COMPARATORS, FOUND
+from kdecay_search.study.space import PARAMETERS_OF
 from kdecay_search.study.spec import LARGEST_K, SMALLEST_K
 from kdecay_search.study.trials import CONFIRMATION, RAW_ONLY, RunKey, RunRequest
 
@@ -38,6 +41,11 @@ LR_MAX = "lr_max"
 level: that of the candidate."""
 LEVELS = "levels"
 """Attribute: the learning-rate levels of the stage's search space, if it has several."""
+POINT = "point"
+"""Attribute: every parameter of the candidate, in a study that searches whole schedules."""
+FAMILY, POWER, DECAY_SHARE = "family", "power", "decay_share"
+LR_MIN_SHARE, WARMUP_SHARE = "lr_min_share", "warmup_share"
+"""Further parameters of such a study's trials; each trial has those that its candidate has."""
 SCHEDULE = "schedule"
 """Parameter of a confirmation's trials, and attribute: the name of the schedule to train."""
 WORKER = "worker"
@@ -70,10 +78,21 @@ REQUEST = (
     SCHEDULE,
     LR_MAX,
     LEVELS,
+    POINT,
 )
 """Attributes that make up a trial's request."""
 RECORD = (*REQUEST, REASON, MESSAGE, WORKER, RESUMED, RAW_ONLY, WORSENED)
 """Attributes that planning reads."""
+
+LIMITS = {
+    "k": (SMALLEST_K, LARGEST_K),
+    "power": (0.001, 1000.0),
+    "decay_share": (0.001, 1.0),
+    "lr_max": (1e-12, 1e6),
+    "lr_min": (0.0, 1.0),
+    "warmup": (0.0, 0.9),
+}
+"""Smallest and largest value of each number of a whole candidate, as for ``[search.space]``."""
 
 
 def request_attributes(request: RunRequest) -> dict[str, Any]:
@@ -82,6 +101,7 @@ def request_attributes(request: RunRequest) -> dict[str, Any]:
         SCHEDULE: request.comparator,
         LR_MAX: request.lr_max,
         LEVELS: list(request.levels) or None,
+        POINT: request.point.stated() if request.point else None,
     }
     return {key: value for key, value in optional.items() if value is not None} | {
         "stage": request.key.stage,
@@ -107,26 +127,69 @@ def read_request(attributes: Mapping[str, Any]) -> RunRequest | None:
         The request; None if the attributes do not make one: something else queued the trial.
     """
     try:
-        key = tuple(attributes[name] for name in ("stage", "candidate", "seed"))
-        ks, k = tuple(attributes["earlier_ks"]), attributes[K]
-        low, high = attributes["bounds"]
-        protected = attributes["protected"]
+        return _read_request(attributes)
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _read_request(attributes: Mapping[str, Any]) -> RunRequest:
+    """The request. Raises KeyError, TypeError or ValueError if the attributes do not make one."""
+    key = tuple(attributes[name] for name in ("stage", "candidate", "seed"))
+    ks, k = tuple(attributes["earlier_ks"]), attributes[K]
+    low, high = attributes["bounds"]
     exponents = (*ks, low, high) if k is None else (*ks, low, high, k)
-    if not (all(map(is_index, key)) and all(map(is_exponent, exponents))):
-        return None
+    _require(all(map(is_index, key)) and all(map(is_exponent, exponents)))
     comparator = attributes.get(SCHEDULE)
-    if (comparator is None) == (key[0] == CONFIRMATION) or comparator not in (None, *COMPARATORS):
-        return None
+    _require(comparator is None or comparator in COMPARATORS)
+    _require((comparator is not None) == (key[0] == CONFIRMATION))
     lr_max, levels = attributes.get(LR_MAX), attributes.get(LEVELS, [])
-    if not isinstance(levels, list) or not all(map(is_level, levels)):
-        return None
-    if not (lr_max is None or is_level(lr_max)):
-        return None
+    _require(isinstance(levels, list) and all(map(is_level, levels)))
+    _require(lr_max is None or is_level(lr_max))
+    point = _read_point(attributes[POINT]) if POINT in attributes else None
+    if point is not None and comparator in (None, FOUND):
+        _require(_is_of_run(point, ks, k, lr_max))
     return RunRequest(
-        RunKey(*key), ks, k, (low, high), protected is True, comparator, lr_max, tuple(levels)
+        RunKey(*key),
+        ks,
+        k,
+        (low, high),
+        attributes["protected"] is True,
+        comparator,
+        lr_max,
+        tuple(levels),
+        point,
     )
+
+
+def _require(condition: bool) -> None:
+    if not condition:
+        raise ValueError("the attributes are no request")
+
+
+def _read_point(values: object) -> Candidate:
+    """A whole candidate. Raises ValueError if it is none that can be trained."""
+    point = read_candidate(values)
+    if point is None or point.family is None:
+        raise ValueError("not a candidate")
+    stated = point.stated()
+    needed = {"family", *PARAMETERS_OF[point.family], "lr_max", "lr_min"}
+    _require(needed <= stated.keys() <= needed | {"warmup"})
+    # One form of each number, since a checkpoint is found by its text: 2.0, not 2, and no -0.0.
+    numbers = {name: value + 0.0 for name, value in stated.items() if name != "family"}
+    _require(all(LIMITS[name][0] <= value <= LIMITS[name][1] for name, value in numbers.items()))
+    return point._replace(**numbers)
+
+
+def _is_of_run(
+    point: Candidate, earlier_ks: tuple[float, ...], k: float | None, lr_max: float | None
+) -> bool:
+    """Whether a candidate is what the rest of its request says."""
+    if point.k != k or lr_max not in (None, point.lr_max):
+        return False
+    if point.family in COOLDOWNS:
+        return not earlier_ks
+    terms = (*earlier_ks, point.k or 0.0)
+    return all(earlier < later for earlier, later in pairwise(terms))
 
 
 def is_index(value: object) -> bool:

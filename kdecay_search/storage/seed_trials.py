@@ -65,15 +65,21 @@ def _seed_trial(row: Row) -> SeedTrial | None:
         request = attribute.read_request(attributes)
         if request is None:
             return None
-        k = request.k if row.k is None else row.k
-        lr_max = request.lr_max if row.level is None else history.chosen_level(row.level)
+        candidate = request.point or _chosen(request, row)
     except (TypeError, ValueError, LookupError, RecursionError):
         return None
     return SeedTrial(
         trial_id=row.trial_id,
         request=request,
-        candidate=None if k is None else Candidate(k, lr_max),
+        candidate=candidate,
         errors=[history.error_of(value, row.direction) for value in row.reported],
         is_raw=bool(attributes.get(RAW_ONLY, False)),
         is_pruned=row.state == "PRUNED",
     )
+
+
+def _chosen(request: RunRequest, row: Row) -> Candidate | None:
+    """What a trial's parameters, or else its request, say of k and the level."""
+    k = request.k if row.k is None else row.k
+    lr_max = request.lr_max if row.level is None else history.chosen_level(row.level)
+    return None if k is None else Candidate(k, lr_max)

@@ -146,10 +146,10 @@ def changed(spec: StudySpec, table: str, values: Mapping[str, object], source: s
 def resumed(stored: StudySpec, spec: StudySpec) -> StudySpec:
     """The spec of a study that is launched again, where its file leaves out a setting whose default
     has changed since: the stored one counts."""
-    if "min_gain" in spec.search.model_fields_set:
-        return spec
-    search = spec.search.model_copy(update={"min_gain": stored.search.min_gain})
-    return spec.model_copy(update={"search": search})
+    names = ("min_gain", "sampler") if stored.search.sampler == "grid" else ("min_gain",)
+    stated = spec.search.model_fields_set
+    kept = {name: getattr(stored.search, name) for name in names if name not in stated}
+    return spec.model_copy(update={"search": spec.search.model_copy(update=kept)})
 
 
 def differences(old: StudySpec, new: StudySpec) -> list[str]:

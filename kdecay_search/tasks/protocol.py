@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.metric import Metric
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.checkpoint import Checkpoint
@@ -96,13 +97,24 @@ class Run(Protocol):
 
     @property
     def ks(self) -> tuple[float, ...]:
-        """All terms of the schedule: those that earlier stages kept, then the candidate's k."""
+        """All terms of the schedule: those that earlier stages kept, then the candidate's k. Empty
+        for a cooldown, which has none; in a confirmation, those that the search found."""
         ...
 
     @property
     def lr_max(self) -> float | None:
         """The learning-rate level to use instead of ``spec.schedule.lr_max``; None if it is not
         searched."""
+        ...
+
+    @property
+    def point(self) -> Candidate | None:
+        """The whole candidate, in a study that searches whole schedules; else None.
+
+        The learning rates are those of :func:`kdecay_search.study.comparators.schedule_of`, which
+        takes this, ``comparator``, ``ks`` and ``lr_max``. What ``spec.schedule`` says may be
+        overruled by any of them.
+        """
         ...
 
     @property

@@ -10,7 +10,12 @@ where φ* belongs to ``best_ks``; the integral has a closed form. With ``best_lr
 learning-rate level matters, too: the integrand is then the squared distance between r(1 − φ) and
 1 − φ*, where r = lr_max / best_lr_max. Every schedule therefore has a best level of its own, at
 which its learning rate is nearest to that of the best schedule: for k = 1 and k* = 3 at r = 1.35,
-which removes more than half of the distance.
+which removes more than half of the distance. With ``best_power`` N, the best schedule is
+(1 − φ*)^N, and the integral is computed by quadrature.
+
+So it is for a *whole candidate*, whose shape may be any: 1 − φ is then its learning rate in units
+of the range from the study file's lr_min to the best level. Without a best level, the floor's share
+of lr_max counts in place of the floor. The warm-up makes no difference.
 
 ``seed_noise`` (shared by all candidates of a seed) and ``run_noise`` (of each run) are added to the
 final error; both are standard deviations in percentage points. Before the end, a curve behaves as
@@ -24,6 +29,7 @@ repeated, by any worker, draws the same curve.
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import time
@@ -32,6 +38,7 @@ from collections.abc import Callable, Sequence
 
 from kdecay_search.schedules.base import mean_over_unit_interval
 from kdecay_search.study.builtin_tasks import SimulatedTask, SurfaceSpec
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS, FOUND, ORIGINAL, schedule_of
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.protocol import Epoch, Run
@@ -48,7 +55,8 @@ def train(run: Run, sleep: Callable[[float], None] = time.sleep) -> None:
     """Report the run's curve epoch by epoch, each after ``epoch_seconds``."""
     task = run.spec.task
     assert isinstance(task, SimulatedTask)
-    for epoch in comparator_curve(run.spec, run.comparator or FOUND, run.ks, run.seed, run.lr_max):
+    name = run.comparator or FOUND
+    for epoch in comparator_curve(run.spec, name, run.ks, run.seed, run.lr_max, run.point):
         run.poll()
         seconds = task.epoch_seconds
         while seconds > 0:
@@ -61,6 +69,8 @@ def train(run: Run, sleep: Callable[[float], None] = time.sleep) -> None:
 def final_error(surface: SurfaceSpec, ks: Sequence[float], lr_max: float | None = None) -> float:
     """The surface's error (%) without noise, for the schedule with terms ``ks``."""
     ratio = _lr_ratio(surface, lr_max)
+    if surface.best_power is not None:
+        return shape_error(surface, _shape(ks, ratio))
     weighted = [(ratio / len(ks), k) for k in ks]
     weighted += [(-1 / len(surface.best_ks), k) for k in surface.best_ks]
     weighted += [(1 - ratio, 0.0)]
@@ -88,9 +98,14 @@ def curve(
 
 
 def comparator_curve(
-    spec: StudySpec, comparator: str, ks: Sequence[float], seed: int, lr_max: float | None = None
+    spec: StudySpec,
+    comparator: str,
+    ks: Sequence[float],
+    seed: int,
+    lr_max: float | None = None,
+    point: Candidate | None = None,
 ) -> list[Epoch]:
-    """All epochs of one run of a schedule that a confirmation trains.
+    """All epochs of one run of the search, or of a schedule that a confirmation trains.
 
     Args:
         spec: A study of a simulated task.
@@ -98,9 +113,12 @@ def comparator_curve(
         ks: The terms of the schedule that the search has found.
         seed: The seed of the run.
         lr_max: The learning-rate level; None for that of ``spec.schedule``.
+        point: The whole candidate, if the study searches these.
     """
     task = spec.task
     assert isinstance(task, SimulatedTask)
+    if point is not None:
+        return _whole_curve(spec, task, comparator, ks, seed, point)
     if comparator in (FOUND, ORIGINAL):
         level = spec.schedule.lr_max if lr_max is None and task.surface.best_lr_max else lr_max
         return curve(task, ks if comparator == FOUND else BASELINE_KS, seed, level)
@@ -109,23 +127,60 @@ def comparator_curve(
     return _curve(task, seed, goal, shape, (*ks, *_key(lr_max), zlib.crc32(comparator.encode())))
 
 
+def _whole_curve(
+    spec: StudySpec,
+    task: SimulatedTask,
+    comparator: str,
+    ks: Sequence[float],
+    seed: int,
+    point: Candidate,
+) -> list[Epoch]:
+    """All epochs of one run of a whole candidate, or of a comparator made from it.
+
+    The learning rate that the curve's noise follows ends at 0, as on a grid: a floor is judged by
+    the surface alone.
+    """
+    shape = comparator_shape(spec, comparator, ks, point=point)
+    key = [*ks, zlib.crc32(json.dumps(point.stated(), sort_keys=True).encode())]
+    if comparator not in (FOUND, ORIGINAL):
+        key.append(zlib.crc32(comparator.encode()))
+    end = shape(1.0)
+    goal = shape_error(task.surface, shape)
+    return _curve(task, seed, goal, lambda u: shape(u) - end, key)
+
+
 def comparator_shape(
-    spec: StudySpec, comparator: str, ks: Sequence[float], lr_max: float | None = None
+    spec: StudySpec,
+    comparator: str,
+    ks: Sequence[float],
+    lr_max: float | None = None,
+    point: Candidate | None = None,
 ) -> Shape:
-    """1 − φ(u) of a comparator, which may have no terms: its learning rate above ``lr_min``, in
-    units of the range up to the surface's best level, or to ``lr_max`` if there is none."""
-    schedule = schedule_of(spec, comparator, ks, lr_max=lr_max)
+    """1 − φ(u) of a schedule that may have no terms: its learning rate above ``lr_min``, in units
+    of the range up to the surface's best level, or to its own if there is none.
+
+    Args:
+        spec: A study of a simulated task.
+        comparator: Name of the schedule (:mod:`kdecay_search.study.comparators`).
+        ks: The terms of the schedule that the search has found.
+        lr_max: The learning-rate level; None for that of ``spec.schedule``.
+        point: The whole candidate, if the study searches these.
+    """
+    schedule = schedule_of(spec, comparator, ks, lr_max=lr_max, point=point)
     assert isinstance(spec.task, SimulatedTask)
     low, best = spec.schedule.lr_min, spec.task.surface.best_lr_max
     high = best or lr_max or spec.schedule.lr_max
+    if point is not None and point.lr_max is not None and best is None:
+        low, high = low * (point.lr_max / high), point.lr_max
     span, shift = (schedule.lr_max - schedule.lr_min), schedule.lr_min - low
     return lambda u: (shift + span * schedule.weight(u)) / (high - low or 1.0)
 
 
 def shape_error(surface: SurfaceSpec, shape: Shape) -> float:
     """The surface's error (%) without noise for a schedule with this shape, by quadrature."""
-    best = _shape(surface.best_ks)
-    distance = mean_over_unit_interval(lambda u: (shape(u) - best(u)) ** 2)
+    best, power = _shape(surface.best_ks), surface.best_power or 1.0
+    # The mean of terms that are all 1 may exceed 1 by a last digit.
+    distance = mean_over_unit_interval(lambda u: (shape(u) - max(best(u), 0.0) ** power) ** 2)
     return min(100.0, surface.best_error + surface.curvature * distance)
 
 

@@ -74,7 +74,9 @@ class Trainer:
             weight_decay=task.optimizer.weight_decay,
             fused=True,
         )
-        self._schedule = schedule_of(run.spec, run.comparator, run.ks, steps_per_epoch, run.lr_max)
+        self._schedule = schedule_of(
+            run.spec, run.comparator, run.ks, steps_per_epoch, run.lr_max, run.point
+        )
         self._total_steps = task.epochs * steps_per_epoch
         self._curve: list[Epoch] = []
         self._step = 0

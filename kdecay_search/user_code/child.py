@@ -16,6 +16,7 @@ from dataclasses import astuple
 
 from kdecay_search.errors import KEPT_BYTES, KDecayError
 from kdecay_search.study import file as study_file
+from kdecay_search.study.candidate import read_candidate
 from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
@@ -76,6 +77,7 @@ class RemoteRun:
         self.spec = study_file.from_json(job["spec"])
         self.ks: tuple[float, ...] = tuple(job["ks"])
         self.lr_max: float | None = job["lr_max"]
+        self.point = read_candidate(job["point"])
         self.comparator: str | None = job["comparator"]
         self.seed: int = job["seed"]
         self.device: str = job["device"]

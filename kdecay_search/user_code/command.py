@@ -253,7 +253,8 @@ def _shown(value: object) -> str:
 def _placeholder_values(
     run: Run, task: CommandTask, device: str, folder: Path
 ) -> Mapping[str, str]:
-    """Return the text for each placeholder; ``k`` and ``ks`` are empty for a baseline schedule.
+    """Return the text for each placeholder; ``k`` and ``ks`` are empty for a schedule
+    without terms, such as a cooldown.
 
     Args:
         run: The run to train.
@@ -262,7 +263,7 @@ def _placeholder_values(
         folder: Where to write the schedule; it exists until the program has ended.
     """
     per_epoch = task.steps_per_epoch or 1
-    schedule = schedule_of(run.spec, run.comparator, run.ks, per_epoch, run.lr_max)
+    schedule = schedule_of(run.spec, run.comparator, run.ks, per_epoch, run.lr_max, run.point)
     ks = schedule.ks if isinstance(schedule, KDecaySchedule) else ()
     length, total = task.length, round(task.length.updates(per_epoch))
     values = {
@@ -274,7 +275,7 @@ def _placeholder_values(
         STEPS: str(task.steps or ""),
         TOTAL_STEPS: str(total),
         REPORT_EVERY: str(length.report_every),
-        WARMUP_STEPS: str(run.spec.warmup_steps(per_epoch)),
+        WARMUP_STEPS: str(schedule.warmup_steps),
         "seed": str(run.seed),
         "device": device,
         PURPOSE: "confirmation" if run.comparator else "search",

@@ -151,7 +151,9 @@ class GivenRun:
         if self._schedule is None:
             run = self._run
             per_epoch = 1 if self.length.counts_steps else self.steps_per_epoch
-            self._schedule = schedule_of(run.spec, run.comparator, run.ks, per_epoch, run.lr_max)
+            self._schedule = schedule_of(
+                run.spec, run.comparator, run.ks, per_epoch, run.lr_max, run.point
+            )
         return self._schedule(min(step, self.total_steps), self.total_steps)
 
     def _require(self, unit: str, used: str, instead: str) -> None:

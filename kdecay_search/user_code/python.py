@@ -136,6 +136,7 @@ def _job(run: Run, device: str) -> Message:
         "spec": run.spec.to_json(),
         "ks": run.ks,
         "lr_max": run.lr_max,
+        "point": run.point.stated() if run.point else None,
         "comparator": run.comparator,
         "seed": run.seed,
         "device": device,

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.file import changed
 from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
@@ -91,6 +92,7 @@ class TryoutRun:
         self.seed, self.device = SEED, device
         levels = self.spec.search.lr_max
         self.lr_max = levels[0] if levels else None
+        self.point: Candidate | None = None
         self.checkpoint = _ObservedCheckpoint(folder, self.spec.fingerprint(self.ks, SEED))
         self._tryout, self._log, self._interrupts = tryout, log, interrupts
         self._updates = 0

@@ -22,6 +22,7 @@ from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.queue import Claim
 from kdecay_search.storage.records import StoredStudy
+from kdecay_search.study.candidate import candidate_name
 from kdecay_search.study.trials import FIRST_STAGE, State
 from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
 from kdecay_search.worker.names import own_prefix
@@ -334,6 +335,9 @@ def _describe(claim: Claim) -> str:
     request, seed = claim.request, claim.request.key.seed
     if request.comparator is not None:
         return f"confirmation, {request.comparator}, seed {seed}"
+    if request.point is not None:
+        name = candidate_name(request.point, request.earlier_ks)
+        return f"stage {request.key.stage}, {name}, seed {seed}"
     k = "k by the sampler" if request.k is None else f"k = {request.k:g}"
     level = "" if request.lr_max is None else f", lr_max {request.lr_max:g}"
     return f"stage {request.key.stage}, {k}{level}, seed {seed}"

@@ -12,9 +12,10 @@ from typing import TypeVar
 from kdecay_search.errors import KEPT_BYTES, KDecayError, MissingPackage, StorageUnavailable
 from kdecay_search.storage import Storage, queue
 from kdecay_search.storage.queue import Claim
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import ERROR, MEMORY, WRONG
+from kdecay_search.study.trials import ERROR, MEMORY, WRONG, RunRequest
 from kdecay_search.tasks.checkpoint import Checkpoint, CheckpointFolder
 from kdecay_search.tasks.protocol import Epoch, Lost, Pruned, Released, TrainFunction
 from kdecay_search.tasks.simulated import train as train_simulated
@@ -145,13 +146,14 @@ class _WorkerRun:
         self.spec = spec
         self.seed = request.key.seed
         self.device = context.device
-        self.ks = (*request.earlier_ks, trial.candidate.k)
+        self.ks = ks_of(request, trial.candidate)
         self.lr_max = trial.candidate.lr_max
         self.comparator = request.comparator
+        self.point = request.point
         self.checkpoint = Checkpoint(
             context.checkpoints.of_study(spec, claim.launch),
             request.key,
-            spec.fingerprint(self.ks, self.seed, self.comparator, self.lr_max),
+            spec.fingerprint(self.ks, self.seed, self.comparator, self.lr_max, self.point),
             spec.workers.checkpoint_seconds,
         )
         self._stop = context.stop
@@ -228,6 +230,13 @@ class _WorkerRun:
             except StorageUnavailable as error:
                 logger.warning("retrying to record the end of the run: %s", error)
                 self._check_threads()
+
+
+def ks_of(request: RunRequest, candidate: Candidate) -> tuple[float, ...]:
+    """All terms of a run, and in a confirmation those of the schedule that the search found: none
+    for a cooldown."""
+    k = request.k if request.point is not None else candidate.k
+    return (*request.earlier_ks, *(() if k is None else (k,)))
 
 
 def load_task(spec: StudySpec) -> TrainFunction:

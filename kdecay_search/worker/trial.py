@@ -91,7 +91,12 @@ class ClaimedTrial:
         return Pruned if should_prune(self._spec, own, trials) else None
 
     def is_decision(self, epoch: Epoch) -> bool:
-        """Whether the run may be pruned after this report, depending on other runs."""
+        """Whether the run may be pruned after this report, depending on other runs.
+
+        A whole candidate is not: what its curve says of its end is not known.
+        """
+        if self._claim.request.point is not None:
+            return False
         is_new = not epoch.diverged and epoch.number > self._restored
         is_comparable = is_new and epoch.averaged_error is not None
         return is_comparable and may_stop(self._spec, self._claim.request, epoch.number)
@@ -175,16 +180,18 @@ def _choose_candidate(storage: Storage, spec: StudySpec, claim: Claim) -> Candid
         Lost: The trial was ended or deleted before the sampler has chosen.
     """
     request = claim.request
-    if request.k is None:
+    if request.is_open:
         try:
             return _sample(storage, spec, claim)
         except (UpdateFinishedTrialError, KeyError) as error:
             if queue.beat(storage, claim).running:
                 raise
             raise Lost from error
-    given, spaces = parameters.parameters(request), parameters.distributions(request)
+    given = parameters.parameters(request)
+    space = spec.schedule_space() if request.point else None
+    spaces = parameters.distributions(request, space)
     queue.give_parameters(storage, claim.trial_id, given, spaces)
-    return Candidate(request.k, request.lr_max)
+    return request.point or Candidate(request.k, request.lr_max)
 
 
 def _sample(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:

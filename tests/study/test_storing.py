@@ -15,6 +15,7 @@ from kdecay_search.search import runs_at_most
 from kdecay_search.storage import Storage
 from kdecay_search.storage.attributes import SPEC
 from kdecay_search.storage.records import read_study
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.file import differences, from_json, load, resumed, to_toml
 from kdecay_search.study.spec import StudySpec
 from tests.study.files import written
@@ -176,6 +177,60 @@ def test_a_study_is_resumed_with_the_gain_that_it_was_launched_with() -> None:
     assert differences(stored, resumed(stored, stated)) == ["search.min_gain: 0.1 -> 0.2"]
 
 
+@pytest.mark.parametrize("version", [None, "0.1.0"])
+def test_a_study_of_before_there_was_a_joint_search_is_a_grid(version: str | None) -> None:
+    """Every stored study states its sampler, but not every test and tool writes all settings."""
+    stored = json.dumps({"name": "old", "task": {"kind": "simulated", "epochs": 3}})
+    assert from_json(stored, version).search.sampler == "grid"
+    assert from_json(stored, "0.2.0").search.sampler == "joint"
+
+
+def test_a_joint_study_may_be_given_a_larger_budget() -> None:
+    small = study(search={"sampler": "joint", "budget": 10})
+    large = study(search={"sampler": "joint", "budget": 30})
+    assert differences(small, large) == []
+
+
+def test_a_grid_whose_file_leaves_the_sampler_out_is_resumed_as_the_grid_that_it_was() -> None:
+    """Version 0.1.0 had no other default; today the same file means a joint search."""
+    stored = from_json(STORED_BEFORE_BASELINES)
+    file = study(search={"max_terms": 3})
+    table = file.model_dump(mode="json", exclude={"search"})
+    launched = read(table | {"search": {"max_terms": 3}})
+    assert launched.search.sampler == "joint"
+    assert differences(stored, resumed(stored, launched)) == []
+    stated = read(table | {"search": {"sampler": "joint", "min_gain": 0.1}})
+    assert differences(stored, resumed(stored, stated)) == ["search.sampler: 'grid' -> 'joint'"]
+
+
+WHOLE = Candidate(2.0, 0.1, "polynomial", 1.5, None, 0.01, 0.05)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        WHOLE._replace(k=2.5),
+        WHOLE._replace(lr_max=0.2),
+        WHOLE._replace(power=1.6),
+        WHOLE._replace(lr_min=0.02),
+        WHOLE._replace(warmup=0.06),
+        WHOLE._replace(family="cosine", power=None),
+        Candidate(None, 0.1, "cooldown", None, 0.2, 0.01, 0.05),
+        Candidate(None, 0.1, "cooldown", None, 0.3, 0.01, 0.05),
+        Candidate(None, 0.1, "linear-cooldown", None, 0.2, 0.01, 0.05),
+        None,
+    ],
+)
+def test_fingerprints_of_whole_candidates_differ_by_every_parameter(
+    other: Candidate | None,
+) -> None:
+    spec = study(search={"sampler": "joint"})
+    runs = [spec.fingerprint((2.0,), 0, None, 0.1, point) for point in (WHOLE, other)]
+    assert runs[0] != runs[1]
+    later = spec.fingerprint((1.0, 2.0), 0, None, 0.1, WHOLE)
+    assert later not in runs
+
+
 @pytest.mark.parametrize(("spec", "of_study", "of_run", "of_confirmation"), FINGERPRINTS)
 def test_fingerprints_decide_which_checkpoints_are_found_and_never_change(
     spec: StudySpec, of_study: str, of_run: str, of_confirmation: str
@@ -207,6 +262,7 @@ def test_equal_specs_do_not_differ() -> None:
         {"description": "another"},
         {"workers": {"heartbeat_seconds": 1.0, "grace_seconds": 5.0, "max_attempts": 9}},
         {"search": {"max_terms": 5}},
+        {"search": {"sampler": "grid", "budget": 99}},
     ],
 )
 def test_what_changes_no_result_may_change(free: dict[str, Any]) -> None:
@@ -225,6 +281,15 @@ def test_what_changes_no_result_may_change(free: dict[str, Any]) -> None:
         ({"pruning": {"enabled": True}}, "pruning.enabled: False -> True"),
         ({"surface": {"best_ks": [2.0]}}, "task.surface.best_ks: [3.0] -> [2.0]"),
         ({"epochs": 9}, "task.epochs: 3 -> 9"),
+        (
+            {"search": {"sampler": "grid", "baselines": ["cosine"]}},
+            "search.baselines: ['linear', 'cosine', 'cooldown'] -> ['cosine']",
+        ),
+        (
+            {"search": {"sampler": "grid", "space": {"power": 1.0}}},
+            "search.space.power: [0.5, 4.0, 'log'] -> 1.0",
+        ),
+        ({"search": {"sampler": "joint"}}, "search.sampler: 'grid' -> 'joint'"),
     ],
 )
 def test_what_would_mix_results_is_named_with_both_values(

@@ -23,6 +23,8 @@ from kdecay_search.tasks.simulated import comparator_curve
 
 NOISELESS = {"seed_noise": 0.0, "run_noise": 0.0, "epoch_noise": 0.0}
 EPOCHS = 3
+JOINT_KEYS = {"sampler", "space", "budget", "baselines"}
+"""Keys of a search table that do not mean a grid."""
 MOST_TRIALS = 5000
 """A study of these tests that has more will never end."""
 
@@ -31,9 +33,16 @@ Outcome = Callable[[Trial], Trial]
 
 
 def study_table(name: str = "small", **tables: Any) -> dict[str, Any]:
-    """A minimal study file as nested dicts; ``tables`` replace or add top-level keys."""
+    """A minimal study file as nested dicts; ``tables`` replace or add top-level keys.
+
+    It searches a grid, unless its search table states a sampler or a key of the joint search.
+    """
     task = {"kind": "simulated", "epochs": EPOCHS}
-    return {"name": name, "task": task, "pruning": {"enabled": False}} | tables
+    search = tables.pop("search", {})
+    if isinstance(search, dict) and not JOINT_KEYS & search.keys():
+        search = {"sampler": "grid"} | search
+    table = {"name": name, "task": task, "pruning": {"enabled": False}}
+    return table | tables | {"search": search}
 
 
 def study(
@@ -44,7 +53,7 @@ def study(
 ) -> StudySpec:
     """A valid simulated study. ``surface``: keys of ``[task.surface]``, without noise else."""
     task = {"kind": "simulated", "epochs": epochs, "surface": NOISELESS | (surface or {})}
-    return StudySpec.model_validate_json(json.dumps(study_table(name, task=task) | tables))
+    return StudySpec.model_validate_json(json.dumps(study_table(name, **{"task": task} | tables)))
 
 
 def images_table(**data: Any) -> dict[str, Any]:
@@ -92,9 +101,12 @@ def simulated(spec: StudySpec) -> Outcome:
 
     def run(waiting: Trial) -> Trial:
         assert isinstance(spec.task, SimulatedTask)
-        assert waiting.k is not None
-        ks, comparator = (*waiting.request.earlier_ks, waiting.k), waiting.request.comparator
-        last = comparator_curve(spec, comparator or FOUND, ks, waiting.key.seed, waiting.lr_max)[-1]
+        request, k = waiting.request, waiting.k
+        assert k is not None or request.point is not None
+        ks = (*request.earlier_ks, *(() if k is None else (k,)))
+        name = request.comparator or FOUND
+        seed = waiting.key.seed
+        last = comparator_curve(spec, name, ks, seed, waiting.lr_max, request.point)[-1]
         return completed(waiting, last.validation_error)
 
     return run
@@ -164,7 +176,7 @@ class MemoryQueue:
         """Work the first waiting trials, as workers do; return how many."""
         claimed = self.waiting[:most]
         for trial in claimed:
-            point = self.choose(trial.request) if trial.request.k is None else trial.point
+            point = self.choose(trial.request) if trial.request.is_open else trial.point
             assert point is not None
             self.put(self.outcome(replace(trial, k=point.k, lr_max=point.lr_max)))
         return len(claimed)

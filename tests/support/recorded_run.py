@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import RunKey
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch, Interruption
@@ -27,6 +28,7 @@ class RecordedRun:
         self.spec = study(**tables)
         self.ks, self.comparator, self.seed, self.device = ks, comparator, 0, "cpu"
         self.lr_max: float | None = None
+        self.point: Candidate | None = None
         self.checkpoint = None
         if folder is not None:
             fingerprint = self.spec.fingerprint(ks, 0, comparator)

@@ -24,6 +24,7 @@ class Recorder:
         self.spec, self.ks, self.seed, self.device = spec, ks, seed, "cpu"
         self.comparator: str | None = None
         self.lr_max: float | None = None
+        self.point = None
         self.checkpoint: Checkpoint | None = None
         self.epochs: list[Epoch] = []
         self.restored: list[Epoch] = []
