@@ -22,6 +22,7 @@ from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.connect import Lock, retried
 from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study import file as study_file
+from kdecay_search.study.candidate import candidate_name
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import CONFIRMATION, FIRST_STAGE, State
 
@@ -200,6 +201,8 @@ def _descriptions(snapshot: StudySnapshot, study: StoredStudy) -> dict[int, dict
         }
         if stage.best and stage.best.lr_max is not None:
             descriptions[stage.n]["best_lr_max"] = stage.best.lr_max
+        if stage.best and stage.best.whole is not None:
+            descriptions[stage.n]["best"] = candidate_name(stage.best.whole, stage.earlier_ks)
     if plan.confirmation is not None and snapshot.confirmed is not None:
         descriptions[CONFIRMATION] = {
             "ks": list(plan.confirmation.ks),

@@ -8,16 +8,17 @@ from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from kdecay_search.schedules.kdecay import KDecaySchedule
-from kdecay_search.search import Memo, Plan, Progress, make_plan
+from kdecay_search.schedules.base import Schedule
+from kdecay_search.search import Incumbent, Memo, Plan, Progress, make_plan
 from kdecay_search.search.machines import FailingPlace, failing_places
 from kdecay_search.search.verdict import Verdict, judge, judge_confirmation
 from kdecay_search.statistics import Sample, describe, paired_gain
 from kdecay_search.storage import Storage, records
 from kdecay_search.storage.records import StoredStudy
+from kdecay_search.study.candidate import COOLDOWNS, Candidate
 from kdecay_search.study.metric import Metric, MetricFormat
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import WITHDRAWN, State, Trial
+from kdecay_search.study.trials import CONFIRMATION, WITHDRAWN, State, Trial
 
 _memos: WeakKeyDictionary[Storage, Memo] = WeakKeyDictionary()
 """What this process worked out for earlier plans, by the storage that keeps the trials they were
@@ -69,15 +70,41 @@ class StudySnapshot:
         return str(self.plan.progress)
 
     @property
-    def schedule(self) -> KDecaySchedule:
+    def schedule(self) -> Schedule:
         """The best schedule so far; its warm-up is in epochs or steps, as in the study file."""
-        return self.spec.schedule_for(self.plan.leader.ks, lr_max=self.plan.leader.lr_max)
+        return self.schedule_of(self.plan.leader)
 
     @property
-    def original(self) -> KDecaySchedule:
-        """The schedule with k = 1, at its best learning-rate level if that was searched."""
-        base = self.plan.baseline
-        return self.spec.schedule_for(base.ks, lr_max=base.lr_max)
+    def original(self) -> Schedule:
+        """The schedule with k = 1, at its best level and floor as far as these were searched."""
+        return self.schedule_of(self.plan.baseline)
+
+    def schedule_of(self, found: Incumbent, steps_per_epoch: float = 1) -> Schedule:
+        """The schedule of the leader, of the baseline, or of another incumbent.
+
+        Args:
+            found: The incumbent.
+            steps_per_epoch: Optimizer updates per epoch, for the warm-up.
+        """
+        if found.point is not None:
+            return self.spec.candidate_schedule(found.point, found.ks[:-1], steps_per_epoch)
+        return self.spec.schedule_for(found.ks, steps_per_epoch, found.lr_max)
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether the study searches whole schedules on a budget."""
+        return self.spec.search.sampler == "joint"
+
+    @property
+    def runs_begun(self) -> int:
+        """Number of runs of the search that have begun, which is what a budget counts."""
+        return len(
+            {
+                (trial.candidate_key, trial.key.seed)
+                for trial in self.attempts
+                if trial.key.stage != CONFIRMATION
+            }
+        )
 
     @property
     def attempts(self) -> list[Trial]:
@@ -114,9 +141,12 @@ class StudySnapshot:
     @property
     def epochs_planned(self) -> int:
         """Number of epochs, or of steps if the study counts these, that all runs of the stages
-        opened so far would take without pruning."""
+        opened so far would take without pruning, or that the budget of a search of whole schedules
+        allows."""
         candidates = sum(len(stage.candidates) for stage in self.plan.stages)
         runs = candidates * self.spec.search.seeds
+        if self.is_joint:
+            runs = self.spec.search.budget
         if self.plan.confirmation is not None:
             runs += len(self.plan.confirmation.rows) * self.spec.confirm.seeds
         return runs * self.spec.task.length.total
@@ -146,9 +176,6 @@ def overview(snapshot: StudySnapshot) -> dict[str, Any]:
     """
     plan, spec, verdict = snapshot.plan, snapshot.spec, snapshot.verdict
     metric, length = spec.task.metric, spec.task.length
-    warmup: dict[str, float] = {"warmup_epochs": spec.schedule.warmup_epochs}
-    if length.counts_steps:
-        warmup = {"warmup_steps": spec.schedule.warmup_steps or 0}
     return {
         "study": spec.name,
         "state": snapshot.state,
@@ -163,18 +190,12 @@ def overview(snapshot: StudySnapshot) -> dict[str, Any]:
             "model": None if verdict.model is None else str(verdict.model),
             "pairs": verdict.pairs,
         },
-        "schedule": {
-            "family": spec.schedule.family,
-            "ks": list(plan.leader.ks),
-            "power": spec.schedule.power,
-            "lr_max": snapshot.schedule.lr_max,
-            "lr_min": spec.schedule.lr_min,
-            **warmup,
-        },
+        "schedule": _schedule(snapshot),
         "error": {**_values(plan.leader.errors, metric), "diverged": plan.leader.diverged},
         "baseline": {
             "ks": list(plan.baseline.ks),
             **level_of(plan.baseline.lr_max),
+            **_named(plan.baseline),
             **_values(plan.baseline.errors, metric),
             "diverged": plan.baseline.diverged,
         },
@@ -184,7 +205,61 @@ def overview(snapshot: StudySnapshot) -> dict[str, Any]:
             "trained": snapshot.epochs_trained,
             "planned": snapshot.epochs_planned,
         },
+        **_budget(snapshot),
     }
+
+
+def _schedule(snapshot: StudySnapshot) -> dict[str, Any]:
+    """The best schedule so far."""
+    spec, leader = snapshot.spec, snapshot.plan.leader
+    length, point = spec.task.length, leader.point
+    warmup: dict[str, float] = {"warmup_epochs": spec.schedule.warmup_epochs}
+    if length.counts_steps:
+        warmup = {"warmup_steps": spec.schedule.warmup_steps or 0}
+    if point is None:
+        return {
+            "family": spec.schedule.family,
+            "ks": list(leader.ks),
+            "power": spec.schedule.power,
+            "lr_max": snapshot.schedule.lr_max,
+            "lr_min": spec.schedule.lr_min,
+            **warmup,
+        }
+    if point.warmup is not None and length.counts_steps:
+        warmup = {"warmup_steps": snapshot.schedule.warmup_steps}
+    elif point.warmup is not None:
+        warmup = {"warmup_epochs": float(f"{point.warmup * length.total:.10g}")}
+    return {
+        **_named(leader),
+        "ks": list(leader.ks),
+        **({} if point.family in COOLDOWNS else {"power": point.power or 1.0}),
+        "lr_max": snapshot.schedule.lr_max,
+        "lr_min": snapshot.schedule.lr_min,
+        **warmup,
+    }
+
+
+def _named(found: Incumbent) -> dict[str, Any]:
+    """The name of an incumbent and all its parameters, in a search of whole schedules; its terms
+    are stated as a list elsewhere."""
+    if found.point is None:
+        return {}
+    values = parameters_of(found.point)
+    values.pop("k", None)
+    return {"name": found.name, **values}
+
+
+def parameters_of(point: Candidate) -> dict[str, Any]:
+    """The parameters that a candidate states, by their names in JSON: ``lr_min_share`` is a share
+    of ``lr_max``, ``warmup_share`` and ``decay_share`` are shares of the training."""
+    shares = {"lr_min": "lr_min_share", "warmup": "warmup_share"}
+    return {shares.get(name, name): value for name, value in point.stated().items()}
+
+
+def _budget(snapshot: StudySnapshot) -> dict[str, Any]:
+    if not snapshot.is_joint:
+        return {}
+    return {"budget": {"runs": snapshot.spec.search.budget, "begun": snapshot.runs_begun}}
 
 
 def metric_of(shown: MetricFormat) -> dict[str, Any]:

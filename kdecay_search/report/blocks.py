@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from kdecay_search.schedules.kdecay import KDecaySchedule
+from kdecay_search.schedules.base import Schedule
 
 BLOCKS = "▁▂▃▄▅▆▇█"
 """Block characters by height."""
@@ -15,7 +15,7 @@ def bar(share: float, width: int) -> str:
     return "█" * round(share * width)
 
 
-def curve(schedule: KDecaySchedule, width: int = CURVE_WIDTH) -> str:
+def curve(schedule: Schedule, width: int = CURVE_WIDTH) -> str:
     """The schedule over training as one line of blocks, without its warm-up."""
     steps = width - 1
     shares = (

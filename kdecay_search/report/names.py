@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from kdecay_search.report import whole
 from kdecay_search.report.effort import trials_by_point
 from kdecay_search.search import BASELINE_KS, CandidateResult, Stage
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.study.candidate import level_name, schedule_name
+from kdecay_search.study.candidate import candidate_name, level_name, schedule_name
 from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State, Trial
@@ -37,6 +38,8 @@ def run_name(trial: Trial, separator: str = "  ") -> str:
     """Which run a trial is an attempt at, such as ``stage 1  k = 2.5  seed 0``."""
     k = "?" if trial.k is None else f"{trial.k:.4g}{level_name(trial.lr_max)}"
     parts = [f"stage {trial.key.stage}", f"k = {k}"]
+    if trial.request.point is not None:
+        parts[1] = candidate_name(trial.request.point, trial.request.earlier_ks)
     if trial.request.comparator:
         parts = ["confirmation", trial.request.comparator]
     return separator.join([*parts, f"seed {trial.key.seed}"])
@@ -46,8 +49,10 @@ def stage_outcome(stage: Stage) -> str:
     """What came of a stage, in a few words such as ``keeps k = 2``."""
     if stage.progress == "running":
         return "running"
-    if stage.best is None or stage.best.k is None:
+    if stage.best is None or stage.best.point is None:
         return "no result"
+    if stage.best.whole is not None:
+        return whole.outcome(stage)
     if not stage.kept:
         return "keeps no term"
     level = level_name(stage.best.lr_max) if stage.levels else ""
@@ -98,7 +103,7 @@ def divergence(stage: Stage) -> str:
     )
     if not diverged:
         return ""
-    counts = {schedule_name((at.k,), at.lr_max): count for at, count in diverged}
+    counts = {candidate_name(at): count for at, count in diverged}
     if sum(counts.values()) == 1:
         return f"A run of {next(iter(counts))} has diverged. It ranks worst and counts in no mean."
     of = ", ".join(f"{count} of {name}" for name, count in counts.items())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Sample, describe, paired_gain
-from kdecay_search.study.candidate import schedule_name
+from kdecay_search.study.candidate import candidate_name, schedule_name
 from kdecay_search.study.metric import MetricFormat
 
 
@@ -26,9 +26,12 @@ class Reference:
         """The original, k = 1, for the first stage; what the stage before kept for a later one."""
         if stage.n == 1:
             original = snapshot.plan.baseline
-            return Reference(schedule_name(original.ks, original.lr_max), original.errors)
+            return Reference(original.name, original.errors)
         kept = snapshot.plan.stages[stage.n - 2].best
         name = schedule_name(stage.earlier_ks, stage.lr_max)
+        if stage.base is not None:
+            *earlier, k = stage.earlier_ks
+            name = candidate_name(stage.base._replace(k=k), earlier)
         return Reference(name, kept.errors if kept is not None else {})
 
     def gain(self, candidate: CandidateResult, form: MetricFormat) -> str:

@@ -14,9 +14,10 @@ from typing import Any
 from kdecay_search.report import confirmed, names
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.confirmation import Confirmation, Row
-from kdecay_search.snapshot import StudySnapshot, gain_of, level_of, overview
+from kdecay_search.search.stage import TunedBaseline
+from kdecay_search.snapshot import StudySnapshot, gain_of, level_of, overview, parameters_of
 from kdecay_search.statistics import Comparison
-from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.candidate import Candidate, candidate_name
 from kdecay_search.study.metric import Metric
 from kdecay_search.study.trials import Trial
 
@@ -24,8 +25,12 @@ from kdecay_search.study.trials import Trial
 def summarise(snapshot: StudySnapshot) -> dict[str, Any]:
     """The study as JSON-serialisable values."""
     plan = snapshot.plan
+    tuned = [baseline for stage in plan.stages for baseline in stage.baselines]
+    metric = snapshot.spec.task.metric
+    baselines = {"baselines": [_tuned(baseline, metric) for baseline in tuned]}
     return {
         **overview(snapshot),
+        **(baselines if snapshot.is_joint else {}),
         "stages": [_stage(stage, snapshot) for stage in plan.stages],
         "confirm": _confirm(snapshot),
         "failures": [
@@ -50,7 +55,8 @@ def run_of(trial: Trial) -> dict[str, Any]:
     run: dict[str, Any] = {"stage": key.stage, "k": trial.k, "seed": key.seed}
     if trial.request.comparator:
         run = {"stage": "confirm", "schedule": trial.request.comparator, "seed": key.seed}
-    return run | level_of(trial.lr_max)
+    point = trial.request.point
+    return run | level_of(trial.lr_max) | (parameters_of(point) if point else {})
 
 
 def _confirm(snapshot: StudySnapshot) -> dict[str, Any] | None:
@@ -118,6 +124,7 @@ def _stage(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
             {"mean": smooth.mean, "interval95": list(smooth.interval)} if smooth else None
         ),
         "at_edge": stage.at_edge,
+        **_of_whole_schedules(stage, snapshot),
         "candidates": [
             _candidate(candidate, snapshot.spec.task.metric)
             for candidate in sorted(stage.candidates, key=by_point)
@@ -125,16 +132,46 @@ def _stage(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
     }
 
 
+def _of_whole_schedules(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any]:
+    """What only a search of whole schedules has."""
+    if not snapshot.is_joint:
+        return {}
+    best, found = stage.best, {}
+    if best is not None and best.point is not None:
+        name = candidate_name(best.point, stage.earlier_ks)
+        found = {"best": {"name": name, **parameters_of(best.point)}}
+    return {
+        **found,
+        "edges": list(stage.edges),
+    }
+
+
+def _tuned(baseline: TunedBaseline, metric: Metric) -> dict[str, Any]:
+    point, mean, gain = baseline.best.point, baseline.best.error.mean, baseline.gain
+    return {
+        "name": baseline.name,
+        "schedule": None
+        if point is None
+        else {"name": candidate_name(point), **parameters_of(point)},
+        "candidates": baseline.candidates,
+        "runs": baseline.runs,
+        "mean": None if mean is None else metric.value(mean),
+        "gain": None if gain is None else gain.mean,
+        "interval95": None if gain is None else list(gain.interval),
+    }
+
+
 def by_point(candidate: CandidateResult) -> tuple[bool, float, float, int]:
     """Sort key of candidates: by k, then by level; those whose k is not known yet come last."""
     known = candidate.point or Candidate(0.0)
-    return candidate.point is None, known.k, known.lr_max or 0.0, candidate.index
+    return candidate.point is None, known.k or 0.0, known.lr_max or 0.0, candidate.index
 
 
 def _candidate(candidate: CandidateResult, metric: Metric) -> dict[str, Any]:
     return {
         "k": candidate.k,
         **level_of(candidate.lr_max),
+        **(parameters_of(candidate.whole) if candidate.whole else {}),
         "errors": [metric.value(candidate.errors[seed]) for seed in sorted(candidate.errors)],
         "seeds": sorted(candidate.errors),
         "mean": None if candidate.error.mean is None else metric.value(candidate.error.mean),

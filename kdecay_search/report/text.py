@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from kdecay_search.report import confirmed, metrics, names
+from kdecay_search.report import confirmed, metrics, names, whole, whole_schedules
 from kdecay_search.report.blocks import curve
 from kdecay_search.report.names import counted, run_name, stage_outcome
 from kdecay_search.report.reference import Reference
@@ -18,7 +18,7 @@ from kdecay_search.report.summary import by_point
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import Sample
-from kdecay_search.study.candidate import schedule_name
+from kdecay_search.study.candidate import candidate_name, schedule_name
 from kdecay_search.study.metric import VALIDATION_ERROR, Metric, MetricFormat
 from kdecay_search.study.trials import State, Trial
 
@@ -35,8 +35,11 @@ def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> R
     """
     parts: list[RenderableType] = [_heading(snapshot, seconds_left)]
     for stage in snapshot.plan.stages:
-        parts.append(Padding(_stage_table(stage, snapshot), (1, 0, 0, 0)))
-        parts += [Text(note, style="dim") for note in _notes(stage, snapshot.spec.task.metric)]
+        draw = whole_schedules.table if snapshot.is_joint else _stage_table
+        parts.append(Padding(draw(stage, snapshot), (1, 0, 0, 0)))
+        parts += [Text(note, style="dim") for note in _notes(stage, snapshot)]
+        if stage.baselines:
+            parts.append(Padding(whole_schedules.tuned_table(stage, snapshot), (1, 0, 0, 0)))
     running = [trial for trial in snapshot.trials if trial.state == State.RUNNING]
     if running:
         parts.append(Padding(_running_table(snapshot, running), (1, 0, 0, 0)))
@@ -55,11 +58,16 @@ def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> R
     schedule = snapshot.schedule
     parts.append(
         Text.assemble(
-            (f"{schedule.family}, LR {schedule.lr_max:g} to {schedule.lr_min:g}  ", "dim"),
+            (f"{_family(snapshot)}, LR {schedule.lr_max:g} to {schedule.lr_min:g}  ", "dim"),
             (curve(schedule), "cyan"),
         )
     )
     return Group(*parts)
+
+
+def _family(snapshot: StudySnapshot) -> str:
+    point = snapshot.plan.leader.point
+    return snapshot.spec.schedule.family if point is None else point.family or ""
 
 
 def _heading(snapshot: StudySnapshot, seconds_left: float | None) -> Text:
@@ -73,6 +81,9 @@ def _heading(snapshot: StudySnapshot, seconds_left: float | None) -> Text:
     heading.append(f"  trials: {counts or 'none'}  ")
     done, planned = snapshot.epochs_trained, snapshot.epochs_planned
     heading.append(f"{snapshot.spec.task.length.unit}s: {done:,} of {planned:,} planned")
+    if snapshot.is_joint:
+        begun, budget = snapshot.runs_begun, snapshot.spec.search.budget
+        heading.append(f"  budget: {begun} of {budget} runs")
     if seconds_left is not None and snapshot.state == "running":
         heading.append(f"  about {duration(seconds_left)} left in this stage")
     if (
@@ -121,10 +132,15 @@ def _stage_table(stage: Stage, snapshot: StudySnapshot) -> Table:
     return table
 
 
-def _notes(stage: Stage, metric: Metric) -> list[str]:
+def _notes(stage: Stage, snapshot: StudySnapshot) -> list[str]:
     """What a reader may wonder at in the table of a stage, in sentences."""
+    metric = snapshot.spec.task.metric
     has_forecast = any(names.is_forecast(candidate) for candidate in stage.candidates)
     notes = [stage.why_best(metric) or "", names.divergence(stage), names.FORECAST * has_forecast]
+    if snapshot.is_joint:
+        is_last = stage.n == len(snapshot.plan.stages)
+        notes += whole.edges(stage, snapshot.spec)
+        notes.append(whole.no_further_term(snapshot) if is_last else "")
     return [note for note in notes if note]
 
 
@@ -153,14 +169,16 @@ def _candidate_row(
 def _running_table(snapshot: StudySnapshot, running: Sequence[Trial]) -> Table:
     table = Table(title="running", title_justify="left", title_style="bold", box=None)
     level, form = ["lr_max"] if snapshot.spec.search.lr_max else [], snapshot.plan.format
+    name = "schedule" if snapshot.is_joint else "k"
     length = snapshot.spec.task.length
     averaged = metrics.with_unit(f"averaged {metrics.word(form.metric)}", form.metric)
-    for heading in ("k", *level, "seed", length.unit, averaged, "worker"):
-        table.add_column(Text(heading), justify="left" if heading == "worker" else "right")
+    for heading in (name, *level, "seed", length.unit, averaged, "worker"):
+        is_text = heading in ("worker", "schedule")
+        table.add_column(Text(heading), justify="left" if is_text else "right")
     for trial in running[:RUNNING_SHOWN]:
         chosen = "…" if trial.lr_max is None else f"{trial.lr_max:.4g}"
         table.add_row(
-            trial.request.comparator or ("…" if trial.k is None else f"{trial.k:.4g}"),
+            trial.request.comparator or _tried(trial),
             *([chosen] if level else []),
             str(trial.key.seed),
             f"{length.position(trial.epochs)}/{length.total}",
@@ -171,6 +189,13 @@ def _running_table(snapshot: StudySnapshot, running: Sequence[Trial]) -> Table:
         empty = [""] * (len(table.columns) - 1)
         table.add_row(*empty, f"and {len(running) - RUNNING_SHOWN} more")
     return table
+
+
+def _tried(trial: Trial) -> str:
+    """What a running trial tries: its exponent or, in a search of whole schedules, all of it."""
+    if trial.request.point is not None:
+        return candidate_name(trial.request.point, trial.request.earlier_ks)
+    return "…" if trial.k is None else f"{trial.k:.4g}"
 
 
 def _failures(snapshot: StudySnapshot) -> Text | None:
@@ -219,7 +244,8 @@ def studies_table(overviews: Iterable[Mapping[str, Any]]) -> Table:
         if "trials" in each:
             form, baseline, best = _format_of(each), each["baseline"], each["schedule"]
             level = best["lr_max"] if "lr_max" in baseline else None
-            row.append(schedule_name(best["ks"], level) if each["error"]["n"] else "")
+            found = best.get("name") or schedule_name(best["ks"], level)
+            row.append(found if each["error"]["n"] else "")
             row += [] if is_shared else [Text(form.metric.name)]
             samples = [_sample(shown, form.metric) for shown in (each["error"], baseline)]
             row += [Text(form.mean(one) if is_shared else form.sample(one)) for one in samples]

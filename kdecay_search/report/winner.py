@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import Any
 
 from kdecay_search.errors import StudyError
 from kdecay_search.report.summary import summarise
 from kdecay_search.schedules import export
+from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.export import Form
-from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.builtin_tasks import ImagesTask
 
@@ -44,7 +46,7 @@ def winner_as(snapshot: StudySnapshot, form: Form, total_steps: int | None = Non
     if form == Form.CSV:
         rows = total_steps or length
         return export.schedule_csv(_schedule(snapshot, rows / length), rows)
-    if total_steps is None and snapshot.spec.schedule.warmup_epochs:
+    if total_steps is None and _has_open_warmup(snapshot):
         raise StudyError("the schedule has a warm-up, counted in updates: give --total-steps")
     schedule = _schedule(snapshot, (total_steps or length) / length)
     if form == Form.LIGHTNING:
@@ -52,13 +54,27 @@ def winner_as(snapshot: StudySnapshot, form: Form, total_steps: int | None = Non
     return _SOURCES[form](schedule, total_steps)
 
 
-def _lightning(snapshot: StudySnapshot, schedule: KDecaySchedule, total_steps: int | None) -> str:
+def _lightning(snapshot: StudySnapshot, schedule: Schedule, total_steps: int | None) -> str:
     """Source for Lightning, with the study's optimizer if that is known."""
     task = snapshot.spec.task
     sgd = task.optimizer.model_dump() if isinstance(task, ImagesTask) else None
     return export.lightning_source(schedule, total_steps, sgd)
 
 
-def _schedule(snapshot: StudySnapshot, steps_per_epoch: float) -> KDecaySchedule:
-    leader = snapshot.plan.leader
-    return snapshot.spec.schedule_for(leader.ks, steps_per_epoch, leader.lr_max)
+def _has_open_warmup(snapshot: StudySnapshot) -> bool:
+    """Whether the number of updates of the warm-up follows from that of the training."""
+    point = snapshot.plan.leader.point
+    if point is not None and point.warmup is not None:
+        return point.warmup > 0
+    return snapshot.spec.schedule.warmup_epochs > 0
+
+
+def _schedule(snapshot: StudySnapshot, steps_per_epoch: float) -> Schedule:
+    leader, length = snapshot.plan.leader, snapshot.spec.task.length
+    found: Any = snapshot.schedule_of(leader, steps_per_epoch)
+    point = leader.point
+    if point is not None and point.warmup is not None and length.counts_steps:
+        updates = max(1, round(length.total * steps_per_epoch))
+        found = replace(found, warmup_steps=min(round(point.warmup * updates), updates - 1))
+    schedule: Schedule = found
+    return schedule

@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
+from kdecay_search.report.whole import lateness
 from kdecay_search.search import BASELINE_KS
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import Candidate
@@ -24,25 +25,38 @@ WARNING = "#c8413b"
 
 
 class Palette:
-    """Colours of candidates, evenly spaced in the order of their k, then of their level."""
+    """Colours of candidates, evenly spaced in the order of their k, then of their level.
+
+    Whole schedules are ordered by their lateness in place of k: the later the rate falls, the more
+    orange.
+    """
 
     def __init__(self, points: Iterable[Candidate]) -> None:
-        self._places = sorted({_place(*point) for point in points})
+        self._places = sorted({_place(point) for point in points})
 
     @staticmethod
     def of(snapshot: StudySnapshot) -> Palette:
         """The colours of a study's candidates and of the original."""
         tried = [c.point for stage in snapshot.plan.stages for c in stage.candidates if c.point]
-        return Palette((Candidate(*BASELINE_KS, snapshot.plan.baseline.lr_max), *tried))
+        baseline = snapshot.plan.baseline
+        original = baseline.point or Candidate(*BASELINE_KS, baseline.lr_max)
+        return Palette((original, *tried))
 
     def __call__(self, k: float, lr_max: float | None = None) -> str:
+        """The colour of a candidate of a grid, as :meth:`at` says it."""
+        return self.at(Candidate(k, lr_max))
+
+    def at(self, point: Candidate) -> str:
         """The colour of a candidate, as ``#rrggbb``; an unknown one has that of the next."""
         last = len(self._places) - 1
-        return blend(min(bisect_left(self._places, _place(k, lr_max)), last) / last if last else 0)
+        return blend(min(bisect_left(self._places, _place(point)), last) / last if last else 0)
 
 
-def _place(k: float, lr_max: float | None) -> tuple[float, float]:
-    return k, lr_max or 0.0
+def _place(point: Candidate) -> tuple[float, ...]:
+    if point.is_whole:
+        shares = (point.lr_min or 0.0, point.warmup or 0.0, point.power or 0.0)
+        return lateness(point), point.lr_max or 0.0, *shares
+    return point.k or 0.0, point.lr_max or 0.0
 
 
 def blend(share: float) -> str:

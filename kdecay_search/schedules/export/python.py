@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from kdecay_search.errors import InvalidSchedule
+from kdecay_search.schedules.base import Schedule
+from kdecay_search.schedules.baselines import WarmupStableDecay
 from kdecay_search.schedules.kdecay import KDecaySchedule
 
 
-def kdecay_python_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
+def kdecay_python_source(schedule: Schedule, total_steps: int | None = None) -> str:
     """Source of a function ``learning_rate(step, total_steps)``, with the values filled in.
 
-    Executed, it gives the same floats as ``schedule``, bit for bit. It checks no arguments.
+    Executed, it gives the same floats as ``schedule``, bit for bit. It checks no arguments; where a
+    step beyond the last would give no number, it gives the last rate.
 
     Args:
         schedule: The schedule to write.
@@ -16,29 +20,31 @@ def kdecay_python_source(schedule: KDecaySchedule, total_steps: int | None = Non
 
     Returns:
         Python source that imports ``math`` at most.
+
+    Raises:
+        InvalidSchedule: The schedule is neither a k-decay schedule nor a cooldown.
     """
     imports = "import math\n\n\n" if needs_math(schedule) else ""
     return imports + learning_rate_function(schedule, total_steps)
 
 
-def learning_rate_function(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
+def learning_rate_function(schedule: Schedule, total_steps: int | None = None) -> str:
     """Source of the function alone, without its imports."""
     lr_max, lr_min, warmup = schedule.lr_max, schedule.lr_min, schedule.warmup_steps
     warming = [
         f"    if step < {warmup}:",
         f"        return {lr_max!r} * ((step + 1) / {warmup + 1})",
     ]
-    shifted = f"(step - {warmup}) / (total_steps - {warmup})"
+    u = f"(step - {warmup}) / (total_steps - {warmup})" if warmup else "step / total_steps"
     lines = [
         f"def learning_rate(step, {total_steps_parameter(total_steps)}):",
         f'    """{title(schedule)}.',
         "",
-        "    k-decay, arXiv:2004.05909, eq. 10 to 14. step counts optimizer updates from 0.",
+        f"    {_origin(schedule)}",
         '    """',
         *(warming if warmup else []),
-        f"    u = {shifted if warmup else 'step / total_steps'}",
-        f"    phi = {_phi(schedule.ks)}",
-        f"    weight = {_weight(schedule)}",
+        f"    u = {f'min(1.0, {u})' if _ends_beyond(schedule) else u}",
+        *(f"    {line}" for line in _shape(schedule)),
         "    if weight == 1.0:",
         f"        return {lr_max!r}",
         f"    return {lr_min!r} + ({lr_max!r} - {lr_min!r}) * weight",
@@ -46,9 +52,9 @@ def learning_rate_function(schedule: KDecaySchedule, total_steps: int | None = N
     return "\n".join(lines) + "\n"
 
 
-def needs_math(schedule: KDecaySchedule) -> bool:
+def needs_math(schedule: Schedule) -> bool:
     """Whether the function needs ``import math``."""
-    return "math." in _phi(schedule.ks) + _weight(schedule)
+    return "math." in "".join(_shape(schedule))
 
 
 def total_steps_parameter(total_steps: int | None) -> str:
@@ -56,12 +62,56 @@ def total_steps_parameter(total_steps: int | None) -> str:
     return "total_steps" if total_steps is None else f"total_steps={total_steps}"
 
 
-def title(schedule: KDecaySchedule) -> str:
+def title(schedule: Schedule) -> str:
     """One line for people, such as ``Cosine schedule with k = 1, 3.5, from 0.1 to 0.001``."""
-    ks = ", ".join(f"{k:g}" for k in schedule.ks)
-    power = f", N = {schedule.power:g}" if schedule.family == "polynomial" else ""
-    name = schedule.family.capitalize()
-    return f"{name} schedule with k = {ks}{power}, from {schedule.lr_max:g} to {schedule.lr_min:g}"
+    rates = f"from {schedule.lr_max:g} to {schedule.lr_min:g}"
+    if isinstance(schedule, WarmupStableDecay):
+        shape = "linear" if schedule.decay == "linear" else "1 - sqrt"
+        share = f"{100 * schedule.decay_share:g} %"
+        return f"Constant rate, then a {shape} cooldown over the last {share}, {rates}"
+    known = _known(schedule)
+    ks = ", ".join(f"{k:g}" for k in known.ks)
+    power = f", N = {known.power:g}" if known.family == "polynomial" else ""
+    return f"{known.family.capitalize()} schedule with k = {ks}{power}, {rates}"
+
+
+def _known(schedule: Schedule) -> KDecaySchedule:
+    """The schedule, which is of a kind that can be written.
+
+    Raises:
+        InvalidSchedule: It is not.
+    """
+    if not isinstance(schedule, KDecaySchedule):
+        raise InvalidSchedule(
+            f"a schedule of the kind {type(schedule).__name__} has no source; use --as csv, which "
+            "has any schedule"
+        )
+    return schedule
+
+
+def _origin(schedule: Schedule) -> str:
+    if isinstance(schedule, WarmupStableDecay):
+        return "Haegele et al., arXiv:2405.18392. step counts optimizer updates from 0."
+    return "k-decay, arXiv:2004.05909, eq. 10 to 14. step counts optimizer updates from 0."
+
+
+def _ends_beyond(schedule: Schedule) -> bool:
+    """Whether a step beyond the last needs care: there, (1 - phi)**N may be no real number, and a
+    cooldown would fall below lr_min."""
+    if isinstance(schedule, WarmupStableDecay):
+        return True
+    return _known(schedule).family == "polynomial" and _known(schedule).power != 1.0
+
+
+def _shape(schedule: Schedule) -> list[str]:
+    """The lines that calculate ``weight`` from ``u``."""
+    if isinstance(schedule, WarmupStableDecay):
+        start = 1.0 - schedule.decay_share
+        share = f"max(0.0, u - {start!r}) / (1.0 - {start!r})"
+        fallen = "v" if schedule.decay == "linear" else "math.sqrt(v)"
+        return [f"v = {share}", f"weight = 1.0 - {fallen}"]
+    known = _known(schedule)
+    return [f"phi = {_phi(known.ks)}", f"weight = {_weight(known)}"]
 
 
 def _phi(ks: tuple[float, ...]) -> str:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping
 
 from kdecay_search.errors import InvalidSchedule
+from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.export.python import (
     learning_rate_function,
     needs_math,
@@ -96,7 +97,7 @@ def kdecay_scheduler(optimizer, {parameter}):
 '''
 
 
-def pytorch_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
+def pytorch_source(schedule: Schedule, total_steps: int | None = None) -> str:
     """Source with a scheduler of torch; it needs torch.
 
     Args:
@@ -106,7 +107,7 @@ def pytorch_source(schedule: KDecaySchedule, total_steps: int | None = None) -> 
     return _source(schedule, total_steps, ["from torch.optim.lr_scheduler import LRScheduler"])
 
 
-def huggingface_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
+def huggingface_source(schedule: Schedule, total_steps: int | None = None) -> str:
     """Source with a ``Trainer``; it needs torch and transformers.
 
     Args:
@@ -125,7 +126,7 @@ def huggingface_source(schedule: KDecaySchedule, total_steps: int | None = None)
 
 
 def lightning_source(
-    schedule: KDecaySchedule,
+    schedule: Schedule,
     total_steps: int | None = None,
     sgd: Mapping[str, float] | None = None,
 ) -> str:
@@ -156,7 +157,7 @@ def lightning_source(
     return _source(schedule, total_steps, imports) + "\n" + module
 
 
-def _source(schedule: KDecaySchedule, total_steps: int | None, imports: list[str]) -> str:
+def _source(schedule: Schedule, total_steps: int | None, imports: list[str]) -> str:
     standard = "import math\n\n" if needs_math(schedule) else ""
     function = learning_rate_function(schedule, total_steps)
     parameter = total_steps_parameter(total_steps)
@@ -164,7 +165,7 @@ def _source(schedule: KDecaySchedule, total_steps: int | None, imports: list[str
     return standard + "\n".join(imports) + "\n\n\n" + function + "\n" + scheduler
 
 
-def timm_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str:
+def timm_source(schedule: Schedule, total_steps: int | None = None) -> str:
     """Source with one of timm's own schedulers, which have k-decay; it needs timm.
 
     Args:
@@ -174,22 +175,22 @@ def timm_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str
     Raises:
         InvalidSchedule: timm cannot compute this schedule; the error names another form.
     """
-    _refuse_what_timm_lacks(schedule, total_steps)
+    known = _what_timm_has(schedule, total_steps)
     warmup = schedule.warmup_steps
     settings = {
         "t_initial": f"total_steps - {warmup}" if warmup else "total_steps",
         "lr_min": repr(schedule.lr_min),
-        "k_decay": repr(schedule.ks[0]),
+        "k_decay": repr(known.ks[0]),
     }
-    if schedule.family == "polynomial":
-        settings["power"] = repr(schedule.power)
+    if known.family == "polynomial":
+        settings["power"] = repr(known.power)
     if warmup:
         settings["warmup_t"] = str(warmup)
         settings["warmup_lr_init"] = repr(schedule.lr_max / (warmup + 1))
         settings["warmup_prefix"] = "True"
     settings["t_in_epochs"] = "False"
     return _TIMM.format(
-        name="PolyLRScheduler" if schedule.family == "polynomial" else "CosineLRScheduler",
+        name="PolyLRScheduler" if known.family == "polynomial" else "CosineLRScheduler",
         parameter=total_steps_parameter(total_steps),
         title=title(schedule),
         lr_max=schedule.lr_max,
@@ -197,8 +198,18 @@ def timm_source(schedule: KDecaySchedule, total_steps: int | None = None) -> str
     )
 
 
-def _refuse_what_timm_lacks(schedule: KDecaySchedule, total_steps: int | None) -> None:
+def _what_timm_has(schedule: Schedule, total_steps: int | None) -> KDecaySchedule:
+    """The schedule, if timm can compute it.
+
+    Raises:
+        InvalidSchedule: It cannot; the error names another form.
+    """
     instead = "use --as pytorch, which works with timm's models too"
+    if not isinstance(schedule, KDecaySchedule):
+        raise InvalidSchedule(
+            "timm has k-decay in the polynomial and cosine families only, and no schedule that is "
+            f"constant before its decay; {instead}"
+        )
     if schedule.family == "exponential":
         raise InvalidSchedule(
             f"timm has k-decay in the polynomial and cosine families only, not in the exponential; "
@@ -218,3 +229,4 @@ def _refuse_what_timm_lacks(schedule: KDecaySchedule, total_steps: int | None) -
             f"timm computes T**k, which is too large a number for k = {schedule.ks[0]:g} and "
             f"T = {steps} updates; {fix}"
         )
+    return schedule

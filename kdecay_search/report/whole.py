@@ -1,0 +1,239 @@
+"""A search of whole schedules in words: its candidates' parameters, its edges, what it compares."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kdecay_search.report import metrics
+from kdecay_search.search import CandidateResult, Stage
+from kdecay_search.search.coordinates import coordinates
+from kdecay_search.search.policy import POLICY
+from kdecay_search.search.stage import TunedBaseline
+from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import Candidate, candidate_name
+from kdecay_search.study.metric import MetricFormat
+from kdecay_search.study.space import CAPS, LEVEL_CAP, ORIGINAL_NAME, Axis
+from kdecay_search.study.spec import StudySpec
+
+MOST_ROWS = 8
+"""Most candidates that a narrow table lists: the best."""
+NEAR_CAP = 0.02
+"""Share of a bound by which a value may miss it and still lie at it."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One parameter in a table of whole schedules."""
+
+    heading: str
+    """Its name."""
+    key: str
+    """The candidate's field."""
+    text: Callable[[Any], str]
+    """Its value as text, if there is one."""
+
+    def of(self, point: Candidate) -> str:
+        """The parameter of a candidate as text; empty if its family has none."""
+        value = getattr(point, self.key)
+        return "" if value is None else self.text(value)
+
+
+def _number(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.3g} %"
+
+
+COLUMNS = (
+    Column("family", "family", str),
+    Column("k", "k", _number),
+    Column("N", "power", _number),
+    Column("decay", "decay_share", _share),
+    Column("lr_max", "lr_max", lambda value: f"{value:.4g}"),
+    Column("lr_min", "lr_min", _share),
+    Column("warm-up", "warmup", _share),
+)
+"""The parameters of whole schedules in the order in which tables show them."""
+NAMES = {column.key: column.heading for column in COLUMNS} | {"decay_share": "decay share"}
+"""What the parameters are called in sentences, by the candidate's field."""
+NOTE = "decay: of the updates after the warm-up; lr_min: of lr_max; warm-up: of the training"
+"""What the shares of a table are shares of."""
+
+
+def columns(candidates: Sequence[CandidateResult]) -> list[Column]:
+    """The parameters that differ among candidates; k in any case where one has it."""
+    points = [c.point for c in candidates if c.point is not None]
+    return [
+        column
+        for column in COLUMNS
+        if len({column.of(point) for point in points}) > 1
+        or (column.key == "k" and any(point.k is not None for point in points))
+    ]
+
+
+def lateness(point: Candidate) -> float:
+    """How late a whole schedule falls: the k of the schedule 1 − u^k that comes to the middle
+    between lr_max and lr_min at the same time. For the polynomial family with N = 1 it is k."""
+    return math.exp(float(coordinates([point])[0][0][0]))
+
+
+def by_rank(stage: Stage) -> list[CandidateResult]:
+    """The candidates of a stage, the best first, then by P(best) and by their mean."""
+    best = stage.best.index if stage.best is not None else None
+    return sorted(
+        (c for c in stage.candidates if c.point is not None),
+        key=lambda c: (
+            c.index != best,
+            c.error.mean is None,
+            -(c.probability or 0.0),
+            math.inf if c.error.mean is None else c.error.mean,
+            c.index,
+        ),
+    )
+
+
+def outcome(stage: Stage) -> str:
+    """What came of a stage of a search of whole schedules, such as ``found cooldown over 20 %``."""
+    best = stage.best
+    assert best is not None
+    assert best.point is not None
+    name = candidate_name(best.point, stage.earlier_ks)
+    if stage.n > 1:
+        return f"keeps {name}" if stage.kept else "a further term is worth nothing"
+    return f"found {name}" if stage.kept else f"the original is the best: {name}"
+
+
+def title(stage: Stage) -> str:
+    """What a stage searches, such as ``whole schedules``."""
+    return "whole schedules" if stage.n == 1 else f"term k{stage.n}"
+
+
+def edges(stage: Stage, spec: StudySpec) -> list[str]:
+    """A sentence for each parameter whose best value lies at a bound that stays."""
+    point = stage.best.point if stage.best else None
+    if point is None:
+        return []
+    return [_edge(name, point, spec) for name in stage.edges]
+
+
+def _edge(name: str, point: Candidate, spec: StudySpec) -> str:
+    value, called = getattr(point, name), NAMES[name]
+    column = next(column for column in COLUMNS if column.key == name)
+    axes = [f.axes[name] for f in spec.schedule_space().families if name in f.axes]
+    at = f"The best {called}, {column.text(value)}, lies at the end of what"
+    for low, high in [_caps(name, axes[0])] if axes else []:
+        for cap in (low, high):
+            if abs(value - cap) <= NEAR_CAP * abs(cap):
+                return f"{at} may be searched ({_limit(name, cap, axes[0], column)})."
+    ends = f", {column.text(axes[0].low)} to {column.text(axes[0].high)}," if axes else ""
+    return f"{at} was searched{ends} and no budget is left to widen it: its best may lie beyond."
+
+
+def _caps(name: str, axis: Axis) -> tuple[float, float]:
+    if name == "lr_max":
+        middle = math.sqrt(axis.low * axis.high)
+        return middle / LEVEL_CAP, middle * LEVEL_CAP
+    return CAPS[name]
+
+
+def _limit(name: str, cap: float, axis: Axis, column: Column) -> str:
+    if name != "lr_max":
+        return column.text(cap)
+    middle = math.sqrt(axis.low * axis.high)
+    ratio = f"{LEVEL_CAP:g} times" if cap > middle else f"a {LEVEL_CAP:g}th of"
+    return f"{ratio} {middle:.4g}, the middle of its range"
+
+
+def no_further_term(snapshot: StudySnapshot) -> str:
+    """Why a search of whole schedules that is over has tried no further term, in a sentence.
+
+    Returns:
+        The sentence; empty if a further term was tried, or if the study asks for none.
+    """
+    plan, search = snapshot.plan, snapshot.spec.search
+    is_over = plan.stages and plan.stages[-1].progress == "done"
+    last = plan.stages[-1] if plan.stages else None
+    if not snapshot.is_joint or last is None or not is_over or len(plan.stages) >= search.max_terms:
+        return ""
+    if last.n > 1 and not last.kept:
+        return f"A term k{last.n} was tried and is worth nothing: no further one was."
+    if not last.kept:
+        return "No further term was tried, since nothing is better than the original."
+    if not plan.leader.ks:
+        return "No further term was tried: a cooldown has none."
+    left = search.budget - snapshot.runs_begun
+    if left < POLICY.min_budget:
+        rest = f"{left} of {search.budget} runs are left" if left > 0 else "it is spent"
+        return f"No further term was tried: the budget does not allow it ({rest})."
+    return f"No further term was tried: none above k = {plan.leader.ks[-1]:.4g} may be searched."
+
+
+def tuned_headings(form: MetricFormat) -> tuple[str, ...]:
+    """Headings of the table of usual schedules."""
+    mean = metrics.with_unit(f"mean {metrics.word(form.metric)}", form.metric)
+    better = metrics.with_difference_unit("found is better by", form)
+    return ("schedule", "its best", "runs", mean, f"{better} (95 % interval)")
+
+
+def tuned_rows(stage: Stage, form: MetricFormat) -> list[tuple[str, ...]]:
+    """The usual schedules that a stage has tuned, a row of text each."""
+    return [_tuned(each, stage, form) for each in stage.baselines]
+
+
+def _tuned(each: TunedBaseline, stage: Stage, form: MetricFormat) -> tuple[str, ...]:
+    point, mean, gain = each.best.point, each.best.error.mean, each.gain
+    is_best = stage.best is not None and stage.best.index == each.best.index
+    found = "" if gain is None else f"{form.signed(gain.mean)} ({form.span(gain.interval)})"
+    return (
+        "original, k = 1" if each.name == ORIGINAL_NAME else each.name,
+        "" if point is None else settings(point),
+        str(each.runs),
+        "" if mean is None else form.number(mean),
+        "it is the best" if is_best else found,
+    )
+
+
+def settings(point: Candidate) -> str:
+    """What was tuned of a usual schedule, such as ``lr_max 0.1, lr_min 1 %``."""
+    keys = ("decay_share", "lr_max", "lr_min", "warmup")
+    parts = [
+        f"{column.heading} {column.of(point)}"
+        for column in COLUMNS
+        if column.key in keys and column.of(point)
+    ]
+    return ", ".join(parts)
+
+
+def space_rows(spec: StudySpec) -> list[tuple[str, str, str]]:
+    """What a search of whole schedules may try: parameter, range, and where it applies."""
+    space = spec.schedule_space()
+    rows: dict[tuple[str, str], list[str]] = {}
+    for family in space.families:
+        for name, axis in family.axes.items():
+            rows.setdefault((name, _axis(name, axis)), []).append(family.family)
+    every = len(space.families)
+    return [
+        (NAMES[name], text, "" if len(of) == every else ", ".join(of))
+        for (name, text), of in rows.items()
+    ]
+
+
+def _axis(name: str, axis: Axis) -> str:
+    column = next(column for column in COLUMNS if column.key == name)
+    if axis.is_fixed:
+        return column.text(axis.low)
+    if axis.scale is None:
+        return ", ".join(map(column.text, axis.values))
+    return f"{column.text(axis.low)} to {column.text(axis.high)}, {axis.scale}"
+
+
+def baseline_names(spec: StudySpec) -> str:
+    """The usual schedules that are tuned within the budget, in words."""
+    names = [each.name for each in spec.schedule_space().baselines]
+    original = f"the original ({spec.schedule.family}, k = 1)"
+    return ", ".join(original if name == ORIGINAL_NAME else name for name in names)

@@ -1,0 +1,65 @@
+"""The tables of a search of whole schedules for a terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+from rich.text import Text
+
+from kdecay_search.report import metrics, names, whole
+from kdecay_search.search import Stage
+from kdecay_search.snapshot import StudySnapshot
+
+
+def table(stage: Stage, snapshot: StudySnapshot) -> Table:
+    """The best candidates of a stage, with the parameters that differ."""
+    form, ranked = snapshot.plan.format, whole.by_rank(stage)
+    shown, columns = ranked[: whole.MOST_ROWS], whole.columns(ranked)
+    drawn = Table(
+        title=f"stage {stage.n}: {whole.title(stage)}  [dim]{names.stage_outcome(stage)}[/]",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+    )
+    for column in columns:
+        drawn.add_column(column.heading, justify="left" if column.key == "family" else "right")
+    mean = metrics.with_unit(f"mean {metrics.word(form.metric)}", form.metric)
+    for heading in ("runs", mean, "P(best)"):
+        drawn.add_column(Text(heading), justify="right")
+    drawn.add_column("")
+    for candidate in shown:
+        assert candidate.point is not None
+        is_best = stage.best is not None and candidate.index == stage.best.index
+        notes = ["best"] * is_best + names.outcomes(candidate, early="pruned")
+        error = candidate.error.mean
+        drawn.add_row(
+            *(column.of(candidate.point) for column in columns),
+            str(len(candidate.errors) or ""),
+            "" if error is None else form.number(error),
+            names.best_chance(candidate),
+            Text("  ".join(notes), "" if is_best else "dim"),
+            style="bold" if is_best else "",
+        )
+    rest = len(ranked) - len(shown)
+    if rest:
+        drawn.caption = (
+            f"and {names.counted(rest, 'other candidate')}, which are less likely the best"
+        )
+        drawn.caption_justify = "left"
+    return drawn
+
+
+def tuned_table(stage: Stage, snapshot: StudySnapshot) -> Table:
+    """The usual schedules that a stage has tuned, and what the best one found gains on each."""
+    form = snapshot.plan.format
+    drawn = Table(
+        title="usual schedules, equally tuned",
+        title_justify="left",
+        title_style="bold",
+        box=None,
+    )
+    for heading in whole.tuned_headings(form):
+        is_text = heading in ("schedule", "its best")
+        drawn.add_column(Text(heading), justify="left" if is_text else "right")
+    for row in whole.tuned_rows(stage, form):
+        drawn.add_row(*map(Text, row))
+    return drawn
