@@ -12,7 +12,7 @@ from itertools import pairwise
 from typing import Any
 
 from kdecay_search.study.candidate import COOLDOWNS, Candidate, read_candidate
-from kdecay_search.study.comparators import COMPARATORS, FOUND
+from kdecay_search.study.comparators import COMPARATORS
 from kdecay_search.study.space import PARAMETERS_OF
 from kdecay_search.study.spec import LARGEST_K, SMALLEST_K
 from kdecay_search.study.trials import CONFIRMATION, RAW_ONLY, RunKey, RunRequest
@@ -146,8 +146,7 @@ def _read_request(attributes: Mapping[str, Any]) -> RunRequest:
     _require(isinstance(levels, list) and all(map(is_level, levels)))
     _require(lr_max is None or is_level(lr_max))
     point = _read_point(attributes[POINT]) if POINT in attributes else None
-    if point is not None and comparator in (None, FOUND):
-        _require(_is_of_run(point, ks, k, lr_max))
+    _require(point is None or _is_of_run(point, ks, k, lr_max))
     return RunRequest(
         RunKey(*key),
         ks,

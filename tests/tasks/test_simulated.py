@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from kdecay_search.study.builtin_tasks import SimulatedTask, SurfaceSpec
-from kdecay_search.tasks.simulated import START_ERROR, curve, final_error
-from tests.support.memory_studies import NOISELESS
+from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.comparators import FOUND
+from kdecay_search.tasks.simulated import START_ERROR, comparator_curve, curve, final_error
+from tests.support.memory_studies import NOISELESS, study
 
 SEEDS = 400
 KS = st.lists(st.floats(0.05, 50.0), min_size=1, max_size=3, unique=True).map(
@@ -57,6 +59,91 @@ def test_surface_over_levels_is_the_distance_of_the_rates(
         min(100.0, 5.0 + 30 * distance), abs=1e-5
     )
     assert final_error(surface, best, 0.2) == pytest.approx(5.0, abs=1e-9)
+
+
+@settings(deadline=None, max_examples=30)
+@given(best=KS, ks=KS, power=st.floats(0.3, 8.0), level=st.floats(0.1, 5.0))
+def test_surface_with_a_best_power_is_the_stated_integral(
+    best: tuple[float, ...], ks: tuple[float, ...], power: float, level: float
+) -> None:
+    surface = SurfaceSpec(best_ks=best, best_error=5.0, best_lr_max=0.2, best_power=power)
+
+    def squared(u: float) -> float:
+        return (level * (1 - phi(ks, u)) - (1 - phi(best, u)) ** power) ** 2
+
+    distance, _ = integrate.quad(squared, 0, 1, limit=200)
+    assert final_error(surface, ks, 0.2 * level) == pytest.approx(
+        min(100.0, 5.0 + 30 * distance), abs=1e-4
+    )
+
+
+@settings(deadline=None, max_examples=30)
+@given(k=st.floats(0.05, 50.0), level=st.floats(0.01, 1.0), seed=st.integers(0, 5))
+def test_a_whole_candidate_like_one_of_a_grid_has_its_error(
+    k: float, level: float, seed: int
+) -> None:
+    """With the study file's floor, as a share of the level, where levels make no difference."""
+    spec = study(surface={"best_ks": [2.0]}, search={"sampler": "joint"})
+    point = Candidate(k, level, "polynomial", 1.0, None, 0.01)
+    assert isinstance(spec.task, SimulatedTask)
+    run = comparator_curve(spec, FOUND, (k,), seed, point=point)
+    alike = curve(spec.task, (k,), seed)
+    for epoch, other in zip(run, alike, strict=True):
+        assert epoch.validation_error == pytest.approx(other.validation_error, abs=1e-6)
+        assert epoch.learning_rate == pytest.approx(other.learning_rate, abs=1e-9)
+
+
+BEST = Candidate(0.4, 0.2, "polynomial", 1.5, None, 0.01)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BEST._replace(k=0.5),
+        BEST._replace(power=1.2),
+        BEST._replace(lr_max=0.25),
+        BEST._replace(lr_min=0.05),
+        BEST._replace(family="cosine", power=None),
+        Candidate(None, 0.2, "cooldown", None, 0.3, 0.01),
+    ],
+)
+def test_no_whole_candidate_is_better_than_the_best_one(other: Candidate) -> None:
+    surface = {"best_ks": [0.4], "best_power": 1.5, "best_lr_max": 0.2, "best_error": 5.0}
+    spec = study(surface=surface, schedule={"lr_min": 0.002}, search={"sampler": "joint"})
+
+    def last(point: Candidate) -> float:
+        ks = () if point.k is None else (point.k,)
+        run = comparator_curve(spec, FOUND, ks, seed=0, point=point)
+        assert all(epoch.learning_rate >= 0.0 for epoch in run)
+        assert run[-1].learning_rate == 0.0
+        return run[-1].validation_error
+
+    assert last(BEST) == pytest.approx(5.0, abs=1e-9)
+    assert last(other) > 5.01
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        BEST._replace(k=0.5),
+        BEST._replace(power=1.2),
+        BEST._replace(lr_max=0.25),
+        BEST._replace(lr_min=0.05),
+        BEST._replace(warmup=0.1),
+        BEST._replace(family="cosine", power=None),
+        Candidate(None, 0.2, "cooldown", None, 0.3, 0.01),
+    ],
+)
+def test_another_whole_candidate_draws_another_noise(other: Candidate) -> None:
+    surface = {"run_noise": 0.3, "curvature": 0.0}
+    spec = study(surface=surface, search={"sampler": "joint"})
+
+    def drawn(point: Candidate) -> float:
+        ks = () if point.k is None else (point.k,)
+        return comparator_curve(spec, FOUND, ks, seed=0, point=point)[-1].validation_error
+
+    assert drawn(other) != drawn(BEST)
+    assert drawn(other) == drawn(other)
 
 
 def test_k_1_is_at_its_best_at_a_higher_level_than_the_best_schedule() -> None:
