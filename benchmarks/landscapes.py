@@ -154,6 +154,8 @@ LAWS: Mapping[str, MultiPowerLaw] = {
     }.items()
 }
 """Fits to published trainings of language models of three sizes."""
+RATES = (1e-12, 1e6)
+"""Smallest and largest level that a study may search."""
 LAW_KEYS = ("L0", "A", "alpha", "B", "C", "beta", "gamma", "steps", "warmup", "peak")
 """Keys of a file with a law; the last three may be missing."""
 
@@ -196,6 +198,9 @@ def read_law(path: Path) -> MultiPowerLaw:
         if key not in ("L0", "warmup") and not value > 0:
             raise DataError(f"{path}: {key} must be above 0; it is {value!r}")
     law = MultiPowerLaw(**values, name=path.stem)
+    low, high = RATES
+    if not low <= law.peak <= high:
+        raise DataError(f"{path}: peak must be from {low:g} to {high:g}; it is {law.peak!r}")
     if not 0 <= law.warmup < law.steps:
         raise DataError(
             f"{path}: warmup must be from 0 to below steps, {law.steps}; it is {law.warmup}"
@@ -279,8 +284,8 @@ def best_of(
     spec: StudySpec,
     error: Callable[[Schedule], float],
     subspaces: Iterable[Subspace],
-    design: int = 256,
-    starts: int = 4,
+    design: int = 64,
+    starts: int = 3,
 ) -> tuple[float, Candidate]:
     """The best candidate of a space by its true error: an even design, refined by Nelder and Mead.
 

@@ -7,7 +7,7 @@ after every training.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from statistics import fmean
@@ -15,14 +15,18 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+)
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
 from benchmarks.landscapes import Landscape
 from kdecay_search.search import Memo, Plan, make_plan
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.space import Axis
+from kdecay_search.study.space import Axis, Subspace
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunRequest, State, Trial
 
@@ -224,7 +228,9 @@ def play_optuna(ground: Ground, budget: int, number: int, how: Configuration) ->
             chosen = Recommended(placed[0])
             errors = [ground.error(chosen, placed[1] + more) for more in range(how.runs)]
             value = fmean(errors)
-            _tell(study, trial, point, placed[0], value)
+            own = _distributions(families[chosen.point.family or ""], list(families))
+            kinds = trial.distributions | own if how.is_flat else own
+            _tell(study, trial, point, chosen.point, value, kinds)
             recommended += [best[1] if best else chosen] * (how.runs - 1)
             if best is None or value < best[0]:
                 best = value, chosen
@@ -232,46 +238,63 @@ def play_optuna(ground: Ground, budget: int, number: int, how: Configuration) ->
     return Played(recommended, len(recommended))
 
 
-def _suggested(trial: optuna.Trial, families: Mapping[str, Any], is_flat: bool) -> Candidate:
+def _suggested(trial: optuna.Trial, families: Mapping[str, Subspace], is_flat: bool) -> Candidate:
     names = list(families)
     family = trial.suggest_categorical("family", names) if len(names) > 1 else names[0]
     values: dict[str, float] = {}
-    asked = [name for name in names if name != family] if is_flat else []
-    for each in (family, *asked):
+    others = [name for name in names if name != family] if is_flat else []
+    for each in (family, *others):
         for name, axis in families[each].axes.items():
             if name not in values:
-                values[name] = _suggest(trial, name, axis)
+                values[name] = axis.low if axis.is_fixed else _suggest(trial, name, axis)
     own = {name: values[name] for name in families[family].axes}
     return Candidate(**{"k": None, "family": family, **own})
 
 
 def _suggest(trial: optuna.Trial, name: str, axis: Axis) -> float:
-    if axis.is_fixed:
-        return axis.low
     if axis.scale is None:
         return float(trial.suggest_categorical(name, axis.values))
     return trial.suggest_float(name, axis.low, axis.high, log=axis.scale == "log")
 
 
+def _distributions(subspace: Subspace, families: Sequence[str]) -> dict[str, BaseDistribution]:
+    """The parameters of a family."""
+    found: dict[str, BaseDistribution] = {}
+    if len(families) > 1:
+        found["family"] = CategoricalDistribution(families)
+    for name in subspace.searched:
+        axis = subspace.axes[name]
+        if axis.scale is None:
+            found[name] = CategoricalDistribution(axis.values)
+        else:
+            found[name] = FloatDistribution(axis.low, axis.high, log=axis.scale == "log")
+    return found
+
+
 def _tell(
-    study: optuna.Study, trial: optuna.Trial, asked: Candidate, trained: Candidate, value: float
+    study: optuna.Study,
+    trial: optuna.Trial,
+    asked: Candidate,
+    trained: Candidate,
+    value: float,
+    kinds: Mapping[str, BaseDistribution],
 ) -> None:
     """Report a result; where another candidate was trained than was asked for, the sampler sees
     that one."""
-    finite = [each.value for each in study.trials if each.value is not None]
     if not np.isfinite(value):  # the samplers cannot use an infinite one
+        finite = [each.value for each in study.trials if each.value is not None]
         value = max(finite, default=0.0) + float(np.ptp(finite) if finite else 1.0)
     if trained == asked:
         study.tell(trial, value)
         return
     study.tell(trial, state=TrialState.FAIL)
     stated = {**trial.params, **trained.stated()}
-    params = {name: _inside(kind, stated[name]) for name, kind in trial.distributions.items()}
-    study.add_trial(create_trial(params=params, distributions=trial.distributions, value=value))
+    params = {name: _inside(kind, stated[name]) for name, kind in kinds.items()}
+    study.add_trial(create_trial(params=params, distributions=dict(kinds), value=value))
 
 
 def _inside(kind: BaseDistribution, value: Any) -> Any:
-    if isinstance(kind, optuna.distributions.FloatDistribution):
+    if isinstance(kind, FloatDistribution):
         return min(max(value, kind.low), kind.high)
     return value
 

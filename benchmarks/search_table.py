@@ -184,16 +184,20 @@ class TableGround:
         self.spec, self._table = table.spec(budget), table
         assert isinstance(self.spec, PooledSpec)
         self._pool = self.spec._pool
-        self._order: list[int] = (
-            np.random.default_rng(number).permutation(len(table.errors)).tolist()
-        )
+        rng = np.random.default_rng(number)
+        self._order: list[int] = rng.permutation(len(table.errors)).tolist()
+        searched = [i for i, p in enumerate(table.points) if p.family not in BASELINES_ONLY]
+        self._others: list[int] = rng.permutation(searched).tolist()
         self._trained: set[tuple[Candidate, int]] = set()
 
     def placed(self, point: Candidate, seed: int, is_fixed: bool) -> tuple[Candidate, int] | None:
-        """The nearest point with an untrained run: of this seed or, unless it is fixed, of any."""
+        """The nearest point with an untrained run: of this seed or, unless it is fixed, of any.
+
+        If its family has none left, the point is one of another family at random.
+        """
         seeds = len(self._order)
         wanted = [seed] if is_fixed else [(seed + more) % seeds for more in range(seeds)]
-        for place in self._pool.nearest(point):
+        for place in (*self._pool.nearest(point), *self._others):
             found = self._pool.points[place]
             for each in wanted:
                 if (found, each) not in self._trained:
