@@ -25,7 +25,8 @@ from kdecay_search.search.results import Array
 from kdecay_search.study.candidate import COOLDOWNS, LINEAR_COOLDOWN, Candidate
 
 _SMALL_SHARE = 0.02
-_NAMES = ("lateness", "sharpness", "level", "floor", "warm-up")
+_SAME = 1e-9
+"""Difference below which candidates do not differ in a coordinate."""
 
 
 def coordinates(
@@ -38,7 +39,7 @@ def coordinates(
         and length scales.
     """
     if not any(point.is_whole for point in points):
-        columns = [[point.k for point in points]]
+        columns = [[point.k or 1.0 for point in points]]
         levels = [point.lr_max for point in points if point.lr_max is not None]
         if len(set(levels)) > 1:
             columns.append(levels)
@@ -55,7 +56,7 @@ def coordinates(
     return [
         (column, scale)
         for index, (column, scale) in enumerate(zip(table.T, scales_of_whole, strict=True))
-        if index == 0 or np.ptp(column) > 1e-9
+        if index == 0 or np.ptp(column) > _SAME
     ]
 
 

@@ -13,24 +13,24 @@ many workers it has or how fast they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
-from kdecay_search.search.allocation import Remaining, worthiest
-from kdecay_search.search.knowledge_gradient import Posterior, Run
+from kdecay_search.search.allocation import Remaining
+from kdecay_search.search.joint_allocation import JointAllocator, Tuning
+from kdecay_search.search.knowledge_gradient import Run
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.proposals import as_in_file, edges, nearby, spread, widened
 from kdecay_search.search.selection import Gain, Selection
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Stage, TunedBaseline
 from kdecay_search.search.stage_planner import StagePlanner
-from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.search.tally import Memo
 from kdecay_search.statistics import describe
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.space import CAPS, LEVEL_CAP, Axis, ScheduleSpace, Subspace
+from kdecay_search.study.comparators import BASELINE_KS
+from kdecay_search.study.space import Axis, ScheduleSpace, Subspace
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, CandidateTrials, RunRequest
 
@@ -90,8 +90,8 @@ class JointPlanner(StagePlanner):
         tried = [c for c in self.candidates if self._is_in(subspace, c)]
         best = self._lowest(tried) or (tried[0] if tried else None)
         if best is None or best.whole is None:
-            return Incumbent((1.0,), {}, point=self._first(subspace))
-        return Incumbent((1.0,), best.errors, best.lr_max, best.diverged, best.whole)
+            return Incumbent(BASELINE_KS, {}, point=as_in_file(subspace, self.spec.schedule))
+        return Incumbent(BASELINE_KS, best.errors, best.lr_max, best.diverged, best.whole)
 
     def stage(self, incumbent: Incumbent) -> Stage:
         found = super().stage(incumbent)
@@ -129,8 +129,8 @@ class JointPlanner(StagePlanner):
         means = {c.point: c.error.mean for c in self.candidates if c.point and c.errors}
         if self.incumbent is not None and reference == self.incumbent.point:
             means.setdefault(reference, describe(self.incumbent.errors.values()).mean)
-        compared = [means[point] for point in (reference, best) if means.get(point) is not None]
-        limit = max(compared, default=math.inf) + results.spread  # type: ignore[type-var]
+        compared = [mean for mean in map(means.get, (reference, best)) if mean is not None]
+        limit = max(compared, default=math.inf) + results.spread
         kept = [
             point
             for point in self._surrogate.points
@@ -148,27 +148,12 @@ class JointPlanner(StagePlanner):
         return bool(self._edges())
 
     def _edges(self) -> tuple[str, ...]:
-        """Parameters of the best candidate at a bound that stays, because a cap or the end of the
-        budget stops it."""
+        """Parameters of the best candidate that lie at a bound of what may be searched."""
         point = self.best.point if self.best else None
         if point is None:
             return ()
-        for subspace in self._searched():
-            if subspace.family == point.family:
-                return tuple(
-                    name
-                    for name in subspace.searched
-                    if subspace.axes[name].scale is not None
-                    and (name, 0.0) not in _NATURAL
-                    and not self.policy.edge
-                    <= subspace.axes[name].share(getattr(point, name))
-                    <= 1 - self.policy.edge
-                    and not (
-                        name in ("lr_min", "warmup")
-                        and getattr(point, name) < subspace.axes[name].at(0.5)
-                    )
-                )
-        return ()
+        family = next((each for each in self._searched() if each.family == point.family), None)
+        return edges(family, point, self.policy) if family else ()
 
     def _to_go(self) -> int:
         under_way = sum(len(self._summary(c.index).open) for c in self.candidates)
@@ -191,7 +176,7 @@ class JointPlanner(StagePlanner):
         if left <= 0 or any(self._summary(c.index).open for c in self.candidates):
             return ()
         if self.candidates:
-            runs = self._worth(left) if self._surrogate else []
+            runs = self._allocate_jointly(left)
         else:
             runs = [(point, FIRST_SEED) for point in self._design()][:left]
         known = {c.point: c for c in self.candidates if c.point is not None}
@@ -207,182 +192,82 @@ class JointPlanner(StagePlanner):
         families = self.schedules.families
         wanted = self.policy.design_per_axis * max(len(f.searched) for f in families) + 1
         count = max(2, min(wanted, int(self.policy.design_share * self.budget)))
-        spread = self._spread(families, count)
-        return list(dict.fromkeys([*map(self._first, self.schedules.baselines), *spread]))
-
-    def _worth(self, left: int) -> list[Run]:
-        """The next runs once there are results; none if the stage is over."""
-        policy = self.policy
-        size = max(policy.min_batch, min(policy.max_batch, self.budget // policy.runs_per_decision))
-        size = min(size, left)
-        tried = {c.point: c for c in self.candidates if c.point is not None}
-        able = {point: c for point, c in tried.items() if not c.diverged and not c.failed}
-        own = [(each, self._proposals((each,), 16)) for each in self.schedules.baselines]
-        new = [
-            *self._proposals(self._searched(), policy.proposals),
-            *self._nearby(),
-            *(point for _, points in own for point in points),
-        ]
-        new = [point for point in dict.fromkeys(new) if point not in tried]
-        assert self._surrogate is not None
-        points = (*self._surrogate.points, *new)
-        surrogate = self._memo.surrogate(points, self._surrogate.results, policy)
-        missing = {point: self._summary(c.index).missing for point, c in able.items()}
-        missing |= dict.fromkeys(new, frozenset(range(self.spec.search.seeds)))
-        remaining = Remaining(missing, self.spec.search.seeds, left, left)
-        among = Selection.of(surrogate)
-        likely = dict(zip(among.points, among.probabilities, strict=True))
-        means = dict(zip(among.points, among.means, strict=True))
-
-        def ranked(points: Iterable[Candidate]) -> list[Candidate]:
-            return sorted(points, key=lambda point: (-likely[point], means[point], point))
-
-        leading = [point for point in able if able[point].errors]
-        if not leading:
-            return []
-
-        def worth(
-            old: Sequence[Candidate], fresh: Sequence[Candidate], size: int, certain: Sequence[Run]
-        ) -> list[Run]:
-            half = policy.max_considered // 2
-            considered = [*ranked(old)[:half], *ranked(fresh)[:half]]
-            extra = [point for point, _ in certain if point not in considered]
-            posterior = Posterior.of(
-                surrogate,
-                dict.fromkeys((*considered, *extra)),
-                policy,
-                untried=[point for point in (*fresh, *extra) if point not in leading],
-            )
-            return worthiest(posterior, remaining, size, certain)
-
-        runs: list[Run] = []
-        for subspace, fresh in own:
-            if len(runs) >= max(1, size // 2) and left > size:
-                break
-            mine = [point for point in leading if subspace.holds(point)]
-            begun = sum(self._summary(tried[p].index).begun for p in tried if subspace.holds(p))
-            if begun >= self._baseline_runs() or not mine:
-                continue
-            best = min(mine, key=lambda point: (means[point], point))
-            is_last = begun == self._baseline_runs() - 1
-            chosen = (
-                []
-                if is_last
-                else worth(mine, [p for p in fresh if p in means and p not in tried], 1, ())
-            )
-            if not chosen and len(able[best].errors) < policy.min_runs_to_win:
-                chosen = [(best, seed) for seed in sorted(missing[best])[:1]]
-            runs += chosen
-        leader = min(leading, key=lambda point: (means[point], point))
-        if left <= size and len(able[leader].errors) < policy.min_runs_to_win:
-            runs += [
-                (leader, seed) for seed in sorted(missing[leader])[:1] if (leader, seed) not in runs
-            ]
-        runs = runs[:left]
-        runs += worth(leading, new, size - len(runs), runs)
-        if not runs and len(able[leader].errors) < policy.min_runs_to_win:
-            runs = [(leader, seed) for seed in sorted(missing[leader])[:1]]
-        return list(dict.fromkeys(runs))[:left]
-
-    def _baseline_runs(self) -> int:
-        """Number of runs that each baseline is tuned with."""
-        fewest, most = self.policy.baseline_runs
-        share = self.policy.baseline_share * self.budget / max(1, len(self.schedules.baselines))
-        return max(fewest, min(most, round(share)))
-
-    def _left_of_budget(self) -> int:
-        return self.budget - self.begun
-
-    # ---- new candidates ----------------------------------------------------------------------
-
-    def _first(self, subspace: Subspace) -> Candidate:
-        """A baseline as the study file has it, or as near to that as its ranges allow."""
-        schedule = self.spec.schedule
-        wanted = {
-            "lr_max": schedule.lr_max,
-            "lr_min": schedule.lr_min / schedule.lr_max,
-            "decay_share": 0.2,
-        }
-        axes = {
-            name: Axis((_nearest(axis, wanted[name]),)) if name in wanted else axis
-            for name, axis in subspace.axes.items()
-        }
-        fixed = replace(subspace, axes=axes)
-        return fixed.at([0.0] * len(fixed.searched))
+        firsts = (as_in_file(each, self.spec.schedule) for each in self.schedules.baselines)
+        seed = self.spec.search.sampler_seed
+        return list(dict.fromkeys([*firsts, *spread(families, count, seed)]))
 
     def _searched(self) -> list[Subspace]:
         """The families, with ranges widened at whose edge the best candidate lies."""
         point = self.best.point if self.best else None
         return [
-            self._widened(subspace, point)
-            if point and point.family == subspace.family
-            else subspace
-            for subspace in self.schedules.families
+            widened(family, point, self.policy)
+            if point and point.family == family.family
+            else family
+            for family in self.schedules.families
         ]
 
-    def _widened(self, subspace: Subspace, point: Candidate) -> Subspace:
-        axes = dict(subspace.axes)
-        for name in subspace.searched:
-            axis = axes[name]
-            if axis.scale is None:
-                continue
-            low, high = CAPS.get(name, (0.0, 0.0))
-            if name == "lr_max":
-                middle = math.sqrt(axis.low * axis.high)
-                low, high = middle / LEVEL_CAP, middle * LEVEL_CAP
-            value = getattr(point, name)
-            wider: Axis | None = axis
-            while wider is not None:
-                axes[name] = wider
-                share = wider.share(value)
-                if self.policy.edge < share < 1 - self.policy.edge:
-                    break
-                wider = wider.widened(low, high, self.policy.widening, share > 0.5)  # noqa: PLR2004
-        return replace(subspace, axes=axes)
+    def _new(self, tried: Collection[Candidate]) -> tuple[list[Candidate], list[list[Candidate]]]:
+        """New candidates: those of the searched families, and those of each baseline."""
+        policy, seed = self.policy, self.spec.search.sampler_seed
+        searched, first = self._searched(), len(self.candidates)
+        selection = self.selection
+        assert selection is not None
+        best = sorted(selection.points, key=lambda p: (selection.mean(p), p))[: policy.leaders]
+        general = [
+            *spread(searched, policy.proposals, seed, first),
+            *nearby(best, searched, policy.proposals_nearby, seed),
+        ]
+        own = [
+            spread([each], policy.proposals_nearby, seed, first)
+            for each in self.schedules.baselines
+        ]
+        return (
+            [point for point in dict.fromkeys(general) if point not in tried],
+            [[point for point in dict.fromkeys(each) if point not in tried] for each in own],
+        )
 
-    def _proposals(self, subspaces: Sequence[Subspace], count: int) -> list[Candidate]:
-        return self._spread(subspaces, count, first=len(self.candidates))
-
-    def _spread(self, subspaces: Sequence[Subspace], count: int, first: int = 0) -> list[Candidate]:
-        """About ``count`` candidates spread evenly: families in turn, by how many axes they have.
-
-        Args:
-            subspaces: Where to spread them.
-            count: Number of candidates.
-            first: Place in the sequence to begin at.
-        """
-        sizes = [1 + len(subspace.searched) for subspace in subspaces]
-        points: list[Candidate] = []
-        for subspace, size in zip(subspaces, sizes, strict=True):
-            number = max(1, round(count * size / sum(sizes)))
-            shares = _sequence(len(subspace.searched), number, self.spec.search.sampler_seed, first)
-            points += [subspace.at(row) for row in shares.tolist()]
-        return points
-
-    def _nearby(self) -> list[Candidate]:
-        """Candidates around the best ones that were tried."""
-        if self.selection is None:
+    def _allocate_jointly(self, left: int) -> list[Run]:
+        """The next runs once there are results; none if the stage is over."""
+        tried = {c.point: c for c in self.candidates if c.point is not None}
+        able = {point: c for point, c in tried.items() if not c.diverged and not c.failed}
+        runs = {point: len(c.errors) for point, c in able.items() if c.errors}
+        if not runs or self._surrogate is None:
             return []
-        best = sorted(self.selection.points, key=lambda p: (self.selection.mean(p), p))[:3]  # type: ignore[union-attr]
-        found = []
-        for rank, point in enumerate(best):
-            for subspace in self._searched():
-                if subspace.family != point.family:
-                    continue
-                centre = np.array(subspace.shares(point))
-                count = self.policy.proposals_nearby
-                steps = _sequence(len(centre), count, self.spec.search.sampler_seed, count * rank)
-                sizes = np.geomspace(0.03, 0.3, count)[:, None]
-                shares = np.clip(centre + sizes * (2 * steps - 1), 0.0, 1.0)
-                found += [subspace.at(row) for row in shares.tolist()]
-        return found
+        new, own = self._new(tried)
+        every = dict.fromkeys([*new, *(point for points in own for point in points)])
+        seeds = self.spec.search.seeds
+        missing = {point: self._summary(able[point].index).missing for point in runs}
+        missing |= dict.fromkeys(every, frozenset(range(seeds)))
+        tunings = [
+            Tuning(
+                subspace,
+                points,
+                sum(self._summary(c.index).begun for p, c in tried.items() if subspace.holds(p)),
+            )
+            for subspace, points in zip(self.schedules.baselines, own, strict=True)
+        ]
+        return JointAllocator(
+            surrogate=self._memo.surrogate(
+                (*self._surrogate.points, *every), self._surrogate.results, self.policy
+            ),
+            runs=runs,
+            new=list(every),
+            tunings=tunings,
+            remaining=Remaining(missing, seeds, left, left),
+            budget=self.budget,
+            policy=self.policy,
+        ).next_runs()
+
+    def _left_of_budget(self) -> int:
+        return self.budget - self.begun
 
     # ---- as on a grid ------------------------------------------------------------------------
 
     def _reference(self) -> Candidate:
         if self.incumbent is not None and self.incumbent.point is not None:
             return self.incumbent.point
-        return next((p for p in self.space.points if p), self._first(self.schedules.baselines[0]))
+        first = (point for point in self.space.points if point)
+        return next(first, as_in_file(self.schedules.baselines[0], self.spec.schedule))
 
     def _select(self) -> Selection | None:
         if self._surrogate is None:
@@ -414,60 +299,9 @@ class JointPlanner(StagePlanner):
         )
 
 
-def further_terms(
-    schedules: ScheduleSpace, point: Candidate, least_step: float
-) -> ScheduleSpace | None:
-    """The space of a further term: every k above the last, with all else fixed.
-
-    Args:
-        schedules: What the first stage searched.
-        point: The schedule so far, with its last term.
-        least_step: Least distance between two terms.
-
-    Returns:
-        The space; None if the schedule has no terms or no larger one is left.
-    """
-    if point.k is None:
-        return None
-    low, high = point.k + least_step, CAPS["k"][1]
-    top = max(family.axes["k"].high for family in schedules.families if "k" in family.axes)
-    if low >= high:
-        return None
-    fixed = {
-        name: Axis((value,))
-        for name, value in point.stated().items()
-        if name not in ("k", "family")
-    }
-    k = Axis((low, min(high, max(top, 4 * low))), "log")
-    family = Subspace(point.family or "", point.family or "", {"k": k, **fixed})
-    return ScheduleSpace((family,), ())
-
-
-_NATURAL = {("lr_min", 0.0), ("warmup", 0.0)}
-"""Bounds that are no limits of the search."""
-
-
-def _nearest(axis: Axis, value: float) -> float:
-    if axis.scale is None:
-        return min(axis.values, key=lambda each: abs(each - value))
-    return min(max(value, axis.low), axis.high)
-
-
 def _count(replicates: Mapping[int, CandidateTrials]) -> int:
     return max(replicates, default=-1) + 1
 
 
 def _point_of(trials: CandidateTrials) -> Candidate | None:
     return next((trial.point for trial in trials.trials if trial.point), None)
-
-
-def _sequence(dimensions: int, count: int, seed: int, first: int) -> np.ndarray:
-    """Evenly spread points in the unit cube, (count, dimensions): the additive recurrence with the
-    powers of the generalised golden ratio (Roberts, "The unreasonable effectiveness of
-    quasirandom sequences", 2018)."""
-    ratio = 2.0
-    for _ in range(40):
-        ratio = (1 + ratio) ** (1 / (dimensions + 1))
-    steps = ratio ** -np.arange(1.0, dimensions + 1)
-    places = np.arange(first + 1, first + count + 1)[:, None]
-    return (0.5 + 0.31 * seed + places * steps) % 1.0

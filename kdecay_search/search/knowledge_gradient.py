@@ -100,8 +100,8 @@ class Posterior:
     @cached_property
     def _lowest_now(self) -> float:
         """The lowest mean among the candidates that can be chosen."""
-        pairs = zip(self.points, self.means.tolist(), strict=True)
-        return min(mean for point, mean in pairs if point not in self.untried)
+        able = [row for row, point in enumerate(self.points) if point not in self.untried]
+        return float(self.means[able].min())
 
     def _differences(self, seed: int, rows: list[int]) -> tuple[Array, Array]:
         """What runs of R candidates on one seed tell: differences of errors (R, K), from the mean

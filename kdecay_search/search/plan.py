@@ -8,9 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdecay_search.search.confirmation import Confirmation, confirm
-from kdecay_search.search.joint_planner import JointPlanner, further_terms
+from kdecay_search.search.joint_planner import JointPlanner
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.proposals import further_terms
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import Incumbent, Progress, Stage
 from kdecay_search.search.stage_planner import StagePlanner

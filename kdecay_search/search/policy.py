@@ -74,7 +74,9 @@ class Policy:
     proposals: int = 160
     """New candidates, spread over the whole space, that are considered at each decision."""
     proposals_nearby: int = 16
-    """New candidates that are considered around each of the best ones."""
+    """New candidates that are considered around each of the best ones, and of each baseline."""
+    leaders: int = 3
+    """Number of the best candidates that new ones are considered around."""
     runs_per_decision: int = 10
     """Budgeted runs for each of the runs that are chosen together."""
     min_budget: int = 4

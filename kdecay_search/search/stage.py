@@ -175,8 +175,6 @@ class Stage:
 def _names(candidates: Sequence[CandidateResult]) -> str:
     """Text such as ``k = 3, 5``; with levels, ``k = 3 at lr_max 0.1, k = 5 at lr_max 0.2``."""
     known = sorted(c.point for c in candidates if c.point is not None)
-    if any(point.is_whole for point in known):
+    if any(point.is_whole or point.lr_max is not None for point in known):
         return ", ".join(map(candidate_name, known))
-    if any(point.lr_max is not None for point in known):
-        return ", ".join(schedule_name((point.k,), point.lr_max) for point in known)
-    return schedule_name(point.k for point in known)
+    return schedule_name(point.k for point in known if point.k is not None)

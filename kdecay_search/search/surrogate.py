@@ -354,7 +354,7 @@ class SmoothCurve:
     @property
     def ks(self) -> tuple[float, ...]:
         """The exponents of the points."""
-        return tuple(point.k for point in self.points)
+        return tuple(point.k for point in self.points if point.k is not None)
 
 
 def smooth_curve(

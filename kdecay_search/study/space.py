@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BeforeValidator, Field, field_validator
@@ -84,6 +85,12 @@ class Axis:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
+    def nearest(self, value: float) -> float:
+        """The value that is allowed and nearest to another."""
+        if self.scale is None:
+            return min(self.values, key=lambda each: abs(each - value))
+        return min(max(value, self.low), self.high)
+
     def widened(self, lowest: float, highest: float, share: float, up: bool) -> Axis | None:
         """A range that is wider on one side.
 
@@ -128,7 +135,7 @@ def axis_of(setting: object) -> Axis:
             return Axis((low, high), last)
         if all(map(_is_number, setting)):
             values = tuple(map(float, setting))
-            if any(later <= earlier for earlier, later in zip(values, values[1:], strict=False)):
+            if any(later <= earlier for earlier, later in pairwise(values)):
                 raise ValueError("must strictly increase; a range ends with 'log' or 'linear'")
             return Axis(values)
     raise ValueError(
@@ -235,7 +242,7 @@ class Subspace:
     def at(self, shares: Iterable[float]) -> Candidate:
         """The candidate at a share of the way along each searched axis, in order."""
         way = dict(zip(self.searched, shares, strict=True))
-        values = {name: axis.at(way.get(name, 0.5)) for name, axis in self.axes.items()}
+        values: dict[str, Any] = {n: axis.at(way.get(n, 0.5)) for n, axis in self.axes.items()}
         return Candidate(**{"k": None, "family": self.family, **values})
 
     def shares(self, point: Candidate) -> list[float]:
@@ -302,7 +309,9 @@ class ScheduleSpace:
         axes["lr_max"] = Axis(ends, "log") if space.lr_max is None else axis_of(space.lr_max)
         if space.warmup is not None:
             axes["warmup"] = axis_of(space.warmup)
-        common = {name: axes[name] for name in ("lr_max", "lr_min", "warmup") if name in axes}
+        common: dict[str, Axis] = {
+            name: axes[name] for name in ("lr_max", "lr_min", "warmup") if name in axes
+        }
 
         def box(name: str, family: str, fixed: Mapping[str, float]) -> Subspace:
             shape = {

@@ -1,0 +1,118 @@
+"""Which runs a joint search trains next: of candidates that were tried, and of new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from kdecay_search.search.allocation import Remaining, worthiest
+from kdecay_search.search.knowledge_gradient import Posterior, Run
+from kdecay_search.search.policy import Policy
+from kdecay_search.search.selection import Selection
+from kdecay_search.search.surrogate import Surrogate
+from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.space import Subspace
+from kdecay_search.study.trials import FIRST_SEED
+
+
+@dataclass(frozen=True, eq=False)
+class Tuning:
+    """A baseline that has runs of its own."""
+
+    subspace: Subspace
+    """The baseline's levels and floors."""
+    new: Sequence[Candidate]
+    """Those that may be tried next."""
+    begun: int
+    """Number of its runs that have begun."""
+
+
+@dataclass(frozen=True, eq=False)
+class JointAllocator:
+    """Chooses the next runs of a joint search."""
+
+    surrogate: Surrogate
+    """All candidates, new ones among them, by the results so far."""
+    runs: Mapping[Candidate, int]
+    """Number of complete runs of each candidate that may be chosen, 1 or more."""
+    new: Sequence[Candidate]
+    """Candidates that have not been tried."""
+    tunings: Sequence[Tuning]
+    """The baselines."""
+    remaining: Remaining
+    """What may still be run."""
+    budget: int
+    """Number of runs of the whole stage."""
+    policy: Policy
+    """The constants behind the rules."""
+
+    def next_runs(self) -> list[Run]:
+        """The runs to be queued next; none if the stage is over."""
+        policy, left = self.policy, self.remaining.left
+        wanted = self.budget // policy.runs_per_decision
+        size = min(left, max(policy.min_batch, min(policy.max_batch, wanted)))
+        of_baselines = [run for tuning in self.tunings for run in self._run_of_baseline(tuning)]
+        is_last = left <= size
+        chosen = of_baselines if is_last else of_baselines[: max(1, size // 2)]
+        if is_last:
+            chosen += self._replicate(self.runs)
+        chosen = list(dict.fromkeys(chosen))[:left]
+        chosen += self._worthiest(self.runs, self.new, size - len(chosen), chosen)
+        return chosen or self._replicate(self.runs)
+
+    def _run_of_baseline(self, tuning: Tuning) -> list[Run]:
+        """The next of the runs that a baseline is tuned with; the last repeats its best level."""
+        fewest, most = self.policy.baseline_runs
+        share = self.policy.baseline_share * self.budget / len(self.tunings)
+        left = max(fewest, min(most, round(share))) - tuning.begun
+        if left <= 0:
+            return []
+        tried = [point for point in self.runs if tuning.subspace.holds(point)]
+        if not tried:
+            return [(self._lowest(tuning.new), FIRST_SEED)] if tuning.new else []
+        chosen = self._worthiest(tried, tuning.new, 1, ()) if left > 1 else []
+        return chosen[:1] or self._replicate(tried)
+
+    def _replicate(self, among: Iterable[Candidate]) -> list[Run]:
+        """A further run of the best of some candidates, if it has too few to be chosen."""
+        best = self._lowest(among)
+        seeds = sorted(self.remaining.missing.get(best, ()))
+        return [(best, seeds[0])] if self.runs[best] < self.policy.min_runs_to_win and seeds else []
+
+    def _worthiest(
+        self,
+        tried: Iterable[Candidate],
+        new: Iterable[Candidate],
+        size: int,
+        certain: Sequence[Run],
+    ) -> list[Run]:
+        """The runs that are worth most, of the likeliest candidates that were tried and of the
+        likeliest new ones."""
+        half = self.policy.max_considered // 2
+        considered = [*self._likeliest(tried)[:half], *self._likeliest(new)[:half]]
+        points = dict.fromkeys([*considered, *(point for point, _ in certain)])
+        untried = [point for point in points if point not in self.runs]
+        posterior = Posterior.of(self.surrogate, points, self.policy, untried)
+        return worthiest(posterior, self.remaining, size, certain)
+
+    def _likeliest(self, points: Iterable[Candidate]) -> list[Candidate]:
+        """Candidates by their probability to be the best."""
+        return sorted(
+            points, key=lambda point: (-self._probabilities[point], self._means[point], point)
+        )
+
+    def _lowest(self, points: Iterable[Candidate]) -> Candidate:
+        return min(points, key=lambda point: (self._means[point], point))
+
+    @cached_property
+    def _selection(self) -> Selection:
+        return Selection.of(self.surrogate)
+
+    @cached_property
+    def _probabilities(self) -> dict[Candidate, float]:
+        return dict(zip(self._selection.points, self._selection.probabilities, strict=True))
+
+    @cached_property
+    def _means(self) -> dict[Candidate, float]:
+        return dict(zip(self._selection.points, self._selection.means, strict=True))
