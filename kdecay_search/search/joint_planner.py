@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from kdecay_search.search.allocation import Remaining
 from kdecay_search.search.joint_allocation import JointAllocator, Tuning
@@ -27,7 +28,6 @@ from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Stage, TunedBaseline
 from kdecay_search.search.stage_planner import StagePlanner
 from kdecay_search.search.tally import Memo
-from kdecay_search.statistics import describe
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.space import Axis, ScheduleSpace, Subspace
@@ -126,15 +126,17 @@ class JointPlanner(StagePlanner):
         if best == reference:
             return Gain(0.0, (0.0, 0.0), 0.0)
         results = self._surrogate.results
-        means = {c.point: c.error.mean for c in self.candidates if c.point and c.errors}
-        if self.incumbent is not None and reference == self.incumbent.point:
-            means.setdefault(reference, describe(self.incumbent.errors.values()).mean)
-        compared = [mean for mean in map(means.get, (reference, best)) if mean is not None]
+        tried: dict[Candidate, Mapping[int, float]] = {}
+        if self.incumbent is not None and self.incumbent.point is not None:
+            tried[self.incumbent.point] = self.incumbent.errors
+        tried |= {c.point: c.errors for c in self.candidates if c.point is not None}
+        means = {point: fmean(errors.values()) for point, errors in tried.items() if errors}
+        compared = [means[point] for point in (reference, best) if point in means]
         limit = max(compared, default=math.inf) + results.spread
         kept = [
             point
             for point in self._surrogate.points
-            if point in (reference, best) or (means.get(point) or math.inf) <= limit
+            if point in (reference, best) or means.get(point, math.inf) <= limit
         ]
         policy = replace(self.policy, far=math.inf)
         surrogate = self._memo.surrogate(kept, results.among(frozenset(kept)), policy)
