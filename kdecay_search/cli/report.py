@@ -21,6 +21,7 @@ class FigureName(StrEnum):
     CURVES = "curves"
     LOSS = "loss"
     EPOCHS = "epochs"
+    PLANE = "plane"
 
 
 NewestOr = Annotated[

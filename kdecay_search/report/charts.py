@@ -7,6 +7,7 @@ is a dot and a mean an ``o``.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -19,10 +20,11 @@ from rich.table import Table
 from rich.text import Text
 
 from kdecay_search.report import metrics
-from kdecay_search.schedules.kdecay import KDecaySchedule
+from kdecay_search.report.whole import lateness
+from kdecay_search.schedules.base import Schedule
 from kdecay_search.search import Stage
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.study.candidate import level_name, schedule_name
+from kdecay_search.study.candidate import Candidate, level_name
 from kdecay_search.study.metric import Metric
 
 NARROWEST, WIDEST = 40, 64
@@ -37,6 +39,8 @@ TICKS = 4
 """Most steps of the vertical axis."""
 OUTLYING = 6.0
 """Errors further from the best than this many times the median's distance are not drawn."""
+PLAIN_KS = (0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+"""Labels of an axis of whole schedules."""
 BLANK = "\N{BRAILLE PATTERN BLANK}"
 
 
@@ -146,6 +150,7 @@ def ticks(low: float, high: float) -> tuple[float, ...]:
 
 def _schedule_chart(snapshot: StudySnapshot, width: int) -> Chart:
     found, baseline = snapshot.schedule, snapshot.original
+    leader, original = snapshot.plan.leader, snapshot.plan.baseline
     length = snapshot.spec.task.length
     chart = Chart(
         title="learning rate over the training",
@@ -153,16 +158,16 @@ def _schedule_chart(snapshot: StudySnapshot, width: int) -> Chart:
         x_range=(0.0, 1.0),
         y_ticks=ticks(0.0, max(found.lr_max, baseline.lr_max)),
         x_labels={0.0: "0", 0.5: f"{length.total / 2:,g}", 1.0: str(length)},
-        legend=f"── {schedule_name(found.ks, snapshot.plan.leader.lr_max)}",
+        legend=f"── {leader.name}",
     )
-    if found.ks != baseline.ks:
-        chart.legend += f"   ··· {schedule_name(baseline.ks, snapshot.plan.baseline.lr_max)}"
+    if (leader.ks, leader.point) != (original.ks, original.point):
+        chart.legend += f"   ··· {original.name}"
         chart.dots(_values(baseline, length.total, chart.canvas.width // 2))
     chart.line(_values(found, length.total, 2 * chart.canvas.width))
     return chart
 
 
-def _values(schedule: KDecaySchedule, total: int, count: int) -> list[tuple[float, float]]:
+def _values(schedule: Schedule, total: int, count: int) -> list[tuple[float, float]]:
     """Pairs (share of the training, LR) at ``count + 1`` evenly spaced shares of ``total``."""
     shares = (index / count for index in range(count + 1))
     return [(share, schedule(share * total, total)) for share in shares]
@@ -171,17 +176,27 @@ def _values(schedule: KDecaySchedule, total: int, count: int) -> list[tuple[floa
 def _chart_by_k(stage: Stage, metric: Metric, width: int) -> Chart:
     errors = _measured(stage)
     level = level_name(stage.best.lr_max) if stage.best and stage.levels else ""
+    best = stage.best
+    title = f"k{stage.n}{level}"
+    labels = {k: f"{k:.3g}" for k in errors}
+    best_k = best.k if best else None
+    if best is not None and best.whole is not None:
+        title = "k of equal half-time" if stage.n == 1 else f"k{stage.n}"
+        labels = {math.log(k): f"{k:g}" for k in PLAIN_KS}
+        best_k = _place(best.whole, stage)
     every = sorted(error for of_k in errors.values() for error in of_k)
     worst = min(every[-1], every[0] + OUTLYING * (median(every) - every[0]) or every[-1])
     means = {k: sum(of_k) / len(of_k) for k, of_k in errors.items()}
     ends = sorted(map(metric.value, (every[0], max(worst, min(means.values())))))
     room = 0.05 * (max(errors) - min(errors)) or 0.5
     chart = Chart(
-        title=metrics.with_unit(f"{metric.name} against k{stage.n}{level}", metric),
+        title=metrics.with_unit(f"{metric.name} against {title}", metric),
         width=width,
         x_range=(min(errors) - room, max(errors) + room),
         y_ticks=ticks(*ends),
-        x_labels={k: f"{k:.3g}" for k in errors},
+        x_labels={
+            k: label for k, label in labels.items() if min(errors) - room <= k <= max(errors) + room
+        },
         legend="· seed   o mean   * best",
     )
     edge = max(map(metric.error, (chart.y_ticks[0], chart.y_ticks[-1])))
@@ -192,16 +207,30 @@ def _chart_by_k(stage: Stage, metric: Metric, width: int) -> Chart:
     chart.dots((k, metric.value(error)) for k, error in drawn)
     for k, mean in means.items():
         if mean <= edge:
-            is_best = stage.best is not None and stage.best.k == k
+            is_best = best_k is not None and best_k == k
             chart.mark(k, metric.value(mean), "*" if is_best else "o")
     return chart
 
 
 def _measured(stage: Stage) -> dict[float, list[float]]:
-    """Errors by k of the candidates that have some, at the best candidate's level of the LR."""
+    """Errors by k of the candidates that have some, at the best candidate's level of the LR.
+
+    Whole schedules are placed by the logarithm of their lateness or, in a later stage, of k.
+    """
+    if any(c.whole is not None for c in stage.candidates):
+        found: dict[float, list[float]] = defaultdict(list)
+        for c in stage.candidates:
+            if c.whole is not None and c.errors:
+                found[_place(c.whole, stage)] += c.errors.values()
+        return dict(found)
     level = stage.best.lr_max if stage.best else None
     return {
         c.k: list(c.errors.values())
         for c in stage.candidates
         if c.k is not None and c.errors and c.lr_max == level
     }
+
+
+def _place(point: Candidate, stage: Stage) -> float:
+    """Where a whole schedule stands on the horizontal axis."""
+    return math.log(lateness(point) if stage.n == 1 or point.k is None else point.k)

@@ -9,7 +9,7 @@ from kdecay_search.report import metrics
 from kdecay_search.search.confirmation import Confirmation, Row
 from kdecay_search.statistics import Comparison
 from kdecay_search.study.candidate import schedule_name
-from kdecay_search.study.comparators import AREA_MATCHED, FOUND, ORIGINAL
+from kdecay_search.study.comparators import AREA_MATCHED, FOUND, GIVEN, ORIGINAL
 from kdecay_search.study.metric import Metric, MetricFormat
 
 SMALLEST_P = 0.001
@@ -80,6 +80,9 @@ def detectable(confirmation: Confirmation, form: MetricFormat) -> str:
 
 def title(row: Row, confirmation: Confirmation) -> str:
     """The name of a row's schedule, with its level of the learning rate if that was searched."""
+    if row.name:
+        labels = {FOUND: "found, ", ORIGINAL: "original, ", GIVEN: "in the study file, "}
+        return labels.get(row.comparator, "") + row.name
     known = {
         FOUND: f"found, {schedule_name(confirmation.ks)}",
         ORIGINAL: "original, k = 1",

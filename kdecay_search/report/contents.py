@@ -20,7 +20,7 @@ from kdecay_search.search.verdict import Model, Verdict
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.statistics import describe
 from kdecay_search.study import file as study_file
-from kdecay_search.study.candidate import level_name, schedule_name
+from kdecay_search.study.candidate import candidate_name, level_name, schedule_name
 from kdecay_search.study.comparators import FOUND
 from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
@@ -80,6 +80,7 @@ def of(facts: Facts) -> dict[str, Any]:
         "given_up": len(snapshot.given_up) if snapshot.state != "running" else 0,
         "toml": study_file.to_toml(snapshot.spec),
         "seeds": _seeds(snapshot.spec),
+        "is_joint": snapshot.is_joint,
         "versions": [
             ("kdecay-search", __version__),
             ("Python", platform.python_version()),
@@ -152,6 +153,15 @@ def _highlights(snapshot: StudySnapshot, cost: Cost) -> list[tuple[str, str]]:
     if not leader.errors:
         return []
     found = [("found" if snapshot.state == "done" else "best so far", schedule_name(leader.ks))]
+    if leader.point is not None:
+        found = [
+            (
+                found[0][0],
+                candidate_name(
+                    leader.point._replace(lr_max=None, lr_min=None, warmup=None), leader.ks[:-1]
+                ),
+            )
+        ]
     if leader.lr_max is not None:
         found.append(("lr_max", f"{leader.lr_max:.4g}"))
     trained = (f"{snapshot.spec.task.length.unit}s trained", f"{cost.whole.epochs:,}")
@@ -167,20 +177,22 @@ def _measured(snapshot: StudySnapshot) -> list[tuple[str, str]]:
     else:
         verdict, name = snapshot.verdict, form.metric.name
         error = describe(snapshot.plan.leader.errors.values())
-    gain = [("gain on k = 1", verdict.gain)] if verdict.estimate is not None else []
+    original = "the original" if snapshot.is_joint else "k = 1"
+    gain = [(f"gain on {original}", verdict.gain)] if verdict.estimate is not None else []
     return [(name, form.sample(error)), *gain]
 
 
 def _rates(snapshot: StudySnapshot) -> dict[str, str]:
     total = snapshot.spec.task.length.total
     original, baseline = snapshot.original, snapshot.plan.baseline
+    leader = snapshot.plan.leader
     return {
-        "family": snapshot.schedule.family,
+        "family": leader.point.family if leader.point else snapshot.spec.schedule.family,
         "high": f"{snapshot.schedule.lr_max:g}",
         "low": f"{snapshot.schedule.lr_min:g}",
-        "found": schedule_name(snapshot.plan.leader.ks, snapshot.plan.leader.lr_max),
-        "original": schedule_name(BASELINE_KS, baseline.lr_max),
-        "is_new": "yes" if snapshot.plan.leader.ks != BASELINE_KS else "",
+        "found": leader.name,
+        "original": baseline.name,
+        "is_new": "yes" if (leader.ks, leader.point) != (BASELINE_KS, baseline.point) else "",
         "mean": f"{snapshot.schedule.area(total):.4g}",
         "mean_original": f"{original.area(total):.4g}",
     }
@@ -189,6 +201,8 @@ def _rates(snapshot: StudySnapshot) -> dict[str, str]:
 def _table(snapshot: StudySnapshot) -> dict[str, Any]:
     """The result as the paper's Table 1 shows it: errors, with the exponents as a subscript."""
     plan, form = snapshot.plan, snapshot.plan.format
+    if snapshot.is_joint:
+        return {"columns": _tuned_columns(snapshot), **_gain(snapshot.verdict, form)}
     title = schedule_name(BASELINE_KS, plan.baseline.lr_max)
     columns = [{"title": title, **_cell((), plan.baseline.errors, False, form)}]
     for stage in plan.stages:
@@ -200,6 +214,19 @@ def _table(snapshot: StudySnapshot) -> dict[str, Any]:
             title += level_name(best.lr_max)
         columns.append({"title": title, **_cell(ks, errors, ks == plan.leader.ks, form)})
     return {"columns": columns, **_gain(snapshot.verdict, form)}
+
+
+def _tuned_columns(snapshot: StudySnapshot) -> list[dict[str, Any]]:
+    """The usual schedules as they were tuned, and the found one."""
+    plan, form = snapshot.plan, snapshot.plan.format
+    tuned = [baseline for stage in plan.stages for baseline in stage.baselines]
+    columns = [
+        {"title": each.name, **_cell((), each.best.errors, False, form)}
+        for each in tuned
+        if each.best.point != plan.leader.point
+    ]
+    found = {"title": "found", **_cell((), plan.leader.errors, True, form)}
+    return [*columns, found]
 
 
 def _gain(verdict: Verdict, form: MetricFormat) -> dict[str, str]:
@@ -233,6 +260,9 @@ def _cell(
 
 def _pruning(snapshot: StudySnapshot) -> str:
     """What early stopping saved, in a sentence or two."""
+    if snapshot.is_joint:
+        begun, budget = snapshot.runs_begun, snapshot.spec.search.budget
+        return f"{begun:,} of {counted(budget, 'run')} have begun; each is trained to its end."
     if not snapshot.spec.pruning.enabled:
         return "Pruning was off: every run was trained to its end."
     length = snapshot.spec.task.length

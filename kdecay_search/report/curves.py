@@ -10,6 +10,7 @@ from typing import Any
 
 from kdecay_search.report.effort import trials_by_point
 from kdecay_search.report.names import diverged_seeds
+from kdecay_search.report.whole import featured
 from kdecay_search.search import BASELINE_KS, Stage, spread
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage
@@ -55,6 +56,13 @@ class RunCurve:
     """The candidate's level of the learning rate, if that is searched."""
     diverged: bool = False
     """Whether the run counts as diverged: its values may be of any size, or not finite."""
+    whole: Candidate | None = None
+    """The whole schedule, if the study searches these; None on a grid."""
+
+    @property
+    def point(self) -> Candidate:
+        """The run's candidate."""
+        return self.whole or Candidate(self.k, self.lr_max)
 
 
 @dataclass(frozen=True)
@@ -72,10 +80,7 @@ class Curves:
         """The curves of a stage, with those that count as diverged marked."""
         seeds = diverged_seeds(snapshot, stage)
         diverged = {(c.point, seed) for c in stage.candidates for seed in seeds.get(c.index, ())}
-        return [
-            replace(run, diverged=(Candidate(run.k, run.lr_max), run.seed) in diverged)
-            for run in self.of(stage)
-        ]
+        return [replace(run, diverged=(run.point, run.seed) in diverged) for run in self.of(stage)]
 
 
 def read_curves(storage: Storage, snapshot: StudySnapshot) -> Curves:
@@ -116,7 +121,12 @@ def shown_trials(snapshot: StudySnapshot, stage: Stage) -> list[Trial]:
 def _shown_candidates(
     snapshot: StudySnapshot, stage: Stage, known: Collection[Candidate]
 ) -> Sequence[Candidate]:
-    """The original and the best candidate, and an even choice of the others."""
+    """The original and the best candidate, and an even choice of the others.
+
+    Of whole schedules, the best candidate, each usual schedule at its best, and the next best ones.
+    """
+    if snapshot.is_joint:
+        return [point for point in featured(stage) if point in known]
     always = [Candidate(*BASELINE_KS, snapshot.plan.baseline.lr_max)]
     if stage.best is not None and stage.best.point is not None:
         always.append(stage.best.point)
@@ -150,6 +160,7 @@ def thinned(
         epochs=tuple(i + 1 for i in at),
         averaged_error=tuple(averaged[i] for i in at),
         lr_max=trial.lr_max,
+        whole=trial.request.point,
         **columns,
     )
 

@@ -21,6 +21,7 @@ from kdecay_search.report import contents, figures, names, stages
 from kdecay_search.report.contents import Facts
 from kdecay_search.report.curves import Curves, read_curves
 from kdecay_search.report.reference import Reference
+from kdecay_search.search import Stage
 from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage
 from kdecay_search.storage.durations import read_durations
@@ -71,8 +72,11 @@ def report_page(facts: Facts, curves: Curves) -> str:
             "outcome": stages.outcome(stage, snapshot),
             "n": stage.n,
             "error": placed.place(figures.error_by_k(snapshot, stage)),
-            "rows": stages.rows(stage, snapshot),
-            "unknown": sum(candidate.k is None for candidate in stage.candidates),
+            "rows": [] if snapshot.is_joint else stages.rows(stage, snapshot),
+            "whole": stages.table_of_whole(stage, snapshot) if snapshot.is_joint else None,
+            "tuned": stages.tuned(stage, snapshot),
+            "plane": _plane(snapshot, stage, placed),
+            "unknown": sum(candidate.point is None for candidate in stage.candidates),
             "why_best": stage.why_best(snapshot.spec.task.metric) or "",
             "diverged": any(candidate.diverged for candidate in stage.candidates),
             "forecast": names.FORECAST * any(map(names.is_forecast, stage.candidates)),
@@ -96,16 +100,39 @@ def report_page(facts: Facts, curves: Curves) -> str:
     )
 
 
+def _plane(snapshot: StudySnapshot, stage: Stage, placed: _Figures) -> dict[str, Any] | None:
+    drawn = figures.plane(snapshot, stage) if snapshot.is_joint else None
+    return None if drawn is None else placed.place(drawn)
+
+
 def figures_of(name: str, storage: Storage, snapshot: StudySnapshot) -> list[go.Figure]:
     """The figures that ``kdecay plot`` draws under a name: one for the study or for each stage."""
     if name == "schedule":
         return [figures.schedules(snapshot)]
+    if name == "plane":
+        return planes_of(snapshot)
     if name in ("error-vs-k", "epochs"):
         draw = figures.error_by_k if name == "error-vs-k" else figures.epochs_by_k
         return [draw(snapshot, stage) for stage in snapshot.plan.stages]
     of = figures.validation_error if name == "curves" else figures.training_loss
     curves = read_curves(storage, snapshot)
     return [of(snapshot, curves, stage) for stage in snapshot.plan.stages]
+
+
+def planes_of(snapshot: StudySnapshot) -> list[go.Figure]:
+    """The searched plane of each stage that has one.
+
+    Raises:
+        KDecayError: The study has none.
+    """
+    drawn = (figures.plane(snapshot, stage) for stage in snapshot.plan.stages)
+    shown = [each for each in drawn if each is not None] if snapshot.is_joint else []
+    if not shown:
+        raise KDecayError(
+            f"study {snapshot.spec.name!r} has no searched plane: only a search of whole schedules "
+            "that has a result does; see --figure error-vs-k"
+        )
+    return shown
 
 
 def figure_page(title: str, shown: Sequence[go.Figure]) -> str:

@@ -84,6 +84,7 @@ def _row(row: Row, confirmation: Confirmation, metric: Metric) -> dict[str, Any]
     against = confirmed.against(row, confirmation)
     return {
         "schedule": row.comparator,
+        **({"name": row.name} if row.name else {}),
         **level_of(row.lr_max),
         "errors": [metric.value(row.errors[seed]) for seed in sorted(row.errors)],
         "seeds": sorted(row.errors),

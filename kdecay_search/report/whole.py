@@ -20,6 +20,8 @@ from kdecay_search.study.spec import StudySpec
 
 MOST_ROWS = 8
 """Most candidates that a narrow table lists: the best."""
+MOST_FEATURED = 6
+"""Most candidates whose curves are shown and that have colours of their own."""
 NEAR_CAP = 0.02
 """Share of a bound by which a value may miss it and still lie at it."""
 
@@ -95,6 +97,15 @@ def by_rank(stage: Stage) -> list[CandidateResult]:
             c.index,
         ),
     )
+
+
+def featured(stage: Stage) -> list[Candidate]:
+    """The candidates whose curves are shown: the best, the usual schedules at their best, and the
+    next best ones."""
+    ranked = [c.point for c in by_rank(stage) if c.errors or c.unfinished]
+    tuned = [baseline.best.point for baseline in stage.baselines]
+    order = dict.fromkeys([*ranked[:1], *tuned, *ranked])
+    return [point for point in order if point is not None][:MOST_FEATURED]
 
 
 def outcome(stage: Stage) -> str:

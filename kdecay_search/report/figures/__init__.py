@@ -12,11 +12,13 @@ from kdecay_search.report.figures.curves import training_loss, validation_error
 from kdecay_search.report.figures.effort import epochs_by_k
 from kdecay_search.report.figures.error import error_by_k
 from kdecay_search.report.figures.schedule import schedules
+from kdecay_search.report.figures.whole import plane
 
 __all__ = [
     "differences",
     "epochs_by_k",
     "error_by_k",
+    "plane",
     "schedules",
     "training_loss",
     "validation_error",

@@ -14,7 +14,7 @@ from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import INK, Palette
 from kdecay_search.search import FIRST_SEED, Stage
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.study.candidate import schedule_name
+from kdecay_search.study.candidate import Candidate, candidate_name
 from kdecay_search.study.metric import Metric, MetricFormat
 from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.study.trials import State
@@ -68,7 +68,7 @@ def training_loss(snapshot: StudySnapshot, curves: Curves, stage: Stage) -> go.F
     shown = theme.over_training(length, "training loss")
     palette = Palette.of(snapshot)
     for run in sorted(runs, key=lambda run: -run.seed):
-        line = {"color": palette(run.k, run.lr_max), "width": 2.2 if run.seed == FIRST_SEED else 1}
+        line = {"color": palette.at(run.point), "width": 2.2 if run.seed == FIRST_SEED else 1}
         _add_run(shown, run, run.training_loss, line, "training loss %{y:.4~g}", length)
     _add_legend(shown, runs, palette)
     losses = [loss for run in runs for loss in run.training_loss if math.isfinite(loss)]
@@ -101,7 +101,7 @@ def _add_values(
     if values:
         value = f"{metrics.word(form.metric)} %{{y:.{form.decimals}f}}{form.unit}"
         label = f"{value}, {KINDS[kind]}"
-        line = _line(kind, run.seed == FIRST_SEED, palette(run.k, run.lr_max))
+        line = _line(kind, run.seed == FIRST_SEED, palette.at(run.point))
         _add_run(
             shown, run, values, line, label, length, since, ends=kind == "averaged_error", **more
         )
@@ -141,12 +141,12 @@ def _add_run(
         },
     }
     digits = ":," if length.counts_steps else ""
-    about = f"{schedule_name((run.k,), run.lr_max)} · seed {run.seed}"
+    about = f"{candidate_name(run.point)} · seed {run.seed}"
     shown.add_scatter(
         x=[x for x, _ in points],
         y=[float(f"{value:.{DIGITS}g}") for _, value in points],
         line=line,
-        legendgroup=_group(run.k, run.lr_max),
+        legendgroup=_group(run.point),
         showlegend=False,
         name=about,
         hovertemplate=f"{about}{ended}<br>{length.unit} %{{x{digits}}}<br>{label}<extra></extra>",
@@ -166,20 +166,23 @@ def _end(run: RunCurve) -> tuple[str, str]:
 
 def _add_legend(shown: go.Figure, runs: Sequence[RunCurve], palette: Palette) -> None:
     """Add one entry for each candidate, which shows and hides all its runs."""
-    for k, lr_max in dict.fromkeys((run.k, run.lr_max) for run in runs):
+    for point in dict.fromkeys(run.point for run in runs):
         shown.add_scatter(
             x=[None],
             y=[None],
             mode="lines",
-            name=schedule_name((k,), lr_max),
-            legendgroup=_group(k, lr_max),
-            line={"color": palette(k, lr_max), "width": 3},
+            name=candidate_name(point),
+            legendgroup=_group(point),
+            line={"color": palette.at(point), "width": 3},
             hoverinfo="skip",
         )
+    theme.make_room(shown, {candidate_name(run.point) for run in runs if run.whole})
 
 
-def _group(k: float, lr_max: float | None) -> str:
-    return f"{k:.4g}" if lr_max is None else f"{k:.4g} {lr_max:.4g}"
+def _group(point: Candidate) -> str:
+    if point.is_whole:
+        return candidate_name(point)
+    return f"{point.k:.4g}" if point.lr_max is None else f"{point.k:.4g} {point.lr_max:.4g}"
 
 
 def _add_kinds(shown: go.Figure) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
-from kdecay_search.report.effort import effort_of, trials_by_point
+from kdecay_search.report.effort import Effort, effort_of, trials_by_point
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import WARNING, translucent
 from kdecay_search.report.names import counted
+from kdecay_search.report.whole import by_rank
 from kdecay_search.search import Stage
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.candidate import Candidate, candidate_name
 from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.study.trials import State, Trial
@@ -40,6 +42,11 @@ def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     if not any(effort.trained or effort.saved for effort in efforts.values()):
         return theme.empty(f"No run of stage {stage.n} has {theme.first_report(length)} yet.")
     shown = theme.figure(f"k<sub>{stage.n}</sub>", f"{length.unit}s", height=320)
+    if snapshot.is_joint:
+        ranks = {c.point: rank for rank, c in enumerate(by_rank(stage), start=1)}
+        trials = dict(sorted(trials.items(), key=lambda each: ranks.get(each[0], len(ranks) + 1)))
+        efforts = {point: efforts[point] for point in trials}
+        return _by_rank(shown, trials, efforts, length, snapshot.plan.format)
     ks = [f"{point.k:.4g}" for point in efforts]
     places = [ks, [f"{point.lr_max:.4g}" for point in efforts]] if stage.levels else ks
     texts = [_described(group, length, snapshot.plan.format) for group in trials.values()]
@@ -61,6 +68,36 @@ def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     shown.update_layout(barmode="stack", bargap=gap, xaxis={"type": axis, "showgrid": False})
     if stage.levels:
         shown.update_xaxes(title={"text": "lr_max, and k<sub>1</sub>"}, tickfont={"size": 11})
+    return shown
+
+
+def _by_rank(
+    shown: go.Figure,
+    trials: Mapping[Candidate, Sequence[Trial]],
+    efforts: Mapping[Candidate, Effort],
+    length: TrainingLength,
+    form: MetricFormat,
+) -> go.Figure:
+    """The figure of whole schedules, whose names are long: they are numbered from the best on."""
+    texts = [
+        f"{candidate_name(point)}<br>{_described(group, length, form)}"
+        for point, group in trials.items()
+    ]
+    for part, name, colour in PARTS:
+        counts = [getattr(effort, part) for effort in efforts.values()]
+        if any(counts):
+            shown.add_bar(
+                x=list(range(1, len(texts) + 1)),
+                y=counts,
+                name=name,
+                marker={"color": colour, "line": {"width": 0}},
+                customdata=texts,
+                hovertemplate=f"%{{y:,}} {length.unit}s, {name}<br>%{{customdata}}<extra></extra>",
+            )
+    shown.update_yaxes(tickformat=theme.tick_format(length))
+    gap = max(0.35, 1 - len(texts) * WIDEST_BAR)
+    shown.update_layout(barmode="stack", bargap=gap)
+    shown.update_xaxes(title={"text": "candidate, from the best on"}, showgrid=False)
     return shown
 
 

@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from kdecay_search.report import metrics, names
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import FAINT, INK, Palette, evenly
+from kdecay_search.report.figures.whole import error_by_lateness
 from kdecay_search.report.names import counted
 from kdecay_search.report.reference import Reference
 from kdecay_search.search import CandidateResult, Progress, Stage
@@ -42,7 +43,8 @@ DIVERGED_ABOVE = 0.08
 def error_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     """Every run's value, the means, the smooth curve with its 95 % interval, and the choice.
 
-    If the stage tries several levels of the learning rate, the smooth surface is cut at each.
+    If the stage tries several levels of the learning rate, the smooth surface is cut at each. Whole
+    schedules are placed by their lateness, without a curve: it is a surface over all parameters.
     """
     tried = sorted((c for c in stage.candidates if c.errors), key=lambda c: c.k or 0.0)
     if not tried:
@@ -52,6 +54,8 @@ def error_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
     form = snapshot.plan.format
     shown = theme.figure(f"k<sub>{stage.n}</sub>", form.metric.label)
     edge = _edge([error for c in tried for error in c.errors.values()], form)
+    if snapshot.is_joint:
+        return error_by_lateness(snapshot, stage, edge)
     colour = _colouring(snapshot, stage)
     _add_curves(shown, snapshot, stage, edge)
     _add_reference(shown, snapshot, stage)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterable
 
-from kdecay_search.report.whole import lateness
+from kdecay_search.report.whole import featured, lateness
 from kdecay_search.search import BASELINE_KS
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import Candidate
@@ -36,7 +36,13 @@ class Palette:
 
     @staticmethod
     def of(snapshot: StudySnapshot) -> Palette:
-        """The colours of a study's candidates and of the original."""
+        """The colours of a study's candidates and of the original.
+
+        Of whole schedules, only those have their own whose curves are shown: colours that differ
+        little would tell none of them apart.
+        """
+        if snapshot.is_joint and any(stage.candidates for stage in snapshot.plan.stages):
+            return Palette(point for stage in snapshot.plan.stages for point in featured(stage))
         tried = [c.point for stage in snapshot.plan.stages for c in stage.candidates if c.point]
         baseline = snapshot.plan.baseline
         original = baseline.point or Candidate(*BASELINE_KS, baseline.lr_max)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import plotly.graph_objects as go
@@ -12,6 +13,9 @@ from kdecay_search.study.training_length import TrainingLength
 FONT = 'system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif'
 HEIGHT = 400
 """Height of a figure in pixels; its width is that of the page."""
+LONG_NAME, LEGEND_LINE = 24, 17
+"""Characters of a name beyond which a line of a legend holds one or two, and a line's height in
+pixels."""
 CLEAR = "rgba(0,0,0,0)"
 """No colour."""
 
@@ -50,6 +54,13 @@ def over_training(length: TrainingLength, y: str, height: int = HEIGHT) -> go.Fi
     if length.counts_steps:
         shown.update_layout(margin={"r": 30})  # for half of the last number
     return shown
+
+
+def make_room(shown: go.Figure, names: Iterable[str]) -> None:
+    """Make a figure higher whose legend has names so long that each takes a line of its own."""
+    listed = list(names)
+    if max(map(len, listed), default=0) > LONG_NAME:
+        shown.update_layout(height=(shown.layout.height or HEIGHT) + LEGEND_LINE * len(listed))
 
 
 def tick_format(length: TrainingLength) -> str:
