@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kdecay_search.cli.options import Overrides, StudyFile
+from kdecay_search.cli.options import Overrides, StorageUrl, StudyFile, opened
 from kdecay_search.cli.output import echo, print_result
 
 if TYPE_CHECKING:
@@ -17,10 +17,23 @@ def register(app: typer.Typer) -> None:
     app.command()(check)
 
 
-def check(file: StudyFile, set_: Overrides = None) -> None:
+def check(
+    file: StudyFile,
+    set_: Overrides = None,
+    timed: Annotated[
+        bool,
+        typer.Option(
+            "--timed",
+            help="Also say how long the budget takes, by the runs of the study in the database.",
+        ),
+    ] = False,
+    storage: StorageUrl = None,
+) -> None:
     """Validate a study file and print its plan.
 
     The plan lists the stages, and how many runs and epochs (or steps) each of them takes at most.
+    For a search of whole schedules, it lists what is searched, the usual schedules that are tuned
+    within the budget, and what the budget means.
     For a folder of images, it also says which classes were found, how they are split, and whether
     images to train on and to measure errors on are copies of each other.
     """
@@ -35,7 +48,10 @@ def check(file: StudyFile, set_: Overrides = None) -> None:
     echo(f"{spec.name}: {file} is valid")
     for line in found:
         echo(f"data: {line}")
-    _print_plan(spec)
+    if spec.search.sampler == "joint":
+        _print_budget(spec, _seconds_per_run(spec, storage) if timed else None)
+    else:
+        _print_plan(spec)
 
 
 def require_data(spec: StudySpec) -> None:
@@ -85,3 +101,64 @@ def _print_plan(spec: StudySpec) -> None:
     )
     print_result(table)
     echo("At most: hopeless runs stop early, and a term that does not help ends the search.")
+
+
+def _seconds_per_run(spec: StudySpec, storage: str | None) -> float:
+    """Measure how long a run takes, by those of the study in the database.
+
+    Raises:
+        StudyError: None of its runs has been timed.
+    """
+    from kdecay_search.errors import StudyError
+    from kdecay_search.report.cost import seconds_per_run
+    from kdecay_search.snapshot import read_snapshot
+    from kdecay_search.storage.durations import read_durations
+    from kdecay_search.storage.records import study_names
+
+    seconds = None
+    with opened(storage) as store:
+        if spec.name in study_names(store):
+            snapshot = read_snapshot(store, spec.name)
+            seconds = seconds_per_run(snapshot, read_durations(store, spec.name))
+    if seconds is None:
+        raise StudyError(
+            f"--timed: no run of study {spec.name!r} has been timed yet; kdecay try estimates it"
+        )
+    return seconds
+
+
+def _print_budget(spec: StudySpec, seconds: float | None) -> None:
+    """Print what a search of whole schedules may try, and what its budget means."""
+    from rich.table import Table
+
+    from kdecay_search.report import whole
+    from kdecay_search.report.cost import budget_sentence
+
+    search, length, space = spec.search, spec.task.length, spec.schedule_space()
+    families = ", ".join(family.family for family in space.families)
+    echo(
+        f"{search.sampler} search of whole schedules ({families}); the original is a "
+        f"{spec.schedule.family} schedule; {length} per run"
+    )
+    table = Table(box=None)
+    for heading in ("parameter", "searched", "of"):
+        table.add_column(heading)
+    for row in whole.space_rows(spec):
+        table.add_row(*row)
+    print_result(table)
+    echo(f"usual schedules, tuned within the budget: {whole.baseline_names(spec)}")
+    table = Table(box=None)
+    for heading in ("", "runs", f"{length.unit}s"):
+        table.add_column(heading, justify="right")
+    rows = [("search", search.budget)]
+    if spec.confirm.seeds:
+        rows.append(("confirm", (1 + len(space.baselines)) * spec.confirm.seeds))
+        rows.append(("all", sum(runs for _, runs in rows)))
+    for name, runs in rows:
+        style = "bold" if name == "all" else ""
+        table.add_row(name, f"{runs:,}", f"{runs * length.total:,}", style=style)
+    print_result(table)
+    echo(
+        f"{budget_sentence(spec, seconds, 'by its runs so far')} It is the most: the search ends "
+        "when no further run is worth it."
+    )

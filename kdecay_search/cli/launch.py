@@ -206,7 +206,9 @@ def _announce(snapshot: StudySnapshot, is_new: bool, workers: int) -> None:
     what = "new study" if is_new else f"study ({snapshot.state})"
     noun = "worker" if workers == 1 else "workers"
     local = f", {workers} local {noun}" if snapshot.state == "running" else ""
-    echo(f"{what} {snapshot.spec.name}{local}", err=True)
+    search = snapshot.spec.search
+    budget = f", {search.budget} runs to search whole schedules" if snapshot.is_joint else ""
+    echo(f"{what} {snapshot.spec.name}{local}{budget if is_new else ''}", err=True)
 
 
 def _run(

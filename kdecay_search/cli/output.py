@@ -97,7 +97,9 @@ class SafeFormatter(logging.Formatter):
 def echo(text: object = "", err: bool = False) -> None:
     """Print a line to stdout, or to stderr; unlike click's, with the encoding of the stream."""
     stream = sys.stderr if err else sys.stdout
-    stream.write(f"{safe(str(text))}\n")  # at once: print() may let another worker's line in between
+    stream.write(
+        f"{safe(str(text))}\n"
+    )  # at once: print() may let another worker's line in between
     stream.flush()
 
 

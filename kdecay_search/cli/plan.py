@@ -76,21 +76,35 @@ def plan(
 
     Prints how many fresh seeds a confirmation needs to show a difference between two schedules
     with 80 % power (paired t test, two-sided, 5 %), given the noise measured so far, and what they
-    cost. The table ends at 10,000 seeds, which stands for that many or more.
+    cost. The table ends at 10,000 seeds, which stands for that many or more. For a search of whole
+    schedules, it also says what its budget means.
     """
     from kdecay_search.study.metric import MetricFormat
 
     _require_size("--difference", difference)
     _require_size("--noise", noise)
-    spec, measured = _spec_and_noise(study, storage, noise is None)
+    spec, measured, seconds = _spec_and_noise(study, storage, noise is None)
     used = noise if measured is None else measured.sd
     assert used is not None  # it was given or measured
     rows = _rows(spec, difference, used, measured)
     form = MetricFormat.of(spec.task.metric, used)
     if json:
-        print_json(_as_json(spec, form, used, measured, rows))
-    else:
-        _print(spec, form, used, measured, rows)
+        print_json({**_as_json(spec, form, used, measured, rows), **_budget(spec, seconds)})
+        return
+    _print(spec, form, used, measured, rows)
+    if spec.search.sampler == "joint":
+        from kdecay_search.report.cost import budget_sentence
+
+        echo(budget_sentence(spec, seconds, "by its runs so far"))
+
+
+def _budget(spec: StudySpec, seconds: float | None) -> dict[str, object]:
+    """What the budget of a search of whole schedules means; nothing for any other search."""
+    if spec.search.sampler != "joint":
+        return {}
+    runs, length = spec.search.budget, spec.task.length
+    whole = None if seconds is None else runs * seconds
+    return {"budget": {"runs": runs, f"{length.unit}s": runs * length.total, "seconds": whole}}
 
 
 def _require_size(option: str, value: float | None) -> None:
@@ -102,16 +116,19 @@ def _require_size(option: str, value: float | None) -> None:
 
 def _spec_and_noise(
     study: str, url: str | None, is_measured: bool
-) -> tuple[StudySpec, Noise | None]:
-    """Read a study by its name or file, and measure its noise if ``is_measured``."""
+) -> tuple[StudySpec, Noise | None, float | None]:
+    """Read a study by its name or file, its noise if ``is_measured``, and the device-seconds of a
+    run if some have been timed."""
     from kdecay_search.errors import StudyError
+    from kdecay_search.report.cost import seconds_per_run
     from kdecay_search.snapshot import read_snapshot
+    from kdecay_search.storage.durations import read_durations
     from kdecay_search.storage.records import study_names
     from kdecay_search.study.file import load
 
     file = load(study, []) if study.endswith(".toml") or "/" in study else None
     if file is not None and not is_measured:
-        return file, None
+        return file, None, None
     with opened(url) as store:
         if file is not None and file.name not in study_names(store):
             raise StudyError(
@@ -119,18 +136,20 @@ def _spec_and_noise(
                 "give it by --noise SD"
             )
         snapshot = read_snapshot(store, file.name if file else study)
-        return snapshot.spec, _measured_noise(snapshot) if is_measured else None
+        measured = _measured_noise(snapshot) if is_measured else None
+        seconds = seconds_per_run(snapshot, read_durations(store, snapshot.spec.name))
+        return snapshot.spec, measured, seconds
 
 
 def _measured_noise(snapshot: StudySnapshot) -> Noise:
     from kdecay_search.errors import StudyError
     from kdecay_search.statistics import pooled_noise
 
-    errors: dict[tuple[float | None, ...], dict[int, float]] = {}
+    errors: dict[object, dict[int, float]] = {}
     for stage in snapshot.plan.stages:
         for candidate in stage.candidates:
-            if candidate.k is not None:
-                schedule = (candidate.lr_max, *stage.earlier_ks, candidate.k)
+            if candidate.point is not None:
+                schedule = (stage.earlier_ks, candidate.point)
                 errors.setdefault(schedule, {}).update(candidate.errors)
     noise = pooled_noise(errors.values())
     if noise is None:

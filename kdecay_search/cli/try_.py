@@ -68,10 +68,12 @@ def try_(
     device = expand(device)[0]
     tryout = Tryout(shortened(spec, _total(spec, epochs, steps)))
     _announce(spec, tryout.spec, k, device)
-    if not _run(tryout, k, device):
+    times: list[float] = []
+    if not _run(tryout, k, device, times):
         echo("\nIt does not work yet: fix this, and try again.")
         raise typer.Exit(1)
     _conclude(tryout, file)
+    _say_budget(spec, tryout, times)
 
 
 def _total(spec: StudySpec, epochs: int | None, steps: int | None) -> int:
@@ -97,15 +99,22 @@ def _announce(spec: StudySpec, short: StudySpec, k: float, device: str) -> None:
     )
 
 
-def _run(tryout: Tryout, k: float, device: str) -> bool:
-    """Train; return whether it succeeded, and print the reason if it did not."""
+def _run(tryout: Tryout, k: float, device: str, times: list[float]) -> bool:
+    """Train; return whether it succeeded, and print the reason if it did not.
+
+    Args:
+        tryout: Takes down what is observed.
+        k: The exponent of the schedule.
+        device: Where to train.
+        times: Takes the seconds of the first run.
+    """
     from kdecay_search.errors import KDecayError, TaskError
     from kdecay_search.user_code.entry import InvalidEntry
     from kdecay_search.user_code.failures import describe, user_traceback
     from kdecay_search.user_code.monitoring import RunFailed
 
     try:
-        _train(tryout, k, device)
+        _train(tryout, k, device, times)
     except InvalidEntry as error:
         return _print_failure(str(error), "")
     except RunFailed as error:
@@ -119,7 +128,7 @@ def _run(tryout: Tryout, k: float, device: str) -> bool:
     return True
 
 
-def _train(tryout: Tryout, k: float, device: str) -> None:
+def _train(tryout: Tryout, k: float, device: str, times: list[float]) -> None:
     from kdecay_search.training.decoder_processes import keep_sockets_short
     from kdecay_search.user_code.entry import import_function
     from kdecay_search.user_code.function import run_function
@@ -128,6 +137,7 @@ def _train(tryout: Tryout, k: float, device: str) -> None:
 
     log = _logger()
     task = tryout.spec.task
+    begin = time.monotonic()
     if task.kind == "python":
         log(f"import {task.entry.partition(':')[0]}")
         keep_sockets_short()
@@ -139,6 +149,7 @@ def _train(tryout: Tryout, k: float, device: str) -> None:
         if task.kind != "command":
             log(f"the {task.kind} task")
         try_task(tryout, load_task(tryout.spec), k, device, log)
+    times.append(time.monotonic() - begin)
     metric = tryout.spec.task.metric
     result = tryout.result
     returned = "" if result is None else f": returned {tryout.form.value(metric.error(result))}"
@@ -191,6 +202,15 @@ def _conclude(tryout: Tryout, file: str) -> None:
         raise typer.Exit(1)
     rest = f", except for what is marked ! ({missing})" if missing else ""
     echo(f"\nIt works{rest}. Search: kdecay launch {file}")
+
+
+def _say_budget(spec: StudySpec, tryout: Tryout, times: list[float]) -> None:
+    """Say what the budget of a search of whole schedules takes at the pace of the first run."""
+    from kdecay_search.report.cost import budget_sentence
+
+    if spec.search.sampler == "joint":
+        share = tryout.spec.task.length.total / spec.task.length.total
+        echo(budget_sentence(spec, times[0] / share, "by this run, its start included"))
 
 
 def _print(level: str, text: str) -> None:

@@ -11,10 +11,9 @@ from typing import Any
 
 from kdecay_search import __version__
 from kdecay_search.report import confirmed, metrics, names
-from kdecay_search.report.cost import Cost, cost_of
+from kdecay_search.report.cost import Cost, cost_of, duration
 from kdecay_search.report.effort import effort_of
 from kdecay_search.report.names import counted, run_name, trial_counts, tuning
-from kdecay_search.report.text import duration
 from kdecay_search.search import BASELINE_KS
 from kdecay_search.search.verdict import Model, Verdict
 from kdecay_search.snapshot import StudySnapshot
@@ -187,7 +186,7 @@ def _rates(snapshot: StudySnapshot) -> dict[str, str]:
     original, baseline = snapshot.original, snapshot.plan.baseline
     leader = snapshot.plan.leader
     return {
-        "family": leader.point.family if leader.point else snapshot.spec.schedule.family,
+        "family": (leader.point and leader.point.family) or snapshot.spec.schedule.family,
         "high": f"{snapshot.schedule.lr_max:g}",
         "low": f"{snapshot.schedule.lr_min:g}",
         "found": leader.name,

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from kdecay_search.report.effort import trained
+from kdecay_search.report.names import counted
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import LOST, State, Trial
 
 
@@ -71,3 +73,43 @@ def cost_of(snapshot: StudySnapshot, seconds: Mapping[int, float]) -> Cost:
         by_worker={name: share(workers[name]) for name in sorted(workers)},
         estimated_epochs=sum(done[t.trial_id] for t in trials if t.trial_id not in measured),
     )
+
+
+def seconds_per_run(snapshot: StudySnapshot, seconds: Mapping[int, float]) -> float | None:
+    """Device-seconds of a run of full length, by the mean time of the study's epochs or steps.
+
+    Args:
+        snapshot: The study.
+        seconds: Measured seconds by trial id.
+
+    Returns:
+        The seconds; None if no run has been timed.
+    """
+    cost = cost_of(snapshot, seconds).whole
+    if cost.seconds is None or not cost.epochs:
+        return None
+    return cost.seconds / cost.epochs * snapshot.spec.task.length.total
+
+
+def budget_sentence(spec: StudySpec, seconds: float | None, timed: str) -> str:
+    """What the budget of a search of whole schedules means, in a sentence.
+
+    Args:
+        spec: The study.
+        seconds: Device-seconds of a run of full length; None if no run has been timed.
+        timed: What was timed, such as ``by its runs so far``.
+    """
+    budget, length = spec.search.budget, spec.task.length
+    runs = f"The budget is {counted(budget, 'run')}, {length.count(budget * length.total)} in all"
+    if seconds is None:
+        return f"{runs}."
+    each = duration(seconds) if seconds >= 1 else "less than 1 s"
+    whole = duration(max(1.0, budget * seconds))
+    return f"{runs}: about {whole} on one device, at {each} a run ({timed})."
+
+
+def duration(seconds: float) -> str:
+    """A duration in a unit that fits: ``45 s``, ``12 min`` or ``3.5 h``."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004

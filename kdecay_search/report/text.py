@@ -12,6 +12,7 @@ from rich.text import Text
 
 from kdecay_search.report import confirmed, metrics, names, whole, whole_schedules
 from kdecay_search.report.blocks import curve
+from kdecay_search.report.cost import duration
 from kdecay_search.report.names import counted, run_name, stage_outcome
 from kdecay_search.report.reference import Reference
 from kdecay_search.report.summary import by_point
@@ -93,13 +94,6 @@ def _heading(snapshot: StudySnapshot, seconds_left: float | None) -> Text:
     ):
         heading.append("  no worker is training it", style="yellow")
     return heading
-
-
-def duration(seconds: float) -> str:
-    """A duration in a unit that fits: ``45 s``, ``12 min`` or ``3.5 h``."""
-    if seconds < 90:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"  # noqa: PLR2004
 
 
 def _stage_table(stage: Stage, snapshot: StudySnapshot) -> Table:

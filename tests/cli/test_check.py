@@ -24,12 +24,13 @@ def numbers(line: str) -> list[int]:
 
 
 def test_plan_and_its_sums(run_kdecay: Run, study_file: Path) -> None:
-    result = run_kdecay("check", study_file.name, "--set", "search.seeds=40")
+    overrides = ["search.sampler=grid", "search.seeds=40"]
+    result = run_kdecay("check", study_file.name, *(x for o in overrides for x in ("--set", o)))
     assert result.returncode == 0
     assert result.stderr == ""
     assert "small: small.toml is valid" in result.stdout
     rows = [numbers(line) for line in result.stdout.splitlines() if re.match(r" *\d+ +\d", line)]
-    announced = runs_at_most(load(study_file, ["search.seeds=40"]))
+    announced = runs_at_most(load(study_file, overrides))
     assert rows == [
         [stage, candidates, 40, runs, 4 * runs]
         for stage, (candidates, runs) in enumerate(announced, start=1)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kdecay_search.report import names
 from kdecay_search.report.blocks import BLOCKS, bar, curve
-from kdecay_search.report.text import duration
+from kdecay_search.report.cost import duration
 from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
 from kdecay_search.search import make_plan
 from kdecay_search.statistics import describe

@@ -7,7 +7,7 @@ import json
 import math
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
@@ -17,6 +17,9 @@ from kdecay_search.report import figures
 from kdecay_search.report.charts import study_charts
 from kdecay_search.report.contents import Facts
 from kdecay_search.report.curves import shown_trials
+from kdecay_search.report.dashboard import artifacts
+from kdecay_search.report.dashboard import figures as cards
+from kdecay_search.report.dashboard.note import stage_note
 from kdecay_search.report.page import planes_of, report_page
 from kdecay_search.report.whole import featured, lateness
 from kdecay_search.snapshot import StudySnapshot
@@ -174,3 +177,31 @@ def test_the_charts_place_whole_schedules_by_lateness() -> None:
     text = console.export_text()
     assert "validation error against k of equal half-time" in text
     assert "── cooldown over 30 %" in text
+
+
+# ---- the dashboard ---------------------------------------------------------------------------
+
+
+def test_the_note_has_the_candidates_the_usual_schedules_and_the_budget() -> None:
+    snapshot = joint(COOLED, max_terms=2)
+    note = stage_note(snapshot, snapshot.plan.stages[0], {1: 1})
+    assert "### Stage 1 of `joint`: whole schedules" in note
+    assert f"Done: found {COOLDOWN}." in note
+    assert "20 of 20 runs of the budget have begun" in note
+    assert "| cooldown |  |  | 30 % | 0.22 | 1 % |" in note
+    assert "| cosine | lr_max 0.25, lr_min 1 % | 3 |" in note
+    assert "No further term was tried: a cooldown has none." in note
+
+
+def test_the_dashboard_has_the_plane(monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = joint(COOLED)
+    monkeypatch.setattr(cards, "read_curves", lambda storage, of: curves_of(of))
+    drawn = cards.stage_figures(cast("Any", None), snapshot)[1]
+    assert next(iter(drawn)) == "plane"
+    assert drawn["plane"].layout.title.text == "The searched plane, by validation error"
+    assert drawn["error-by-k"].layout.title.text.endswith("against k of equal half-time")
+
+
+def test_the_files_of_a_cooldown_are_named_by_its_length() -> None:
+    names = [name for name, _ in artifacts._files(joint(COOLED))]
+    assert names == ["joint-cooldown-0.3.py", "joint-cooldown-0.3.json"]

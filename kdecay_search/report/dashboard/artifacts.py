@@ -67,7 +67,11 @@ def _upload(storage: Storage, store: FileSystemArtifactStore, snapshot: StudySna
 
 def _files(snapshot: StudySnapshot) -> Iterator[tuple[str, str]]:
     """Names of files, which hold the terms, and their contents."""
-    stem = "-".join([snapshot.spec.name, "k", *(f"{k:.4g}" for k in snapshot.plan.leader.ks)])
+    leader = snapshot.plan.leader
+    shape = ["k", *(f"{k:.4g}" for k in leader.ks)]
+    if leader.point is not None and not leader.ks:
+        shape = [leader.point.family or "", f"{leader.point.decay_share:.4g}"]
+    stem = "-".join([snapshot.spec.name, *shape])
     for form, suffix in FORMS.items():
         with contextlib.suppress(KDecayError):  # a warm-up counts the user's updates
             yield stem + suffix, winner_as(snapshot, form)

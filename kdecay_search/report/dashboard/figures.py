@@ -11,7 +11,8 @@ import plotly.graph_objects as go
 
 from kdecay_search.report import figures, metrics
 from kdecay_search.report.curves import Curves, RunCurve, read_curves
-from kdecay_search.search import FIRST_SEED
+from kdecay_search.report.figures.whole import LATENESS
+from kdecay_search.search import FIRST_SEED, Stage
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage
 from kdecay_search.study.trials import CONFIRMATION
@@ -22,6 +23,8 @@ HEIGHT = 440
 """Height of a figure in pixels: what a card of the dashboard has."""
 LEGEND = {"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1.0, "yanchor": "top"}
 """Beside the plot: the place above it is the title's."""
+LEGEND_BELOW = {"orientation": "h", "x": 0, "y": -0.18, "yanchor": "top"}
+"""Below the plot, where the place beside it is taken."""
 DIGITS = 5
 """Significant digits of a number, at least."""
 
@@ -38,7 +41,10 @@ def stage_figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[s
     unit, begins = snapshot.spec.task.length.unit, metrics.capitalised(metric.name)
     for stage in snapshot.plan.stages:
         k = f"k{stage.n}"
+        if snapshot.is_joint and stage.n == 1:
+            k = LATENESS
         drawn[stage.n] = {
+            **_plane(snapshot, stage, digits),
             "error-by-k": _card(
                 figures.error_by_k(snapshot, stage), f"{begins} against {k}", digits
             ),
@@ -61,6 +67,15 @@ def stage_figures(storage: Storage, snapshot: StudySnapshot) -> dict[int, dict[s
     return drawn
 
 
+def _plane(snapshot: StudySnapshot, stage: Stage, digits: int) -> dict[str, go.Figure]:
+    """The searched plane by its id; nothing where there is none."""
+    shown = figures.plane(snapshot, stage) if snapshot.is_joint else None
+    if shown is None:
+        return {}
+    title = f"The searched plane, by {snapshot.spec.task.metric.name}"
+    return {"plane": _card(shown, title, digits, has_scale=True)}
+
+
 def _thinned(runs: Iterable[RunCurve]) -> Iterable[RunCurve]:
     for run in runs:
         if run.seed == FIRST_SEED:
@@ -76,14 +91,15 @@ def _thinned(runs: Iterable[RunCurve]) -> Iterable[RunCurve]:
             )
 
 
-def _card(figure: go.Figure, title: str, digits: int) -> go.Figure:
-    """The figure for a card of the dashboard: titled, with its legend beside the plot."""
+def _card(figure: go.Figure, title: str, digits: int, has_scale: bool = False) -> go.Figure:
+    """The figure for a card of the dashboard: titled, with its legend beside the plot, or below it
+    where a scale of colours stands beside it."""
     shown = go.Figure(_rounded(json.loads(figure.to_json()), digits))
     shown.update_layout(
         title={"text": title, "x": 0.02, "xref": "container", "font": {"size": 16}},
         margin={"t": 48},
         height=HEIGHT,
-        legend=LEGEND,
+        legend=LEGEND_BELOW if has_scale else LEGEND,
     )
     return shown
 

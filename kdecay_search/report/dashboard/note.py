@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from kdecay_search.report import confirmed, metrics, names
+from kdecay_search.report import confirmed, metrics, names, whole
+from kdecay_search.report.reference import Reference
 from kdecay_search.report.summary import by_point
 from kdecay_search.search import CandidateResult, Stage
 from kdecay_search.search.confirmation import Confirmation
 from kdecay_search.snapshot import StudySnapshot
-from kdecay_search.study.candidate import level_name, schedule_name
+from kdecay_search.study.candidate import level_name
 from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.trials import CONFIRMATION
 
@@ -32,10 +33,15 @@ def stage_note(snapshot: StudySnapshot, stage: Stage, stage_ids: Mapping[int, in
     """
     name, level = snapshot.spec.name, " and the level of the LR" if stage.levels else ""
     state, form = STATES.get(snapshot.state, "has failed"), snapshot.plan.format
+    what = (
+        "whole schedules" if snapshot.is_joint and stage.n == 1 else f"the term k{stage.n}{level}"
+    )
+    table = _whole_table(stage, form) if snapshot.is_joint else _table(stage, form)
     parts = [
-        f"### Stage {stage.n} of `{name}`: the term k{stage.n}{level}",
+        f"### Stage {stage.n} of `{name}`: {what}",
         f"**{_state(snapshot, stage)}** {_purpose(snapshot, stage)}",
-        "\n".join(_table(stage, form)),
+        "\n".join(table),
+        *(_whole_notes(snapshot, stage) if snapshot.is_joint else ()),
         stage.why_best(form.metric) or "",
         names.divergence(stage),
         names.FORECAST * any(map(names.is_forecast, stage.candidates)),
@@ -95,8 +101,10 @@ def _confirmation_table(confirmation: Confirmation, form: MetricFormat) -> Itera
 def _state(snapshot: StudySnapshot, stage: Stage) -> str:
     if stage.progress == "running":
         return "Stopped." if snapshot.state == "stopped" else "Running."
-    if stage.best is None or stage.best.k is None:
+    if stage.best is None or stage.best.point is None:
         return "Failed: no run was completed."
+    if stage.best.whole is not None:
+        return f"Done: {whole.outcome(stage)}."
     if not stage.kept:
         return "Done: no term is kept."
     edge = ", the largest that was tried" if stage.at_edge else ""
@@ -107,12 +115,19 @@ def _state(snapshot: StudySnapshot, stage: Stage) -> str:
 def _purpose(snapshot: StudySnapshot, stage: Stage) -> str:
     seeds = snapshot.spec.search.seeds
     level = ", one lr_max" if stage.levels else ""
+    if snapshot.is_joint and stage.n == 1:
+        begun, budget = snapshot.runs_begun, snapshot.spec.search.budget
+        return (
+            "Each trial trains the network once, with one whole schedule: its family, shape, "
+            f"level, floor and warm-up. {begun} of {budget} runs of the budget have begun. Tuned "
+            f"within it: {whole.baseline_names(snapshot.spec)}."
+        )
     tried = (
         f"Each trial trains the network once, with one k{stage.n}{level} and one of {seeds} seeds."
     )
     if stage.n == 1:
         return f"{tried} k = 1 is the original schedule, {snapshot.spec.schedule.family}."
-    found = schedule_name(stage.earlier_ks, stage.lr_max)
+    found = Reference.of(stage, snapshot).name
     return f"The schedule found so far, {found}, gets a further term. {tried}"
 
 
@@ -128,6 +143,43 @@ def _table(stage: Stage, form: MetricFormat) -> Iterable[str]:
         yield _row(candidate, stage, form)
     if len(shown) < len(known):
         yield f"\nThe best {len(shown)} of {len(known)} candidates."
+
+
+def _whole_table(stage: Stage, form: MetricFormat) -> Iterable[str]:
+    ranked = whole.by_rank(stage)
+    columns, shown = whole.columns(ranked), ranked[:MOST_ROWS]
+    mean = _cell(metrics.with_unit(f"mean {metrics.word(form.metric)}", form.metric))
+    headings = [*(column.heading for column in columns), mean, "runs", "P(best)", ""]
+    yield f"| {' | '.join(headings)} |"
+    yield f"|{' ---: |' * (len(headings) - 1)} --- |"
+    for candidate in shown:
+        assert candidate.point is not None
+        error, best = candidate.error.mean, stage.best
+        is_best = best is not None and best.index == candidate.index
+        cells = (
+            *(column.of(candidate.point) for column in columns),
+            "" if error is None else form.number(error),
+            str(len(candidate.errors) or ""),
+            names.best_chance(candidate),
+            ", ".join(["**best**"] * is_best + names.outcomes(candidate)),
+        )
+        yield f"| {' | '.join(cells)} |"
+    if len(shown) < len(ranked):
+        yield f"\nThe best {len(shown)} of {len(ranked)} candidates."
+
+
+def _whole_notes(snapshot: StudySnapshot, stage: Stage) -> Iterable[str]:
+    """What a search of whole schedules says besides: usual schedules, edges, further terms."""
+    form = snapshot.plan.format
+    if stage.baselines:
+        headings = [_cell(heading) for heading in whole.tuned_headings(form)]
+        lines = [f"| {' | '.join(headings)} |", "| --- | --- | ---: | ---: | ---: |"]
+        lines += [f"| {' | '.join(row)} |" for row in whole.tuned_rows(stage, form)]
+        yield "Usual schedules, equally tuned:"
+        yield "\n".join(lines)
+    yield from whole.edges(stage, snapshot.spec)
+    if stage.n == len(snapshot.plan.stages):
+        yield whole.no_further_term(snapshot)
 
 
 def _row(candidate: CandidateResult, stage: Stage, form: MetricFormat) -> str:

@@ -101,7 +101,7 @@ def stage_curve(snapshot: StudySnapshot, stage: Stage, lr_max: float | None = No
     if stage.earlier_ks:
         at = Candidate(stage.earlier_ks[-1], level)
         results += [(at, s, e) for s, e in Reference.of(stage, snapshot).errors.items()]
-    tried = sorted({point.k for point, _, _ in results})
+    tried = sorted({point.k for point, _, _ in results if point.k is not None})
     if len(tried) > MOST_CURVE_POINTS:
         step = (len(tried) - 1) / (MOST_CURVE_POINTS - 1)
         ks = [tried[round(i * step)] for i in range(MOST_CURVE_POINTS)]

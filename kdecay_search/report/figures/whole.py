@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import quantiles
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -317,7 +318,7 @@ def _add_surface(
     form = snapshot.plan.format
     across = _shapes(best, [lateness(_point(c)) for c in tried])
     up = _steps(_ends([_y(c, side) or 0.0 for c in tried], side.is_log), ROWS, side.is_log)
-    grid = [[shape._replace(**{side.key: height}) for shape in across] for height in up]
+    grid = [[_with(shape, side.key, height) for shape in across] for height in up]
     means = _smooth(stage, [point for row in grid for point in row])
     digits, unit = f".{form.decimals}f", form.unit
     shown.add_heatmap(
@@ -343,7 +344,7 @@ def _shapes(best: Candidate, places: Sequence[float]) -> list[Candidate]:
     first, last = _ends(places, True)
 
     def with_shape(value: float) -> Candidate:
-        return best._replace(**{key: value})
+        return _with(best, key, value)
 
     if key == "k":
         ratio = lateness(best) / (best.k or 1.0)
@@ -354,6 +355,11 @@ def _shapes(best: Candidate, places: Sequence[float]) -> list[Candidate]:
     inside.sort(key=lateness)
     step = max(1, len(inside) // COLUMNS)
     return inside[::step] or [best]
+
+
+def _with(point: Candidate, key: str, value: float) -> Candidate:
+    changed: dict[str, Any] = {key: value}
+    return point._replace(**changed)
 
 
 def _ends(values: Sequence[float], is_log: bool) -> tuple[float, float]:
