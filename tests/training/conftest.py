@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from kdecay_search.study.builtin_tasks import DataSpec
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch
@@ -24,7 +25,7 @@ class Recorder:
         self.spec, self.ks, self.seed, self.device = spec, ks, seed, "cpu"
         self.comparator: str | None = None
         self.lr_max: float | None = None
-        self.point = None
+        self.point: Candidate | None = None
         self.checkpoint: Checkpoint | None = None
         self.epochs: list[Epoch] = []
         self.restored: list[Epoch] = []

@@ -15,10 +15,12 @@ import torch
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from kdecay_search.errors import DataError, KDecayError
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.protocol import Pruned, Released
 from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.trainer import train
+from tests.support.whole_candidates import COOLDOWN, LATE
 
 MakeRecorder = Callable[..., Any]
 
@@ -57,6 +59,17 @@ def test_every_update_has_the_schedules_rate(recorder: MakeRecorder, ks: tuple[f
     schedule = run.spec.schedule_for(ks, steps_per_epoch=4)
     assert rates == [schedule(step, 12) for step in range(12)]
     assert [epoch.learning_rate for epoch in run.epochs] == [rates[3], rates[7], rates[11]]
+
+
+@pytest.mark.parametrize("point", [COOLDOWN, LATE])
+def test_every_update_has_the_whole_candidate_s_rate(
+    recorder: MakeRecorder, point: Candidate
+) -> None:
+    run = recorder(ks=() if point.k is None else (point.k,), epochs=2)
+    run.point = point
+    train(run)
+    schedule = run.spec.candidate_schedule(point, (), 4)
+    assert [epoch.learning_rate for epoch in run.epochs] == [schedule(3, 8), schedule(7, 8)]
 
 
 def test_a_run_is_trained_at_its_own_lr_max(recorder: MakeRecorder) -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from kdecay_search.errors import TaskError
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import AREA_MATCHED, COMPARATORS, schedule_of
 from kdecay_search.user_code.run import TaskRun
 from tests.support.recorded_run import RecordedRun
+from tests.support.whole_candidates import COOLDOWN, LATE
 from tests.user_code.task_runs import EPOCHS, STEPS, with_steps
 
 CONFIRM = {"seeds": 2, "baselines": ["sgdr", "htd"]}
@@ -95,6 +97,20 @@ def test_every_update_has_its_rate(by: str, comparator: str | None) -> None:
     task_run.report(1, 40.0)
     assert run.epochs[0].learning_rate == expected[-1]
     assert run.polls == EPOCHS * STEPS
+
+
+@pytest.mark.parametrize("by", ["drive", "scheduler"])
+@pytest.mark.parametrize("point", [COOLDOWN, LATE])
+def test_every_update_has_the_whole_candidate_s_rate(by: str, point: Candidate) -> None:
+    run = RecordedRun(ks=() if point.k is None else (point.k,))
+    run.point = point
+    task_run = with_steps(run)
+    used: list[list[float]] = []
+    step = follow(task_run, sgd(0.5), by, used)
+    for _ in range(EPOCHS * STEPS):
+        step()
+    schedule = run.spec.candidate_schedule(point, (), STEPS)
+    assert [rate for (rate,) in used] == [schedule(t, len(used)) for t in range(len(used))]
 
 
 def test_a_scheduler_resumes_from_its_state() -> None:
