@@ -127,9 +127,9 @@ def _trial(row: Row, prefix: str) -> Trial | None:
     last_error = None if row.last_value is None else error_of(row.last_value, row.direction)
     if row.k is not None and not attribute.is_exponent(row.k):
         raise _unreadable(prefix, row, f"its parameter k is {row.k}")
-    is_chosen = request.point is None  # a whole candidate is as its request says
+    by_parameters = request.point is None  # a whole candidate is as its request says
     level = None
-    if row.level is not None and is_chosen:
+    if row.level is not None and by_parameters:
         try:
             level = chosen_level(row.level)
         except (TypeError, ValueError, LookupError, RecursionError):
@@ -140,7 +140,7 @@ def _trial(row: Row, prefix: str) -> Trial | None:
         number=row.number,
         request=request,
         state=state,
-        k=row.k if row.k is not None and is_chosen else request.k,
+        k=row.k if row.k is not None and by_parameters else request.k,
         error=error_of(row.value, row.direction) if state == State.COMPLETE else None,
         epochs=row.epochs,
         averaged_error=None if RAW_ONLY in attributes else last_error,
@@ -151,7 +151,7 @@ def _trial(row: Row, prefix: str) -> Trial | None:
         worker=_text(attributes.get(attribute.WORKER)),
         resumed_epochs=resumed if attribute.is_index(resumed) else 0,
         trial_id=row.trial_id,
-        lr_max=level if row.level is not None and is_chosen else request.lr_max,
+        lr_max=level if row.level is not None and by_parameters else request.lr_max,
     )
 
 
