@@ -86,13 +86,14 @@ RECORD = (*REQUEST, REASON, MESSAGE, WORKER, RESUMED, RAW_ONLY, WORSENED)
 
 LIMITS = {
     "k": (SMALLEST_K, LARGEST_K),
-    "power": (0.001, 1000.0),
+    "power": (math.ulp(0.0), 1e9),
     "decay_share": (0.001, 1.0),
-    "lr_max": (1e-12, 1e6),
+    "lr_max": (math.ulp(0.0), 1e9),
     "lr_min": (0.0, 1.0),
     "warmup": (0.0, 0.9),
 }
-"""Smallest and largest value of each number of a whole candidate, as for ``[search.space]``."""
+"""Smallest and largest value of each number of a whole candidate: whatever ``[search.space]`` and
+``[schedule]`` may ask for."""
 
 
 def request_attributes(request: RunRequest) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def test_what_is_no_candidate_is_no_request(wrong: object) -> None:
       for name in ("k", "power", "lr_max", "lr_min")
       for wrong in (None, True, "1", [1.0], {}, -0.1, math.nan, math.inf, 1e9, 10**400)),
     ("k", 0.0), ("k", 1001.0), ("k", 0.5),  # the last is not the request's own
-    ("power", 0.0), ("power", 1e4),
+    ("power", 0.0), ("power", 2e9),
     ("lr_max", 0.0), ("lr_max", 0.3), ("lr_min", 1.5),
     ("warmup", 0.95), ("warmup", "0"), ("warmup", math.nan),
     ("decay_share", 0.3),  # which its family lacks
@@ -112,6 +112,16 @@ def test_a_cooldown_has_no_terms_and_what_its_request_says(change: dict[str, Any
     attributes = in_json(asked_for(COOLDOWN))
     assert read_request(attributes) == asked_for(COOLDOWN)
     assert read_request(attributes | change) is None
+
+
+@pytest.mark.parametrize(
+    "schedule", [{"lr_max": 5e7, "power": 5e4}, {"lr_max": 1e-13, "lr_min": 0.0}]
+)
+def test_whatever_a_study_file_may_ask_for_is_a_request(schedule: dict[str, float]) -> None:
+    spec = study(schedule=schedule, search={"sampler": "joint"})
+    for subspace in spec.schedule_space().baselines:
+        asked = asked_for(subspace.at([0.0] * len(subspace.searched)))
+        assert read_request(in_json(asked)) == asked
 
 
 def test_terms_of_a_request_increase() -> None:
