@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from kdecay_search.report import metrics, names, whole
+from kdecay_search.report.reference import Reference
 from kdecay_search.search import Stage
 from kdecay_search.snapshot import StudySnapshot
 
 
-def table(stage: Stage, snapshot: StudySnapshot) -> Table:
+def table(stage: Stage, snapshot: StudySnapshot) -> Group:
     """The best candidates of a stage, with the parameters that differ."""
     form, ranked = snapshot.plan.format, whole.by_rank(stage)
     shown, columns = ranked[: whole.MOST_ROWS], whole.columns(ranked)
-    drawn = Table(
-        title=f"stage {stage.n}: {whole.title(stage)}  [dim]{names.stage_outcome(stage)}[/]",
-        title_justify="left",
-        title_style="bold",
-        box=None,
+    after = f" after {Reference.of(stage, snapshot).name}" if stage.earlier_ks else ""
+    title = Text.assemble(
+        (f"stage {stage.n}: {whole.title(stage)}{after}", "bold"),
+        "  ",
+        (names.stage_outcome(stage), "dim"),
     )
+    drawn = Table(box=None)
     for column in columns:
         drawn.add_column(column.heading, justify="left" if column.key == "family" else "right")
     mean = metrics.with_unit(f"mean {metrics.word(form.metric)}", form.metric)
@@ -40,26 +43,17 @@ def table(stage: Stage, snapshot: StudySnapshot) -> Table:
             style="bold" if is_best else "",
         )
     rest = len(ranked) - len(shown)
-    if rest:
-        drawn.caption = (
-            f"and {names.counted(rest, 'other candidate')}, which are less likely the best"
-        )
-        drawn.caption_justify = "left"
-    return drawn
+    others = [Text(f"and {names.counted(rest, 'other candidate')}", "dim")] if rest else []
+    return Group(title, drawn, *others)
 
 
-def tuned_table(stage: Stage, snapshot: StudySnapshot) -> Table:
+def tuned_table(stage: Stage, snapshot: StudySnapshot) -> Group:
     """The usual schedules that a stage has tuned, and what the best one found gains on each."""
     form = snapshot.plan.format
-    drawn = Table(
-        title="usual schedules, equally tuned",
-        title_justify="left",
-        title_style="bold",
-        box=None,
-    )
+    drawn = Table(box=None)
     for heading in whole.tuned_headings(form):
         is_text = heading in ("schedule", "its best")
         drawn.add_column(Text(heading), justify="left" if is_text else "right")
     for row in whole.tuned_rows(stage, form):
         drawn.add_row(*map(Text, row))
-    return drawn
+    return Group(Text("usual schedules, equally tuned", "bold"), drawn)

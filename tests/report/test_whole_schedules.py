@@ -5,12 +5,17 @@ from __future__ import annotations
 import io
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from rich.console import Console
 
 from kdecay_search.errors import InvalidSchedule, StudyError
 from kdecay_search.report import whole
+from kdecay_search.report.charts import study_charts
+from kdecay_search.report.contents import Facts
+from kdecay_search.report.dashboard.note import stage_note
+from kdecay_search.report.page import report_page
 from kdecay_search.report.summary import summarise
 from kdecay_search.report.text import studies_table, study_panel
 from kdecay_search.report.winner import winner_as
@@ -19,8 +24,9 @@ from kdecay_search.schedules.export import Form
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.snapshot import StudySnapshot, overview
 from kdecay_search.study.candidate import Candidate
-from tests.support.joint_studies import COOLED, RUNS, joint, joint_spec
+from tests.support.joint_studies import COOLED, RUNS, joint, joint_spec, two_terms
 from tests.support.joint_studies import whole as candidate
+from tests.support.metric_studies import curves_of
 
 FOUND = "k = 4.1, N = 1.1 at lr_max 0.21, lr_min 1 %"
 COOLDOWN = "cooldown over 30 % at lr_max 0.22, lr_min 1 %"
@@ -115,6 +121,22 @@ def test_a_spent_budget_is_why_no_further_term_was_tried() -> None:
     assert whole.no_further_term(snapshot) == reason
     assert whole.no_further_term(joint()) == "", "none was asked for"
     assert whole.no_further_term(joint(runs=9)) == "", "it is running"
+
+
+def test_a_further_term_is_shown_with_what_it_was_added_to() -> None:
+    snapshot = two_terms()
+    text = shown(snapshot, width=140)
+    assert "stage 1: whole schedules  found k = 4 at lr_max 0.1, lr_min 1 %" in text
+    after = "stage 2: term k2 after k = 4 at lr_max 0.1, lr_min 1 %"
+    assert f"{after}  a further term is worth nothing" in text
+    assert summarise(snapshot)["stages"][1]["best"]["name"].startswith("k = 4, ")
+    note = stage_note(snapshot, snapshot.plan.stages[1], {1: 1, 2: 2})
+    assert "### Stage 2 of `joint`: the term k2\n" in note
+    assert "with one k2 and one of 3 seeds" in note
+    assert "a further term is worth nothing" in report_page(
+        Facts(snapshot, {}, datetime.now(UTC)), curves_of(snapshot)
+    )
+    assert study_charts(snapshot, 100) is not None
 
 
 def test_a_running_study_is_shown_as_far_as_it_is() -> None:

@@ -111,3 +111,29 @@ def joint(
         )
         trials.append(finish(waiting))
     return StudySnapshot(spec, tuple(trials), stopped)
+
+
+@cache
+def two_terms() -> StudySnapshot:
+    """A search of two shapes that has kept k = 4 and tried five second terms."""
+    space = {"k": [1.0, 4.0], "power": 1.0, "lr_max": LEVEL, "lr_min": 0.01}
+    search = {"budget": 11, "max_terms": 2, "min_gain": 0.0, "baselines": []}
+    spec = joint_spec(search=search | {"space": space | {"family": ["polynomial"]}})
+    finish, trials, first = landscape(spec, LATE), [], (whole(), whole(k=4.0))
+    wanted = [
+        (RunKey(1, index, seed), (), point)
+        for index, point in enumerate(first)
+        for seed in range(3)
+    ]
+    wanted += [
+        (RunKey(2, index, 0), (4.0,), whole(k=k))
+        for index, k in enumerate((5.0, 8.0, 13.0, 22.0, 40.0))
+    ]
+    for number, (key, earlier, point) in enumerate(wanted):
+        request = RunRequest(key, earlier, point.k, (0.3, 30.0), point=point)
+        request = replace(request, lr_max=point.lr_max)
+        waiting = Trial(
+            number, request, State.WAITING, point.k, lr_max=point.lr_max, trial_id=number
+        )
+        trials.append(finish(waiting))
+    return StudySnapshot(spec, tuple(trials), stopped=False)

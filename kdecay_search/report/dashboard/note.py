@@ -31,7 +31,10 @@ def stage_note(snapshot: StudySnapshot, stage: Stage, stage_ids: Mapping[int, in
         stage: The stage.
         stage_ids: Optuna's study id of every stage, for links.
     """
-    name, level = snapshot.spec.name, " and the level of the LR" if stage.levels else ""
+    name, level = (
+        snapshot.spec.name,
+        " and the level of the LR" if _has_levels(snapshot, stage) else "",
+    )
     state, form = STATES.get(snapshot.state, "has failed"), snapshot.plan.format
     what = (
         "whole schedules" if snapshot.is_joint and stage.n == 1 else f"the term k{stage.n}{level}"
@@ -112,9 +115,14 @@ def _state(snapshot: StudySnapshot, stage: Stage) -> str:
     return f"Done: k{stage.n} = {stage.best.k:.4g}{level} is kept{edge}."
 
 
+def _has_levels(snapshot: StudySnapshot, stage: Stage) -> bool:
+    """Whether the stage searches a term and the level of the learning rate, and no more."""
+    return bool(stage.levels) and not snapshot.is_joint
+
+
 def _purpose(snapshot: StudySnapshot, stage: Stage) -> str:
     seeds = snapshot.spec.search.seeds
-    level = ", one lr_max" if stage.levels else ""
+    level = ", one lr_max" if _has_levels(snapshot, stage) else ""
     if snapshot.is_joint and stage.n == 1:
         begun, budget = snapshot.runs_begun, snapshot.spec.search.budget
         return (
