@@ -79,5 +79,5 @@ def test_the_budget_in_hours_follows_from_the_runs_that_were_timed() -> None:
 def test_the_noise_of_a_plan_is_that_of_whole_candidates() -> None:
     noise = _measured_noise(joint())
     assert 0.05 < noise.sd < 0.4
-    repeated = [count for _, count in RUNS if count > 1]
-    assert noise.degrees_of_freedom == sum(RUNS_OF - 1 for RUNS_OF in repeated) - 2
+    repeated = [runs for _, runs in RUNS if runs > 1]
+    assert noise.degrees_of_freedom == sum(count - 1 for count in repeated) - 2
