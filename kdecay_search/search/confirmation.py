@@ -21,6 +21,7 @@ from kdecay_search.study.comparators import (
     BASELINE_OF_TUNED,
     COMPARATORS,
     FOUND,
+    GIVEN,
     ORIGINAL,
     comparators_of,
     lr_max_of,
@@ -199,13 +200,15 @@ def _wanted(
             )
             for comparator in comparators_of(spec)
         }
-    points = {FOUND: found.point, ORIGINAL: original.point}
+    points = {FOUND: found.point, ORIGINAL: original.point, GIVEN: given(spec)}
     points |= {
         BASELINE_OF_TUNED[each.name]: each.best.whole
         for each in tuned
         if each.name in BASELINE_OF_TUNED
     }
     same = {comparator for comparator, point in points.items() if point == found.point}
+    if points[GIVEN] == original.point:
+        del points[GIVEN]
     return {
         comparator: RunRequest(
             nobody,
@@ -220,6 +223,14 @@ def _wanted(
         for comparator, point in points.items()
         if point is not None and (comparator == FOUND or comparator not in same)
     }
+
+
+def given(spec: StudySpec) -> Candidate:
+    """The schedule that the study file states, with k = 1."""
+    schedule = spec.schedule
+    power = schedule.power if schedule.family == "polynomial" else None
+    floor = schedule.lr_min / schedule.lr_max
+    return Candidate(1.0, schedule.lr_max, schedule.family, power, lr_min=floor)
 
 
 def _name(comparator: str, point: Candidate | None, found: Incumbent) -> str:

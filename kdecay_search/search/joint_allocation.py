@@ -52,27 +52,33 @@ class JointAllocator:
         policy, left = self.policy, self.remaining.left
         wanted = self.budget // policy.runs_per_decision
         size = min(left, max(policy.min_batch, min(policy.max_batch, wanted)))
-        of_baselines = [run for tuning in self.tunings for run in self._run_of_baseline(tuning)]
-        is_last = left <= size
-        chosen = of_baselines if is_last else of_baselines[: max(1, size // 2)]
-        if is_last:
-            chosen += self._replicate(self.runs)
+        is_last = left <= size + len(self.tunings)
+        chosen = [run for tuning in self.tunings for run in self._run_of_baseline(tuning)]
+        chosen = self._closing() if is_last else chosen[: max(1, size // 2)]
         chosen = list(dict.fromkeys(chosen))[:left]
-        chosen += self._worthiest(self.runs, self.new, size - len(chosen), chosen)
-        return chosen or self._replicate(self.runs)
+        chosen += self._worthiest(self.runs, self.new, min(size, left) - len(chosen), chosen)
+        return chosen or self._closing()
+
+    def _closing(self) -> list[Run]:
+        """What is missing before the stage may end: the best, and each baseline's best, have run
+        often enough to be chosen."""
+        groups = [self.runs, *(self._tried(tuning) for tuning in self.tunings)]
+        runs = [run for group in groups if group for run in self._replicate(group)]
+        return list(dict.fromkeys(runs))
+
+    def _tried(self, tuning: Tuning) -> list[Candidate]:
+        return [point for point in self.runs if tuning.subspace.holds(point)]
 
     def _run_of_baseline(self, tuning: Tuning) -> list[Run]:
-        """The next of the runs that a baseline is tuned with; the last repeats its best level."""
+        """The next of the runs that a baseline is tuned with, if it is due one."""
         fewest, most = self.policy.baseline_runs
         share = self.policy.baseline_share * self.budget / len(self.tunings)
-        left = max(fewest, min(most, round(share))) - tuning.begun
-        if left <= 0:
+        if tuning.begun >= max(fewest, min(most, round(share))):
             return []
-        tried = [point for point in self.runs if tuning.subspace.holds(point)]
+        tried = self._tried(tuning)
         if not tried:
             return [(self._lowest(tuning.new), FIRST_SEED)] if tuning.new else []
-        chosen = self._worthiest(tried, tuning.new, 1, ()) if left > 1 else []
-        return chosen[:1] or self._replicate(tried)
+        return self._worthiest(tried, tuning.new, 1, ())[:1] or self._replicate(tried)
 
     def _replicate(self, among: Iterable[Candidate]) -> list[Run]:
         """A further run of the best of some candidates, if it has too few to be chosen."""

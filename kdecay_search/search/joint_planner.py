@@ -285,6 +285,10 @@ class JointPlanner(StagePlanner):
             return selection
         return Selection.of(self._surrogate, (base, *(p for p in points if p != base)))
 
+    @property
+    def _runs_to_win(self) -> int:
+        return 1  # the neighbours of a candidate speak for it
+
     def _is_baseline(self, candidate: CandidateResult) -> bool:
         return bool(self.schedules.baselines) and self._is_in(
             self.schedules.baselines[0], candidate

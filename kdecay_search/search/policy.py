@@ -63,7 +63,7 @@ class Policy:
     """Antithetic pairs of samples behind an expected gain (search/knowledge_gradient.py)."""
 
     # The joint search (search/joint_planner.py)
-    baseline_share: float = 0.4
+    baseline_share: float = 0.25
     """Share of the budget within which each baseline has its own runs, if it is large enough."""
     baseline_runs: tuple[int, int] = (2, 5)
     """Smallest and largest number of runs that each baseline is tuned with."""
@@ -108,6 +108,8 @@ class Policy:
     time."""
     signals: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 32.0, 128.0)
     """Standard deviations of the curve in units of the noise's, averaged by their evidence."""
+    whole_nugget: float = 0.1
+    """The same as ``nugget`` for whole schedules, whose shapes have many neighbours."""
     nugget: float = 0.5
     """Standard deviation of a candidate's own deviation from the curve in units of the noise's; at
     most the curve's."""

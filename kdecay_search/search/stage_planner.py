@@ -283,6 +283,11 @@ class StagePlanner:
         among = (base.point, *(point for point in points if point != base.point))
         return Selection.of(self._surrogate, among)
 
+    @property
+    def _runs_to_win(self) -> int:
+        """Complete runs without which no candidate is chosen while another has them."""
+        return self.policy.min_runs_to_win
+
     def _lowest(self, candidates: Iterable[CandidateResult]) -> CandidateResult | None:
         """The lowest point of the smooth curve among the candidates with ``min_runs_to_win``
         complete runs or more; with one or more, if none has so many."""
@@ -290,7 +295,7 @@ class StagePlanner:
             return None
         tried = [(c, c.point) for c in candidates if c.errors and c.point not in self._worst]
         most = max((len(c.errors) for c, _ in tried), default=0)
-        needed = min(self.policy.min_runs_to_win, most)
+        needed = min(self._runs_to_win, most)
         ranked = [
             (self.selection.mean(point), point, c)
             for c, point in tried

@@ -110,7 +110,8 @@ def _fits(
     """A model of K points, at coordinates ``values`` (D, K), for each of several length scales."""
     contrasts = Contrasts.of(points, results)
     signals = np.array(policy.signals)
-    nuggets = np.minimum(policy.nugget, signals)
+    is_whole = any(point.is_whole for point in points)
+    nuggets = np.minimum(policy.whole_nugget if is_whole else policy.nugget, signals)
     return [
         GaussianProcess.fit(points, contrasts, each, signals, nuggets, policy.noise_floor, values)
         for each in lengths

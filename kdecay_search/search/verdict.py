@@ -18,7 +18,7 @@ from kdecay_search.search.selection import Gain
 from kdecay_search.search.stage import Incumbent
 from kdecay_search.statistics import Comparison, Sample, describe, paired_gain
 from kdecay_search.study.candidate import schedule_name
-from kdecay_search.study.comparators import AREA_MATCHED, BASELINE_KS, FOUND, ORIGINAL
+from kdecay_search.study.comparators import AREA_MATCHED, BASELINE_KS, FOUND, GIVEN, ORIGINAL
 from kdecay_search.study.metric import MetricFormat
 
 MIN_RUNS = 2
@@ -120,7 +120,8 @@ def _judge(plan: Plan) -> Verdict:
     original = form.sample(describe(baseline.errors.values()))
     both = f"{found}; {against}: {original}{_divergence(baseline)}"
     smooth = _smooth_gain(plan)
-    if smooth is None or min(len(leader.errors), len(baseline.errors)) < MIN_RUNS:
+    is_short = min(len(leader.errors), len(baseline.errors)) < MIN_RUNS
+    if smooth is None or (is_short and leader.point is None):
         if paired.mean is None:
             text = f"Too few runs to tell a gain from noise: {both}."
             return verdict(Outcome.TOO_FEW_RUNS, text)
@@ -289,14 +290,16 @@ def _shape(confirmation: Confirmation, outcome: Outcome, form: MetricFormat) -> 
 
 def _others(confirmation: Confirmation, form: MetricFormat) -> str:
     """How the found schedule compares with the usual ones that were tuned as well."""
-    compared = [(row.name, confirmation.others.get(row.comparator)) for row in confirmation.rows]
-    return _equally_tuned(
-        [
-            _compared(name, each.difference, each.interval, form)
-            for name, each in compared
-            if name and each is not None and each.difference is not None
-        ]
-    )
+    parts, given = [], ""
+    for row in confirmation.rows:
+        each = confirmation.others.get(row.comparator)
+        if row.name and each is not None and each.difference is not None:
+            text = _compared(row.name, each.difference, each.interval, form)
+            if row.comparator == GIVEN:
+                given = f" Against the study file's own schedule: {text}."
+            else:
+                parts.append(text)
+    return given + _equally_tuned(parts)
 
 
 def outcome_of(interval: tuple[float, float]) -> Outcome:

