@@ -28,11 +28,15 @@ from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Stage, TunedBaseline
 from kdecay_search.search.stage_planner import StagePlanner
 from kdecay_search.search.tally import Memo
+from kdecay_search.statistics import Sample
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.space import Axis, ScheduleSpace, Subspace
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, CandidateTrials, RunRequest
+
+NORMAL_95 = 1.96
+"""Standard errors on either side of a 95 % interval."""
 
 
 @dataclass(frozen=True)
@@ -142,6 +146,18 @@ class JointPlanner(StagePlanner):
         surrogate = self._memo.surrogate(kept, results.among(frozenset(kept)), policy)
         gain = Selection.of(surrogate, (reference, best)).gain(best)
         return gain.widened(results.uneven_noise((reference, best), self.policy))
+
+    def _is_better(self, gain: Sample, incumbent: Incumbent, smooth: Gain | None) -> bool:
+        """The best schedule of the first stage is the answer, sure or not: the verdict says how
+        sure. A further term must gain ``min_gain_errors`` standard errors, or what the study file
+        states."""
+        stated = self.spec.search.min_gain
+        if smooth is None or (stated == "auto" and self.number == 1):
+            return True
+        if stated != "auto":
+            return smooth.mean > stated
+        error = (smooth.mean - smooth.interval[0]) / NORMAL_95
+        return smooth.mean > self.policy.min_gain_errors * error
 
     def _is_running(self) -> bool:
         return bool(self._unfinished() or self._next)

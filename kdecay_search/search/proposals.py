@@ -124,12 +124,14 @@ def further_terms(
         for name, value in point.stated().items()
         if name not in ("k", "family")
     }
-    k = Axis((low, min(cap, max(top, 4 * low))), "log")
+    k = Axis((low, min(cap, max(top, 4 * low))), "log", (low, cap))
     return ScheduleSpace((Subspace(point.family, point.family, {"k": k, **fixed}),), ())
 
 
 def _caps(name: str, axis: Axis) -> tuple[float, float]:
     """The smallest low and the largest high that a range may be widened to."""
+    if axis.bounds is not None:
+        return axis.bounds
     if name != "lr_max":
         return CAPS[name]
     middle = math.sqrt(axis.low * axis.high) if axis.low > 0 else axis.high

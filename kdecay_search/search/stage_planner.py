@@ -16,7 +16,7 @@ from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.search.tally import CandidateSummary, Memo
-from kdecay_search.statistics import paired_gain
+from kdecay_search.statistics import Sample, paired_gain
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.spec import StudySpec
@@ -135,11 +135,7 @@ class StagePlanner:
         smooth = None
         if self.selection is not None and best is not None and best.point is not None:
             smooth = self._gain(self.selection, best.point)
-        gained = gain.mean
-        pairs = min(self.policy.min_runs_to_win, self.spec.search.seeds)
-        if gain.n < pairs and incumbent.errors and smooth is not None:
-            gained = smooth.mean  # they have met on too few seeds
-        is_better = gained is None or gained > self._min_gain(max(gain.n, 1))
+        is_better = self._is_better(gain, incumbent, smooth)
         return Stage(
             n=self.number,
             earlier_ks=self.earlier,
@@ -154,6 +150,20 @@ class StagePlanner:
             smooth_gain=smooth,
             lr_max=self.space.lr_max,
         )
+
+    def _is_better(self, gain: Sample, incumbent: Incumbent, smooth: Gain | None) -> bool:
+        """Whether the best candidate improves on the incumbent by enough to be kept.
+
+        Args:
+            gain: The difference paired by seed.
+            incumbent: What the best candidate is compared with.
+            smooth: The difference by the smooth curve; None without results.
+        """
+        gained = gain.mean
+        pairs = min(self.policy.min_runs_to_win, self.spec.search.seeds)
+        if gain.n < pairs and incumbent.errors and smooth is not None:
+            gained = smooth.mean  # they have met on too few seeds
+        return gained is None or gained > self._min_gain(max(gain.n, 1))
 
     def _is_running(self) -> bool:
         """Whether the stage has runs that are under way or still to come."""

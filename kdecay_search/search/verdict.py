@@ -179,7 +179,7 @@ def _equally_tuned(parts: Sequence[str]) -> str:
 
 def _smooth_gain(plan: Plan) -> Gain | None:
     """The gain of the leader on the original: the sum over the stages that its terms come from."""
-    gains = [stage.smooth_gain for stage in plan.stages[: len(plan.leader.ks)]]
+    gains = [stage.smooth_gain for stage in plan.stages[: max(1, len(plan.leader.ks))]]
     known = [gain for gain in gains if gain is not None]
     if not known or len(known) < len(gains):
         return None

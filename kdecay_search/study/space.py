@@ -48,6 +48,8 @@ class Axis:
     """Low and high of a range, or all values of a list."""
     scale: Scale | None = None
     """How a range is divided; None for a list."""
+    bounds: tuple[float, float] | None = None
+    """How far a range may be widened; None for :data:`CAPS`."""
 
     @property
     def is_fixed(self) -> bool:
