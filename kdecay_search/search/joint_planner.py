@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import fmean
 
 from kdecay_search.search.allocation import Remaining
@@ -27,6 +28,7 @@ from kdecay_search.search.selection import Gain, Selection
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Stage, TunedBaseline
 from kdecay_search.search.stage_planner import StagePlanner
+from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.search.tally import Memo
 from kdecay_search.statistics import Sample
 from kdecay_search.study.candidate import Candidate
@@ -124,28 +126,42 @@ class JointPlanner(StagePlanner):
         return self._gain_on(selection.points[0], best)
 
     def _gain_on(self, reference: Candidate, best: Candidate) -> Gain:
-        """By how much the best candidate improves on another. What is far worse than both is left
-        out: drawn in it would be told wrong, and as it is it would bend the surface."""
-        assert self._surrogate is not None
+        """By how much the best candidate improves on another."""
         if best == reference:
             return Gain(0.0, (0.0, 0.0), 0.0)
+        surrogate = self._judging
+        gain = Selection.of(surrogate, (reference, best)).gain(best)
+        return gain.widened(surrogate.results.uneven_noise((reference, best), self.policy))
+
+    @cached_property
+    def _judging(self) -> Surrogate:
+        """The surrogate that schedules are compared by. What is far worse than all of these is left
+        out: drawn in, its distance would be told wrong, and as it is, it would bend the surface."""
+        assert self._surrogate is not None
         results = self._surrogate.results
         tried: dict[Candidate, Mapping[int, float]] = {}
         if self.incumbent is not None and self.incumbent.point is not None:
             tried[self.incumbent.point] = self.incumbent.errors
         tried |= {c.point: c.errors for c in self.candidates if c.point is not None}
         means = {point: fmean(errors.values()) for point, errors in tried.items() if errors}
-        compared = [means[point] for point in (reference, best) if point in means]
-        limit = max(compared, default=math.inf) + results.spread
+        best = [self.best] if self.best else []
+        compared = {each.point for each in (*best, *self._best_of_baselines())}
+        compared.add(self._surrogate.points[0])
+        limit = max((means[point] for point in compared if point in means), default=math.inf)
         kept = [
             point
             for point in self._surrogate.points
-            if point in (reference, best) or means.get(point, math.inf) <= limit
+            if point in compared or means.get(point, math.inf) <= limit + results.spread
         ]
         policy = replace(self.policy, far=math.inf)
-        surrogate = self._memo.surrogate(kept, results.among(frozenset(kept)), policy)
-        gain = Selection.of(surrogate, (reference, best)).gain(best)
-        return gain.widened(results.uneven_noise((reference, best), self.policy))
+        return self._memo.surrogate(kept, results.among(frozenset(kept)), policy)
+
+    def _best_of_baselines(self) -> list[CandidateResult]:
+        groups = (
+            [c for c in self.candidates if self._is_in(subspace, c)]
+            for subspace in self.schedules.baselines
+        )
+        return [self._lowest(group) or group[0] for group in groups if group]
 
     def _is_better(self, gain: Sample, incumbent: Incumbent, smooth: Gain | None) -> bool:
         """The best schedule of the first stage is the answer, sure or not: the verdict says how

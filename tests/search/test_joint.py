@@ -26,8 +26,8 @@ LEVEL = 0.1
 
 
 def joint(**keys: Any) -> StudySpec:
-    """A joint study with a budget of 20 runs."""
-    settings = {"sampler": "joint", "budget": 20, "seeds": 3}
+    """A joint study with a budget of 14 runs."""
+    settings = {"sampler": "joint", "budget": 14, "seeds": 3}
     return study(search=settings | keys, schedule={"lr_max": LEVEL, "lr_min": 0.001})
 
 
@@ -106,7 +106,7 @@ def test_lateness_of_the_plain_polynomial_is_log_k() -> None:
 # ---- the budget and the baselines -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("budget", [4, 7, 20, 41])
+@pytest.mark.parametrize("budget", [4, 7, 26])
 def test_the_budget_is_kept(budget: int) -> None:
     queue = played(joint(budget=budget), on(bowl(1.0, 0.2), noise=0.5))
     assert queue.plan().progress == Progress.DONE
@@ -142,13 +142,11 @@ def test_baselines_are_those_that_the_study_names() -> None:
 
 
 def test_a_baseline_that_is_the_best_is_the_answer() -> None:
-    """Nothing but a cooldown is any good: the cooldown is found, and has no further term."""
-
-    def error(point: Candidate) -> float:
-        far = abs(np.log((point.decay_share or 1) / 0.2)) if point.family == "cooldown" else 5
-        return 10 + far + (np.log((point.lr_max or 1) / LEVEL)) ** 2
-
-    plan = played(joint(budget=30), on(error)).plan()
+    """The best place of all is a cooldown's, and only cosines are searched beside the baselines."""
+    lateness, sharpness, _ = place(Candidate(None, LEVEL, "cooldown", decay_share=0.2, lr_min=0.0))
+    space = {"family": ["cosine"], "k": [0.3, 2.0]}
+    surface = bowl(lateness, LEVEL, sharpness)
+    plan = played(joint(budget=16, space=space), on(surface)).plan()
     assert plan.incumbent.point is not None
     assert plan.incumbent.point.family == "cooldown"
     assert plan.incumbent.ks == ()
@@ -251,7 +249,7 @@ def test_the_number_of_workers_changes_nothing() -> None:
     assert runs_of(played(spec, outcome, 1)) == runs_of(played(spec, outcome, 16))
 
 
-@pytest.mark.parametrize(("factor", "shift"), [(1e-6, 0.0), (1000.0, -5e6), (0.037, 12.0)])
+@pytest.mark.parametrize(("factor", "shift"), [(1e-6, 0.0), (1000.0, -5e6)])
 def test_the_metric_s_scale_changes_nothing(factor: float, shift: float) -> None:
     spec, outcome = joint(), on(bowl(1.0, 0.2), noise=0.4)
 
