@@ -12,6 +12,8 @@ arXiv:1412.6980, section 3), without a second copy.
 
 Running means and variances of batch norm are averaged like weights: they belong to the weights they
 were measured with, and would not fit averaged weights if they were the newest.
+
+Infinite entries, such as those of a mask for attention, have no average: the newest are taken.
 """
 
 from __future__ import annotations
@@ -43,6 +45,7 @@ class AveragedModel:
         self._decay = 0.5 ** (1.0 / half_life)
         self._current = floats(model)
         self._average = floats(self.model)
+        self._masks = _infinite(self._current)
 
     def update(self) -> None:
         """Include the model's present weights. Call this after every optimizer update."""
@@ -50,6 +53,7 @@ class AveragedModel:
         # As in torch.optim.swa_utils: one call for all tensors.
         share = newest_share(self._decay, self.updates)
         torch._foreach_lerp_(self._average, self._current, share)
+        _take_newest(self._average, self._current, self._masks)
 
     def state_dict(self) -> dict[str, Any]:
         """The averaged weights and the number of updates."""
@@ -81,6 +85,7 @@ class SwappedAverage:
         self._model = model
         self._decay = 0.5 ** (1.0 / half_life)
         self._average = [_at_least_float32(tensor).clone() for tensor in floats(model)]
+        self._masks = _infinite(self._average)
         self._places = [tensor.data_ptr() for tensor in floats(model)]
         self._modes: list[tuple[nn.Module, bool]] | None = None
         """Every module's training mode before the swap; None while nothing is swapped."""
@@ -100,6 +105,7 @@ class SwappedAverage:
         self.updates += 1
         current = [_at_least_float32(tensor) for tensor in self._current()]
         torch._foreach_lerp_(self._average, current, newest_share(self._decay, self.updates))
+        _take_newest(self._average, current, self._masks)
 
     def __enter__(self) -> nn.Module:
         """Swap the averaged weights in; returns the model, in eval mode."""
@@ -158,6 +164,17 @@ def floats(model: nn.Module) -> list[Tensor]:
     """
     state = [*model.parameters(), *model.buffers()]
     return [tensor.detach() for tensor in state if tensor.is_floating_point()]
+
+
+def _infinite(tensors: list[Tensor]) -> list[int]:
+    """Indices of the tensors that hold an entry that is not finite, such as a mask's −∞."""
+    return [index for index, tensor in enumerate(tensors) if not tensor.isfinite().all()]
+
+
+def _take_newest(averages: list[Tensor], current: list[Tensor], masks: list[int]) -> None:
+    """Take the newest entries of masks where the average is not finite: −∞ − −∞ is NaN."""
+    for average, newest in ((averages[index], current[index]) for index in masks):
+        average.copy_(torch.where(average.isfinite(), average, newest))
 
 
 def _at_least_float32(tensor: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from kdecay_search.training.averaging import AveragedModel
+from kdecay_search.training.averaging import AveragedModel, SwappedAverage
 
 
 def small_model() -> nn.Module:
@@ -70,3 +70,31 @@ def test_the_averaged_model_shares_no_memory_with_the_trained_one() -> None:
     assert mine.isdisjoint(t.data_ptr() for t in averaged.model.state_dict().values())
     assert not any(p.requires_grad for p in averaged.model.parameters())
     assert all(p.requires_grad for p in model.parameters())
+
+
+def test_a_mask_s_infinite_entries_stay_as_they_are() -> None:
+    model = nn.Linear(2, 2)
+    mask = torch.triu(torch.full((3, 3), -torch.inf), diagonal=1)
+    model.register_buffer("mask", mask.clone())
+    averaged, swapped = AveragedModel(model, 2.0), SwappedAverage(model, 2.0)
+    for step in range(3):
+        with torch.no_grad():
+            model.weight += step
+        averaged.update()
+        swapped.update()
+    assert torch.equal(averaged.model.mask, mask)
+    with swapped:
+        assert torch.equal(model.mask, mask)
+        assert torch.equal(model.weight, averaged.model.weight)
+    assert torch.equal(model.mask, mask)
+    assert not torch.equal(model.weight, averaged.model.weight)
+
+
+def test_the_finite_entries_of_a_mask_are_averaged() -> None:
+    model = nn.Module()
+    model.register_buffer("bias", torch.tensor([-torch.inf, 0.0, torch.inf]))
+    averaged = AveragedModel(model, 1.0)
+    for value in (1.0, 4.0):
+        model.bias[1] = value
+        averaged.update()
+    assert averaged.model.bias.tolist() == pytest.approx([-torch.inf, 3.0, torch.inf])
