@@ -36,6 +36,10 @@ LEVEL_CAP = 16.0
 """Factor, either side of the range's middle, up to which a range of lr_max is widened."""
 DEFAULT_LEVEL_FACTOR = 4.0
 """Factor either side of ``schedule.lr_max`` that is searched unless the study file says else."""
+RATES = (1e-12, 1e6)
+"""Smallest and largest ``lr_max`` that a search of whole schedules may start from."""
+POWERS = (0.001, 1000.0)
+"""Smallest and largest N of the polynomial family that it may start from."""
 DIGITS = 3
 """Significant digits of a candidate's numbers."""
 
@@ -188,12 +192,12 @@ class SpaceSpec(Settings):
     @field_validator("power")
     @classmethod
     def _power_is_above_zero(cls, setting: Any) -> Any:
-        return _within(setting, 0.001, 1000.0)
+        return _within(setting, *POWERS)
 
     @field_validator("lr_max")
     @classmethod
     def _level_is_a_rate(cls, setting: Any) -> Any:
-        return setting if setting is None else _within(setting, 1e-12, 1e6)
+        return setting if setting is None else _within(setting, *RATES)
 
     @field_validator("lr_min")
     @classmethod

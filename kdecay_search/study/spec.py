@@ -27,7 +27,7 @@ from kdecay_search.study.base import (
 )
 from kdecay_search.study.builtin_tasks import ImagesTask, SimulatedTask
 from kdecay_search.study.candidate import COOLDOWNS, LINEAR_COOLDOWN, Candidate
-from kdecay_search.study.space import TUNED_BASELINES, ScheduleSpace, SpaceSpec
+from kdecay_search.study.space import POWERS, RATES, TUNED_BASELINES, ScheduleSpace, SpaceSpec
 from kdecay_search.study.user_tasks import (
     PURPOSE,
     SCHEDULE_CSV,
@@ -356,6 +356,23 @@ class StudySpec(Settings):
             raise ValueError(f"lr_max = {lowest:g} must be at least schedule.lr_min = {lr_min:g}")
         return search
 
+    @field_validator("search")
+    @classmethod
+    def _whole_schedules_can_be_searched(
+        cls, search: SearchSpec, info: ValidationInfo
+    ) -> SearchSpec:
+        schedule = info.data.get("schedule")
+        if schedule is None or search.sampler != "joint":
+            return search
+        for name, (low, high) in (("lr_max", RATES), ("power", POWERS)):
+            value = getattr(schedule, name)
+            if not low <= value <= high:
+                raise ValueError(
+                    f"sampler = 'joint' needs schedule.{name} within {low:g} and {high:g}; it is "
+                    f"{value:g}"
+                )
+        return search
+
     @field_validator("confirm")
     @classmethod
     def _command_can_be_confirmed(cls, confirm: ConfirmSpec, info: ValidationInfo) -> ConfirmSpec:
@@ -402,7 +419,9 @@ class StudySpec(Settings):
             updates = self.task.length.updates(steps_per_epoch)
             warmup_steps = min(round(point.warmup * updates), math.ceil(updates) - 1)
         high = self.schedule.lr_max if point.lr_max is None else point.lr_max
-        low = self.schedule.lr_min if point.lr_min is None else point.lr_min * high
+        low = self.schedule.lr_min
+        if point.lr_min is not None:  # 5 % of 0.1 is 0.005, and not 0.005000000000000001
+            low = min(float(f"{point.lr_min * high:.12g}"), high)
         if point.family in COOLDOWNS:
             return WarmupStableDecay(
                 lr_max=high,

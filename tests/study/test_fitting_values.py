@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from kdecay_search.study.file import load
 from kdecay_search.study.spec import MAX_CANDIDATES
-from tests.study.files import merged, refused, refused_with
+from tests.study.files import merged, refused, refused_with, written
 from tests.support.memory_studies import images_table, study_table
 
 
@@ -19,6 +20,26 @@ def test_k_range_must_be_ordered(tmp_path: Path) -> None:
 def test_rates_must_be_ordered(tmp_path: Path) -> None:
     message = refused_with(tmp_path, schedule__lr_min=0.5, schedule__lr_max=0.1)
     assert "study.toml: schedule.lr_max = 0.1: must be at least schedule.lr_min = 0.5" in message
+
+
+@pytest.mark.parametrize("name", ["lr_max", "power"])
+@pytest.mark.parametrize("value", [1e-13, 1e9])
+def test_whole_schedules_start_from_a_usual_rate_and_power(
+    tmp_path: Path, name: str, value: float
+) -> None:
+    table = study_table(search={"budget": 12}, schedule={"lr_min": 0.0, name: value})
+    message = refused(tmp_path, table)
+    assert f"sampler = 'joint' needs schedule.{name} within " in message
+    assert f"; it is {value:g}" in message
+    load(written(tmp_path, merged(table, "search", {"sampler": "grid"})), ())
+
+
+def test_whole_schedules_are_refused_by_the_default_too(tmp_path: Path) -> None:
+    table = study_table(schedule={"lr_max": 1e9})
+    del table["search"]
+    assert "sampler = 'joint' needs schedule.lr_max within 1e-12 and 1e+06" in refused(
+        tmp_path, table
+    )
 
 
 def test_cap_must_not_be_below_the_range(tmp_path: Path) -> None:
