@@ -35,6 +35,10 @@ NOW = datetime(2026, 5, 17, 12, 30, tzinfo=UTC)
 SMALL = ["name=seen", "task.epochs=4", "search.k_max=2.0", "search.k_cap=2.0", "search.seeds=2",
          "search.max_terms=1"]  # fmt: skip
 """A digits study of a few seconds."""
+OF_EVERY_STAGE = [
+    name for name in FigureName if name not in (FigureName.SCHEDULE, FigureName.PLANE)
+]
+"""The figures that every stage of a grid has; test_whole_figures.py draws the plane."""
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +308,7 @@ def test_the_newest_study_is_reported_where_none_is_named(alone: Kdecay, tmp_pat
     assert "<h1>older: schedule</h1>" in schedule.read_text()
 
 
-@pytest.mark.parametrize("figure", list(FigureName)[1:])
+@pytest.mark.parametrize("figure", OF_EVERY_STAGE)
 def test_plot_draws_one_figure_for_every_stage(
     storage: Storage, tmp_path: Path, figure: FigureName
 ) -> None:

@@ -89,6 +89,12 @@ def test_a_fixed_level_is_replaced_by_what_is_searched() -> None:
     assert shown.layout.yaxis.title.text == "N"
 
 
+def test_plot_draws_the_plane_of_a_search_of_whole_schedules() -> None:
+    snapshot = joint()
+    (shown,) = planes_of(snapshot)
+    assert shown.to_json() == figures.plane(snapshot, snapshot.plan.stages[0]).to_json()
+
+
 def test_a_grid_has_no_plane() -> None:
     with pytest.raises(KDecayError, match="has no searched plane"):
         planes_of(ended(lambda trial: replace(trial, state=State.COMPLETE, error=5.0)))
