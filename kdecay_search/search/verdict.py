@@ -167,10 +167,10 @@ def _compared(
     """A comparison with another schedule, such as ``better than the best cosine by 0.5 points``."""
     outcome = Outcome.TOO_FEW_RUNS if interval is None else outcome_of(interval)
     if interval is None or outcome not in (Outcome.BETTER, Outcome.WORSE):
-        span = "" if interval is None else f", {form.span(interval)}"
+        span = "" if interval is None else f", 95 % interval {form.span(interval)}"
         return f"no detectable difference to {other} ({form.change(gain)}{span})"
     low, high = interval if outcome == Outcome.BETTER else (-interval[1], -interval[0])
-    return f"{outcome} than {other} by {form.size(gain)} ({form.span((low, high))})"
+    return f"{outcome} than {other}, by {form.size(gain)} (95 % interval {form.span((low, high))})"
 
 
 def _equally_tuned(parts: Sequence[str]) -> str:
@@ -244,6 +244,13 @@ def _confirmation_sentence(
         return "The confirmation failed: no seed has both the found schedule and the original."
     where = f"on the test set, {compared.n} fresh seed{'s' if compared.n != 1 else ''}"
     by = size(compared, form)
+    from_file = _from_file(confirmation, outcome, against, form)
+    if from_file:
+        return (
+            f"{where[0].upper()}{where[1:]}: {from_file}"
+            + _diverged(confirmation)
+            + _others(confirmation, form)
+        )
     return (
         {
             Outcome.BETTER: f"Confirmed: {where}, better than {against} {by}.",
@@ -257,6 +264,33 @@ def _confirmation_sentence(
         + _shape(confirmation, outcome, form)
         + _others(confirmation, form)
     )
+
+
+def _from_file(
+    confirmation: Confirmation, outcome: Outcome, against: str, form: MetricFormat
+) -> str:
+    """How the found schedule compares with the study file's own, and with the original at its best
+    level, which tells the level's part in the gain from the shape's; empty if these are one."""
+    row = next((row for row in confirmation.rows if row.comparator == GIVEN), None)
+    given = confirmation.others.get(GIVEN)
+    if row is None or given is None or given.difference is None:
+        return ""
+    own = f"the study file's own schedule, {row.name}"
+    first = _compared(own, given.difference, given.interval, form)
+    compared = confirmation.comparison
+    second = _compared(
+        f"the original at its own best level, {against}",
+        compared.difference or 0.0,
+        compared.interval,
+        form,
+    )
+    why = ""
+    if given.interval is not None and outcome_of(given.interval) == Outcome.BETTER:
+        why = {
+            Outcome.BETTER: " The shape matters, and not only the level.",
+            Outcome.NO_DIFFERENCE: " The gain comes from the level, not from the shape.",
+        }.get(outcome, "")
+    return f"{first}. {second[0].upper()}{second[1:]}.{why}"
 
 
 def _diverged(confirmation: Confirmation) -> str:
@@ -290,16 +324,18 @@ def _shape(confirmation: Confirmation, outcome: Outcome, form: MetricFormat) -> 
 
 def _others(confirmation: Confirmation, form: MetricFormat) -> str:
     """How the found schedule compares with the usual ones that were tuned as well."""
-    parts, given = [], ""
-    for row in confirmation.rows:
-        each = confirmation.others.get(row.comparator)
-        if row.name and each is not None and each.difference is not None:
-            text = _compared(row.name, each.difference, each.interval, form)
-            if row.comparator == GIVEN:
-                given = f" Against the study file's own schedule: {text}."
-            else:
-                parts.append(text)
-    return given + _equally_tuned(parts)
+    compared = [
+        (row.name, confirmation.others[row.comparator])
+        for row in confirmation.rows
+        if row.name and row.comparator in confirmation.others and row.comparator != GIVEN
+    ]
+    return _equally_tuned(
+        [
+            _compared(name, each.difference, each.interval, form)
+            for name, each in compared
+            if each.difference is not None
+        ]
+    )
 
 
 def outcome_of(interval: tuple[float, float]) -> Outcome:

@@ -15,7 +15,7 @@ import pytest
 from kdecay_search.search import Progress, make_plan
 from kdecay_search.search.coordinates import coordinates
 from kdecay_search.search.policy import POLICY
-from kdecay_search.search.verdict import Outcome, judge
+from kdecay_search.search.verdict import Outcome, judge, judge_confirmation
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.space import SEARCHED_FAMILIES
 from kdecay_search.study.spec import StudySpec
@@ -321,3 +321,24 @@ def test_the_confirmation_compares_with_each_baseline_at_its_own_best() -> None:
     assert all(len(row.errors) == 4 for row in rows.values())
     if tuned["cooldown"] != found:
         assert rows["warmup-stable-decay"].name.startswith("cooldown over")
+
+
+def test_the_confirmation_tells_the_level_s_part_from_the_shape_s() -> None:
+    """The surface depends on the level alone: any shape will do at the best level."""
+    table = json.loads(joint(budget=14).to_json())
+    table["confirm"]["seeds"] = 6
+    spec = StudySpec.model_validate_json(json.dumps(table))
+
+    def error(point: Candidate) -> float:
+        return float(5 + 3 * np.log((point.lr_max or LEVEL) / (3 * LEVEL)) ** 2)
+
+    plan = played(spec, on(error, noise=0.2)).plan()
+    assert plan.confirmation is not None
+    told = judge_confirmation(plan.confirmation, plan.format)
+    assert told.outcome == Outcome.NO_DIFFERENCE
+    assert told.sentence.startswith(
+        "On the test set, 6 fresh seeds: better than the study file's own schedule, k = 1 at "
+        "lr_max 0.1, lr_min 1 %, by "
+    )
+    assert "No detectable difference to the original at its own best level, k = 1" in told.sentence
+    assert "The gain comes from the level, not from the shape." in told.sentence
