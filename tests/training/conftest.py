@@ -83,6 +83,7 @@ def recorder() -> Callable[..., Recorder]:
             **task,
         }
         spec = {"name": "test", "task": task, "schedule": dict(schedule or {})}
+        spec["search"] = {"sampler": "grid"}
         return Recorder(StudySpec.model_validate(spec), ks, seed)
 
     return make
