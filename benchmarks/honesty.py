@@ -202,12 +202,12 @@ def true_gain(truth: float, k: float) -> float:
 
 
 def study_spec(prunes: bool, metric: Metric = VALIDATION_ERROR) -> StudySpec:
-    """A study by the defaults: k = 1, 1.5, … 5, growing to 10, on three seeds."""
+    """A study by the grid's defaults: k = 1, 1.5, … 5, growing to 10, on three seeds."""
     table = {
         "name": "honesty",
         "task": {"kind": "python", "entry": "simulated:train", "epochs": 1}
         | {"metric": metric.model_dump()},
-        "search": {"max_terms": 1},
+        "search": {"sampler": "grid", "max_terms": 1},
         "pruning": {"enabled": prunes},
     }
     return StudySpec.model_validate_json(json.dumps(table))
