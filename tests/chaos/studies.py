@@ -39,6 +39,7 @@ def disturbed(task: Task, pruning: bool, short: bool) -> dict[str, Any]:
         "search.max_terms": 1 if pruning or task == "digits" else 2,
         "search.seeds": many if pruning else few,
         **(_digits(short) if task == "digits" else _simulated(short)),
+        "search.sampler": "grid",
         **_workers(short),
     }
 
@@ -63,6 +64,7 @@ def _simulated(short: bool) -> dict[str, Any]:
         "task.epochs": 6 if short else 12,
         "task.epoch_seconds": 0.25,
         "task.surface.best_ks": [1.0, 6.0],
+        "task.surface.best_lr_max": 0.1,  # that of the file's schedule
         "task.surface.curvature": 2000.0,
         "task.surface.run_noise": 0.05,
         "search.k_cap": 5.0,
@@ -72,4 +74,5 @@ def _simulated(short: bool) -> dict[str, Any]:
 
 def _digits(short: bool) -> dict[str, Any]:
     """The quick start's network and data."""
-    return {"task.epochs": 12 if short else 30, "search.k_max": 4.0, "search.k_cap": 4.0}
+    grid = {"search.k_max": 4.0, "search.k_cap": 4.0, "search.k_step": 1.0}
+    return {"task.epochs": 12 if short else 30, "confirm.seeds": 0} | grid

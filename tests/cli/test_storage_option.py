@@ -106,6 +106,7 @@ COMMANDS = {
     "dashboard": ["--port", "0"],
     "publish": ["any"],
     "plan": ["any"],
+    "check": ["small.toml", "--timed"],
 }
 ONLY_MALFORMED = {"worker": ["--drain"], "doctor": []}
 """A worker retries for long to reach a server, and doctor takes long; both have their own tests."""

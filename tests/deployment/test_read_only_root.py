@@ -74,7 +74,8 @@ def run(writable: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_launch_and_worker_need_only_their_home(writable: Path) -> None:
-    short = ["task.epochs=1", "search.seeds=1", "search.k_max=2", "search.k_cap=2"]
+    short = ["task.epochs=1", "search.seeds=1", "search.k_max=2", "search.k_cap=2",
+             "search.k_step=1", "confirm.seeds=0"]  # fmt: skip
     sets = [word for setting in short for word in ("--set", setting)]
     study = str(ROOT / "studies/digits.toml")
     launched = run(writable, "launch", study, *sets, "--workers", "0", "--detach")

@@ -33,7 +33,7 @@ from tests.support.kdecay_command import Kdecay, simulated_study
 ROOT = Path(__file__).parents[2]
 NOW = datetime(2026, 5, 17, 12, 30, tzinfo=UTC)
 SMALL = ["name=seen", "task.epochs=4", "search.k_max=2.0", "search.k_cap=2.0", "search.seeds=2",
-         "search.max_terms=1"]  # fmt: skip
+         "search.k_step=1.0", "search.max_terms=1", "confirm.seeds=0"]  # fmt: skip
 """A digits study of a few seconds."""
 OF_EVERY_STAGE = [
     name for name in FigureName if name not in (FigureName.SCHEDULE, FigureName.PLANE)

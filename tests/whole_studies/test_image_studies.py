@@ -15,7 +15,8 @@ from tests.support.kdecay_command import Kdecay, errors_by_run
 
 DIGITS = str(Path(__file__).parents[2] / "studies" / "digits.toml")
 TINY = ["task.epochs=2", "search.k_min=1", "search.k_max=2", "search.k_step=1", "search.k_cap=2",
-        "search.seeds=2", "search.max_terms=1", "pruning.enabled=false"]  # fmt: skip
+        "search.seeds=2", "search.max_terms=1", "pruning.enabled=false",
+        "confirm.seeds=0"]  # fmt: skip
 
 
 def settings(*values: str) -> list[str]:

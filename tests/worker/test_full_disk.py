@@ -15,8 +15,8 @@ from tests.support.wait import wait_for
 
 DIGITS = str(Path(__file__).parents[2] / "studies" / "digits.toml")
 ONE_RUN = ["search.k_max=1.0", "search.k_cap=1.0", "search.seeds=1", "search.max_terms=1",
-           "pruning.enabled=false", "task.epochs=12", "workers.heartbeat_seconds=0.2",
-           "workers.grace_seconds=1.0"]  # fmt: skip
+           "pruning.enabled=false", "confirm.seeds=0", "task.epochs=12",
+           "workers.heartbeat_seconds=0.2", "workers.grace_seconds=1.0"]  # fmt: skip
 WARNING = "no checkpoint can be written"
 BYTES = 1000
 """Size that no file may exceed: only the first part of a checkpoint fits."""
