@@ -36,10 +36,9 @@ LEVEL_CAP = 16.0
 """Factor, either side of the range's middle, up to which a range of lr_max is widened."""
 DEFAULT_LEVEL_FACTOR = 4.0
 """Factor either side of ``schedule.lr_max`` that is searched unless the study file says else."""
-RATES = (1e-12, 1e6)
-"""Smallest and largest ``lr_max`` that a search of whole schedules may start from."""
-POWERS = (0.001, 1000.0)
-"""Smallest and largest N of the polynomial family that it may start from."""
+SCHEDULE_LIMITS = {"lr_max": (1e-30, 5e7), "power": (1e-30, 1e8)}
+"""Smallest and largest values that ``[schedule]`` may state where whole schedules are searched: no
+candidate that follows from them is too large to be stored."""
 DIGITS = 3
 """Significant digits of a candidate's numbers."""
 
@@ -192,12 +191,12 @@ class SpaceSpec(Settings):
     @field_validator("power")
     @classmethod
     def _power_is_above_zero(cls, setting: Any) -> Any:
-        return _within(setting, *POWERS)
+        return _within(setting, 0.001, 1000.0)
 
     @field_validator("lr_max")
     @classmethod
     def _level_is_a_rate(cls, setting: Any) -> Any:
-        return setting if setting is None else _within(setting, *RATES)
+        return setting if setting is None else _within(setting, 1e-12, 1e6)
 
     @field_validator("lr_min")
     @classmethod

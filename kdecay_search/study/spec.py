@@ -27,7 +27,7 @@ from kdecay_search.study.base import (
 )
 from kdecay_search.study.builtin_tasks import ImagesTask, SimulatedTask
 from kdecay_search.study.candidate import COOLDOWNS, LINEAR_COOLDOWN, Candidate
-from kdecay_search.study.space import POWERS, RATES, TUNED_BASELINES, ScheduleSpace, SpaceSpec
+from kdecay_search.study.space import SCHEDULE_LIMITS, TUNED_BASELINES, ScheduleSpace, SpaceSpec
 from kdecay_search.study.user_tasks import (
     PURPOSE,
     SCHEDULE_CSV,
@@ -364,7 +364,7 @@ class StudySpec(Settings):
         schedule = info.data.get("schedule")
         if schedule is None or search.sampler != "joint":
             return search
-        for name, (low, high) in (("lr_max", RATES), ("power", POWERS)):
+        for name, (low, high) in SCHEDULE_LIMITS.items():
             value = getattr(schedule, name)
             if not low <= value <= high:
                 raise ValueError(
