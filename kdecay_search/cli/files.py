@@ -152,7 +152,7 @@ def _print_budget(spec: StudySpec, seconds: float | None) -> None:
         table.add_column(heading, justify="right")
     rows = [("search", search.budget)]
     if spec.confirm.seeds:
-        rows.append(("confirm", (1 + len(space.baselines)) * spec.confirm.seeds))
+        rows.append(("confirm", (2 + len(space.baselines)) * spec.confirm.seeds))
         rows.append(("all", sum(runs for _, runs in rows)))
     for name, runs in rows:
         style = "bold" if name == "all" else ""

@@ -80,6 +80,7 @@ class JointPlanner(StagePlanner):
             budget: Number of runs that the stage may begin, all in all.
         """
         self.schedules, self.budget = schedules, budget
+        policy = replace(policy, draws=policy.whole_draws)
         points = [
             _point_of(replicates[i]) if i in replicates else None for i in range(_count(replicates))
         ]
@@ -154,7 +155,8 @@ class JointPlanner(StagePlanner):
             if point in compared or means.get(point, math.inf) <= limit + results.spread
         ]
         policy = replace(self.policy, far=math.inf)
-        return self._memo.surrogate(kept, results.among(frozenset(kept)), policy)
+        among = results.among(frozenset(kept))
+        return self._memo.surrogate(kept, among, policy, self._surrogate.lengths)
 
     def _best_of_baselines(self) -> list[CandidateResult]:
         groups = (
@@ -282,7 +284,10 @@ class JointPlanner(StagePlanner):
         ]
         return JointAllocator(
             surrogate=self._memo.surrogate(
-                (*self._surrogate.points, *every), self._surrogate.results, self.policy
+                (*self._surrogate.points, *every),
+                self._surrogate.results,
+                self.policy,
+                self._surrogate.lengths,
             ),
             runs=runs,
             new=list(every),

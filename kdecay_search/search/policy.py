@@ -101,6 +101,8 @@ class Policy:
     """The same in the floor's and in the warm-up's coordinate."""
     far: float = 2.0
     """Units of spread above the median beyond which the results of whole schedules are drawn in."""
+    whole_draws: int = 2000
+    """Joint samples of the errors of whole schedules. A bound on computing time."""
     max_lengths: int = 24
     """Number of combinations of length scales that are tried. A bound on computing time."""
     lengths_kept: int = 4

@@ -145,8 +145,8 @@ class Stage:
             metric: The study's metric.
         """
         best = self.best
-        if best is None or best.error.mean is None:
-            return None
+        if best is None or best.error.mean is None or best.whole is not None:
+            return None  # of whole schedules, each has its own place on the surface
         others = [c for c in self.candidates if c.index != best.index and c.k is not None]
         ahead = [c for c in others if c.error.mean is not None and c.error.mean < best.error.mean]
         likelier = [c for c in others if (c.probability or 0) > (best.probability or 0)]

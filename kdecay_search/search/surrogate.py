@@ -49,9 +49,16 @@ class Surrogate:
     """Joint samples of the errors in the metric's unit, (N, K)."""
     noise: float
     """Variance of the noise of a run, in the metric's unit squared."""
+    lengths: tuple[tuple[float, ...], ...]
+    """The combinations of length scales that were averaged over."""
 
     @staticmethod
-    def of(points: Iterable[Candidate], results: Results, policy: Policy = POLICY) -> Surrogate:
+    def of(
+        points: Iterable[Candidate],
+        results: Results,
+        policy: Policy = POLICY,
+        lengths: Sequence[tuple[float, ...]] = (),
+    ) -> Surrogate:
         """Condition the model on the results of complete runs.
 
         The same results give the same posterior: the samples have a fixed seed.
@@ -60,9 +67,11 @@ class Surrogate:
             points: K different candidates, among them all that have results.
             results: One result at least.
             policy: Its surrogate's constants are used.
+            lengths: Combinations of length scales that are known to be the most evident; they are
+                found anew if they belong to other coordinates.
         """
         every, scale = tuple(points), results.spread
-        weights, fits = _mixture(every, results.standardised(), policy)
+        weights, fits = _mixture(every, results.standardised(), policy, lengths)
         noise = np.einsum("lg,lg->", weights, np.array([part.noise for part in fits]))
         return Surrogate(
             points=every,
@@ -70,6 +79,7 @@ class Surrogate:
             means=scale * np.einsum("lg,lgk->k", weights, np.array([part.means for part in fits])),
             draws=scale * _draw(weights, fits, policy),
             noise=float(noise) * scale**2,
+            lengths=tuple(part.lengths for part in fits),
         )
 
     def columns(self, points: Iterable[Candidate]) -> list[int]:
@@ -79,7 +89,10 @@ class Surrogate:
 
 
 def _mixture(
-    points: tuple[Candidate, ...], results: Results, policy: Policy
+    points: tuple[Candidate, ...],
+    results: Results,
+    policy: Policy,
+    known_lengths: Sequence[tuple[float, ...]] = (),
 ) -> tuple[Array, list[GaussianProcess]]:
     """A model for each length scale, and the weight of each of its signals: (lengths, signals)."""
     columns = coordinates(points, policy)
@@ -87,17 +100,31 @@ def _mixture(
     every = list(product(*(scales for _, scales in columns)))
     if any(point.is_whole for point in points):
         results = results.compressed(policy.far)
-        known = np.unique(results.rows(points))
-        step = max(1, math.ceil(len(every) / policy.max_lengths))
-        lengths = every[:: step + (step % 2 == 0)]  # an odd step meets every value of every axis
-        tried = tuple(points[index] for index in known)
-        fits = _fits(tried, values[:, known], results, lengths, policy)
-        best = np.argsort([-fit.evidence.max() for fit in fits], kind="stable")
-        every = [lengths[index] for index in best[: policy.lengths_kept]]
+        if known_lengths and len(known_lengths[0]) == len(columns):
+            every = list(known_lengths)
+        else:
+            every = _most_evident(points, values, results, every, policy)
     fits = _fits(points, values, results, every, policy)
     evidence = np.array([part.evidence for part in fits])
     weights = np.exp(evidence - evidence.max())
     return weights / weights.sum(), fits
+
+
+def _most_evident(
+    points: Sequence[Candidate],
+    values: Array,
+    results: Results,
+    every: Sequence[tuple[float, ...]],
+    policy: Policy,
+) -> list[tuple[float, ...]]:
+    """The few most evident of many combinations of length scales, by the candidates that ran."""
+    step = max(1, math.ceil(len(every) / policy.max_lengths))
+    some = every[:: step + (step % 2 == 0)]  # an odd step meets every value of every axis
+    known = np.unique(results.rows(points))
+    tried = tuple(points[index] for index in known)
+    fits = _fits(tried, values[:, known], results, some, policy)
+    best = np.argsort([-fit.evidence.max() for fit in fits], kind="stable")
+    return [some[index] for index in best[: policy.lengths_kept]]
 
 
 def _fits(
@@ -144,6 +171,8 @@ class GaussianProcess:
     deviations are independent once the weights are given.
     """
 
+    lengths: tuple[float, ...]
+    """Length scale in each coordinate."""
     contrasts: Contrasts
     """What the results say."""
     features: Array
@@ -207,6 +236,7 @@ class GaussianProcess:
             + contrasts.freedom * np.log(noise)
         )
         return GaussianProcess(
+            tuple(lengths[: len(values)]),
             contrasts,
             features,
             signals,

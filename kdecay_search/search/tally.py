@@ -138,10 +138,16 @@ class Memo:
             kept[key] = CandidateSummary.of(trials.trials, *key)
         return kept[key]
 
-    def surrogate(self, points: Iterable[Candidate], results: Results, policy: Policy) -> Surrogate:
+    def surrogate(
+        self,
+        points: Iterable[Candidate],
+        results: Results,
+        policy: Policy,
+        lengths: tuple[tuple[float, ...], ...] = (),
+    ) -> Surrogate:
         """The surrogate of these points by these results: the last few are kept."""
-        key = tuple(points), results.points, results.packed(), policy
-        found = self._surrogates.pop(key, None) or Surrogate.of(key[0], results, policy)
+        key = tuple(points), results.points, results.packed(), policy, lengths
+        found = self._surrogates.pop(key, None) or Surrogate.of(key[0], results, policy, lengths)
         self._surrogates[key] = found
         if len(self._surrogates) > _SURROGATES_KEPT:
             self._surrogates.popitem(last=False)

@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -51,6 +51,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 GRID_KEYS = frozenset({"ks", "k_min", "k_max", "k_cap", "k_step", "lr_max"})
 """Keys of the search table that describe a grid."""
+
+UNUSED_BY_JOINT = ("ks", "k_min", "k_max", "k_cap", "lr_max")
+"""Keys of the search table that a search of whole schedules does not look at."""
 
 Exponent = Annotated[float, Field(ge=SMALLEST_K, le=LARGEST_K)]
 
@@ -234,6 +237,22 @@ class SearchSpec(Settings):
     @classmethod
     def _cap_is_not_below(cls, k_cap: float | None, info: ValidationInfo) -> float | None:
         return k_cap if k_cap is None else _at_least("search.k_max", k_cap, info.data.get("k_max"))
+
+    @model_validator(mode="after")
+    def _settings_have_an_effect(self) -> Self:
+        if self.sampler == "joint":
+            fields = SearchSpec.model_fields
+            unused = [key for key in UNUSED_BY_JOINT if getattr(self, key) != fields[key].default]
+            if unused:
+                raise ValueError(
+                    f"{unused[0]} has no effect with sampler = 'joint', which searches "
+                    "search.space; state it there, or leave sampler out for a grid"
+                )
+        elif self.space != SpaceSpec():
+            raise ValueError(
+                f"space has no effect with sampler = {self.sampler!r}; it is what 'joint' searches"
+            )
+        return self
 
     @property
     def cap(self) -> float:

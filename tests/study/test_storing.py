@@ -285,10 +285,6 @@ def test_what_changes_no_result_may_change(free: dict[str, Any]) -> None:
             {"search": {"sampler": "grid", "baselines": ["cosine"]}},
             "search.baselines: ['linear', 'cosine', 'cooldown'] -> ['cosine']",
         ),
-        (
-            {"search": {"sampler": "grid", "space": {"power": 1.0}}},
-            "search.space.power: [0.5, 4.0, 'log'] -> 1.0",
-        ),
         ({"search": {"sampler": "joint"}}, "search.sampler: 'grid' -> 'joint'"),
     ],
 )
