@@ -242,6 +242,11 @@ class JointPlanner(StagePlanner):
             for family in self.schedules.families
         ]
 
+    def _wide(self, baseline: Subspace) -> Subspace:
+        """A baseline's levels and floors, widened where its best lies at their edge."""
+        best = self._lowest([c for c in self.candidates if self._is_in(baseline, c)])
+        return widened(baseline, best.point, self.policy) if best and best.point else baseline
+
     def _new(self, tried: Collection[Candidate]) -> tuple[list[Candidate], list[list[Candidate]]]:
         """New candidates: those of the searched families, and those of each baseline."""
         policy, seed = self.policy, self.spec.search.sampler_seed
@@ -254,7 +259,7 @@ class JointPlanner(StagePlanner):
             *nearby(best, searched, policy.proposals_nearby, seed),
         ]
         own = [
-            spread([each], policy.proposals_nearby, seed, first)
+            spread([self._wide(each)], policy.proposals_nearby, seed, first)
             for each in self.schedules.baselines
         ]
         return (
@@ -307,6 +312,16 @@ class JointPlanner(StagePlanner):
             return self.incumbent.point
         first = (point for point in self.space.points if point)
         return next(first, as_in_file(self.schedules.baselines[0], self.spec.schedule))
+
+    def _learned(self, candidate: CandidateResult) -> Mapping[int, float]:
+        """Runs that have diverged count as the worst of the others, which keeps the search away
+        from where they are."""
+        summary, limit = self._summary(candidate.index), self._limit
+        errors = [e for s in self.summaries.values() for e in s.errors.values() if e <= limit]
+        if not candidate.diverged or not errors:
+            return candidate.errors
+        diverged = {*summary.diverged, *(s for s in summary.errors if s not in candidate.errors)}
+        return {**candidate.errors, **dict.fromkeys(diverged, max(errors))}
 
     def _select(self) -> Selection | None:
         if self._surrogate is None:

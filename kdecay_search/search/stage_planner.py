@@ -264,12 +264,16 @@ class StagePlanner:
         """
         reference = self._reference()
         earlier = self.incumbent.errors if self.incumbent else {}
-        given = {c.point: c.errors for c in self.candidates if c.point is not None}
+        given = {c.point: self._learned(c) for c in self.candidates if c.point is not None}
         results = Results.by_seed([(reference, earlier), *given.items()])
         if not len(results):
             return None
         points = (reference, *(point for point in given if point != reference))
         return self._memo.surrogate(points, results, self.policy)
+
+    def _learned(self, candidate: CandidateResult) -> Mapping[int, float]:
+        """What the surrogate learns of a candidate: errors by seed."""
+        return candidate.errors
 
     def _reference(self) -> Candidate:
         """Where the results of what the candidates are compared with stand on the curve."""

@@ -296,6 +296,8 @@ def test_levels_at_which_runs_diverge_are_left() -> None:
     assert plan.leader.lr_max is not None
     assert plan.leader.lr_max <= 0.09
     assert plan.baseline.errors, "the original has a level at which it trains"
+    diverged = sum(candidate.diverged for candidate in plan.stages[0].candidates)
+    assert diverged < 12, "half of the levels diverge, and no longer draw runs once that is known"
 
 
 def test_plans_repeat_from_the_records_alone() -> None:
