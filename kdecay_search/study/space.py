@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from kdecay_search.schedules.kdecay import FAMILIES
 from kdecay_search.study.base import Settings
@@ -32,6 +32,15 @@ CAPS: Mapping[str, tuple[float, float]] = {
 }
 """How far a range is widened whose best candidate lies at its edge; ``lr_max`` has
 :data:`LEVEL_CAP`."""
+SETTING_LIMITS: Mapping[str, tuple[float, float]] = {
+    "k": (0.001, 1000.0),
+    "power": (0.001, 1000.0),
+    "decay_share": (0.001, 1.0),
+    "lr_max": (1e-12, 1e6),
+    "lr_min": (0.0, 1.0),
+    "warmup": (0.0, 0.9),
+}
+"""What a study file may state for each parameter; the last two are shares."""
 LEVEL_CAP = 16.0
 """Factor, either side of the range's middle, up to which a range of lr_max is widened."""
 DEFAULT_LEVEL_FACTOR = 4.0
@@ -183,35 +192,15 @@ class SpaceSpec(Settings):
     family: Annotated[tuple[Family, ...], Field(min_length=1)] = ("polynomial", "cooldown")
     """Families that are searched, by name."""
 
-    @field_validator("k")
+    @field_validator("k", "power", "lr_max", "lr_min", "warmup", "decay_share")
     @classmethod
-    def _k_is_an_exponent(cls, setting: Any) -> Any:
-        return _within(setting, 0.001, 1000.0)
-
-    @field_validator("power")
-    @classmethod
-    def _power_is_above_zero(cls, setting: Any) -> Any:
-        return _within(setting, 0.001, 1000.0)
-
-    @field_validator("lr_max")
-    @classmethod
-    def _level_is_a_rate(cls, setting: Any) -> Any:
-        return setting if setting is None else _within(setting, 1e-12, 1e6)
-
-    @field_validator("lr_min")
-    @classmethod
-    def _floor_is_a_share(cls, setting: Any) -> Any:
-        return _within(setting, 0.0, 1.0)
-
-    @field_validator("warmup")
-    @classmethod
-    def _warmup_is_a_share(cls, setting: Any) -> Any:
-        return setting if setting is None else _within(setting, 0.0, 0.9)
-
-    @field_validator("decay_share")
-    @classmethod
-    def _decay_is_a_share(cls, setting: Any) -> Any:
-        return _within(setting, 0.001, 1.0)
+    def _lies_within_limits(cls, setting: Any, info: ValidationInfo) -> Any:
+        if setting is None:
+            return None
+        axis, (lowest, highest) = axis_of(setting), SETTING_LIMITS[str(info.field_name)]
+        if not lowest <= axis.low <= axis.high <= highest:
+            raise ValueError(f"must lie within {lowest:g} and {highest:g}")
+        return setting
 
     @field_validator("family")
     @classmethod
@@ -219,13 +208,6 @@ class SpaceSpec(Settings):
         if len(set(families)) < len(families):
             raise ValueError("must name each family once")
         return families
-
-
-def _within(setting: Any, lowest: float, highest: float) -> Any:
-    axis = axis_of(setting)
-    if not lowest <= axis.low <= axis.high <= highest:
-        raise ValueError(f"must lie within {lowest:g} and {highest:g}")
-    return setting
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def test_check_lists_what_is_searched_and_what_the_budget_means(
 def test_check_adds_the_confirmation(run_kdecay: Run, whole_file: str) -> None:
     result = run_kdecay("check", whole_file, "--set", "confirm.seeds=5")
     lines = [re.split(r"\s{2,}", line.strip()) for line in result.stdout.splitlines()]
-    assert ["confirm", "25", "500"] in lines, "the found schedule, the file's own and three usual ones"
+    assert ["confirm", "25", "500"] in lines, "the found, the file's own and three usual ones"
     assert ["all", "65", "1,300"] in lines
 
 
