@@ -108,7 +108,7 @@ def test_a_program_gets_the_candidate_s_learning_rates(storage: Storage, tmp_pat
     worked(storage, spec, points, tmp_path)
     expected = {
         0.12: "lr_max=0.12 lr_min=0.0024 warmup_steps=0 k= ks=",
-        0.05: f"lr_max=0.05 lr_min={0.1 * 0.05!r} warmup_steps=5 k=2.5 ks=2.5",
+        0.05: "lr_max=0.05 lr_min=0.005 warmup_steps=5 k=2.5 ks=2.5",
         0.1: "lr_max=0.1 lr_min=0.0 warmup_steps=0 k=3.0 ks=3.0",
     }
     for point in points:
