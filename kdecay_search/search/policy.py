@@ -110,7 +110,7 @@ class Policy:
     time."""
     signals: tuple[float, ...] = (0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 32.0, 128.0)
     """Standard deviations of the curve in units of the noise's, averaged by their evidence."""
-    whole_nugget: float = 0.1
+    whole_nugget: float = 0.03
     """The same as ``nugget`` for whole schedules, whose shapes have many neighbours."""
     nugget: float = 0.5
     """Standard deviation of a candidate's own deviation from the curve in units of the noise's; at
