@@ -288,7 +288,7 @@ def _from_file(
     if given.interval is not None and outcome_of(given.interval) == Outcome.BETTER:
         why = {
             Outcome.BETTER: " The shape matters, and not only the level.",
-            Outcome.NO_DIFFERENCE: " The gain comes from the level, not from the shape.",
+            Outcome.NO_DIFFERENCE: " So the level may be all of the gain.",
         }.get(outcome, "")
     return f"{first}. {second[0].upper()}{second[1:]}.{why}"
 
