@@ -327,14 +327,14 @@ def test_the_confirmation_compares_with_each_baseline_at_its_own_best() -> None:
 
 def test_the_confirmation_tells_the_level_s_part_from_the_shape_s() -> None:
     """The surface depends on the level alone: any shape will do at the best level."""
-    table = json.loads(joint(budget=14).to_json())
+    table = json.loads(joint(budget=24).to_json())
     table["confirm"]["seeds"] = 6
     spec = StudySpec.model_validate_json(json.dumps(table))
 
     def error(point: Candidate) -> float:
         return float(5 + 3 * np.log((point.lr_max or LEVEL) / (3 * LEVEL)) ** 2)
 
-    plan = played(spec, on(error, noise=0.8)).plan()
+    plan = played(spec, on(error, noise=0.5)).plan()
     assert plan.confirmation is not None
     told = judge_confirmation(plan.confirmation, plan.format)
     assert told.outcome == Outcome.NO_DIFFERENCE
