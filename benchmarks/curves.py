@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from kdecay_search.errors import DataError
 from kdecay_search.study.base import AVERAGING_SHARE
-from kdecay_search.study.spec import LARGEST_K, SMALLEST_K
+from kdecay_search.study.search_spec import LARGEST_K, SMALLEST_K
 
 Array = NDArray[np.float64]
 

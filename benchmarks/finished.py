@@ -19,7 +19,8 @@ import sqlalchemy
 from kdecay_search import __version__, reconcile
 from kdecay_search.storage import Storage, attributes, embedded_url, queue, records
 from kdecay_search.study.builtin_tasks import SimulatedTask
-from kdecay_search.study.spec import PruningSpec, SearchSpec, StudySpec
+from kdecay_search.study.search_spec import SearchSpec
+from kdecay_search.study.spec import PruningSpec, StudySpec
 from kdecay_search.tasks.checkpoint import CheckpointFolder
 from kdecay_search.worker.loop import Options, Worker
 from kdecay_search.worker.train import WorkerContext

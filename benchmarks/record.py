@@ -27,7 +27,8 @@ from kdecay_search.search import BASELINE_KS
 from kdecay_search.study.base import AVERAGING_SHARE
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.file import load
-from kdecay_search.study.spec import LARGEST_K, SMALLEST_K, StudySpec, grid
+from kdecay_search.study.search_spec import LARGEST_K, SMALLEST_K, grid
+from kdecay_search.study.spec import StudySpec
 
 SHARES = (1 / 60, 1 / 30, AVERAGING_SHARE, 1 / 8)
 """Default half-lives of the averages, as shares of the training."""

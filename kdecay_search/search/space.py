@@ -10,7 +10,7 @@ from typing import TypeVar
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
-from kdecay_search.study.spec import SearchSpec, grid
+from kdecay_search.study.search_spec import SearchSpec, grid
 
 Ordered = TypeVar("Ordered", float, Candidate)
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from kdecay_search.study.candidate import COOLDOWNS, Candidate, read_candidate
 from kdecay_search.study.comparators import COMPARATORS
+from kdecay_search.study.search_spec import LARGEST_K, SMALLEST_K
 from kdecay_search.study.space import PARAMETERS_OF
-from kdecay_search.study.spec import LARGEST_K, SMALLEST_K
 from kdecay_search.study.trials import CONFIRMATION, RAW_ONLY, RunKey, RunRequest
 
 SPEC = "spec"

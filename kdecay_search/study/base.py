@@ -27,3 +27,10 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_default=True
     )
+
+
+def at_least(bound_name: str, value: float, bound: float | None) -> float:
+    """The value, if it is not below the bound. A bound that is wrong itself is None."""
+    if bound is not None and value < bound:
+        raise ValueError(f"must be at least {bound_name} = {bound:g}")
+    return value

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.study.builtin_tasks import SimulatedTask
-from kdecay_search.study.spec import StudySpec, grid
+from kdecay_search.study.search_spec import grid
+from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.simulated import curve, final_error
 from tests.search.searches import NOISE, QUARTERS, played, search
 from tests.support.memory_studies import study

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kdecay_search.search import Progress, spread
-from kdecay_search.study.spec import grid
+from kdecay_search.study.search_spec import grid
 from tests.search.searches import played, search
 from tests.support.memory_studies import MemoryQueue, completed, stated, study
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from kdecay_search.search import Progress, make_plan
-from kdecay_search.study.spec import StudySpec, grid
+from kdecay_search.study.search_spec import grid
+from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import Trial
 from tests.search.searches import played, search
 from tests.support.memory_studies import completed, stated, study

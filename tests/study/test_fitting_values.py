@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from kdecay_search.study.file import load
-from kdecay_search.study.spec import MAX_CANDIDATES
+from kdecay_search.study.search_spec import MAX_CANDIDATES
 from tests.study.files import merged, refused, refused_with, written
 from tests.support.memory_studies import images_table, study_table
 

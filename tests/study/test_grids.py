@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from kdecay_search.study.spec import grid
+from kdecay_search.study.search_spec import grid
 from tests.study.files import refused_with
 from tests.study.strategies import numbers
 
