@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from kdecay_search.study.space import SpaceSpec
 from kdecay_search.study.spec import StudySpec
 
 Table = dict[str, Any]
@@ -83,8 +84,22 @@ def _field(model: type[BaseModel], name: str) -> st.SearchStrategy[Any]:
         return st.sampled_from(USER_CODE[name]) | _values(
             model.model_fields[name].annotation, model.model_fields[name].metadata
         )
+    if model is SpaceSpec and name != "family":
+        return AXES_OF_SPACES
     field = model.model_fields[name]
     return _values(field.annotation, field.metadata)
+
+
+_NUMBERS = st.floats(0, 1.5) | st.integers(0, 40)
+AXES_OF_SPACES = (
+    _NUMBERS
+    | st.lists(_NUMBERS, min_size=1, max_size=4).map(lambda values: sorted(set(values)))
+    | st.tuples(_NUMBERS, _NUMBERS, st.sampled_from(["log", "linear"])).map(
+        lambda axis: [*sorted(axis[:2]), axis[2]]
+    )
+    | st.sampled_from([[], ["log"], [1, "log"], [3, 1], [0, 1, "log"], "log", [1, 2, 3, "linear"]])
+)
+"""What a key of ``[search.space]`` may be: a number, a list or a range; some of them wrong."""
 
 
 def _values(kind: Any, metadata: list[Any]) -> st.SearchStrategy[Any]:
