@@ -84,8 +84,6 @@ class Confirmation:
     """Waiting and running trials of runs that another trial serves, or that are not wanted."""
     name: str = ""
     """Name of the schedule that the search found, for people."""
-    original: str = ""
-    """Name of the original schedule, for people."""
 
     @property
     def is_over(self) -> bool:
@@ -130,13 +128,9 @@ def confirm(
     first = spec.confirm.first_seed
     seeds = range(first, first + spec.confirm.seeds)
     if (found.ks, found.point) == (original.ks, original.point):
-        return Confirmation(found.ks, seeds, (), (), (), found.name, original.name)
+        return Confirmation(found.ks, seeds, (), (), (), found.name)
     wanted = _wanted(spec, found, original, tuned)
-    groups = {
-        comparator: replace(request, key=RunKey(CONFIRMATION, COMPARATORS.index(comparator), 0))
-        for comparator, request in wanted.items()
-    }
-    keys = {comparator: key_of(request) for comparator, request in groups.items()}
+    keys = {comparator: key_of(request) for comparator, request in wanted.items()}
     attempts = spec.workers.max_attempts
     machines = Machines.of_groups(known.values(), policy)
     summaries = {
@@ -156,7 +150,7 @@ def confirm(
         for comparator, summary in summaries.items()
     ]
     requests = [
-        replace(groups[comparator], key=replace(groups[comparator].key, seed=seed))
+        replace(wanted[comparator], key=replace(wanted[comparator].key, seed=seed))
         for seed in seeds  # pairs before further schedules' replicates
         for comparator, summary in summaries.items()
         if seed in summary.missing
@@ -176,21 +170,20 @@ def confirm(
         tuple(requests),
         tuple(redundant),
         found.name,
-        original.name,
     )
 
 
 def _wanted(
     spec: StudySpec, found: Incumbent, original: Incumbent, tuned: Iterable[TunedBaseline]
 ) -> dict[str, RunRequest]:
-    """A request for each comparator, without its seed."""
+    """A request for each comparator, on a seed that is still to be replaced."""
     ks = found.ks
-    nobody = RunKey(CONFIRMATION, 0, 0)
+    keys = {name: RunKey(CONFIRMATION, place, 0) for place, name in enumerate(COMPARATORS)}
     if found.point is None:
         bounds = (ks[-1], ks[-1])
         return {
             comparator: RunRequest(
-                nobody,
+                keys[comparator],
                 ks[:-1],
                 ks[-1],
                 bounds,
@@ -200,7 +193,7 @@ def _wanted(
             )
             for comparator in comparators_of(spec)
         }
-    points = {FOUND: found.point, ORIGINAL: original.point, GIVEN: given(spec)}
+    points = {FOUND: found.point, ORIGINAL: original.point, GIVEN: spec.original}
     points |= {
         BASELINE_OF_TUNED[each.name]: each.best.whole
         for each in tuned
@@ -211,7 +204,7 @@ def _wanted(
         del points[GIVEN]
     return {
         comparator: RunRequest(
-            nobody,
+            keys[comparator],
             ks[:-1] if comparator == FOUND else (),
             point.k,
             (point.k or 1.0,) * 2,
@@ -223,14 +216,6 @@ def _wanted(
         for comparator, point in points.items()
         if point is not None and (comparator == FOUND or comparator not in same)
     }
-
-
-def given(spec: StudySpec) -> Candidate:
-    """The schedule that the study file states, with k = 1."""
-    schedule = spec.schedule
-    power = schedule.power if schedule.family == "polynomial" else None
-    floor = schedule.lr_min / schedule.lr_max
-    return Candidate(1.0, schedule.lr_max, schedule.family, power, lr_min=floor)
 
 
 def _name(comparator: str, point: Candidate | None, found: Incumbent) -> str:

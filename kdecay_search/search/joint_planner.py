@@ -13,8 +13,8 @@ many workers it has or how fast they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from statistics import fmean
 
@@ -22,7 +22,7 @@ from kdecay_search.search.allocation import Remaining
 from kdecay_search.search.joint_allocation import JointAllocator, Tuning
 from kdecay_search.search.knowledge_gradient import Run
 from kdecay_search.search.machines import Machines
-from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.policy import Policy
 from kdecay_search.search.proposals import as_in_file, edges, nearby, spread, widened
 from kdecay_search.search.selection import Gain, Selection
 from kdecay_search.search.space import Space
@@ -41,21 +41,8 @@ NORMAL_95 = 1.96
 """Standard errors on either side of a 95 % interval."""
 
 
-@dataclass(frozen=True)
-class WholeSpace(Space):
-    """The candidates that a joint search has tried so far; they come one by one."""
-
-    def grown(self, policy: Policy = POLICY) -> Space | None:
-        return None
-
-    def is_upper_edge(self, k: float) -> bool:
-        return False
-
-
 class JointPlanner(StagePlanner):
     """The trials of one stage of a joint search, and what follows from them."""
-
-    space: Space
 
     def __init__(
         self,
@@ -82,10 +69,11 @@ class JointPlanner(StagePlanner):
         self.schedules, self.budget = schedules, budget
         policy = replace(policy, draws=policy.whole_draws)
         points = [
-            _point_of(replicates[i]) if i in replicates else None for i in range(_count(replicates))
+            _point_of(replicates[i]) if i in replicates else None
+            for i in range(max(replicates, default=-1) + 1)
         ]
         k = schedules.families[0].axes.get("k", Axis((1.0,)))
-        space = WholeSpace(spec.search, tuple(points), (k.low, k.high))
+        space = Space(spec.search, tuple(points), (k.low, k.high))
         super().__init__(spec, incumbent, space, replicates, machines, policy, memo)
         self._next = self._next_runs()
 
@@ -93,12 +81,10 @@ class JointPlanner(StagePlanner):
 
     def baseline(self) -> Incumbent:
         """In stage 1: the original, at its best level and floor."""
-        subspace = self.schedules.baselines[0]
-        tried = [c for c in self.candidates if self._is_in(subspace, c)]
-        best = self._lowest(tried) or (tried[0] if tried else None)
-        if best is None or best.whole is None:
-            return Incumbent(BASELINE_KS, {}, point=as_in_file(subspace, self.spec.schedule))
-        return Incumbent(BASELINE_KS, best.errors, best.lr_max, best.diverged, best.whole)
+        first = self.schedules.baselines[0]
+        if not self._tried_in(first):
+            return Incumbent(BASELINE_KS, {}, point=as_in_file(first, self.spec.original))
+        return super().baseline()
 
     def stage(self, incumbent: Incumbent) -> Stage:
         found = super().stage(incumbent)
@@ -110,7 +96,7 @@ class JointPlanner(StagePlanner):
             baselines=tuple(
                 self._tuned(subspace, tried)
                 for subspace in self.schedules.baselines
-                if (tried := [c for c in self.candidates if self._is_in(subspace, c)])
+                if (tried := self._tried_in(subspace))
             ),
             edges=self._edges(),
         )
@@ -120,8 +106,14 @@ class JointPlanner(StagePlanner):
         gain = None
         if self.selection and self.best and self.best.point and best.point and best.errors:
             gain = self._gain_on(best.point, self.best.point)
-        runs = sum(self._summary(c.index).begun for c in tried)
-        return TunedBaseline(subspace.name, best, len(tried), runs, gain)
+        return TunedBaseline(subspace.name, best, len(tried), self._begun_of(tried), gain)
+
+    def _tried_in(self, subspace: Subspace) -> list[CandidateResult]:
+        return [c for c in self.candidates if c.point is not None and subspace.holds(c.point)]
+
+    def _begun_of(self, candidates: Iterable[CandidateResult]) -> int:
+        """Number of runs of some candidates that have begun."""
+        return sum(self._summary(candidate.index).begun for candidate in candidates)
 
     def _gain(self, selection: Selection, best: Candidate) -> Gain:
         return self._gain_on(selection.points[0], best)
@@ -159,10 +151,7 @@ class JointPlanner(StagePlanner):
         return self._memo.surrogate(kept, among, policy, self._surrogate.lengths)
 
     def _best_of_baselines(self) -> list[CandidateResult]:
-        groups = (
-            [c for c in self.candidates if self._is_in(subspace, c)]
-            for subspace in self.schedules.baselines
-        )
+        groups = map(self._tried_in, self.schedules.baselines)
         return [self._lowest(group) or group[0] for group in groups if group]
 
     def _is_better(self, gain: Sample, incumbent: Incumbent, smooth: Gain | None) -> bool:
@@ -228,7 +217,7 @@ class JointPlanner(StagePlanner):
         families = self.schedules.families
         wanted = self.policy.design_per_axis * max(len(f.searched) for f in families) + 1
         count = max(2, min(wanted, int(self.policy.design_share * self.budget)))
-        firsts = (as_in_file(each, self.spec.schedule) for each in self.schedules.baselines)
+        firsts = (as_in_file(each, self.spec.original) for each in self.schedules.baselines)
         seed = self.spec.search.sampler_seed
         return list(dict.fromkeys([*firsts, *spread(families, count, seed)]))
 
@@ -244,7 +233,7 @@ class JointPlanner(StagePlanner):
 
     def _wide(self, baseline: Subspace) -> Subspace:
         """A baseline's levels and floors, widened where its best lies at their edge."""
-        best = self._lowest([c for c in self.candidates if self._is_in(baseline, c)])
+        best = self._lowest(self._tried_in(baseline))
         return widened(baseline, best.point, self.policy) if best and best.point else baseline
 
     def _new(self, tried: Collection[Candidate]) -> tuple[list[Candidate], list[list[Candidate]]]:
@@ -280,11 +269,7 @@ class JointPlanner(StagePlanner):
         missing = {point: self._summary(able[point].index).missing for point in runs}
         missing |= dict.fromkeys(every, frozenset(range(seeds)))
         tunings = [
-            Tuning(
-                subspace,
-                points,
-                sum(self._summary(c.index).begun for p, c in tried.items() if subspace.holds(p)),
-            )
+            Tuning(subspace, points, self._begun_of(self._tried_in(subspace)))
             for subspace, points in zip(self.schedules.baselines, own, strict=True)
         ]
         return JointAllocator(
@@ -311,43 +296,32 @@ class JointPlanner(StagePlanner):
         if self.incumbent is not None and self.incumbent.point is not None:
             return self.incumbent.point
         first = (point for point in self.space.points if point)
-        return next(first, as_in_file(self.schedules.baselines[0], self.spec.schedule))
+        return next(first, as_in_file(self.schedules.baselines[0], self.spec.original))
 
     def _learned(self, candidate: CandidateResult) -> Mapping[int, float]:
         """Runs that have diverged count as the worst of the others, which keeps the search away
         from where they are."""
-        summary, limit = self._summary(candidate.index), self._limit
-        errors = [e for s in self.summaries.values() for e in s.errors.values() if e <= limit]
-        if not candidate.diverged or not errors:
+        if not candidate.diverged:
             return candidate.errors
+        every = (error for s in self.summaries.values() for error in s.errors.values())
+        worst = max((error for error in every if error <= self._limit), default=None)
+        if worst is None:
+            return candidate.errors
+        summary = self._summary(candidate.index)
         diverged = {*summary.diverged, *(s for s in summary.errors if s not in candidate.errors)}
-        return {**candidate.errors, **dict.fromkeys(diverged, max(errors))}
+        return {**candidate.errors, **dict.fromkeys(diverged, worst)}
 
-    def _select(self) -> Selection | None:
-        if self._surrogate is None:
-            return None
-        reference, *others = self._surrogate.points
-        points = (reference, *(point for point in others if point not in self._worst))
-        selection = Selection.of(self._surrogate, points)
-        if not self.schedules.baselines:
-            return selection
-        self.selection = selection
-        base = self.baseline().point
-        if base is None or base not in points:
-            return selection
-        return Selection.of(self._surrogate, (base, *(p for p in points if p != base)))
+    @property
+    def _tunes_baseline(self) -> bool:
+        return bool(self.schedules.baselines)
 
     @property
     def _runs_to_win(self) -> int:
         return 1  # the neighbours of a candidate speak for it
 
     def _is_baseline(self, candidate: CandidateResult) -> bool:
-        return bool(self.schedules.baselines) and self._is_in(
-            self.schedules.baselines[0], candidate
-        )
-
-    def _is_in(self, subspace: Subspace, candidate: CandidateResult) -> bool:
-        return candidate.point is not None and subspace.holds(candidate.point)
+        original, point = self.schedules.baselines[:1], candidate.point
+        return point is not None and any(subspace.holds(point) for subspace in original)
 
     def _candidate(self, index: int) -> CandidateResult:
         found = super()._candidate(index)
@@ -355,10 +329,6 @@ class JointPlanner(StagePlanner):
         return replace(
             found, whole=self.space.points[index], unfinished=len(summary.open) + len(summary.retry)
         )
-
-
-def _count(replicates: Mapping[int, CandidateTrials]) -> int:
-    return max(replicates, default=-1) + 1
 
 
 def _point_of(trials: CandidateTrials) -> Candidate | None:

@@ -12,17 +12,17 @@ from kdecay_search.search.policy import Policy
 from kdecay_search.search.results import Array
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.space import CAPS, LEVEL_CAP, Axis, ScheduleSpace, Subspace
-from kdecay_search.study.spec import ScheduleSpec
 
 USUAL_DECAY_SHARE = 0.2
 """Length of the first cooldown that is tried, which is what people usually take."""
 
 
-def as_in_file(subspace: Subspace, schedule: ScheduleSpec) -> Candidate:
-    """A baseline as the study file has it, or as near to that as its ranges allow."""
+def as_in_file(subspace: Subspace, original: Candidate) -> Candidate:
+    """A baseline at the level and floor of the study file's own schedule, or as near to these as
+    its ranges allow."""
     wanted = {
-        "lr_max": schedule.lr_max,
-        "lr_min": schedule.lr_min / schedule.lr_max,
+        "lr_max": original.lr_max or 0.0,
+        "lr_min": original.lr_min or 0.0,
         "decay_share": USUAL_DECAY_SHARE,
     }
     axes = {

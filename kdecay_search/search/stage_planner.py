@@ -107,7 +107,7 @@ class StagePlanner:
         is."""
         tried = [c for c in self.candidates if self._is_baseline(c)]
         best = self._lowest(tried) or tried[0]
-        return Incumbent(BASELINE_KS, best.errors, best.lr_max, best.diverged)
+        return Incumbent(BASELINE_KS, best.errors, best.lr_max, best.diverged, best.whole)
 
     @property
     def begun(self) -> int:
@@ -282,13 +282,13 @@ class StagePlanner:
 
     def _select(self) -> Selection | None:
         """The candidates, judged, without those that rank worst because they have diverged; where
-        k = 1 has several levels, the best of them comes first."""
+        the original was tried in several ways, the best of them comes first."""
         if self._surrogate is None:
             return None
         reference, *others = self._surrogate.points
         points = (reference, *(point for point in others if point not in self._worst))
         selection = Selection.of(self._surrogate, points)
-        if len(self.space.levels) == 1:
+        if not self._tunes_baseline:
             return selection
         self.selection = selection
         base = self._lowest([c for c in self.candidates if self._is_baseline(c)])
@@ -296,6 +296,11 @@ class StagePlanner:
             return selection
         among = (base.point, *(point for point in points if point != base.point))
         return Selection.of(self._surrogate, among)
+
+    @property
+    def _tunes_baseline(self) -> bool:
+        """Whether the original is tried in several ways, such as at several levels."""
+        return len(self.space.levels) > 1
 
     @property
     def _runs_to_win(self) -> int:

@@ -270,22 +270,28 @@ class StudySpec(Settings):
         power = power if point.power is None else point.power
         return KDecaySchedule(family, ks, power, high, low, warmup_steps)
 
+    @property
+    def original(self) -> Candidate:
+        """The schedule that the study file states, with k = 1, as a point of the search space."""
+        schedule = self.schedule
+        power = schedule.power if schedule.family == "polynomial" else None
+        floor = schedule.lr_min / schedule.lr_max
+        return Candidate(1.0, schedule.lr_max, schedule.family, power, lr_min=floor)
+
     def schedule_space(self) -> ScheduleSpace:
         """What a search of whole schedules may try.
 
         A command without ``{schedule_csv}`` takes what it has placeholders for: its family and N
         stay as the study file says, and its level, floor and warm-up do unless it takes them.
         """
-        search, schedule, task = self.search, self.schedule, self.task
-        power = schedule.power if schedule.family == "polynomial" else None
-        original = Candidate(1.0, schedule.lr_max, schedule.family, power)
+        search, schedule, task, original = self.search, self.schedule, self.task, self.original
         if not isinstance(task, CommandTask) or SCHEDULE_CSV in task.placeholders:
             return ScheduleSpace.of(search.space, search.space.family, search.baselines, original)
         fixed: dict[str, object] = {"power": schedule.power}
         if "lr_max" not in task.placeholders:
             fixed["lr_max"] = schedule.lr_max
         if "lr_min" not in task.placeholders:
-            fixed["lr_min"] = schedule.lr_min / schedule.lr_max
+            fixed["lr_min"] = original.lr_min
         if WARMUP_STEPS not in task.placeholders:
             fixed["warmup"] = None
         space = search.space.model_copy(update=fixed)

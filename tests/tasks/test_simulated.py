@@ -96,17 +96,17 @@ def test_a_whole_candidate_like_one_of_a_grid_has_its_error(
 BEST = Candidate(0.4, 0.2, "polynomial", 1.5, None, 0.01)
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        BEST._replace(k=0.5),
-        BEST._replace(power=1.2),
-        BEST._replace(lr_max=0.25),
-        BEST._replace(lr_min=0.05),
-        BEST._replace(family="cosine", power=None),
-        Candidate(None, 0.2, "cooldown", None, 0.3, 0.01),
-    ],
+OTHERS = (
+    BEST._replace(k=0.5),
+    BEST._replace(power=1.2),
+    BEST._replace(lr_max=0.25),
+    BEST._replace(lr_min=0.05),
+    BEST._replace(family="cosine", power=None),
+    Candidate(None, 0.2, "cooldown", None, 0.3, 0.01),
 )
+
+
+@pytest.mark.parametrize("other", OTHERS)
 def test_no_whole_candidate_is_better_than_the_best_one(other: Candidate) -> None:
     surface = {"best_ks": [0.4], "best_power": 1.5, "best_lr_max": 0.2, "best_error": 5.0}
     spec = study(surface=surface, schedule={"lr_min": 0.002}, search={"sampler": "joint"})
@@ -122,18 +122,7 @@ def test_no_whole_candidate_is_better_than_the_best_one(other: Candidate) -> Non
     assert last(other) > 5.01
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        BEST._replace(k=0.5),
-        BEST._replace(power=1.2),
-        BEST._replace(lr_max=0.25),
-        BEST._replace(lr_min=0.05),
-        BEST._replace(warmup=0.1),
-        BEST._replace(family="cosine", power=None),
-        Candidate(None, 0.2, "cooldown", None, 0.3, 0.01),
-    ],
-)
+@pytest.mark.parametrize("other", [*OTHERS, BEST._replace(warmup=0.1)])
 def test_another_whole_candidate_draws_another_noise(other: Candidate) -> None:
     surface = {"run_noise": 0.3, "curvature": 0.0}
     spec = study(surface=surface, search={"sampler": "joint"})
