@@ -8,7 +8,6 @@ last row is the end of the schedule. A run that is not recorded yet has null in 
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.files import read_object
 from kdecay_search.errors import DataError
 from kdecay_search.study.base import AVERAGING_SHARE
 from kdecay_search.study.search_spec import LARGEST_K, SMALLEST_K
@@ -103,17 +103,11 @@ def read_table(path: str | Path) -> dict[str, Any]:
     Raises:
         DataError: There is none; the message is one line.
     """
-    try:
-        table = json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file; benchmarks.record writes one") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON: {error}") from None
-    if not isinstance(table, dict):
-        raise DataError(f"{path}: is not a file of recorded curves: must be a JSON object")
-    return table
+    return read_object(
+        path,
+        missing="no such file; benchmarks.record writes one",
+        wrong="is not a file of recorded curves: must be a JSON object",
+    )
 
 
 def _curves(file: str, table: dict[str, Any], window: str | None) -> Curves:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize
 from scipy.stats import qmc
 
+from benchmarks.files import read_object
 from kdecay_search.errors import DataError
 from kdecay_search.schedules.base import Schedule
 from kdecay_search.study.candidate import Candidate
@@ -158,23 +159,6 @@ RATES = (1e-12, 1e6)
 """Smallest and largest level that a study may search."""
 LAW_KEYS = ("L0", "A", "alpha", "B", "C", "beta", "gamma", "steps", "warmup", "peak")
 """Keys of a file with a law; the last three may be missing."""
-
-
-def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
-
-    Raises:
-        DataError: There is none; the message is one line.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: must hold a JSON object")
-    return values
 
 
 def read_law(path: Path) -> MultiPowerLaw:

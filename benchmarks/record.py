@@ -8,7 +8,6 @@ recording, and adds further ks or seeds.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import sys
@@ -20,9 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.curves import RAW, read_table
+from benchmarks.files import exit_code, replace_object
 from benchmarks.recording import TRAIN_LOSS, Recorded, averaged_name, make_recorder
 from kdecay_search import __version__
-from kdecay_search.errors import DataError, KDecayError, MissingPackage
+from kdecay_search.errors import DataError
 from kdecay_search.search import BASELINE_KS
 from kdecay_search.study.base import AVERAGING_SHARE
 from kdecay_search.study.builtin_tasks import SimulatedTask
@@ -70,9 +70,7 @@ class Recording:
 
     def write(self, path: Path) -> None:
         """Replace the file as a whole, so that it is never half written."""
-        whole = path.with_name(path.name + ".part")
-        whole.write_text(json.dumps(self.table()), encoding="utf-8")
-        os.replace(whole, path)
+        replace_object(path, self.table())
 
     def read(self, path: Path) -> None:
         """Add what a file holds.
@@ -226,25 +224,15 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 for an error, 130 for Ctrl-C."""
     given = _arguments(arguments)
-    try:
+
+    def run() -> None:
         spec = load(given.study, given.set)
         ks, seeds = given.ks or candidates(spec), given.seeds or spec.search.seeds
         length = spec.task.length.reports
         windows = given.windows or [float(f"{share * length:.4g}") for share in SHARES]
         record(spec, given.out, ks, seeds, windows, given.device)
-    except OSError as error:
-        print(f"benchmarks.record: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except ImportError as error:
-        missing = MissingPackage(f"{error.name} is not installed; pip install '.[worker]'")
-        print(f"benchmarks.record: {missing}", file=sys.stderr)
-        return 2
-    except KDecayError as error:
-        print(f"benchmarks.record: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return exit_code("benchmarks.record", run)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
@@ -18,10 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.files import exit_code, replace_object
 from benchmarks.record import describe
 from benchmarks.record_points import Point, points
 from benchmarks.recording import Column
-from kdecay_search.errors import DataError, KDecayError
+from kdecay_search.errors import DataError
 from kdecay_search.study.file import load
 from kdecay_search.study.spec import StudySpec
 
@@ -75,9 +75,7 @@ class Table:
 
     def write(self, path: Path) -> None:
         """Replace the file as a whole, so that it is never half written."""
-        part = path.with_name(path.name + ".part")
-        part.write_text(json.dumps(self.as_json()), encoding="utf-8")
-        os.replace(part, path)
+        replace_object(path, self.as_json())
 
     def read(self, path: Path) -> None:
         """Add the runs of a file; points and seeds that this table lacks are kept behind its own.
@@ -168,18 +166,12 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code: 0, 2 for an error, 130 for Ctrl-C."""
     given = _arguments(arguments)
-    try:
+
+    def run() -> None:
         spec = load(TASKS / f"{given.task}.toml", given.set)
         record(given.task, spec, given.out, given.points, given.seeds)
-    except OSError as error:
-        print(f"benchmarks.record_table: {error.filename}: {error.strerror}", file=sys.stderr)
-        return 2
-    except KDecayError as error:
-        print(f"benchmarks.record_table: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return exit_code("benchmarks.record_table", run)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import PrivateAttr
 
-from benchmarks.landscapes import read_object, study_spec
+from benchmarks.files import read_object
+from benchmarks.landscapes import study_spec
 from benchmarks.search_methods import Recommended
 from kdecay_search.errors import DataError
 from kdecay_search.study.candidate import COOLDOWN, LINEAR_COOLDOWN, Candidate
