@@ -166,11 +166,9 @@ def _compared(
 ) -> str:
     """A comparison with another schedule, such as ``better than the best cosine by 0.5 points``."""
     outcome = Outcome.TOO_FEW_RUNS if interval is None else outcome_of(interval)
-    if interval is None or outcome not in (Outcome.BETTER, Outcome.WORSE):
-        span = "" if interval is None else f", 95 % interval {form.span(interval)}"
-        return f"no detectable difference to {other} ({form.change(gain)}{span})"
-    low, high = interval if outcome == Outcome.BETTER else (-interval[1], -interval[0])
-    return f"{outcome} than {other}, by {form.size(gain)} (95 % interval {form.span((low, high))})"
+    if outcome not in (Outcome.BETTER, Outcome.WORSE):
+        return f"no detectable difference to {other} ({_signed(gain, interval, form)})"
+    return f"{outcome} than {other}, {_size(gain, interval, form)}"
 
 
 def _equally_tuned(parts: Sequence[str]) -> str:
@@ -258,7 +256,7 @@ def _confirmation_sentence(
         }.get(
             outcome,
             f"Not confirmed: {where}, no detectable difference to {against} "
-            f"({_signed(compared, form)}).",
+            f"({_signed(compared.difference or 0.0, compared.interval, form)}).",
         )
         + _diverged(confirmation)
         + _shape(confirmation, outcome, form)
@@ -319,7 +317,7 @@ def _shape(confirmation: Confirmation, outcome: Outcome, form: MetricFormat) -> 
     begins = f"There is no detectable difference to {same}"
     if outcome == Outcome.NO_DIFFERENCE:
         begins += " either"
-    return f" {begins} ({_signed(matched, form)})."
+    return f" {begins} ({_signed(matched.difference or 0.0, matched.interval, form)})."
 
 
 def _others(confirmation: Confirmation, form: MetricFormat) -> str:
@@ -348,22 +346,23 @@ def outcome_of(interval: tuple[float, float]) -> Outcome:
 
 def size(comparison: Comparison, form: MetricFormat) -> str:
     """The size of a difference, such as ``by 0.95 points (95 % interval 0.50 to 1.40)``."""
-    difference = comparison.difference or 0.0
+    return _size(comparison.difference or 0.0, comparison.interval, form)
+
+
+def _size(difference: float, interval: tuple[float, float] | None, form: MetricFormat) -> str:
     text = f"by {form.size(difference)}"
-    if comparison.interval is None:
+    if interval is None:
         return text
-    low, high = comparison.interval
-    interval = form.span((-high, -low) if difference < 0 else (low, high))
-    return f"{text} (95 % interval {interval})"
+    low, high = interval
+    shown = form.span((-high, -low) if difference < 0 else (low, high))
+    return f"{text} (95 % interval {shown})"
 
 
 def _over(paired: Sample) -> str:
     return f"paired over {paired.n} seed{'s' if paired.n != 1 else ''}"
 
 
-def _signed(compared: Comparison, form: MetricFormat) -> str:
+def _signed(difference: float, interval: tuple[float, float] | None, form: MetricFormat) -> str:
     """A difference with its sign, such as ``+0.14 points, 95 % interval -0.08 to 0.35``."""
-    text = form.change(compared.difference or 0.0)
-    if compared.interval is None:
-        return text
-    return f"{text}, 95 % interval {form.span(compared.interval)}"
+    text = form.change(difference)
+    return text if interval is None else f"{text}, 95 % interval {form.span(interval)}"
