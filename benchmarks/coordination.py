@@ -26,6 +26,7 @@ from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import optuna
+import scipy.special  # noqa: F401 - for the forked processes, which need it at a study's end
 import sqlalchemy
 from rich.console import Console
 from rich.table import Table

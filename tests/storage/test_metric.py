@@ -73,12 +73,13 @@ def test_optuna_knows_the_direction(storage: Storage) -> None:
         spec("directed", name="accuracy", direction="max"),
         lambda k, seed: 1 - error_of(k, seed) / 100,
     )
+    launch(storage, spec("undirected"))
     with storage.borrow_optuna() as borrowed:
         study = optuna.load_study(study_name="metric-directed/k1", storage=borrowed)
         assert study.direction == optuna.study.StudyDirection.MAXIMIZE
         assert study.best_trial.user_attrs["k"] == pytest.approx(2.0)
         assert study.best_value == pytest.approx(0.8, abs=0.01)
-        plain = optuna.load_study(study_name="metric-error/k1", storage=borrowed)
+        plain = optuna.load_study(study_name="metric-undirected/k1", storage=borrowed)
         assert plain.direction == optuna.study.StudyDirection.MINIMIZE
 
 
