@@ -8,6 +8,7 @@ next reconciliation completes what it left unfinished.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +16,7 @@ import sqlalchemy
 
 from kdecay_search import __version__
 from kdecay_search.errors import StudyError
-from kdecay_search.search import Plan
+from kdecay_search.search.store import carry_out, wants_changes
 from kdecay_search.snapshot import StudySnapshot, overview, take_snapshot
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage import attributes as attribute
@@ -24,7 +25,7 @@ from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study import file as study_file
 from kdecay_search.study.candidate import candidate_name
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import CONFIRMATION, FIRST_STAGE, State
+from kdecay_search.study.trials import CONFIRMATION, FIRST_STAGE, RunRequest, State, Trial
 
 
 @retried
@@ -146,8 +147,10 @@ def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
         queue.reap(storage, name, study.spec.workers.grace_seconds)
         snapshot = take_snapshot(storage, study)
         plan = snapshot.plan
-        if not study.stopped and (plan.withdraw or plan.enqueue or plan.skip):
-            study = _apply(storage, study, plan, lock)
+        if not study.stopped and wants_changes(plan):
+            store = _LockedStore(storage, study, lock)
+            carry_out(plan, store)
+            study = store.study
             snapshot = take_snapshot(storage, study)
         described = {}
         for stage, values in _descriptions(snapshot, study).items():
@@ -161,30 +164,40 @@ def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
         return snapshot
 
 
-def _apply(storage: Storage, study: StoredStudy, plan: Plan, lock: Lock) -> StoredStudy:
-    """Write what a plan wants, asking before every write whether the lock is still held.
+class _LockedStore:
+    """A study in the database as the :class:`~kdecay_search.search.store.Store` of its plan.
 
-    Returns:
-        The study, with the stage that the plan has opened, if it has.
+    Before every write it asks whether the lock is still held.
     """
-    if plan.withdraw:
-        lock.confirm()
-        queue.withdraw(storage, [trial.trial_id for trial in plan.withdraw])
-    for add, requests in ((queue.enqueue, plan.enqueue), (queue.skip, plan.skip)):
-        if requests:
-            stage = requests[0].key.stage  # all of one stage
-            lock.confirm()
-            if stage in study.foreign:
-                raise records.taken(study.spec.name, stage)
-            if stage not in study.stage_ids:
-                made_by = {} if study.launch is None else {attribute.LAUNCH: study.launch}
-                direction = study.spec.task.metric.optuna_direction
-                name = study.spec.name
-                study_id = records.create_stage(storage, name, stage, made_by, direction)
-                study = replace(study, stage_ids={**study.stage_ids, stage: study_id})
-                lock.confirm()
-            add(storage, study.stage_ids[stage], requests)
-    return study
+
+    def __init__(self, storage: Storage, study: StoredStudy, lock: Lock) -> None:
+        self.study = study
+        """The study, with the stage that was opened last."""
+        self._storage, self._lock = storage, lock
+
+    def withdraw(self, trials: Sequence[Trial]) -> None:
+        self._lock.confirm()
+        queue.withdraw(self._storage, [trial.trial_id for trial in trials])
+
+    def enqueue(self, requests: Sequence[RunRequest]) -> None:
+        queue.enqueue(self._storage, self._opened(requests[0].key.stage), requests)
+
+    def skip(self, requests: Sequence[RunRequest]) -> None:
+        queue.skip(self._storage, self._opened(requests[0].key.stage), requests)
+
+    def _opened(self, stage: int) -> int:
+        """Optuna's study id of a stage, which is created if it is new."""
+        study, spec = self.study, self.study.spec
+        self._lock.confirm()
+        if stage in study.foreign:
+            raise records.taken(spec.name, stage)
+        if stage not in study.stage_ids:
+            made_by = {} if study.launch is None else {attribute.LAUNCH: study.launch}
+            direction = spec.task.metric.optuna_direction
+            made = records.create_stage(self._storage, spec.name, stage, made_by, direction)
+            self.study = replace(study, stage_ids={**study.stage_ids, stage: made})
+            self._lock.confirm()
+        return self.study.stage_ids[stage]
 
 
 def _descriptions(snapshot: StudySnapshot, study: StoredStudy) -> dict[int, dict[str, Any]]:

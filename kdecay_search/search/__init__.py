@@ -9,6 +9,7 @@ more than ``min_gain``; otherwise the search ends with the incumbent.
 Where to look for what:
 
 - :mod:`~kdecay_search.search.plan`: the iterative procedure, from records to a plan;
+- :mod:`~kdecay_search.search.store`: who carries a plan out;
 - :mod:`~kdecay_search.search.stage_planner`: what one stage has found and needs;
 - :mod:`~kdecay_search.search.space`: the candidates of a stage, and how a grid grows;
 - :mod:`~kdecay_search.search.surrogate`: the Gaussian process through all results;

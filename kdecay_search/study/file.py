@@ -48,17 +48,46 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> StudySpec:
     Raises:
         InvalidSpec: The file or an override cannot be used; the text is one line.
     """
-    table = _read_toml(Path(path))
+    table = read_table(path)
     for override in overrides:
         _apply(table, override)
+    return validated(table, str(path), overrides)
+
+
+def read_table(path: str | Path) -> dict[str, Any]:
+    """The content of a study file, whose keys and values are still to be checked.
+
+    Raises:
+        InvalidSpec: It is no TOML file.
+    """
+    return _read_toml(Path(path))
+
+
+def validated(table: Mapping[str, Any], source: str, overrides: Sequence[str] = ()) -> StudySpec:
+    """The spec that a study file's tables state.
+
+    Args:
+        table: The tables. A NumPy number counts as a number.
+        source: What an error names as the place of a wrong value.
+        overrides: Those that were applied to the tables, for such errors.
+
+    Raises:
+        InvalidSpec: A key or a value is wrong; the text is one line.
+    """
     try:
-        return StudySpec.model_validate_json(json.dumps(table, default=str))
+        return StudySpec.model_validate_json(json.dumps(table, default=_plain))
     except ValidationError as error:
-        raise InvalidSpec(_first_error(error, str(path), overrides)) from None
+        raise InvalidSpec(_first_error(error, source, overrides)) from None
     except RecursionError:
-        raise InvalidSpec(f"{path}: is nested too deeply; tables are at most three deep") from None
+        text = f"{source}: is nested too deeply; tables are at most three deep"
+        raise InvalidSpec(text) from None
     except ValueError:  # an integer of more digits than Python prints
-        raise InvalidSpec(f"{path}: holds a number that is too large; use up to 1e9") from None
+        raise InvalidSpec(f"{source}: holds a number that is too large; use up to 1e9") from None
+
+
+def _plain(value: Any) -> Any:
+    """What JSON lacks: a NumPy number or array as plain ones, and anything else as text."""
+    return value.tolist() if hasattr(value, "tolist") else str(value)
 
 
 def from_json(text: str, version: str | None = None) -> StudySpec:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-import zlib
 from collections.abc import Sequence
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.samplers import BaseSampler
 
 from kdecay_search.search.early_stopping import (
     Curve,
@@ -21,15 +18,11 @@ from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
 from kdecay_search.storage.seed_trials import SeedTrial, read_seed
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.metric import Metric
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import FIRST_SEED, RAW_ONLY, RunKey
-from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, is_finite, worst_value
-
-STARTUP_SHARE = 1 / 3
-"""Share of a stage's candidates that tpe and gp draw at random before they use a model."""
-MAX_STARTUP = 10
-"""Most candidates that tpe and gp draw at random."""
+from kdecay_search.study.trials import FIRST_SEED, RAW_ONLY
+from kdecay_search.tasks.outcome import curves_of, is_worsened, reported_value, result_of
+from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned
+from kdecay_search.worker.sampling import make_sampler, suggested
 
 
 class ClaimedTrial:
@@ -79,7 +72,7 @@ class ClaimedTrial:
             if epoch.averaged_error is None and not self._is_raw:
                 queue.note(self._storage, self._claim.trial_id, {RAW_ONLY: True})
                 self._is_raw = True
-            if not queue.report(self._storage, self._claim, epoch.number, _reported_error(epoch)):
+            if not queue.report(self._storage, self._claim, epoch.number, reported_value(epoch)):
                 return Lost
             self._reported.add(epoch.number)
         if not self.is_decision(epoch):
@@ -111,19 +104,18 @@ class ClaimedTrial:
         Returns:
             The value that is stored: the worst there is, infinite, if the run has diverged.
         """
-        metric, last = self._spec.task.metric, curve[-1]
-        result = last.validation_error if value is None else value
-        if last.diverged or not is_finite(result):
-            result = worst_value(metric)
-        noted: dict[str, object] = dict(_curves(curve))
-        if _is_worse(metric, last, curve[0]):
+        metric = self._spec.task.metric
+        result = result_of(metric, curve, value)
+        noted: dict[str, object] = dict(curves_of(curve, attributes.CURVES))
+        if is_worsened(metric, curve):
             noted[attributes.WORSENED] = True
         queue.complete(self._storage, self._claim.trial_id, result, noted)
         return result
 
     def prune(self, curve: Sequence[Epoch]) -> None:
         """Finish the trial as pruned after the last epoch of ``curve``."""
-        queue.prune(self._storage, self._claim.trial_id, _reported_error(curve[-1]), _curves(curve))
+        kept = curves_of(curve, attributes.CURVES)
+        queue.prune(self._storage, self._claim.trial_id, reported_value(curve[-1]), kept)
 
 
 def should_prune(spec: StudySpec, own: SeedTrial, trials: Sequence[SeedTrial]) -> bool:
@@ -145,29 +137,6 @@ def should_prune(spec: StudySpec, own: SeedTrial, trials: Sequence[SeedTrial]) -
     ]
     own_curve = Curve(own.candidate, own.errors)
     return should_stop(spec, own_curve, [*curves, own_curve], len(prunable))
-
-
-def _is_worse(metric: Metric, last: Epoch, first: Epoch) -> bool:
-    """Whether a run ended with a worse raw value than it began with; not one that has diverged."""
-    if last.diverged or first.diverged:
-        return False
-    return metric.error(last.validation_error) > metric.error(first.validation_error)
-
-
-def _curves(curve: Sequence[Epoch]) -> dict[str, list[float]]:
-    """The curves to store with a trial, by name: one value for each report, NaN where one is
-    missing; a curve without any value is left out."""
-    columns = {name: [getattr(epoch, name) for epoch in curve] for name in attributes.CURVES}
-    return {
-        name: [math.nan if value is None else value for value in column]
-        for name, column in columns.items()
-        if column.count(None) < len(column)
-    }
-
-
-def _reported_error(epoch: Epoch) -> float:
-    """The value to report to Optuna: the averaged one, or the raw one if there is none."""
-    return epoch.validation_error if epoch.averaged_error is None else epoch.averaged_error
 
 
 @retried
@@ -201,25 +170,8 @@ def _sample(storage: Storage, spec: StudySpec, claim: Claim) -> Candidate:
         study = optuna.load_study(
             study_name=records.stage_name(spec.name, request.key.stage),
             storage=borrowed,
-            sampler=_make_sampler(spec, request.key),
+            sampler=make_sampler(spec.search, request.key),
         )
         study.get_trials(deepcopy=False)  # the cache must know a trial before it is written to
         trial = optuna.trial.Trial(study, claim.trial_id)
-        lr_max, space = request.lr_max, parameters.k_range(request)
-        if request.levels:
-            lr_max = float(trial.suggest_categorical(attributes.LR_MAX, request.levels))
-        k = trial.suggest_float(attributes.K, space.low, space.high, log=True)
-        return Candidate(k, lr_max)
-
-
-def _make_sampler(spec: StudySpec, key: RunKey) -> BaseSampler:
-    """A sampler for one suggestion; its seed depends on the candidate, so that no two workers draw
-    the same."""
-    search = spec.search
-    seed = zlib.crc32(f"{search.sampler_seed}/{key.stage}/{key.candidate}".encode())
-    startup = min(MAX_STARTUP, max(2, round(STARTUP_SHARE * search.trials)))
-    if search.sampler == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, n_startup_trials=startup)
-    if search.sampler == "gp":
-        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=startup)
-    return optuna.samplers.RandomSampler(seed=seed)
+        return suggested(trial, request)
