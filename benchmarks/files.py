@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 import os
 import sys
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +18,7 @@ from kdecay_search.errors import DataError, KDecayError, MissingPackage
 def read_object(
     path: str | Path, missing: str | None = None, wrong: str = "must hold a JSON object"
 ) -> dict[str, Any]:
-    """A JSON object from a file.
+    """A JSON object from a file, compressed if its name ends in ``.gz`` or ``.xz``.
 
     Args:
         path: The file.
@@ -26,7 +29,9 @@ def read_object(
         DataError: There is none; the message is one line.
     """
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = json.loads(_content(Path(path)))
+    except (EOFError, gzip.BadGzipFile, zlib.error, lzma.LZMAError) as error:
+        raise DataError(f"{path}: cannot be decompressed: {error}") from None
     except OSError as error:
         if missing is not None and isinstance(error, FileNotFoundError):
             raise DataError(f"{path}: {missing}") from None
@@ -36,6 +41,14 @@ def read_object(
     if not isinstance(values, dict):
         raise DataError(f"{path}: {wrong}")
     return values
+
+
+def _content(path: Path) -> str:
+    if path.suffix == ".gz":
+        return gzip.decompress(path.read_bytes()).decode()
+    if path.suffix == ".xz":
+        return lzma.decompress(path.read_bytes()).decode()
+    return path.read_text(encoding="utf-8")
 
 
 def replace_object(path: Path, values: Mapping[str, Any]) -> None:

@@ -1,7 +1,8 @@
 """Measure how often a study's claims are wrong: ``python -m benchmarks.honesty``.
 
 Studies whose truth is known are simulated. The real procedure finds k; then fresh seeds compare it
-with k = 1, as a confirmation does. The search's own numbers are listed beside that.
+with k = 1, as a confirmation does. The search's own numbers are listed beside that. With
+``--search joint``, whole schedules are searched where no schedule matters.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
 from importlib.metadata import version
 from itertools import product
 from statistics import fmean
@@ -23,6 +23,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import honesty_joint
+from benchmarks.noise import METRICS, Measured, Noise
 from kdecay_search import __version__
 from kdecay_search.search import Plan, Progress, make_plan
 from kdecay_search.search.selection import Gain
@@ -44,48 +46,6 @@ FIRST_FRESH_SEED = 100
 SEARCHES = {"grid": False, "allocated": True}
 """Kinds of search, with ``pruning.enabled``: a full grid, or runs chosen by allocation. No run ends
 early, since there are no curves here."""
-
-
-@dataclass(frozen=True)
-class Measured:
-    """A metric, and what k = 1 gives in it."""
-
-    metric: Metric
-    """The metric of the study."""
-    original: float
-    """True value of k = 1."""
-    noise: float
-    """Standard deviation of each run, and of a seed's common part; in the metric's unit."""
-
-
-METRICS = (
-    Measured(VALIDATION_ERROR, 8.0, 0.3),
-    Measured(Metric(name="validation loss", unit="nats"), 1.5, 0.004),
-    Measured(Metric(name="accuracy", direction="max"), 0.92, 0.003),
-    Measured(Metric(name="RMSE"), 140.0, 2.0),
-)
-"""The metrics that the same studies are stated in."""
-
-
-class Noise(StrEnum):
-    """How the noise of a run is distributed; its standard deviation is that of all runs."""
-
-    NORMAL = "normal"
-    UNEVEN = "uneven"
-    """Normal, and three times as large for k = 1 as for any other."""
-    HEAVY = "heavy-tailed"
-    """Student's t with three degrees of freedom."""
-
-    def draw(self, random: np.random.Generator, k: float) -> float:
-        """The noise of one run of ``k``, in standard deviations."""
-        if self == Noise.HEAVY:
-            return float(random.standard_t(3) / math.sqrt(3))
-        size = UNEVEN_NOISE if self == Noise.UNEVEN and k == 1 else 1.0
-        return size * float(random.normal())
-
-
-UNEVEN_NOISE = 3.0
-"""Noise of k = 1 in units of that of all others, where it differs."""
 WORLDS = (*((measured, Noise.NORMAL) for measured in METRICS), (METRICS[0], Noise.UNEVEN),
           (METRICS[0], Noise.HEAVY))  # fmt: skip
 """The metrics and kinds of noise that are simulated."""
@@ -404,14 +364,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.honesty", description=__doc__)
     parser.add_argument(
+        "--search", choices=("grids", "joint"), default="grids", help="what finds k; default: grids"
+    )
+    parser.add_argument(
         "--studies",
         type=_count,
         default=200,
         help="studies of each metric, noise, truth and search; default: 200",
     )
+    parser.add_argument("--budget", type=_count, default=30, help="trainings of joint; default: 30")
+    parser.add_argument("--processes", type=_count, default=1, help="for joint; default: 1")
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation; default: 0")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     given = parser.parse_args(arguments)
+    if given.search == "joint":
+        found = honesty_joint.measure(given.studies, given.budget, given.seed, given.processes)
+        print(honesty_joint.as_json(found) if given.json else honesty_joint.as_text(found))
+        return 0
     rows = measure(given.studies, given.seed)
     if given.json:
         print(as_json(given.studies, rows))

@@ -9,12 +9,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +24,7 @@ from rich.table import Table
 
 from benchmarks import landscapes, search_table
 from benchmarks.landscapes import LAWS, SURFACES, Landscape, Surface
+from benchmarks.processes import mapping
 from benchmarks.search_methods import (
     METHODS,
     Played,
@@ -187,7 +186,7 @@ def measure(
         processes: Number of processes to play in.
     """
     rows: list[Row] = []
-    with _mapping(processes) as mapped:
+    with mapping(processes) as mapped:
         for target in targets:
             summary = _summary(target)
             for method in methods:
@@ -201,16 +200,6 @@ def measure(
                 took = time.perf_counter() - started
                 print(f"{target.name}, {method}: {took:.1f} s", file=sys.stderr, flush=True)
     return rows
-
-
-@contextmanager
-def _mapping(processes: int) -> Iterator[Callable[[Any, Iterable[Job]], Iterator[list[Result]]]]:
-    """``map`` in this process, or ``imap`` of several."""
-    if processes == 1:
-        yield map
-        return
-    with multiprocessing.get_context("spawn").Pool(processes) as pool:
-        yield pool.imap
 
 
 Summary = Callable[[str, int, Sequence[Result]], Row]

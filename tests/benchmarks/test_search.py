@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from benchmarks.search_methods import (
     play_optuna,
 )
 from benchmarks.search_table import PooledSpec, RecordedTable, TableGround
+from kdecay_search.errors import DataError
 from kdecay_search.study.candidate import Candidate
 
 LEVEL = 0.1
@@ -174,6 +177,19 @@ def test_a_recorded_table_is_replayed(write: Write, capsys: pytest.CaptureFixtur
     for row in rows:
         assert 0 <= row["regret_mean"] <= row["regret_p90"]
         assert (row["trainings"] is None) == (row["reached"] < 0.5)
+
+
+@pytest.mark.parametrize(("suffix", "compressed"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_a_compressed_table_is_the_same_table(
+    suffix: str, compressed: Callable[[bytes], bytes], write: Write, table: RecordedTable
+) -> None:
+    path = write()
+    packed = path.with_name(path.name + suffix)
+    packed.write_bytes(compressed(path.read_bytes()))
+    assert np.array_equal(search_table.read(packed).errors, table.errors)
+    packed.write_bytes(b"no such thing")
+    with pytest.raises(DataError, match="cannot be decompressed"):
+        search_table.read(packed)
 
 
 def test_a_table_knows_its_best_point_and_its_noise(table: RecordedTable) -> None:
