@@ -164,7 +164,7 @@ def read_snapshot(storage: Storage, name: str) -> StudySnapshot:
 
 def take_snapshot(storage: Storage, study: StoredStudy) -> StudySnapshot:
     """Read the trials of a study that was just read from the storage."""
-    trials = records.read_history(storage, study.spec.name)
+    trials = records.read_history(storage, study.spec.name, study.spec.looks)
     memo = _memos.setdefault(storage, Memo())
     return StudySnapshot(study.spec, trials, study.stopped, memo, study.launch)
 

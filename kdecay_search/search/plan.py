@@ -44,6 +44,10 @@ class Plan:
     """Shows the study's errors: its decimals follow from the noise of the first stage's runs."""
     confirmation: Confirmation | None = None
     """The confirmation on fresh seeds; None before the search is done, or if none is wanted."""
+    resume: tuple[Trial, ...] = ()
+    """Paused trials that should train on: to their next look, or to the end."""
+    close: tuple[Trial, ...] = ()
+    """Paused trials that end as pruned, because their stage closes without them."""
 
     @property
     def leader(self) -> Incumbent:
@@ -101,15 +105,17 @@ def make_plan(
         earlier, upper = incumbent.ks, planner.space.bounds[1]
         if not earlier:
             break  # a cooldown has no terms
-    enqueue, skip = planners[-1].missing()
+    following = planners[-1].following()
     plan = Plan(
         stages=tuple(stages),
         incumbent=incumbent,
         baseline=baseline,
         progress=stages[-1].progress,
-        enqueue=enqueue,
-        skip=skip,
+        enqueue=following.enqueue,
+        skip=following.skip,
         withdraw=tuple(trial for planner in planners for trial in planner.redundant()),
+        resume=following.resume,
+        close=following.close,
         format=_format(spec, planners[0], stages[0]),
     )
     is_searching = plan.progress != Progress.DONE or not spec.confirm.seeds
@@ -139,7 +145,8 @@ def _planner(
     """The next stage's planner; None if no larger term is left to try, or no budget for it."""
     number, earlier = len(before) + 1, incumbent.ks if before else ()
     if spec.search.sampler == "joint":
-        budget = spec.search.budget - sum(planner.begun for planner in before)
+        spent = sum(planner.spent for planner in before)
+        budget = math.floor(spec.search.budget - spent + 1e-9)
         schedules, base = spec.schedule_space(), None
         if before:
             assert incumbent.point is not None

@@ -52,10 +52,14 @@ class CandidateSummary:
     """Seeds whose run needs a trial."""
     open: frozenset[int]
     """Seeds whose trial is waiting or running."""
+    paused: Mapping[int, Trial]
+    """The trials of paused runs, by seed."""
+    saved: int
+    """Number of epochs that paused and pruned runs, without ``skipped``, have not been trained."""
     begun: int
     """Number of runs that have or had a trial, without ``skipped``."""
     redundant: tuple[Trial, ...]
-    """Waiting and running trials of runs that another trial serves."""
+    """Waiting, running and paused trials of runs that another trial serves."""
 
     @staticmethod
     def of(
@@ -64,6 +68,7 @@ class CandidateSummary:
         max_attempts: int,
         policy: Policy = POLICY,
         machines: Machines = NO_MACHINES,
+        epochs: int = 0,
     ) -> CandidateSummary:
         """Summarise the trials of one candidate.
 
@@ -73,6 +78,7 @@ class CandidateSummary:
             max_attempts: Failed attempts after which a run is given up.
             policy: Its constants for failures are used.
             machines: What is known of the machines that the trials failed on.
+            epochs: Number of epochs of a whole run.
         """
         runs: dict[int, list[Trial]] = defaultdict(list)
         for trial in trials:
@@ -86,7 +92,7 @@ class CandidateSummary:
         }
         states = Counter(trial.state for trial in serving.values())
         skipped = sum(t.state == State.PRUNED and t.epochs == 0 for t in serving.values())
-        is_open = (t for t in trials if t.open)
+        is_open = (t for t in trials if t.open or t.state == State.PAUSED)
         return CandidateSummary(
             point=next((t.point for seed in seeds for t in runs[seed] if t.point), None),
             errors={
@@ -103,6 +109,12 @@ class CandidateSummary:
             retry=frozenset(seed for seed in rest - failed if runs[seed]),
             missing=rest - failed,
             open=frozenset(seed for seed, t in serving.items() if t.open),
+            paused={s: t for s, t in serving.items() if t.state == State.PAUSED},
+            saved=sum(
+                max(0, epochs - t.epochs)
+                for t in serving.values()
+                if t.state == State.PAUSED or (t.state == State.PRUNED and t.epochs)
+            ),
             begun=len(serving) + len(failed) - skipped,
             redundant=tuple(t for t in is_open if t is not serving.get(t.key.seed)),
         )
@@ -116,7 +128,7 @@ class Memo:
 
     def __init__(self) -> None:
         self._summaries: WeakKeyDictionary[
-            CandidateTrials, dict[tuple[range, int, Policy, Machines], CandidateSummary]
+            CandidateTrials, dict[tuple[range, int, Policy, Machines, int], CandidateSummary]
         ] = WeakKeyDictionary()
         self._surrogates: OrderedDict[object, Surrogate] = OrderedDict()
 
@@ -127,11 +139,13 @@ class Memo:
         max_attempts: int,
         policy: Policy,
         machines: Machines = NO_MACHINES,
+        epochs: int = 0,
     ) -> CandidateSummary:
         """The summary of these trials: made once, and again when they have changed or, if some have
         failed, when other things are known of the machines."""
         kept = self._summaries.setdefault(trials, {})
-        key = seeds, max_attempts, policy, machines if trials.has_failures else NO_MACHINES
+        known = machines if trials.has_failures else NO_MACHINES
+        key = seeds, max_attempts, policy, known, epochs
         if key not in kept:
             if len(kept) >= _SUMMARIES_KEPT:
                 kept.clear()
@@ -175,11 +189,12 @@ def _is_exhausted(
 
 
 def _serving(trials: Sequence[Trial]) -> Trial | None:
-    """The trial that a run stands on: a finished one, else a running, else a waiting one; the first
-    of several. None if all have failed."""
+    """The trial that a run stands on: a finished one, else a running, else a paused, else a waiting
+    one; the first of several. None if all have failed."""
     if len(trials) == 1:  # nearly always
         return None if trials[0].state == State.FAILED else trials[0]
-    for states in ((State.COMPLETE, State.PRUNED), (State.RUNNING,), (State.WAITING,)):
+    ended = (State.COMPLETE, State.PRUNED)
+    for states in (ended, (State.RUNNING,), (State.PAUSED,), (State.WAITING,)):
         for trial in trials:
             if trial.state in states:
                 return trial

@@ -52,6 +52,15 @@ WORKER = "worker"
 """Attribute: the name of the worker that claimed the trial last."""
 RESUMED = "resumed_epochs"
 """Attribute: how many of the trial's epochs an earlier trial of the same run trained."""
+PAUSED = "paused"
+"""Attribute: how many reports a trial had made when it was paused; null once it is to train on. A
+trial that has it is in Optuna's state WAITING or, closed without having been resumed, PRUNED."""
+TRAINED_SECONDS = "trained_seconds"
+"""Attribute of a trial that has been paused: how long it had trained until then, by the clocks of
+its workers."""
+REPEATED = "repeated_epochs"
+"""Attribute: how many of the trial's reports were made twice, because its worker did not find the
+checkpoint that an earlier one had left."""
 WORSENED = "worsened"
 """Attribute of a complete trial: true if its last value is worse than its first."""
 SKIPPED = "skipped"
@@ -81,7 +90,7 @@ REQUEST = (
     POINT,
 )
 """Attributes that make up a trial's request."""
-RECORD = (*REQUEST, REASON, MESSAGE, WORKER, RESUMED, RAW_ONLY, WORSENED)
+RECORD = (*REQUEST, REASON, MESSAGE, WORKER, RESUMED, RAW_ONLY, WORSENED, PAUSED, REPEATED)
 """Attributes that planning reads."""
 
 LIMITS = {

@@ -1,8 +1,8 @@
 """The trials of a study as plain values, which a process keeps between its looks at them.
 
 An ended trial does not change any more, so each is read once. Of its curves only the number of
-epochs and the last value are read, which is all that planning needs: Optuna's own cache would keep
-every value of every curve in every worker.
+epochs, the last value and those at the study's looks are read, which is all that planning needs:
+Optuna's own cache would keep every value of every curve in every worker.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.sql import trials as sql
 from kdecay_search.study.trials import (
     LOST,
+    NO_LOOKS,
     RAW_ONLY,
     CandidateKey,
     CandidateTrials,
@@ -43,12 +44,14 @@ STATES = {
 class History:
     """What this process knows of the trials of one study."""
 
-    def __init__(self) -> None:
+    def __init__(self, looks: tuple[int, ...] = ()) -> None:
+        self.looks = looks
+        """Numbers of the reports whose values are read."""
         self.trials = Trials({})
         """The trials as of the last look."""
         self._open: dict[int, Trial | None] = {}
-        """The waiting and running trials by id, as last seen; None for a trial that others added,
-        which belongs to no run."""
+        """The waiting, running and paused trials by id, as last seen; None for a trial that others
+        added, which belongs to no run."""
         self._count = 0
         """Number of trials, including those that others added."""
         self._latest = -1
@@ -75,6 +78,7 @@ class History:
             "parameter": attribute.K,
             "level": attribute.LR_MAX,
             "attributes": list(attribute.RECORD),
+            "looks": list(self.looks),
         }
         rows = connection.execute(sql.HISTORY, values).all()
         if rows[0].known != self._count:
@@ -135,7 +139,10 @@ def _trial(row: Row, prefix: str) -> Trial | None:
         except (TypeError, ValueError, LookupError, RecursionError):
             reason = "the distribution of its parameter lr_max is unknown"
             raise _unreadable(prefix, row, reason) from None
-    resumed = attributes.get(attribute.RESUMED, 0)
+    if state == State.WAITING and attribute.is_index(attributes.get(attribute.PAUSED)):
+        state = State.PAUSED
+    is_raw = RAW_ONLY in attributes
+    resumed, repeated = (attributes.get(key, 0) for key in (attribute.RESUMED, attribute.REPEATED))
     return Trial(
         number=row.number,
         request=request,
@@ -143,8 +150,8 @@ def _trial(row: Row, prefix: str) -> Trial | None:
         k=row.k if row.k is not None and by_parameters else request.k,
         error=error_of(row.value, row.direction) if state == State.COMPLETE else None,
         epochs=row.epochs,
-        averaged_error=None if RAW_ONLY in attributes else last_error,
-        raw_error=last_error if RAW_ONLY in attributes else None,
+        averaged_error=None if is_raw else last_error,
+        raw_error=last_error if is_raw else None,
         worsened=attributes.get(attribute.WORSENED) is True,
         reason=_text(attributes.get(attribute.REASON, LOST)) if state == State.FAILED else None,
         message=_text(attributes.get(attribute.MESSAGE)),
@@ -152,7 +159,13 @@ def _trial(row: Row, prefix: str) -> Trial | None:
         resumed_epochs=resumed if attribute.is_index(resumed) else 0,
         trial_id=row.trial_id,
         lr_max=level if row.level is not None and by_parameters else request.lr_max,
+        looks=NO_LOOKS if is_raw or not row.looks else _looks(row),
+        repeated_epochs=repeated if attribute.is_index(repeated) else 0,
     )
+
+
+def _looks(row: Row) -> dict[int, float]:
+    return {int(number): error_of(value, row.direction) for number, value in row.looks}
 
 
 def is_value(value: object) -> bool:

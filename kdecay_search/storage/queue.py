@@ -109,7 +109,7 @@ def _add_trials(
     values = {
         "study_id": study_id,
         "state": state,
-        "ended": _now() if is_ended else None,
+        "ended": now() if is_ended else None,
         "fixed": fixed,
         **_columns(given, "param_places", "param_names", "param_values", "param_spaces"),
         **_columns(attributes, "places", "keys", "texts"),
@@ -173,7 +173,7 @@ def _take(storage: Storage, name: str, worker: str) -> sqlalchemy.Row[Any] | Non
     repetition takes another: the first is then nobody's, and reaped after the grace period."""
     values = {
         "prefix": prefix(name),
-        "now": _now(),
+        "now": now(),
         "key": attribute.WORKER,
         "worker": json.dumps(worker),
     }
@@ -285,7 +285,7 @@ def release(storage: Storage, held: Claim) -> None:
 @retried
 def note(storage: Storage, trial_id: int, user_attrs: UserAttrs) -> None:
     """Keep values with a trial that has not ended, for reports to show."""
-    values = {"trial_id": trial_id, **_texts(user_attrs)}
+    values = {"trial_id": trial_id, **attribute_columns(user_attrs)}
     with storage.engine.begin() as connection:
         connection.execute(sql.SET_USER_ATTRS, values)
 
@@ -306,10 +306,10 @@ def _finish(
     values: dict[str, Any] = {
         "trial_ids": list(trial_ids),
         "state": state,
-        "now": _now(),
+        "now": now(),
         "value": stored,
         "type": kind,
-        **_texts(user_attrs),
+        **attribute_columns(user_attrs),
     }
     with storage.engine.begin() as connection:
         connection.execute(sql.FINISH, values)
@@ -357,7 +357,7 @@ def reap_process(storage: Storage, name: str, process: str) -> int:
 def _lost(name: str, message: str) -> dict[str, Any]:
     """Parameters of both statements that fail lost trials."""
     user_attrs = {attribute.REASON: LOST, attribute.MESSAGE: message}
-    return {"prefix": prefix(name), "now": _now(), **_texts(user_attrs)}
+    return {"prefix": prefix(name), "now": now(), **attribute_columns(user_attrs)}
 
 
 def stored_value(value: float) -> tuple[float | None, str]:
@@ -369,11 +369,12 @@ def stored_value(value: float) -> tuple[float | None, str]:
     return None, "INF_POS" if value > 0 else "INF_NEG"
 
 
-def _now() -> datetime:
+def now() -> datetime:
     """The time as Optuna's tables hold it: in UTC, without saying so."""
     return datetime.now(UTC).replace(tzinfo=None)
 
 
-def _texts(user_attrs: UserAttrs) -> dict[str, list[str]]:
+def attribute_columns(user_attrs: UserAttrs) -> dict[str, list[str]]:
+    """User attributes as the parameters of the statements that write them."""
     texts = [json.dumps(value) for value in user_attrs.values()]
     return {"keys": list(user_attrs), "texts": texts}

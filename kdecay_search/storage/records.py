@@ -370,16 +370,24 @@ def set_attributes(
 
 
 @retried
-def read_history(storage: Storage, name: str) -> Trials:
+def read_history(storage: Storage, name: str, looks: tuple[int, ...] = ()) -> Trials:
     """Read all trials of all stages of a study.
 
     A process reads again only what may have changed since it last looked
-    (:mod:`kdecay_search.storage.history`).
+    (:mod:`kdecay_search.storage.history`). While one thread reads, it alone has what is known:
+    another that reads at the same moment reads everything.
+
+    Args:
+        storage: The database.
+        name: The study.
+        looks: The study's looks, for the trials' values there.
     """
-    known = storage.histories.pop(name, None) or history.History()
+    known = storage.histories.pop(name, None)
+    if known is None or known.looks != looks:
+        known = history.History(looks)
     with readable(name), storage.engine.connect() as connection:
         if not known.refresh(connection, prefix(name)):
-            known = history.History()
+            known = history.History(looks)
             known.refresh(connection, prefix(name))
     storage.histories[name] = known
     return known.trials

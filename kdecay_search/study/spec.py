@@ -43,6 +43,9 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 """Pattern of a study's name: what fits in URLs, file names and terminals."""
 
 
+_ROUNDING = 1e-9
+"""Reports by which a share of all reports may be off."""
+
 Task = ImagesTask | PythonTask | CommandTask | SimulatedTask
 
 
@@ -76,13 +79,16 @@ class ScheduleSpec(Settings):
 
 
 class PruningSpec(Settings):
-    """When a run may be ended early; see :mod:`kdecay_search.search.early_stopping`."""
+    """When a run may be paused or ended early; see :mod:`kdecay_search.search.early_stopping`."""
 
     enabled: bool = True
-    """Whether runs are chosen as the search proceeds and may end early. If not, every candidate
-    runs to the end on every seed."""
+    """Whether runs are chosen as the search proceeds, and may be paused and end early. If not,
+    every candidate runs to the end on every seed."""
     first_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Share of a run's length before which it is never pruned."""
+    """Share of a run's length before which it is never paused."""
+    looks: Annotated[int, Field(ge=1, le=1000)] = 12
+    """Number of evenly spaced moments of a run, its end included, at which it may be paused; those
+    before ``first_share`` are left out."""
     keep_at_least: Annotated[int, Field(ge=1, le=1000)] = 6
     """Number of candidates, besides the baseline, that run to the end on the first seed."""
 
@@ -159,7 +165,7 @@ class StudySpec(Settings):
     search: SearchSpec = SearchSpec()
     """The search for the terms."""
     pruning: PruningSpec = PruningSpec()
-    """When a run may be ended early."""
+    """When a run may be paused or ended early."""
     confirm: ConfirmSpec = ConfirmSpec()
     """The comparison at the study's end."""
     workers: WorkersSpec = WorkersSpec()
@@ -269,6 +275,17 @@ class StudySpec(Settings):
         power = 1.0 if point.family else self.schedule.power
         power = power if point.power is None else point.power
         return KDecaySchedule(family, ks, power, high, low, warmup_steps)
+
+    @property
+    def looks(self) -> tuple[int, ...]:
+        """Numbers of the reports, ascending, at which a run may be paused: none at its end, and
+        none at all if pruning is off."""
+        if not self.pruning.enabled:
+            return ()
+        total, looks = self.task.length.reports, self.pruning.looks
+        first = self.pruning.first_share * total - _ROUNDING
+        evenly = {-(-place * total // looks) for place in range(1, looks)}
+        return tuple(sorted(number for number in evenly if first <= number < total))
 
     @property
     def original(self) -> Candidate:

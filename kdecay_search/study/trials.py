@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
+from types import MappingProxyType
 from typing import NamedTuple
 
 from kdecay_search.study.candidate import Candidate
@@ -38,11 +39,20 @@ FIRST_SEED = 0
 """Seed on which a stage tries its candidates first."""
 
 
+NO_LOOKS: Mapping[int, float] = MappingProxyType({})
+"""The looks of a trial that has made no report at any."""
+
+
 class State(StrEnum):
-    """State of a trial."""
+    """State of a trial.
+
+    A *paused* trial has begun, does not run, and keeps its checkpoint. Nobody claims it until the
+    plan resumes it or ends it as pruned.
+    """
 
     WAITING = "waiting"
     RUNNING = "running"
+    PAUSED = "paused"
     COMPLETE = "complete"
     PRUNED = "pruned"
     FAILED = "failed"
@@ -129,6 +139,13 @@ class Trial:
     """Learning-rate level of the run, if the study searches it; None until it is chosen."""
     worsened: bool = False
     """Whether a complete run ended with a worse value than it began with."""
+    looks: Mapping[int, float] = field(default_factory=lambda: NO_LOOKS, hash=False)
+    """Averaged error by the number of the report, for the reports at the study's looks
+    (:attr:`kdecay_search.study.spec.StudySpec.looks`) that the trial has made, in any state: lower
+    is better, and infinite where the run has diverged. Empty for a run that reports raw values."""
+    repeated_epochs: int = 0
+    """Number of this trial's reports that it made twice: its checkpoint was not there when it was
+    claimed again, so that it began anew."""
 
     @property
     def diverged(self) -> bool:

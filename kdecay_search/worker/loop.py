@@ -23,6 +23,7 @@ from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.queue import Claim
 from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study.candidate import candidate_name
+from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_STAGE, State
 from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
 from kdecay_search.worker.names import own_prefix
@@ -234,7 +235,7 @@ class Worker:
         self.trial_ended(claim, outcome)
         if outcome.startswith(LOST):
             self._remove_if_deleted(study)
-        self._count_failures(name, outcome)
+        self._count_failures(spec, outcome)
         if self._clock() - self._reconciled_at.get(name, -math.inf) >= RECONCILE_SECONDS:
             self._reconcile(name)
         return True
@@ -250,14 +251,15 @@ class Worker:
         logger.info("%s %s: %s", claim.study, _describe(claim), outcome)
         self.trials += 1
 
-    def _count_failures(self, name: str, outcome: str) -> None:
+    def _count_failures(self, spec: StudySpec, outcome: str) -> None:
         """Pause after a failed run of the study, for longer with each one in succession."""
         if not outcome.startswith(FAILED):
             if not outcome.startswith((RELEASED, LOST)):
                 self._failures = 0
             return
         self._failures += 1
-        machines = Machines.of(records.read_history(self._storage, name))
+        name = spec.name
+        machines = Machines.of(records.read_history(self._storage, name, spec.looks))
         seconds = failure_pause(self._failures, bool(machines.at_work - {self.name}))
         self._paused_until[name] = self._clock() + seconds
         if self._failures > 1:

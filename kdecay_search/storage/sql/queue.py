@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from kdecay_search.storage.sql.studies import LAUNCH, OF_TRIAL, STAGE_IDS
+from kdecay_search.storage.sql.studies import LAUNCH, NOT_PAUSED, OF_TRIAL, STAGE_IDS
 
 LOCK_STAGE = text("SELECT FROM studies WHERE study_id = :study_id FOR UPDATE")
 """Locks a stage for the rest of the transaction, as Optuna does to number new trials. A statement
@@ -52,16 +52,16 @@ keeps what ``study.enqueue_trial`` was given."""
 
 HAS_WAITING = text(f"""
     SELECT EXISTS (SELECT FROM trials t WHERE t.study_id = ANY({STAGE_IDS}) AND t.state = 'WAITING'
-      AND {OF_TRIAL} IS NOT DISTINCT FROM {LAUNCH})
+      AND {NOT_PAUSED} AND {OF_TRIAL} IS NOT DISTINCT FROM {LAUNCH})
 """)
-"""Whether a study has a waiting trial: asked before a worker loads what training needs, which may
+"""Whether a study has a trial to claim: asked before a worker loads what training needs, which may
 take longer than a claimed trial should wait."""
 
 CLAIM = text(f"""
     WITH chosen AS (
       SELECT t.trial_id FROM trials t
       WHERE t.study_id = ANY({STAGE_IDS}) AND t.state = 'WAITING'
-        AND {OF_TRIAL} IS NOT DISTINCT FROM {LAUNCH}
+        AND {NOT_PAUSED} AND {OF_TRIAL} IS NOT DISTINCT FROM {LAUNCH}
       ORDER BY coalesce((SELECT a.value_json FROM trial_system_attributes a
           WHERE a.trial_id = t.trial_id AND a.key = 'fixed_params'), '{{}}') = '{{}}',
         t.study_id, t.number
@@ -84,10 +84,10 @@ CLAIM = text(f"""
        WHERE i.trial_id = taken.trial_id) AS reported
     FROM taken
 """)
-"""Claims the first waiting trial that nobody else is claiming, and reads what its worker needs.
-Trials whose candidate is known come before those that the sampler completes, so that it draws
-knowing as many results as possible. One statement, so that exactly one worker gets the trial, and a
-running trial always has a holder and a heartbeat."""
+"""Claims the first waiting trial that is not paused and that nobody else is claiming, and reads
+what its worker needs. Trials whose candidate is known come before those that the sampler completes,
+so that it draws knowing as many results as possible. One statement, so that exactly one worker gets
+the trial, and a running trial always has a holder and a heartbeat."""
 
 SET_PARAMETERS = text("""
     INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
@@ -132,6 +132,57 @@ RELEASE = text("""
 """)
 """Puts a trial back into the queue if this worker still holds it: repeated after a connection that
 dropped behind the commit, it must not take the trial from its next holder."""
+
+PAUSE = text("""
+    WITH paused AS (
+      UPDATE trials t SET state = 'WAITING' FROM trial_user_attributes a
+      WHERE t.trial_id = :trial_id AND t.state = 'RUNNING'
+        AND a.trial_id = t.trial_id AND a.key = :key AND a.value_json = :worker
+      RETURNING t.trial_id, t.datetime_start
+    )
+    INSERT INTO trial_user_attributes (trial_id, key, value_json)
+    SELECT p.trial_id, n.key, n.value_json
+    FROM paused p, unnest(cast(:keys AS text[]), cast(:texts AS text[])) AS n(key, value_json)
+    UNION ALL
+    SELECT p.trial_id, 'trained_seconds', cast(round(cast(
+        greatest(0, extract(epoch FROM cast(:now AS timestamp) - p.datetime_start))
+        + coalesce((SELECT cast(s.value_json AS double precision) FROM trial_user_attributes s
+            WHERE s.trial_id = p.trial_id AND s.key = 'trained_seconds'
+              AND s.value_json ~ '^[0-9]{1,9}([.][0-9]*)?$'), 0) AS numeric), 3) AS text)
+    FROM paused p
+    ON CONFLICT (trial_id, key) DO UPDATE SET value_json = EXCLUDED.value_json
+""")
+"""Pauses a trial if this worker still holds it, and adds up how long it has trained. A paused trial
+is a waiting one that nobody claims: its state and what says so change together."""
+
+RESUME = text("""
+    UPDATE trial_user_attributes a SET value_json = 'null' FROM trials t
+    WHERE t.trial_id = ANY(:trial_ids) AND t.state = 'WAITING'
+      AND a.trial_id = t.trial_id AND a.key = 'paused'
+""")
+"""Lets paused trials be claimed again."""
+
+CLOSE_PAUSED = text("""
+    WITH ended AS (
+      UPDATE trials t SET state = 'PRUNED', datetime_complete = :now FROM trial_user_attributes a
+      WHERE t.trial_id = ANY(:trial_ids) AND t.state = 'WAITING'
+        AND a.trial_id = t.trial_id AND a.key = 'paused' AND a.value_json <> 'null'
+      RETURNING t.trial_id
+    )
+    INSERT INTO trial_values (trial_id, objective, value, value_type)
+    SELECT ended.trial_id, 0,
+      CASE cast(i.intermediate_value_type AS text) WHEN 'NAN' THEN 'NaN'
+        ELSE i.intermediate_value END,
+      cast(CASE cast(i.intermediate_value_type AS text) WHEN 'NAN' THEN 'FINITE'
+        ELSE cast(i.intermediate_value_type AS text) END AS trialvaluetype)
+    FROM ended CROSS JOIN LATERAL (
+      SELECT v.intermediate_value, v.intermediate_value_type FROM trial_intermediate_values v
+      WHERE v.trial_id = ended.trial_id ORDER BY v.step DESC LIMIT 1) AS i
+    ON CONFLICT (trial_id, objective) DO UPDATE SET value = EXCLUDED.value,
+      value_type = EXCLUDED.value_type
+""")
+"""Ends paused trials as pruned; by Optuna's convention the value of each is the one that it
+reported last. One that has been resumed meanwhile is left alone."""
 
 SET_USER_ATTRS = text("""
     INSERT INTO trial_user_attributes (trial_id, key, value_json)

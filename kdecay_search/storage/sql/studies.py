@@ -26,6 +26,11 @@ OF_TRIAL = """(
 """Part of a statement: the id of the launch that a trial ``t`` belongs to. A study of a version
 before there were such ids has none, and neither have its trials."""
 
+NOT_PAUSED = """NOT EXISTS (
+      SELECT FROM trial_user_attributes p
+      WHERE p.trial_id = t.trial_id AND p.key = 'paused' AND p.value_json <> 'null')"""
+"""Part of a statement: whether a waiting trial ``t`` may be claimed, and is not paused."""
+
 STUDY_NAMES = text("""
     SELECT s.study_name FROM studies s JOIN study_user_attributes a USING (study_id)
     WHERE s.study_name ~ :pattern AND a.key = :spec
@@ -47,12 +52,13 @@ ACTIVE_STUDIES = text("""
 """Names of the first stages of the studies that may want work, oldest first. One that has ended
 has the number of its stages noted; if another number is there now, somebody has deleted one."""
 
-WAITING_STUDIES = text("""
+WAITING_STUDIES = text(f"""
     SELECT DISTINCT split_part(s.study_name, '/', 1) AS name FROM studies s
     WHERE split_part(s.study_name, '/', 1) = ANY(:study_names) AND s.study_name ~ :stage_pattern
-      AND EXISTS (SELECT FROM trials t WHERE t.study_id = s.study_id AND t.state = 'WAITING')
+      AND EXISTS (SELECT FROM trials t WHERE t.study_id = s.study_id AND t.state = 'WAITING'
+        AND {NOT_PAUSED})
 """)
-"""Which of several studies have waiting trials."""
+"""Which of several studies have waiting trials that are not paused."""
 
 OVERVIEWS = text("""
     SELECT s.study_name, e.study_id AS ended_id, o.value_json AS overview FROM (

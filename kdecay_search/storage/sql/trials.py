@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import text
 
-from kdecay_search.storage.sql.studies import LAUNCH, OF_TRIAL, STAGE_IDS
+from kdecay_search.storage.sql.studies import LAUNCH, NOT_PAUSED, OF_TRIAL, STAGE_IDS
 
 DIRECTION = """(SELECT d.direction FROM study_directions d
        WHERE d.study_id = t.study_id AND d.objective = 0)"""
@@ -37,6 +37,10 @@ HISTORY = text(f"""
       (SELECT {value_of("i.intermediate_value", "i.intermediate_value_type")}
        FROM trial_intermediate_values i
        WHERE i.trial_id = t.trial_id ORDER BY i.step DESC LIMIT 1) AS last_value,
+      (SELECT array_agg(ARRAY[i.step,
+         {value_of("i.intermediate_value", "i.intermediate_value_type")}] ORDER BY i.step)
+       FROM trial_intermediate_values i
+       WHERE i.trial_id = t.trial_id AND i.step = ANY(:looks)) AS looks,
       (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
        WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes
     FROM (SELECT count(*) FROM trials
@@ -92,10 +96,20 @@ OUTPUTS = text("""
 written by a worker."""
 
 DURATIONS = text(f"""
-    SELECT trial_id, extract(epoch FROM datetime_complete - datetime_start) AS seconds
-    FROM trials WHERE study_id = ANY({STAGE_IDS}) AND datetime_complete > datetime_start
+    SELECT t.trial_id, coalesce(before.seconds, 0) + coalesce(since.seconds, 0) AS seconds
+    FROM trials t LEFT JOIN LATERAL (
+      SELECT cast(a.value_json AS double precision) AS seconds FROM trial_user_attributes a
+      WHERE a.trial_id = t.trial_id AND a.key = 'trained_seconds'
+        AND a.value_json ~ '^[0-9]{{1,9}}([.][0-9]*)?$'
+    ) before ON true LEFT JOIN LATERAL (
+      SELECT extract(epoch FROM t.datetime_complete - t.datetime_start) AS seconds
+      WHERE t.datetime_complete > t.datetime_start AND {NOT_PAUSED}
+    ) since ON true
+    WHERE t.study_id = ANY({STAGE_IDS})
+      AND (since.seconds IS NOT NULL OR before.seconds IS NOT NULL AND NOT ({NOT_PAUSED}))
 """)
-"""How long the ended trials of a study took since they were last claimed."""
+"""How long the ended and the paused trials of a study took, without the time in which they were
+paused. Of a trial that was put back into the queue, only the time since its last claim counts."""
 
 PROGRESS = text("""
     SELECT a.value_json AS worker,
