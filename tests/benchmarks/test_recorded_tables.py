@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import record_table
+from benchmarks import record_table, search_table
 from benchmarks.record_points import Point, points, quasi_random, schedule_of, usual
 from kdecay_search.schedules.baselines import WarmupStableDecay
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.study.file import load
 
+TABLES = Path(record_table.__file__).parent / "tables"
 TINY = ["task.epochs=1", "task.data.subset=120", "task.model.width=4"]
 
 
@@ -136,6 +137,22 @@ def test_a_table_is_recorded_resumed_and_extended(
     assert _record(out, "--seeds", "1") == 0
     assert json.loads(out.read_text()) == resumed, "nothing is lost by asking for less"
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("path", sorted(TABLES.iterdir()), ids=lambda path: path.name)
+def test_the_tables_that_are_kept_hold_all_runs_of_their_task(path: Path) -> None:
+    table = search_table.read(path)
+    assert path.name == f"{table.name}.json.xz"
+    wanted = points(table.lr_max, record_table.WARMUPS[table.name], 96)
+    assert list(table.points) == list(map(search_table._candidate, wanted))
+    assert table.errors.shape == (4, 111)
+    assert table.lr_max == load(record_table.TASKS / f"{table.name}.toml").schedule.lr_max
+    spread = np.ptp(table.means[np.isfinite(table.means)])
+    assert 0 < table.noise < spread / 5
+
+
+def test_the_tables_that_are_kept_are_small() -> None:
+    assert 0 < sum(path.stat().st_size for path in TABLES.iterdir()) < 2_000_000
 
 
 def test_files_of_something_else_are_refused(
