@@ -114,9 +114,9 @@ def _storage_checks(url: str | None) -> Iterator[Check]:
     from kdecay_search.doctor.database import database_checks
     from kdecay_search.errors import KDecayError
     from kdecay_search.storage import embedded_url
-    from kdecay_search.worker.devices import count_gpus, usable_cores
+    from kdecay_search.worker.devices import count_device_files, usable_cores
 
-    workers = count_gpus() or usable_cores()
+    workers = count_device_files() or usable_cores()
 
     def embedded_checks() -> Iterator[Check]:
         try:

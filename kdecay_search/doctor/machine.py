@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from kdecay_search import __version__
 from kdecay_search.doctor.check import Check, error, ok, warning
 from kdecay_search.errors import KDecayError
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.worker.devices import count_gpus, usable_cores
+from kdecay_search.worker.devices import count_device_files, count_gpus, usable_cores
 
 GIB = 2**30
 LITTLE_MEMORY = GIB
@@ -42,7 +43,8 @@ def machine_checks(spec: StudySpec | None) -> Iterator[Check]:
     yield ok("software", f"kdecay-search {__version__}, Python {platform.python_version()}")
     yield cores()
     yield memory()
-    yield from torch_checks(probe(), spec, count_gpus())
+    is_restricted = "CUDA_VISIBLE_DEVICES" in os.environ
+    yield from torch_checks(probe(), spec, count_gpus() if is_restricted else count_device_files())
 
 
 def cores(cgroup: Path = Path("/sys/fs/cgroup")) -> Check:
@@ -117,7 +119,8 @@ def torch_checks(
     Args:
         found: What :func:`probe` returned.
         spec: The study that workers would serve, if one was named.
-        device_files: The number of NVIDIA devices that the kernel shows.
+        device_files: The number of NVIDIA devices that the kernel shows or, where
+            ``CUDA_VISIBLE_DEVICES`` is set, that CUDA does.
     """
     trains = spec is None or spec.task.kind == "images"
     versions, reasons = found["versions"], found["reasons"]

@@ -22,7 +22,8 @@ def resolve_device(device: str) -> torch.device:
         KDecayError: The name is unknown, or there is no such device, or it cannot be used.
     """
     if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        is_usable = torch.cuda.is_available() and not torch.version.hip
+        device = "cuda" if is_usable else "cpu"
     if device == "cpu":
         return torch.device("cpu")
     kind, colon, index = device.partition(":")
@@ -32,6 +33,11 @@ def resolve_device(device: str) -> torch.device:
 
 
 def _usable_gpu(device: str, index: int) -> torch.device:
+    if torch.version.hip:
+        raise KDecayError(
+            f"device {device!r}: this torch is built for AMD's GPUs (ROCm), which are not "
+            "supported; use cpu"
+        )
     if not torch.cuda.is_available():
         raise KDecayError(f"device {device!r}: torch finds no usable GPU here; use cpu or auto")
     count = torch.cuda.device_count()

@@ -2,40 +2,93 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 from kdecay_search.errors import KDecayError
+from kdecay_search.worker import cuda_count
 
 _NAMES = re.compile(r"auto|cpu|all|cuda(:\d+)?")
+_UNSUPPORTED = {
+    "mps": "Apple's GPUs (MPS)",
+    "rocm": "AMD's GPUs (ROCm)",
+    "hip": "AMD's GPUs (ROCm)",
+    "xpu": "Intel's GPUs (XPU)",
+    "tpu": "TPUs",
+}
+"""Accelerators that people ask for, by the name that frameworks give them."""
+CUDA_SECONDS = 60.0
+"""The time limit for asking CUDA; a machine with many GPUs takes several seconds."""
 
 
 def count_gpus() -> int:
-    """Count the NVIDIA devices that this process may use.
+    """Count the NVIDIA GPUs that this process may use, by asking CUDA itself.
 
-    Reads ``CUDA_VISIBLE_DEVICES`` if it is set, else counts the device files.
+    What ``CUDA_VISIBLE_DEVICES`` means is CUDA's to say: it takes indices and the UUIDs of GPUs and
+    of MIG instances, of which a process sees one only, ends at the first unknown entry, and shows
+    nothing if one is repeated.
+
+    Raises:
+        KDecayError: CUDA has crashed or hung.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([part for part in visible.split(",") if part.strip() and part.strip() != "-1"])
+    try:
+        ctypes.CDLL(cuda_count.LIBRARY)  # does not start CUDA
+    except OSError:
+        return 0
+    command = [sys.executable, "-I", "-S", cuda_count.__file__]
+    fix = "run nvidia-smi, or use --device cpu"
+    try:
+        done = subprocess.run(command, capture_output=True, timeout=CUDA_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise KDecayError(f"CUDA did not answer within {CUDA_SECONDS:g} s; {fix}") from None
+    if done.returncode:
+        raise KDecayError(f"CUDA failed with exit code {done.returncode}; {fix}")
+    return int(done.stdout)
+
+
+def count_device_files() -> int:
+    """Count the NVIDIA GPUs that the kernel shows, whether or not CUDA can use them."""
     return len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])
 
 
 def expand(device: str) -> list[str]:
     """Return the devices that a ``--device`` option names; ``all`` names every GPU.
 
+    Without a GPU that CUDA shows, ``auto`` and ``all`` are the CPU.
+
     Raises:
-        KDecayError: No device can have this name.
+        KDecayError: No device can have this name, or there is none of this name.
     """
+    kind = device.partition(":")[0]
+    if kind in _UNSUPPORTED:
+        raise KDecayError(f"--device {device}: {_UNSUPPORTED[kind]} are not supported; use cpu")
     if not _NAMES.fullmatch(device):
         raise KDecayError(f"--device {device}: must be auto, cpu, cuda, cuda:N or all")
+    if device == "cpu":
+        return ["cpu"]
     gpus = count_gpus()
     if device == "all":
         return [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
     if device == "auto":
         return ["cuda" if gpus else "cpu"]
+    if int(device.partition(":")[2] or 0) >= gpus:
+        raise KDecayError(f"--device {device}: {_shown(gpus)}; use cpu or auto")
     return [device]
+
+
+def _shown(gpus: int) -> str:
+    """Say how many GPUs CUDA shows, and what may hide them."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    known = {0: "no GPU", 1: "only cuda:0"}.get(gpus, f"cuda:0 to cuda:{gpus - 1}")
+    setting = "" if visible is None else f" with CUDA_VISIBLE_DEVICES={visible}"
+    amd = Path("/dev/kfd").exists() and not gpus
+    return f"CUDA shows {known} here{setting}" + (
+        "; AMD's GPUs (ROCm) are not supported" if amd else ""
+    )
 
 
 def usable_cores() -> int:
