@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 
 from kdecay_search.errors import InvalidSchedule
 from kdecay_search.schedules import export
 from kdecay_search.schedules.baselines import DecayEnd, Rex, WarmupStableDecay
-from kdecay_search.schedules.kdecay import KDecaySchedule
+from tests.support.exports import executed
 
 TOTAL = 60
 COOLDOWNS = [
@@ -18,28 +16,6 @@ COOLDOWNS = [
     WarmupStableDecay(lr_max=0.3, lr_min=0.0, decay_share=0.37, decay="linear"),
     WarmupStableDecay(lr_max=0.1, lr_min=0.01, decay_share=1.0, warmup_steps=7),
 ]
-
-
-def executed(source: str) -> dict[str, Any]:
-    assert "kdecay_search" not in source
-    names: dict[str, Any] = {}
-    exec(source, names)
-    return names
-
-
-@pytest.mark.parametrize("schedule", COOLDOWNS, ids=repr)
-def test_the_source_gives_the_same_bits_as_the_cooldown(schedule: WarmupStableDecay) -> None:
-    learning_rate = executed(export.kdecay_python_source(schedule, TOTAL))["learning_rate"]
-    wanted = [schedule(step, TOTAL) for step in range(TOTAL + 1)]
-    assert [learning_rate(step) for step in range(TOTAL + 1)] == wanted
-
-
-@pytest.mark.parametrize(
-    "schedule", [*COOLDOWNS, KDecaySchedule(ks=(0.4,), power=2.5, lr_min=0.002)], ids=repr
-)
-def test_beyond_the_last_update_the_rate_stays(schedule: WarmupStableDecay) -> None:
-    learning_rate = executed(export.kdecay_python_source(schedule))["learning_rate"]
-    assert learning_rate(2 * TOTAL, TOTAL) == schedule(TOTAL, TOTAL)
 
 
 @pytest.mark.parametrize("schedule", COOLDOWNS, ids=repr)
@@ -63,11 +39,8 @@ def test_the_source_says_what_the_cooldown_is(decay: DecayEnd, called: str) -> N
         assert told in source
 
 
-def test_timm_has_no_cooldown_and_says_what_to_use_instead() -> None:
-    with pytest.raises(InvalidSchedule, match="constant before its decay; use --as pytorch"):
-        export.timm_source(COOLDOWNS[0])
-
-
 def test_another_schedule_has_no_source_but_a_table() -> None:
     with pytest.raises(InvalidSchedule, match="Rex has no source; use --as csv"):
         export.kdecay_python_source(Rex())
+    with pytest.raises(InvalidSchedule, match="Rex has no source; use --as csv"):
+        export.timm_source(Rex())

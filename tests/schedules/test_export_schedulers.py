@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
-from kdecay_search.errors import InvalidSchedule, StudyError
+from kdecay_search.errors import StudyError
 from kdecay_search.report.winner import winner_as
 from kdecay_search.schedules import export
+from kdecay_search.schedules.base import Schedule
+from kdecay_search.schedules.baselines import WarmupStableDecay
 from kdecay_search.schedules.export import Form
 from kdecay_search.schedules.kdecay import FAMILIES, KDecaySchedule
 from kdecay_search.snapshot import StudySnapshot
+from tests.support.exports import executed
 from tests.support.memory_studies import MemoryQueue, stated, study
 
 TOTAL = 60
@@ -38,13 +43,6 @@ ANY = [
 def described(schedule: KDecaySchedule) -> str:
     warmup = f", warm-up {schedule.warmup_steps}" if schedule.warmup_steps else ""
     return f"{schedule.family} {schedule.ks}{warmup}"
-
-
-def executed(source: str) -> dict[str, Any]:
-    assert "kdecay_search" not in source
-    names: dict[str, Any] = {}
-    exec(source, names)
-    return names
 
 
 def rates(schedule: KDecaySchedule, steps: int = TOTAL) -> Any:
@@ -161,21 +159,57 @@ def test_timm_s_own_scheduler_sets_the_closed_form_at_every_step(schedule: KDeca
     assert lr_of(optimizer) == schedule.lr_min
 
 
+@pytest.mark.parametrize("total", [None, 10**5])
 @pytest.mark.parametrize(
-    ("schedule", "total", "reason"),
-    [
-        (KDecaySchedule(ks=(1.5, 4.0)), None, "one term, and this schedule has 2, k = 1.5, 4;"),
-        (KDecaySchedule("exponential", (2.0,)), None, "not in the exponential;"),
-        (KDecaySchedule(ks=(70.0,)), 10**5, r"T\*\*k.*k = 70 and T = 100,000"),
-        (KDecaySchedule(ks=(70.0,)), None, "give --total-steps, or use --as pytorch"),
-    ],
+    "schedule",
+    [*(s for s in ANY if s not in ONE_TERM), KDecaySchedule(ks=(70.0,)), WarmupStableDecay()],
+    ids=repr,
 )
-def test_what_timm_lacks_is_refused_with_what_to_use_instead(
-    schedule: KDecaySchedule, total: int | None, reason: str
+def test_what_timm_lacks_is_a_class_derived_from_its_scheduler(
+    schedule: Schedule, total: int | None
 ) -> None:
-    with pytest.raises(InvalidSchedule, match=reason) as refused:
-        export.timm_source(schedule, total)
-    assert "use --as pytorch" in str(refused.value)
+    """timm has one term, no exponential and no cooldown, and computes T**k, which overflows."""
+    source = export.timm_source(schedule, total)
+    assert "class KDecayScheduler(Scheduler)" in source
+    optimizer = groups(0.0, schedule.lr_max, 0.25 * schedule.lr_max, default=schedule.lr_max)
+    optimizer.param_groups[2]["lr_scale"] = 0.5
+    make = executed(source)["kdecay_scheduler"]
+    total = total or TOTAL
+    scheduler = make(optimizer, total)
+    for updates in range(0, total + 1, total // TOTAL):
+        rate = schedule(updates, total)
+        scheduler.step_update(updates)
+        scheduler.step(updates)  # train.py calls it after every epoch; it changes nothing
+        assert lrs_of(optimizer) == pytest.approx([0.0, rate, 0.125 * rate], rel=1e-12, abs=0)
+    scheduler.step_update(total + 5)
+    assert lr_of(optimizer) == 0.0
+    assert lrs_of(optimizer)[1] == pytest.approx(schedule.lr_min, rel=1e-12)
+
+
+@pytest.mark.parametrize("schedule", ONE_TERM, ids=described)
+def test_the_arguments_of_timm_s_train_py_give_the_same_rates(schedule: KDecaySchedule) -> None:
+    from timm.scheduler.scheduler_factory import create_scheduler
+
+    found = re.search(r"(--sched .*)\n +(--lr .*)\n", export.timm_source(schedule, TOTAL))
+    if schedule.warmup_steps:
+        assert found is None, "train.py counts a warm-up beside --epochs"
+        return
+    assert found
+    parser = argparse.ArgumentParser()
+    for name in ("lr-k-decay", "decay-rate", "lr", "min-lr"):
+        parser.add_argument(f"--{name}", type=float, default=argparse.SUPPRESS)
+    parser.add_argument("--sched")
+    parser.add_argument("--sched-on-updates", action="store_true")
+    parser.add_argument("--warmup-epochs", type=int)
+    given = parser.parse_args([*found[1].split(), *found[2].split()], argparse.Namespace(epochs=6))
+    optimizer = sgd(given.lr)
+    scheduler, epochs = create_scheduler(given, optimizer, updates_per_epoch=TOTAL // 6)
+    assert epochs * 10 == TOTAL
+    seen = []
+    for updates in range(TOTAL + 1):
+        scheduler.step_update(updates)
+        seen.append(lr_of(optimizer))
+    assert seen == rates(schedule)
 
 
 def test_a_large_exponent_is_for_timm_where_its_power_is_still_a_number() -> None:
@@ -301,7 +335,7 @@ def ended(*tables: dict[float, Any], **keys: Any) -> StudySnapshot:
 
 
 @pytest.mark.parametrize("form", [Form.PYTORCH, Form.TIMM, Form.HUGGINGFACE, Form.LIGHTNING])
-@pytest.mark.parametrize("family", [f for f in FAMILIES if f != "exponential"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_study_s_winner_has_its_rates_and_its_warm_up_in_updates(form: Form, family: str) -> None:
     table = {"family": family, "lr_max": 0.4, "lr_min": 0.01, "warmup_epochs": 1.0}
     snapshot = ended({1.0: 9.0, 2.0: 5.0, 3.0: 9.0}, schedule=table)

@@ -6,9 +6,9 @@ from kdecay_search.schedules.export.schedulers import (
     huggingface_source,
     lightning_source,
     pytorch_source,
-    timm_source,
 )
 from kdecay_search.schedules.export.table import schedule_csv
+from kdecay_search.schedules.export.timm import timm_source
 
 __all__ = [
     "Form",

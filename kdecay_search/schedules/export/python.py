@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from kdecay_search.errors import InvalidSchedule
 from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.baselines import WarmupStableDecay
@@ -11,8 +13,8 @@ from kdecay_search.schedules.kdecay import KDecaySchedule
 def kdecay_python_source(schedule: Schedule, total_steps: int | None = None) -> str:
     """Source of a function ``learning_rate(step, total_steps)``, with the values filled in.
 
-    Executed, it gives the same floats as ``schedule``, bit for bit. It checks no arguments; where a
-    step beyond the last would give no number, it gives the last rate.
+    Executed, it gives the same floats as ``schedule``, bit for bit. Steps before the first have the
+    first rate, and steps beyond the last have the last one.
 
     Args:
         schedule: The schedule to write.
@@ -22,7 +24,8 @@ def kdecay_python_source(schedule: Schedule, total_steps: int | None = None) -> 
         Python source that imports ``math`` at most.
 
     Raises:
-        InvalidSchedule: The schedule is neither a k-decay schedule nor a cooldown.
+        InvalidSchedule: The schedule is neither a k-decay schedule nor a cooldown, or its warm-up
+            does not fit into ``total_steps``.
     """
     imports = "import math\n\n\n" if needs_math(schedule) else ""
     return imports + learning_rate_function(schedule, total_steps)
@@ -30,6 +33,7 @@ def kdecay_python_source(schedule: Schedule, total_steps: int | None = None) -> 
 
 def learning_rate_function(schedule: Schedule, total_steps: int | None = None) -> str:
     """Source of the function alone, without its imports."""
+    check_total(schedule, total_steps)
     lr_max, lr_min, warmup = schedule.lr_max, schedule.lr_min, schedule.warmup_steps
     warming = [
         f"    if step < {warmup}:",
@@ -42,14 +46,30 @@ def learning_rate_function(schedule: Schedule, total_steps: int | None = None) -
         "",
         f"    {_origin(schedule)}",
         '    """',
+        "    step = min(max(step, 0), total_steps)",
         *(warming if warmup else []),
-        f"    u = {f'min(1.0, {u})' if _ends_beyond(schedule) else u}",
+        f"    u = {u}",
         *(f"    {line}" for line in _shape(schedule)),
         "    if weight == 1.0:",
         f"        return {lr_max!r}",
         f"    return {lr_min!r} + ({lr_max!r} - {lr_min!r}) * weight",
     ]
     return "\n".join(lines) + "\n"
+
+
+def check_total(schedule: Schedule, total_steps: int | None) -> None:
+    """Refuse a number of updates that the schedule does not fit into; None is any number.
+
+    Raises:
+        InvalidSchedule: It is no whole number, below 1, or not above the warm-up.
+    """
+    if total_steps is None:
+        return
+    if isinstance(total_steps, bool) or not isinstance(total_steps, Integral):
+        raise InvalidSchedule(
+            f"total_steps={total_steps!r} must be a whole number; count optimizer updates"
+        )
+    schedule(0, int(total_steps))
 
 
 def needs_math(schedule: Schedule) -> bool:
@@ -93,14 +113,6 @@ def _origin(schedule: Schedule) -> str:
     if isinstance(schedule, WarmupStableDecay):
         return "Haegele et al., arXiv:2405.18392. step counts optimizer updates from 0."
     return "k-decay, arXiv:2004.05909, eq. 10 to 14. step counts optimizer updates from 0."
-
-
-def _ends_beyond(schedule: Schedule) -> bool:
-    """Whether a step beyond the last needs care: there, (1 - phi)**N may be no real number, and a
-    cooldown would fall below lr_min."""
-    if isinstance(schedule, WarmupStableDecay):
-        return True
-    return _known(schedule).family == "polynomial" and _known(schedule).power != 1.0
 
 
 def _shape(schedule: Schedule) -> list[str]:
