@@ -28,10 +28,10 @@ class Remaining:
     """Seeds on which a candidate has not run."""
     seeds: int
     """Number of seeds of the study."""
-    left: int
-    """Number of runs that may still begin; negative if more have begun."""
-    left_for_leader: int
-    """Number of runs that may still begin if they make sure of the leader; ``left`` or more."""
+    left: float
+    """Trainings of full length that are left; negative if more have begun."""
+    left_for_leader: float
+    """The same for runs that make sure of the leader; ``left`` or more."""
 
 
 def batch_size(candidates: int, policy: Policy = POLICY) -> int:

@@ -19,15 +19,16 @@ what is reported to Optuna and judged here. docs/pruning.md has the measurements
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.results import blow_up_limit
 from kdecay_search.search.surrogate import smooth_means
+from kdecay_search.search.tally import Memo
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import FIRST_SEED, RunRequest
+from kdecay_search.study.trials import FIRST_SEED, RunRequest, Trial
 
 _SLACK = 1e-9
 
@@ -52,11 +53,50 @@ def may_stop(
     """Whether :func:`should_stop` is worth asking after so many epochs, judged without a look at
     other runs."""
     is_open = spec.pruning.enabled and not request.protected and request.key.seed == FIRST_SEED
-    return is_open and is_look(spec, epochs_done, policy)
+    return is_open and _is_compared(spec, epochs_done, policy)
 
 
-def is_look(spec: StudySpec, epochs_done: int, policy: Policy = POLICY) -> bool:
-    """Whether runs are compared after so many epochs."""
+def is_look(spec: StudySpec, number: int) -> bool:
+    """Whether a run may be paused after this report."""
+    return number in spec.looks
+
+
+def goes_on(
+    spec: StudySpec,
+    trials: Iterable[Trial],
+    trial_id: int,
+    memo: Memo | None = None,
+    policy: Policy = POLICY,
+) -> bool:
+    """Whether a run that has just reported at a look should train on; else it is paused.
+
+    At share u of the training, the better 1 - u of the runs of its seed that have come so far go
+    on, and so do baselines.
+
+    Args:
+        spec: The study.
+        trials: All its trials as they are now, the run's own among them.
+        trial_id: The run's own trial.
+        memo: What earlier decisions of this process have worked out.
+        policy: The constants behind the decisions.
+    """
+    every = list(trials)
+    own = next(trial for trial in every if trial.trial_id == trial_id)
+    if own.request.protected or not own.looks:
+        return True
+    number, stage = max(own.looks), own.candidate_key._replace(candidate=0)
+    there = [
+        trial.looks[number]
+        for trial in every
+        if trial.key.seed == own.key.seed
+        and trial.candidate_key._replace(candidate=0) == stage
+        and number in trial.looks
+    ]
+    staying = math.ceil((1 - number / spec.task.length.reports) * len(there) - _SLACK)
+    return sum(error < own.looks[number] for error in there) < max(1, staying)
+
+
+def _is_compared(spec: StudySpec, epochs_done: int, policy: Policy) -> bool:
     total = spec.task.length.reports
     share = epochs_done / total
     if not spec.pruning.first_share - _SLACK <= share <= policy.last_look_share + _SLACK:

@@ -49,7 +49,7 @@ class JointAllocator:
 
     def next_runs(self) -> list[Run]:
         """The runs to be queued next; none if the stage is over."""
-        policy, left = self.policy, self.remaining.left
+        policy, left = self.policy, int(self.remaining.left)
         wanted = self.budget // policy.runs_per_decision
         size = min(left, max(policy.min_batch, min(policy.max_batch, wanted)))
         is_last = left <= size + len(self.tunings)

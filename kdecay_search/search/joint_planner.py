@@ -27,7 +27,7 @@ from kdecay_search.search.proposals import as_in_file, edges, nearby, spread, wi
 from kdecay_search.search.selection import Gain, Selection
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Stage, TunedBaseline
-from kdecay_search.search.stage_planner import StagePlanner
+from kdecay_search.search.stage_planner import Following, StagePlanner
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.search.tally import Memo
 from kdecay_search.statistics import Sample
@@ -35,8 +35,10 @@ from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.space import Axis, ScheduleSpace, Subspace
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import FIRST_SEED, CandidateTrials, RunRequest
+from kdecay_search.study.trials import FIRST_SEED, CandidateTrials
 
+_ROUNDING = 1e-9
+"""Trainings by which a sum of shares may be off."""
 NORMAL_95 = 1.96
 """Standard errors on either side of a 95 % interval."""
 
@@ -167,7 +169,7 @@ class JointPlanner(StagePlanner):
         return smooth.mean > self.policy.min_gain_errors * error
 
     def _is_running(self) -> bool:
-        return bool(self._unfinished() or self._next)
+        return bool(self._unfinished() or self._next != Following())
 
     def _is_at_edge(self) -> bool:
         return bool(self._edges())
@@ -186,31 +188,34 @@ class JointPlanner(StagePlanner):
 
     # ---- which runs come next ----------------------------------------------------------------
 
-    def missing(self) -> tuple[tuple[RunRequest, ...], tuple[RunRequest, ...]]:
-        return self._next, ()
+    def following(self) -> Following:
+        return self._next
 
-    def _next_runs(self) -> tuple[RunRequest, ...]:
+    def _next_runs(self) -> Following:
         again = [
             (candidate, seed)
             for candidate in self.candidates
             for seed in sorted(self._summary(candidate.index).retry)
         ]
         if again:
-            return self._requests(again)
+            return Following(self._requests(again))
         left = self._left_of_budget()
-        if left <= 0 or any(self._summary(c.index).open for c in self.candidates):
-            return ()
-        if self.candidates:
-            runs = self._allocate_jointly(left)
-        else:
+        if any(self._summary(c.index).open for c in self.candidates):
+            return Following()
+        if not self.candidates:
             runs = [(point, FIRST_SEED) for point in self._design()][:left]
+        else:
+            runs = self._allocate_jointly(left) if left > 0 else []
         known = {c.point: c for c in self.candidates if c.point is not None}
         new = dict.fromkeys(point for point, _ in runs if point not in known)
         for index, point in enumerate(new, start=len(self.candidates)):
             known[point] = CandidateResult(
                 index, point.k, {}, 0, 0, 0, 0, lr_max=point.lr_max, whole=point
             )
-        return self._requests((known[point], seed) for point, seed in runs)
+        if runs:
+            return self._begun_with((known[point], seed) for point, seed in runs)
+        paused = [(c, seed) for c in self.candidates for seed in self._summary(c.index).paused]
+        return Following(close=self._paused(paused))
 
     def _design(self) -> list[Candidate]:
         """The first candidates: each baseline at the study file's level, and a spread of points."""
@@ -266,7 +271,8 @@ class JointPlanner(StagePlanner):
         new, own = self._new(tried)
         every = dict.fromkeys([*new, *(point for points in own for point in points)])
         seeds = self.spec.search.seeds
-        missing = {point: self._summary(able[point].index).missing for point in runs}
+        summaries = {point: self._summary(able[point].index) for point in runs}
+        missing = {point: each.missing | each.paused.keys() for point, each in summaries.items()}
         missing |= dict.fromkeys(every, frozenset(range(seeds)))
         tunings = [
             Tuning(subspace, points, self._begun_of(self._tried_in(subspace)))
@@ -288,7 +294,8 @@ class JointPlanner(StagePlanner):
         ).next_runs()
 
     def _left_of_budget(self) -> int:
-        return self.budget - self.begun
+        """Trainings that are left of the budget, whole ones."""
+        return math.floor(self.budget - self.spent + _ROUNDING)
 
     # ---- as on a grid ------------------------------------------------------------------------
 
@@ -327,7 +334,9 @@ class JointPlanner(StagePlanner):
         found = super()._candidate(index)
         summary = self._summary(index)
         return replace(
-            found, whole=self.space.points[index], unfinished=len(summary.open) + len(summary.retry)
+            found,
+            whole=self.space.points[index],
+            unfinished=len(summary.open) + len(summary.retry) + len(summary.paused),
         )
 
 

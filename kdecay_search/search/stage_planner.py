@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size, max_runs
 from kdecay_search.search.machines import Machines
@@ -24,6 +24,20 @@ from kdecay_search.study.trials import FIRST_SEED, CandidateTrials, RunKey, RunR
 
 CandidateRun = tuple[CandidateResult, int]
 """A candidate and a seed."""
+
+
+@dataclass(frozen=True)
+class Following:
+    """What becomes of a stage's runs that are neither under way nor done."""
+
+    enqueue: tuple[RunRequest, ...] = ()
+    """Runs to be queued, in the order in which workers should take them."""
+    resume: tuple[Trial, ...] = ()
+    """Paused trials that go on."""
+    skip: tuple[RunRequest, ...] = ()
+    """Runs that are not needed."""
+    close: tuple[Trial, ...] = ()
+    """Paused trials that are not needed any further."""
 
 
 class StagePlanner:
@@ -55,8 +69,9 @@ class StagePlanner:
         self.number = len(self.earlier) + 1
         self.incumbent = incumbent
         seeds, attempts = range(spec.search.seeds), spec.workers.max_attempts
+        self._epochs = spec.task.length.reports
         self.summaries = {
-            index: memo.summary(trials, seeds, attempts, policy, machines)
+            index: memo.summary(trials, seeds, attempts, policy, machines, self._epochs)
             for index, trials in sorted(replicates.items())
         }
         self._no_trials = CandidateSummary.of((), seeds, attempts, policy)
@@ -113,6 +128,13 @@ class StagePlanner:
     def begun(self) -> int:
         """Number of runs that have begun."""
         return sum(summary.begun for summary in self.summaries.values())
+
+    @property
+    def spent(self) -> float:
+        """What the runs that have begun cost, in trainings of full length. Paused and pruned ones
+        count by their epochs, the others as whole ones."""
+        saved = sum(summary.saved for summary in self.summaries.values())
+        return self.begun - saved / self._epochs
 
     @property
     def noise(self) -> float:
@@ -183,8 +205,8 @@ class StagePlanner:
         results = self._surrogate.results
         return gain.widened(results.uneven_noise((reference, best), self.policy))
 
-    def missing(self) -> tuple[tuple[RunRequest, ...], tuple[RunRequest, ...]]:
-        """The runs that no open or finished trial serves: those to queue, and those to skip."""
+    def following(self) -> Following:
+        """What becomes of the runs that no open or finished trial serves."""
         missing = [
             (candidate, seed)
             for candidate in self.candidates
@@ -192,13 +214,26 @@ class StagePlanner:
             if candidate.k is not None or seed == FIRST_SEED  # where the sampler chooses k
         ]
         missing.sort(key=lambda run: run[1])
+        paused = [(c, seed) for c in self.candidates for seed in self._summary(c.index).paused]
         if not self.spec.pruning.enabled:
-            return self._requests(missing), ()
+            return self._begun_with([*missing, *paused])
         due = [(c, seed) for c, seed in missing if self._is_due(c, seed)]
         if due or any(self._summary(c.index).open for c in self.candidates):
-            return self._requests(due), ()
-        further = self._allocate(missing)
-        return (self._requests(further), ()) if further else ((), self._requests(missing))
+            return self._begun_with(due)
+        further = self._allocate([*missing, *paused])
+        if further:
+            return self._begun_with(further)
+        return Following(skip=self._requests(missing), close=self._paused(paused))
+
+    def _begun_with(self, runs: Iterable[CandidateRun]) -> Following:
+        """Some runs begin or, if they are paused, go on."""
+        runs = list(runs)
+        paused = [(c, seed) for c, seed in runs if seed in self._summary(c.index).paused]
+        new = [run for run in runs if run not in paused]
+        return Following(enqueue=self._requests(new), resume=self._paused(paused))
+
+    def _paused(self, runs: Iterable[CandidateRun]) -> tuple[Trial, ...]:
+        return tuple(self._summary(c.index).paused[seed] for c, seed in runs)
 
     def redundant(self) -> Iterator[Trial]:
         """Open trials of runs that another trial serves."""
@@ -249,8 +284,8 @@ class StagePlanner:
 
     def _may_win(self, candidate: CandidateResult, left: int) -> bool:
         """Whether the candidate may be chosen once it has run on the ``left`` seeds. A candidate
-        that was ended early or has diverged, or that failed without a result, may not."""
-        is_lost = candidate.pruned > candidate.skipped or candidate.diverged > 0
+        that has diverged, or that failed without a result, may not."""
+        is_lost = candidate.diverged > 0
         is_lost = is_lost or bool(candidate.failed and not candidate.errors)
         return not is_lost and len(candidate.errors) + left >= self.policy.min_runs_to_win
 
@@ -322,11 +357,11 @@ class StagePlanner:
         ]
         return min(ranked, key=lambda each: each[:2])[2] if ranked else None
 
-    def _left(self, extra_runs: int) -> int:
-        """Number of runs that may still begin when pruning is on, with extra runs beyond one per
+    def _left(self, extra_runs: int) -> float:
+        """Trainings of full length that are left when pruning is on, with extra runs beyond one per
         candidate; negative if more have begun."""
         seeds = self.spec.search.seeds
-        return max_runs(len(self.candidates), seeds, extra_runs, self.policy) - self.begun
+        return max_runs(len(self.candidates), seeds, extra_runs, self.policy) - self.spent
 
     def _min_gain(self, pairs: int) -> float:
         """By how much a term must lower the mean error, over some pairs of runs, to be kept."""
@@ -342,7 +377,8 @@ class StagePlanner:
         if not self.spec.pruning.enabled:
             return self._unfinished()
         under_way = sum(len(summary.open) for summary in self.summaries.values())
-        return min(self._unfinished(), max(0, self._left(self.policy.extra_runs)) + under_way)
+        left = math.ceil(max(0.0, self._left(self.policy.extra_runs)))
+        return min(self._unfinished(), left + under_way)
 
     def _requests(self, runs: Iterable[CandidateRun]) -> tuple[RunRequest, ...]:
         return tuple(

@@ -314,17 +314,19 @@ def test_what_a_second_stage_finds_has_met_the_first_term_on_two_seeds() -> None
         assert len(second.best.errors.keys() & first.best.errors.keys()) >= 2
 
 
-def test_a_candidate_pruned_on_the_first_seed_gets_no_other() -> None:
+def test_paused_runs_go_on_if_they_are_worth_it_and_else_end_as_pruned_with_the_stage() -> None:
     spec = raced()
     queue = MemoryQueue(spec)
     queue.reconcile()
-    for waiting in [t for t in queue.waiting if t.k == 5.0]:
-        queue.put(type(waiting)(**{**waiting.__dict__, "state": State.PRUNED, "epochs": 2}))
+    for waiting in queue.waiting:
+        if not waiting.request.protected:
+            queue.put(replace(waiting, state=State.PAUSED, epochs=2, looks={2: 10.0}))
+    paused = {t.key for t in queue.trials if t.state == State.PAUSED}
     queue.play()
-    states = {t.key.seed: t.state for t in queue.trials if t.k == 5.0}
-    assert states == dict.fromkeys(range(4), State.PRUNED)
-    (candidate,) = [c for c in queue.plan().stages[0].candidates if c.k == 5.0]
-    assert (candidate.pruned, candidate.skipped) == (4, 3)
+    ended = {t.key: t.state for t in queue.trials}
+    assert {ended[key] for key in paused} == {State.COMPLETE, State.PRUNED}
+    (only_paused, *_) = [t for t in queue.trials if t.state == State.PRUNED and t.epochs]
+    assert only_paused.epochs == 2
 
 
 @pytest.mark.parametrize("sampler", ["random", "tpe"])

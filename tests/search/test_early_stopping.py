@@ -10,7 +10,6 @@ from kdecay_search.search.early_stopping import (
     may_stop,
     should_stop,
 )
-from kdecay_search.search.policy import POLICY
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunKey, RunRequest
@@ -86,15 +85,13 @@ def test_the_first_runs_have_nobody_to_be_compared_with() -> None:
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 12, 30, 200])
-def test_decisions_lie_between_the_first_share_and_the_last(epochs: int) -> None:
+def test_looks_lie_between_the_first_share_and_the_end(epochs: int) -> None:
     asked = spec(epochs)
-    decisions = [epoch for epoch in range(1, epochs + 1) if is_look(asked, epoch)]
-    assert len(decisions) <= 12
-    assert all(
-        1 / 3 <= epoch / epochs + 1e-9 <= POLICY.last_look_share + 1e-8 for epoch in decisions
-    )
-    if epochs >= 12:
-        assert decisions
+    looks = [epoch for epoch in range(1, epochs + 1) if is_look(asked, epoch)]
+    assert len(looks) <= asked.pruning.looks
+    assert all(asked.pruning.first_share * epochs - 1e-9 <= look < epochs for look in looks)
+    assert bool(looks) == (epochs > 1)
+    assert not any(is_look(spec(epochs, enabled=False), look) for look in looks)
 
 
 def test_only_unprotected_runs_of_the_first_seed_are_ever_asked_about() -> None:

@@ -158,6 +158,10 @@ class MemoryQueue:
         plan = self.plan()
         for redundant in plan.withdraw:
             self.put(replace(redundant, state=State.FAILED, reason=WITHDRAWN))
+        for paused in plan.resume:
+            self.put(replace(paused, state=State.WAITING))
+        for paused in plan.close:
+            self.put(replace(paused, state=State.PRUNED))
         self._add(plan.enqueue, State.WAITING)
         self._add(plan.skip, State.PRUNED)
         return plan
@@ -191,7 +195,7 @@ class MemoryQueue:
     def play(self, at_once: int | None = None) -> Plan:
         """Tick and work until the study no longer runs; ``at_once``: trials between two ticks."""
         while (plan := self.reconcile()).progress == Progress.RUNNING:
-            done = self.work(at_once) + len(plan.skip)
+            done = self.work(at_once) + len(plan.skip) + len(plan.close)
             assert done, "the study runs, but nothing is left to work on"
             assert len(self.trials) < MOST_TRIALS, "the study does not come to an end"
         return self.plan()
