@@ -9,9 +9,11 @@ from pathlib import Path
 
 from kdecay_search import credentials
 from kdecay_search.errors import KDecayError
+from kdecay_search.tasks.device_names import devices_of
 
 DEVICE = "KDECAY_DEVICE"
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+THREADS = "OMP_NUM_THREADS"
 SAFE_PATH, OURS = "PYTHONSAFEPATH", "kdecay"
 """An environment variable of Python, and the value by which a worker knows that it has set it."""
 
@@ -22,22 +24,27 @@ def device_and_environment(
     """Return the device and the environment variables for a program.
 
     The program sees no GPU but the worker's, so that no framework default picks another one, and
-    none of the database's credentials (:mod:`kdecay_search.credentials`).
+    none of the database's credentials (:mod:`kdecay_search.credentials`). A program of several
+    processes gets a share of the cores for each, unless the user has set their number.
 
     Args:
-        device: The worker's own device: ``cpu``, ``cuda`` or ``cuda:N``.
+        device: The worker's own device, or devices: ``cpu``, ``cuda``, ``cuda:N`` or what
+            :func:`.device_names.devices_of` takes apart.
         inherited: The worker's environment variables.
 
     Returns:
-        The device as the program addresses it (``cpu`` or ``cuda``), and its environment.
+        The kind of device as the program addresses it (``cpu`` or ``cuda``), and its environment.
 
     Raises:
         KDecayError: ``CUDA_VISIBLE_DEVICES`` excludes the worker's device.
     """
-    name = device.partition(":")[0]
+    devices = devices_of(device)
+    name = devices[0].partition(":")[0]
     own = {
         DEVICE: name,
-        VISIBLE: _visible_gpu(device, inherited.get(VISIBLE)),
+        VISIBLE: ",".join(_visible_gpu(each, inherited.get(VISIBLE)) for each in devices).strip(
+            ","
+        ),
         "PATH": os.pathsep.join(
             [str(Path(sys.executable).parent), inherited.get("PATH", os.defpath)]
         ),
@@ -45,10 +52,24 @@ def device_and_environment(
         "PYTHONIOENCODING": "utf-8",  # the worker decodes what is printed, whatever its own locale
         "PYTHONFAULTHANDLER": "1",  # a crash or SIGABRT dumps where each thread is
     }
+    if len(devices) > 1 and THREADS not in inherited:
+        own[THREADS] = str(max(1, (os.cpu_count() or 1) // len(devices)))
     withheld = credentials.withheld(inherited) | {"PGTZ"}  # which our connections set
     if inherited.get(SAFE_PATH) == OURS:
         withheld.add(SAFE_PATH)
     return name, {key: value for key, value in inherited.items() if key not in withheld} | own
+
+
+def own_devices(device: str) -> list[str]:
+    """Return the devices of a run as its processes address them, one for each.
+
+    A program sees the worker's GPUs only, so they are counted from 0; one alone is ``cuda``.
+    """
+    devices = devices_of(device)
+    kind = devices[0].partition(":")[0]
+    if kind == "cpu" or len(devices) == 1:
+        return [kind] * len(devices)
+    return [f"{kind}:{index}" for index in range(len(devices))]
 
 
 def keep_working_folder_off_path() -> None:

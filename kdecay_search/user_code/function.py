@@ -40,6 +40,21 @@ def run_function(function: Callable[[TaskRun], object], run: Run) -> float | Non
         return None
 
 
+def follow(function: Callable[[TaskRun], object], run: Run) -> None:
+    """Let a user's function train ``run`` on a rank that reports nothing: on all but rank 0.
+
+    Raises:
+        Interruption: The run was interrupted, even if the function caught the interruption.
+        Exception: Anything else that the function raises.
+    """
+    task_run = TaskRun(run)
+    with suppress(Diverged):
+        try:
+            function(task_run)
+        finally:
+            task_run._raise_if_interrupted()
+
+
 def _final_value(task_run: TaskRun, result: object) -> float | None:
     """Check what the function returned; if it reported nothing, that is the only report."""
     progress = task_run._progress

@@ -41,8 +41,22 @@ class GivenRun:
 
     @property
     def device(self) -> str:
-        """The device to train on: ``cpu``, ``cuda`` or ``cuda:N``."""
+        """The device to train on: ``cpu``, ``cuda`` or ``cuda:N``; each rank's own."""
         return self._run.device
+
+    @property
+    def rank(self) -> int:
+        """The number of this process among those that train the run together, from 0.
+
+        All of them call the same methods of the run, in the same order. Rank 0 alone reports and
+        saves; the calls of the others keep their counts, and let all ranks end together.
+        """
+        return int(getattr(self._run, "rank", 0))
+
+    @property
+    def world_size(self) -> int:
+        """How many processes train the run: ``--devices-per-run`` of the worker."""
+        return int(getattr(self._run, "world_size", 1))
 
     @property
     def purpose(self) -> Literal["search", "confirmation"]:

@@ -9,17 +9,19 @@ import pickle
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdecay_search.errors import TaskError
 from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.protocol import Epoch, Interruption, Run
 from kdecay_search.user_code.channel import Message, encode
-from kdecay_search.user_code.environment import device_and_environment
+from kdecay_search.user_code.environment import device_and_environment, own_devices
 from kdecay_search.user_code.failures import user_frames
 from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_output, serve
 from kdecay_search.user_code.output import ReportLines
 from kdecay_search.user_code.process import Program
+from kdecay_search.user_code.reports import too_few_reports
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,11 @@ CHILD = (
 )
 """What the child process executes. With Python's option ``-P``, no module in the user's folder can
 take the place of one that our own modules import."""
+LAUNCHER = (
+    "import sys; sys.path.append(sys.argv[1]); "
+    f"from kdecay_search.user_code import ranks; ranks.main({CHILD!r})"
+)
+"""What is executed in its place for a run on several devices: it starts a child for each."""
 EXIT_SECONDS = 10.0
 """Time that the process gets to exit after the function has returned: for threads and atexit."""
 COOPERATION_SHARE = 0.8
@@ -51,11 +58,13 @@ def train(run: Run) -> float | None:
     task = run.spec.task
     if not isinstance(task, PythonTask):
         raise TypeError(f"a task of kind 'python' was expected, not {task.kind!r}")
-    device, environment = device_and_environment(run.device)
+    _, environment = device_and_environment(run.device)
+    devices = own_devices(run.device)
     channel, program_end = socket.socketpair()
-    command = [sys.executable, "-P", "-c", CHILD, ROOT, str(program_end.fileno())]
+    code = CHILD if len(devices) == 1 else LAUNCHER
+    command = [sys.executable, "-P", "-c", code, ROOT, str(program_end.fileno())]
     with Program(command, environment, ReportLines(), channel, program_end) as program:
-        return _FunctionRun(run, task, program, channel).result(device)
+        return _FunctionRun(run, task, program, channel).result(devices)
 
 
 class _FunctionRun:
@@ -69,9 +78,9 @@ class _FunctionRun:
         self._has_diverged = False
         self._outcome: Message | None = None
 
-    def result(self, device: str) -> float | None:
+    def result(self, devices: Sequence[str]) -> float | None:
         """Serve the process to its end; return what the function returned."""
-        self._send(_job(self._run, device))
+        self._send(_job(self._run, devices))
         try:
             serve(self._run, self._task, self._program, self)
         except Hung:
@@ -122,16 +131,12 @@ class _FunctionRun:
         value: float | None = outcome["returned"]
         length = self._task.length
         if value is None and not self._has_diverged and self._reports < length.reports:
-            raise RunFailed(
-                f"{self._task.entry} returned after {length.position(self._reports)} of "
-                f"{length.setting}; report every {length.unit}, or set {length.key} to the number "
-                f"of {length.unit}s that it trains"
-            )
+            raise RunFailed(too_few_reports(self._task.entry, length, self._reports))
         return value
 
 
-def _job(run: Run, device: str) -> Message:
-    """Return the message that tells the child process what to train."""
+def _job(run: Run, devices: Sequence[str]) -> Message:
+    """Return the message that tells the child process what to train, or several."""
     return {
         "spec": run.spec.to_json(),
         "ks": run.ks,
@@ -139,6 +144,7 @@ def _job(run: Run, device: str) -> Message:
         "point": run.point.stated() if run.point else None,
         "comparator": run.comparator,
         "seed": run.seed,
-        "device": device,
+        "device": devices[0],
+        "devices": devices,
         "checkpoint": pickle.dumps(run.checkpoint).hex(),
     }

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 from kdecay_search.errors import TaskError
 from kdecay_search.study.base import AVERAGING_SHARE
 from kdecay_search.tasks.protocol import Epoch, Interruption, Released, Run
-from kdecay_search.user_code.given_run import GivenRun
+from kdecay_search.user_code.counted_run import CountedRun
 from kdecay_search.user_code.progress import Progress
 from kdecay_search.user_code.random_state import seed_all
+from kdecay_search.user_code.rank_state import state_store
 from kdecay_search.user_code.reports import AVERAGED, VALUE, WrongReport, as_float, report_of
-from kdecay_search.user_code.saved_state import SavedState, Stateful, StateStore, state_of
+from kdecay_search.user_code.saved_state import SavedState, Stateful, state_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -31,7 +32,7 @@ class Diverged(Interruption):
     """The loss or the metric is NaN or infinite: the run ends here, and ranks last."""
 
 
-class TaskRun(GivenRun):
+class TaskRun(CountedRun):
     """One training run, from its first optimizer update to its last, as your code sees it.
 
     Your training function gets a ``TaskRun`` as its only argument. It must do two things:
@@ -79,60 +80,15 @@ class TaskRun(GivenRun):
     def __init__(self, run: Run) -> None:
         """Wrap the run that a worker trains; workers do this, your code does not need to."""
         super().__init__(run)
-        self._progress = Progress(self.length)
         self._drivers: list[LRDriver] = []
         self._scheduler: ScheduleLR | None = None
         self._updates: Sequence[int] = ()
         self._kept: tuple[Stateful, ...] = ()
         self._will_save = False
         self._interruption: Interruption | None = None
-        self._store = StateStore(run.checkpoint)
-
-    # ---- what is done -----------------------------------------------------------------------
-
-    @property
-    def epochs_done(self) -> int:
-        """Number of epochs reported so far, including those of an attempt that was resumed.
-
-        Raises:
-            TaskError: The study counts steps.
-        """
-        self._require("epoch", "run.epochs_done", "run.steps_done")
-        return self._progress.position
-
-    @property
-    def steps_done(self) -> int:
-        """The step of the last report, including those of an attempt that was resumed.
-
-        Raises:
-            TaskError: The study counts epochs.
-        """
-        self._require("step", "run.steps_done", "run.epochs_done")
-        return self._progress.position
-
-    def remaining_epochs(self) -> range:
-        """Return the numbers of the epochs to train, counted from 1.
-
-        In a run that is resumed (:meth:`keep`, :meth:`resume`), they start after the last epoch
-        that was reported.
-
-        Raises:
-            TaskError: The study counts steps.
-        """
-        self._require("epoch", "run.remaining_epochs()", "run.remaining_steps()")
-        return range(self._progress.position + 1, self.length.total + 1)
-
-    def remaining_steps(self) -> range:
-        """Return the numbers of the optimizer updates to make, counted from 1.
-
-        In a run that is resumed (:meth:`keep`, :meth:`resume`), they start after the step that was
-        reported last.
-
-        Raises:
-            TaskError: The study counts epochs.
-        """
-        self._require("step", "run.remaining_steps()", "run.remaining_epochs()")
-        return range(self._progress.position + 1, self.length.total + 1)
+        self._diverged: Diverged | None = None
+        """Set once rank 0 of several has reported that it diverged: all end at the next update."""
+        self._store = state_store(run)
 
     # ---- the learning rate ------------------------------------------------------------------
 
@@ -222,6 +178,9 @@ class TaskRun(GivenRun):
         elif lr is None and self._scheduler is not None:
             lr = self._scheduler.rate
         position = self._position(epoch, step)
+        if self.rank:  # rank 0 alone reports: these values count for nothing
+            value, averaged_value, loss, lr, metrics = 0.0, None, None, None, {}
+            validation_error = averaged_error = None
         names = VALUE, AVERAGED
         if validation_error is not None and value is None:
             value, names = validation_error, ("validation_error", names[1])
@@ -253,7 +212,7 @@ class TaskRun(GivenRun):
         try:
             for report in reports:
                 self._interruptible(self._run.report, report)
-            if not reports:
+            if not reports and self.world_size == 1:
                 self._interruptible(self._run.poll)
         except Released:
             self._save_kept()
@@ -263,6 +222,9 @@ class TaskRun(GivenRun):
             if reports:
                 self._save_kept()
         if any(report.diverged for report in reports):
+            if self.world_size > 1:  # all ranks end at one update: rank 0 does not before it
+                self._diverged = Diverged()
+                return
             self._interruption = Diverged()
             raise self._interruption
 
@@ -284,7 +246,8 @@ class TaskRun(GivenRun):
         Raises:
             Interruption: The run ends here; do not catch it.
         """
-        self._raise_if_interrupted()
+        if self._interruption is not None:
+            raise self._interruption
         self._interruptible(self._run.poll)
 
     # ---- resuming an interrupted run --------------------------------------------------------
@@ -333,7 +296,8 @@ class TaskRun(GivenRun):
             raise TaskError("run.save: run.keep already saves after every report; use one of them")
         self._write(state)
         self._will_save = True
-        self._raise_if_interrupted()
+        if self._interruption is not None:
+            raise self._interruption
 
     def resume(self) -> Any:
         """Return what an interrupted attempt at this run saved last.
@@ -390,14 +354,17 @@ class TaskRun(GivenRun):
             raise
 
     def _raise_if_interrupted(self) -> None:
-        if self._interruption is not None:
-            raise self._interruption
+        interruption = self._interruption or self._diverged
+        if interruption is not None:
+            raise interruption
 
     def _save_kept(self) -> None:
         if self._kept:
             self._write(state_of(self._kept))
 
     def _write(self, state: Any) -> None:
+        if getattr(self._run, "is_lost", False):  # another worker may save the run's state now
+            return
         updates = [driver.updates for driver in self._drivers]
         saved = SavedState(self._progress.curve, updates, state, self._progress.to_plain())
         self._store.write(saved)
