@@ -20,6 +20,12 @@ _SOURCES = {
     Form.TIMM: export.timm_source,
     Form.PYTORCH: export.pytorch_source,
     Form.HUGGINGFACE: export.huggingface_source,
+    Form.KERAS: export.keras_source,
+    Form.OPTAX: export.optax_source,
+    Form.NANOGPT: export.nanogpt_source,
+    Form.TORCHTITAN: export.torchtitan_source,
+    Form.COMPOSER: export.composer_source,
+    Form.ULTRALYTICS: export.ultralytics_source,
 }
 
 
@@ -45,10 +51,10 @@ def winner_as(snapshot: StudySnapshot, form: Form, total_steps: int | None = Non
         return json.dumps(chosen, indent=2, allow_nan=False) + "\n"
     if form == Form.CSV:
         rows = total_steps or length
-        return export.schedule_csv(_schedule(snapshot, rows / length), rows)
+        return export.schedule_csv(best_schedule(snapshot, rows / length), rows)
     if total_steps is None and _has_open_warmup(snapshot):
         raise StudyError("the schedule has a warm-up, counted in updates: give --total-steps")
-    schedule = _schedule(snapshot, (total_steps or length) / length)
+    schedule = best_schedule(snapshot, (total_steps or length) / length)
     if form == Form.LIGHTNING:
         return _lightning(snapshot, schedule, total_steps)
     return _SOURCES[form](schedule, total_steps)
@@ -69,7 +75,13 @@ def _has_open_warmup(snapshot: StudySnapshot) -> bool:
     return snapshot.spec.schedule.warmup_epochs > 0
 
 
-def _schedule(snapshot: StudySnapshot, steps_per_epoch: float) -> Schedule:
+def best_schedule(snapshot: StudySnapshot, steps_per_epoch: float) -> Schedule:
+    """The best schedule of a study so far.
+
+    Args:
+        snapshot: The study.
+        steps_per_epoch: Optimizer updates for each epoch, or for each step, of the study.
+    """
     leader, length = snapshot.plan.leader, snapshot.spec.task.length
     found: Any = snapshot.schedule_of(leader, steps_per_epoch)
     point = leader.point

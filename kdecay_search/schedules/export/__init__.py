@@ -1,6 +1,13 @@
 """Exports of a schedule: Python source, a scheduler of a training library, a table of values."""
 
+from kdecay_search.schedules.export.arrays import keras_source, optax_source
 from kdecay_search.schedules.export.form import Form
+from kdecay_search.schedules.export.loops import (
+    composer_source,
+    nanogpt_source,
+    torchtitan_source,
+    ultralytics_source,
+)
 from kdecay_search.schedules.export.python import kdecay_python_source
 from kdecay_search.schedules.export.schedulers import (
     huggingface_source,
@@ -12,10 +19,16 @@ from kdecay_search.schedules.export.timm import timm_source
 
 __all__ = [
     "Form",
+    "composer_source",
     "huggingface_source",
     "kdecay_python_source",
+    "keras_source",
     "lightning_source",
+    "nanogpt_source",
+    "optax_source",
     "pytorch_source",
     "schedule_csv",
     "timm_source",
+    "torchtitan_source",
+    "ultralytics_source",
 ]

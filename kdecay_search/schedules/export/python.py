@@ -44,7 +44,7 @@ def learning_rate_function(schedule: Schedule, total_steps: int | None = None) -
         f"def learning_rate(step, {total_steps_parameter(total_steps)}):",
         f'    """{title(schedule)}.',
         "",
-        f"    {_origin(schedule)}",
+        f"    {origin(schedule)}",
         '    """',
         "    step = min(max(step, 0), total_steps)",
         *(warming if warmup else []),
@@ -89,13 +89,13 @@ def title(schedule: Schedule) -> str:
         shape = "linear" if schedule.decay == "linear" else "1 - sqrt"
         share = f"{100 * schedule.decay_share:g} %"
         return f"Constant rate, then a {shape} cooldown over the last {share}, {rates}"
-    known = _known(schedule)
-    ks = ", ".join(f"{k:g}" for k in known.ks)
-    power = f", N = {known.power:g}" if known.family == "polynomial" else ""
-    return f"{known.family.capitalize()} schedule with k = {ks}{power}, {rates}"
+    found = known(schedule)
+    ks = ", ".join(f"{k:g}" for k in found.ks)
+    power = f", N = {found.power:g}" if found.family == "polynomial" else ""
+    return f"{found.family.capitalize()} schedule with k = {ks}{power}, {rates}"
 
 
-def _known(schedule: Schedule) -> KDecaySchedule:
+def known(schedule: Schedule) -> KDecaySchedule:
     """The schedule, which is of a kind that can be written.
 
     Raises:
@@ -109,7 +109,7 @@ def _known(schedule: Schedule) -> KDecaySchedule:
     return schedule
 
 
-def _origin(schedule: Schedule) -> str:
+def origin(schedule: Schedule) -> str:
     if isinstance(schedule, WarmupStableDecay):
         return "Haegele et al., arXiv:2405.18392. step counts optimizer updates from 0."
     return "k-decay, arXiv:2004.05909, eq. 10 to 14. step counts optimizer updates from 0."
@@ -122,8 +122,8 @@ def _shape(schedule: Schedule) -> list[str]:
         share = f"max(0.0, u - {start!r}) / (1.0 - {start!r})"
         fallen = "v" if schedule.decay == "linear" else "math.sqrt(v)"
         return [f"v = {share}", f"weight = 1.0 - {fallen}"]
-    known = _known(schedule)
-    return [f"phi = {_phi(known.ks)}", f"weight = {_weight(known)}"]
+    found = known(schedule)
+    return [f"phi = {_phi(found.ks)}", f"weight = {_weight(found)}"]
 
 
 def _phi(ks: tuple[float, ...]) -> str:
