@@ -30,6 +30,8 @@ STUDIES = {
 """The tasks, by their study files."""
 FEWEST_FOR_THREE_SEEDS = 24
 """Budget from which the grid runs every k on three seeds; below, on two."""
+SMALLEST_P = 0.001
+"""Smallest p value that a table states."""
 GRID = "the paper's grid"
 """Name of what the grid found, beside the comparators of a confirmation."""
 
@@ -127,7 +129,8 @@ def as_markdown(rows: Sequence[Row], digits: int) -> str:
         else:
             low, high = (f"{end:+.{digits}f}" for end in compared.interval)
             cells += [f"{compared.difference:+.{digits}f}", f"{low} to {high}"]
-            cells.append(f"{compared.p_adjusted:.3f}")
+            p = compared.p_adjusted
+            cells.append(f"{p:.3f}" if p >= SMALLEST_P else f"< {SMALLEST_P}")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines).replace("-", "−").replace("| −−−", "| ---")
 
