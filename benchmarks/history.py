@@ -101,22 +101,23 @@ class Bench:
             raise RuntimeError(f"{self.spec.name} has no waiting trial left")
         with self._timed("open"):
             trial = ClaimedTrial(self._storage, self.spec, claim)
+        trial.keeps_state = True
         self._train(trial, claim)
         self._reconcile()
 
     def _train(self, trial: ClaimedTrial, claim: Claim) -> None:
         assert isinstance(self.spec.task, SimulatedTask)
         done = []
-        finish = trial.complete
+        finish, name = trial.complete, "finish"
         ks = (*claim.request.earlier_ks, trial.candidate.k)
         for epoch in curve(self.spec.task, ks, claim.request.key.seed):
             done.append(epoch)
-            with self._timed("report, pruner asked" if trial.is_decision(epoch) else "report"):
+            with self._timed("report at a look" if trial.is_decision(epoch) else "report"):
                 interruption = trial.report(epoch)
             if interruption is not None:
-                finish = trial.prune
+                finish, name = trial.pause, "pause"
                 break
-        with self._timed("finish"):
+        with self._timed(name):
             finish(done)
 
     def _reconcile(self) -> None:

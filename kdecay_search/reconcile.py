@@ -8,7 +8,7 @@ next reconciliation completes what it left unfinished.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from kdecay_search import __version__
 from kdecay_search.errors import StudyError
 from kdecay_search.search.store import carry_out, wants_changes
 from kdecay_search.snapshot import StudySnapshot, overview, take_snapshot
-from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage import Storage, pausing, queue, records
 from kdecay_search.storage import attributes as attribute
 from kdecay_search.storage.connect import Lock, retried
 from kdecay_search.storage.records import StoredStudy
@@ -125,12 +125,18 @@ def stop(storage: Storage, name: str) -> None:
     records.write_attributes(storage, {first.study_id: {attribute.STOPPED: True}})
 
 
-def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
+def reconcile(
+    storage: Storage,
+    name: str,
+    closed: Callable[[StoredStudy, Sequence[Trial]], None] = lambda study, trials: None,
+) -> StudySnapshot | None:
     """Fail what was lost, make a plan, and let the storage hold what the plan wants.
 
     Args:
         storage: The database.
         name: The study.
+        closed: Called with the paused trials that have ended as pruned, whose checkpoints nobody
+            needs any more.
 
     Returns:
         The study after these changes; None if another process is reconciling it just now.
@@ -147,11 +153,18 @@ def reconcile(storage: Storage, name: str) -> StudySnapshot | None:
         queue.reap(storage, name, study.spec.workers.grace_seconds)
         snapshot = take_snapshot(storage, study)
         plan = snapshot.plan
+        store = _LockedStore(storage, study, lock)
         if not study.stopped and wants_changes(plan):
-            store = _LockedStore(storage, study, lock)
             carry_out(plan, store)
-            study = store.study
-            snapshot = take_snapshot(storage, study)
+            snapshot = take_snapshot(storage, store.study)
+        if snapshot.state in ("done", "failed"):
+            left = [trial for trial in snapshot.trials if trial.state == State.PAUSED]
+            if left:
+                store.close(left)
+                snapshot = take_snapshot(storage, store.study)
+        study = store.study
+        if store.closed:
+            closed(study, store.closed)
         described = {}
         for stage, values in _descriptions(snapshot, study).items():
             stored = study.attributes.get(stage, {})
@@ -173,11 +186,22 @@ class _LockedStore:
     def __init__(self, storage: Storage, study: StoredStudy, lock: Lock) -> None:
         self.study = study
         """The study, with the stage that was opened last."""
+        self.closed: list[Trial] = []
+        """The paused trials that were closed."""
         self._storage, self._lock = storage, lock
 
     def withdraw(self, trials: Sequence[Trial]) -> None:
         self._lock.confirm()
         queue.withdraw(self._storage, [trial.trial_id for trial in trials])
+
+    def resume(self, trials: Sequence[Trial]) -> None:
+        self._lock.confirm()
+        pausing.resume(self._storage, [trial.trial_id for trial in trials])
+
+    def close(self, trials: Sequence[Trial]) -> None:
+        self._lock.confirm()
+        pausing.close_paused(self._storage, [trial.trial_id for trial in trials])
+        self.closed += trials
 
     def enqueue(self, requests: Sequence[RunRequest]) -> None:
         queue.enqueue(self._storage, self._opened(requests[0].key.stage), requests)

@@ -18,6 +18,7 @@ from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study.candidate import COOLDOWNS, Candidate
 from kdecay_search.study.metric import Metric, MetricFormat
 from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.study.trials import CONFIRMATION, WITHDRAWN, State, Trial
 
 _memos: WeakKeyDictionary[Storage, Memo] = WeakKeyDictionary()
@@ -107,6 +108,22 @@ class StudySnapshot:
         )
 
     @property
+    def budget_spent(self) -> float:
+        """What the runs of the search have cost of a budget, in trainings of full length: paused
+        runs and those that ended early count by their epochs, the others as whole ones."""
+        length = self.spec.task.length
+        served = {
+            (trial.candidate_key, trial.key.seed): trial
+            for trial in sorted(self.attempts, key=lambda t: t.state != State.FAILED)
+            if trial.key.stage != CONFIRMATION
+        }
+        partly = (State.PAUSED, State.PRUNED)
+        return sum(
+            length.position(trial.epochs) / length.total if trial.state in partly else 1.0
+            for trial in served.values()
+        )
+
+    @property
     def attempts(self) -> list[Trial]:
         """The trials, without those that were withdrawn because another served their run."""
         return [trial for trial in self.trials if trial.reason != WITHDRAWN]
@@ -127,6 +144,14 @@ class StudySnapshot:
         }
         return [trial for run, trial in last.items() if run not in served]
 
+    @property
+    def trial_counts(self) -> dict[str, int]:
+        """Number of :attr:`attempts` by what has become of them: by state, but those that were
+        never started, because they were not needed, are ``skipped`` and not ``pruned``."""
+        skipped = sum(t.state == State.PRUNED and not t.epochs for t in self.attempts)
+        counts = {str(state): self.count(state) for state in State}
+        return counts | {"pruned": counts["pruned"] - skipped, "skipped": skipped}
+
     def count(self, state: State) -> int:
         """Number of :attr:`attempts` in a state."""
         return sum(trial.state == state for trial in self.attempts)
@@ -134,9 +159,9 @@ class StudySnapshot:
     @property
     def epochs_trained(self) -> int:
         """Number of epochs, or of steps if the study counts these, that were trained, including
-        those of failed trials; what several trials of a run share is counted once."""
-        position = self.spec.task.length.position
-        return sum(position(trial.epochs) - position(trial.resumed_epochs) for trial in self.trials)
+        those of failed trials; what several trials of a run share is counted once, and what a trial
+        trained twice, twice."""
+        return sum(trained(trial, self.spec.task.length) for trial in self.trials)
 
     @property
     def epochs_planned(self) -> int:
@@ -150,6 +175,16 @@ class StudySnapshot:
         if self.plan.confirmation is not None:
             runs += len(self.plan.confirmation.rows) * self.spec.confirm.seeds
         return runs * self.spec.task.length.total
+
+
+def trained(trial: Trial, length: TrainingLength) -> int:
+    """Epochs or steps that a trial trained: without those that a checkpoint already had, and with
+    those that it trained a second time."""
+    return (
+        length.position(trial.epochs)
+        - length.position(trial.resumed_epochs)
+        + length.position(trial.repeated_epochs)
+    )
 
 
 def read_snapshot(storage: Storage, name: str) -> StudySnapshot:
@@ -200,7 +235,7 @@ def overview(snapshot: StudySnapshot) -> dict[str, Any]:
             "diverged": plan.baseline.diverged,
         },
         "gain": gain_of(paired_gain(plan.baseline.errors, plan.leader.errors)),
-        "trials": {str(state): snapshot.count(state) for state in State},
+        "trials": snapshot.trial_counts,
         f"{length.unit}s": {
             "trained": snapshot.epochs_trained,
             "planned": snapshot.epochs_planned,
@@ -259,7 +294,8 @@ def parameters_of(point: Candidate) -> dict[str, Any]:
 def _budget(snapshot: StudySnapshot) -> dict[str, Any]:
     if not snapshot.is_joint:
         return {}
-    return {"budget": {"runs": snapshot.spec.search.budget, "begun": snapshot.runs_begun}}
+    budget = {"runs": snapshot.spec.search.budget, "begun": snapshot.runs_begun}
+    return {"budget": budget | {"spent": round(snapshot.budget_spent, 3)}}
 
 
 def metric_of(shown: MetricFormat) -> dict[str, Any]:

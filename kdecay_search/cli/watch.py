@@ -14,6 +14,7 @@ from kdecay_search.cli.output import Safe, is_live
 from kdecay_search.errors import StorageUnavailable
 from kdecay_search.report.text import news, study_panel
 from kdecay_search.storage.connect import retried
+from kdecay_search.study.trials import State
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,5 +98,6 @@ class _Pace:
         unfinished = sum(stage.to_go for stage in snapshot.plan.stages)
         if snapshot.plan.confirmation is not None:
             unfinished += sum(row.unfinished for row in snapshot.plan.confirmation.rows)
-        begun = sum(length.position(trial.epochs) for trial in snapshot.trials if trial.open)
+        under_way = (t for t in snapshot.trials if t.open or t.state == State.PAUSED)
+        begun = sum(length.position(trial.epochs) for trial in under_way)
         return max(0.0, unfinished * length.total - begun) / rate

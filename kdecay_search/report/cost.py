@@ -6,9 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from kdecay_search.report.effort import trained
 from kdecay_search.report.names import counted
-from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.snapshot import StudySnapshot, trained
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import LOST, State, Trial
 

@@ -30,7 +30,7 @@ END_SHARE = 0.25
 """The end of the training that is shown more closely, as a share of it."""
 NAMES = ("validation_error", "averaged_error", "training_loss")
 """Curves that a report shows, as a trial's attributes name them."""
-_PREFERRED = (State.COMPLETE, State.PRUNED, State.RUNNING)
+_PREFERRED = (State.COMPLETE, State.PRUNED, State.RUNNING, State.PAUSED)
 """Which of several trials of a run is shown: one in the first of these states."""
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from kdecay_search.search import Stage
-from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.snapshot import StudySnapshot, trained
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.study.trials import State, Trial
@@ -23,8 +23,10 @@ class Effort:
     """Trained in runs that were ended early."""
     failed: int = 0
     """Trained in attempts that failed."""
+    paused: int = 0
+    """Trained in runs that are paused."""
     running: int = 0
-    """Trained in runs that have not ended."""
+    """Trained in runs that are under way."""
     saved_by_pruning: int = 0
     """Not trained because the run was ended early."""
     saved_by_skipping: int = 0
@@ -33,7 +35,7 @@ class Effort:
     @property
     def trained(self) -> int:
         """All that was trained."""
-        return self.complete + self.pruned + self.failed + self.running
+        return self.complete + self.pruned + self.failed + self.paused + self.running
 
     @property
     def saved(self) -> int:
@@ -49,18 +51,18 @@ def effort_of(trials: Iterable[Trial], length: TrainingLength) -> Effort:
         length: The length of a whole run.
     """
     sums: Counter[str] = Counter()
-    ended = {State.COMPLETE: "complete", State.PRUNED: "pruned", State.FAILED: "failed"}
+    parts = {
+        State.COMPLETE: "complete",
+        State.PRUNED: "pruned",
+        State.FAILED: "failed",
+        State.PAUSED: "paused",
+    }
     for trial in trials:
-        sums[ended.get(trial.state, "running")] += trained(trial, length)
+        sums[parts.get(trial.state, "running")] += trained(trial, length)
         if trial.state == State.PRUNED:
             saved = "saved_by_pruning" if trial.epochs else "saved_by_skipping"
             sums[saved] += length.total - length.position(trial.epochs)
     return Effort(**sums)
-
-
-def trained(trial: Trial, length: TrainingLength) -> int:
-    """Epochs or steps that a trial trained, without those that a checkpoint already had."""
-    return length.position(trial.epochs) - length.position(trial.resumed_epochs)
 
 
 def trials_by_point(snapshot: StudySnapshot, stage: Stage) -> dict[Candidate, list[Trial]]:

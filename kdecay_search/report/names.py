@@ -26,12 +26,30 @@ def counted(count: int, noun: str) -> str:
 
 
 def trial_counts(snapshot: StudySnapshot) -> list[tuple[str, int]]:
-    """How many trials are in each state; those that were pruned before they began are skipped."""
-    pruned = [trial for trial in snapshot.attempts if trial.state == State.PRUNED]
-    skipped = sum(trial.epochs == 0 for trial in pruned)
-    counts = {str(state): snapshot.count(state) for state in State}
-    counts |= {"pruned": len(pruned) - skipped, "skipped": skipped}
-    return [(name, count) for name, count in counts.items() if count]
+    """How many trials are in each state, as far as there are any; those that were never started are
+    skipped."""
+    return [(name, count) for name, count in snapshot.trial_counts.items() if count]
+
+
+def budget(snapshot: StudySnapshot) -> str:
+    """How much of the budget of a search of whole schedules is spent, such as ``9.5 of 30 trainings
+    (12 runs begun)``."""
+    spent, begun = snapshot.budget_spent, snapshot.runs_begun
+    text = f"{spent:.3g} of {snapshot.spec.search.budget} trainings"
+    return text if spent == begun else f"{text} ({counted(begun, 'run')} begun)"
+
+
+def repetition(snapshot: StudySnapshot) -> str:
+    """Which runs were trained again from their beginning, in a sentence; empty if none was."""
+    again = [trial for trial in snapshot.attempts if trial.repeated_epochs]
+    if not again:
+        return ""
+    length = snapshot.spec.task.length
+    epochs = sum(length.position(trial.repeated_epochs) for trial in again)
+    return (
+        f"{counted(len(again), 'run')} began anew, and trained {length.count(epochs)} twice: the "
+        "next worker did not find the checkpoint. Give all workers the same folder (--checkpoints)."
+    )
 
 
 def run_name(trial: Trial, separator: str = "  ") -> str:

@@ -24,7 +24,8 @@ from kdecay_search.study.metric import VALIDATION_ERROR, Metric, MetricFormat
 from kdecay_search.study.trials import State, Trial
 
 RUNNING_SHOWN = 8
-"""Most running trials that a table lists."""
+"""Most running, and most paused trials that a table lists."""
+PAUSED_MEANS = "other runs are worth more now"
 
 
 def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> RenderableType:
@@ -41,9 +42,12 @@ def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> R
         parts += [Text(note, style="dim") for note in _notes(stage, snapshot)]
         if stage.baselines:
             parts.append(Padding(whole_schedules.tuned_table(stage, snapshot), (1, 0, 0, 0)))
-    running = [trial for trial in snapshot.trials if trial.state == State.RUNNING]
-    if running:
-        parts.append(Padding(_running_table(snapshot, running), (1, 0, 0, 0)))
+    for state in (State.RUNNING, State.PAUSED):
+        shown = [trial for trial in snapshot.trials if trial.state == state]
+        if shown:
+            parts.append(Padding(_trials_table(snapshot, state, shown), (1, 0, 0, 0)))
+    if repeated := names.repetition(snapshot):
+        parts.append(Text(f"\n{repeated}", style="yellow"))
     failed = _failures(snapshot)
     if failed is not None:
         parts.append(Padding(failed, (1, 0, 0, 0)))
@@ -52,8 +56,8 @@ def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> R
         parts.append(Text(tuning))
     confirmation = snapshot.plan.confirmation
     if confirmation is not None and confirmation.rows:
-        shown = confirmed.table(confirmation, snapshot.plan.format)
-        parts.append(Padding(shown, (1, 0, 0, 0)))
+        rows = confirmed.table(confirmation, snapshot.plan.format)
+        parts.append(Padding(rows, (1, 0, 0, 0)))
     if snapshot.confirmed is not None:
         parts.append(Text(f"\n{snapshot.confirmed.sentence}", style="bold"))
     schedule = snapshot.schedule
@@ -83,8 +87,7 @@ def _heading(snapshot: StudySnapshot, seconds_left: float | None) -> Text:
     done, planned = snapshot.epochs_trained, snapshot.epochs_planned
     heading.append(f"{snapshot.spec.task.length.unit}s: {done:,} of {planned:,} planned")
     if snapshot.is_joint:
-        begun, budget = snapshot.runs_begun, snapshot.spec.search.budget
-        heading.append(f"  budget: {begun} of {budget} runs")
+        heading.append(f"  budget: {names.budget(snapshot)}")
     if seconds_left is not None and snapshot.state == "running":
         heading.append(f"  about {duration(seconds_left)} left in this stage")
     if (
@@ -160,8 +163,10 @@ def _candidate_row(
     )
 
 
-def _running_table(snapshot: StudySnapshot, running: Sequence[Trial]) -> Table:
-    table = Table(title="running", title_justify="left", title_style="bold", box=None)
+def _trials_table(snapshot: StudySnapshot, state: State, trials: Sequence[Trial]) -> Table:
+    """The running or the paused trials, with how far each has come."""
+    title = f"{state}: {PAUSED_MEANS}" if state == State.PAUSED else str(state)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None)
     level, form = ["lr_max"] if snapshot.spec.search.lr_max else [], snapshot.plan.format
     name = "schedule" if snapshot.is_joint else "k"
     length = snapshot.spec.task.length
@@ -169,7 +174,7 @@ def _running_table(snapshot: StudySnapshot, running: Sequence[Trial]) -> Table:
     for heading in (name, *level, "seed", length.unit, averaged, "worker"):
         is_text = heading in ("worker", "schedule")
         table.add_column(Text(heading), justify="left" if is_text else "right")
-    for trial in running[:RUNNING_SHOWN]:
+    for trial in trials[:RUNNING_SHOWN]:
         chosen = "…" if trial.lr_max is None else f"{trial.lr_max:.4g}"
         table.add_row(
             trial.request.comparator or _tried(trial),
@@ -179,14 +184,14 @@ def _running_table(snapshot: StudySnapshot, running: Sequence[Trial]) -> Table:
             "" if trial.averaged_error is None else form.number(trial.averaged_error),
             Text(trial.worker or ""),
         )
-    if len(running) > RUNNING_SHOWN:
+    if len(trials) > RUNNING_SHOWN:
         empty = [""] * (len(table.columns) - 1)
-        table.add_row(*empty, f"and {len(running) - RUNNING_SHOWN} more")
+        table.add_row(*empty, f"and {len(trials) - RUNNING_SHOWN} more")
     return table
 
 
 def _tried(trial: Trial) -> str:
-    """What a running trial tries: its exponent or, in a search of whole schedules, all of it."""
+    """What a trial tries: its exponent or, in a search of whole schedules, all of it."""
     if trial.request.point is not None:
         return candidate_name(trial.request.point, trial.request.earlier_ks)
     return "…" if trial.k is None else f"{trial.k:.4g}"
@@ -263,14 +268,15 @@ def _sample(shown: Mapping[str, Any], metric: Metric) -> Sample:
 
 
 def news(before: StudySnapshot | None, now: StudySnapshot) -> list[str]:
-    """Plain lines for logs and pipes, one for each trial and stage that has ended.
+    """Plain lines for logs and pipes, one for each trial that has ended or is paused, and for each
+    stage that has ended.
 
     Args:
         before: The study when it was last looked at; None for everything so far.
         now: The study.
     """
-    known = {t.trial_id for t in before.trials if not t.open} if before else set()
-    ended = [t for t in now.attempts if not t.open and t.trial_id not in known]
+    known = {(t.trial_id, t.state) for t in before.trials if not t.open} if before else set()
+    ended = [t for t in now.attempts if not t.open and (t.trial_id, t.state) not in known]
     shown = [trial for trial in ended if trial.epochs or trial.state != State.PRUNED]
     lines = [_ended(trial, now) for trial in shown]
     done = {s.n for s in before.plan.stages if s.progress != "running"} if before else set()
@@ -284,6 +290,7 @@ def _ended(trial: Trial, snapshot: StudySnapshot) -> str:
     form, length = snapshot.plan.format, snapshot.spec.task.length
     outcome = {
         State.COMPLETE: "" if trial.error is None else form.value(trial.error),
+        State.PAUSED: f"paused after {length.count(length.position(trial.epochs))}",
         State.PRUNED: f"pruned after {length.count(length.position(trial.epochs))}",
         State.FAILED: f"failed, {trial.reason}: {trial.message or 'no message'}",
     }[trial.state]

@@ -19,7 +19,15 @@ class Store(Protocol):
     """Keeps the trials of one study."""
 
     def withdraw(self, trials: Sequence[Trial]) -> None:
-        """Close open trials whose runs another trial serves."""
+        """Close open and paused trials whose runs another trial serves."""
+        ...
+
+    def resume(self, trials: Sequence[Trial]) -> None:
+        """Let paused trials train on."""
+        ...
+
+    def close(self, trials: Sequence[Trial]) -> None:
+        """End paused trials as pruned."""
         ...
 
     def enqueue(self, requests: Sequence[RunRequest]) -> None:
@@ -33,13 +41,17 @@ class Store(Protocol):
 
 def wants_changes(plan: Plan) -> bool:
     """Whether a plan wants anything of the store that keeps its trials."""
-    return bool(plan.withdraw or plan.enqueue or plan.skip)
+    return bool(plan.withdraw or plan.resume or plan.close or plan.enqueue or plan.skip)
 
 
 def carry_out(plan: Plan, store: Store) -> None:
     """Let a store hold what a plan wants."""
     if plan.withdraw:
         store.withdraw(plan.withdraw)
+    if plan.resume:
+        store.resume(plan.resume)
+    if plan.close:
+        store.close(plan.close)
     if plan.enqueue:
         store.enqueue(plan.enqueue)
     if plan.skip:

@@ -53,6 +53,8 @@ class Claim:
     """Epochs that an earlier holder of this very trial has reported."""
     launch: str | None = None
     """Id of the launch that the trial belongs to; None for a study without one."""
+    repeated: int = 0
+    """How many of its reports earlier holders have made twice."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,7 @@ def claim(
                 with contextlib.suppress(TypeError, ValueError, RecursionError):
                     attributes[key] = json.loads(text)
             request = attribute.read_request(attributes)
+            repeated = attributes.get(attribute.REPEATED, 0)
             if request is not None:
                 return Claim(
                     study=name,
@@ -156,6 +159,7 @@ def claim(
                     worker=worker,
                     reported=frozenset(taken.reported),
                     launch=attributes.get(attribute.LAUNCH),
+                    repeated=repeated if attribute.is_index(repeated) else 0,
                 )
             fail(storage, taken.trial_id, ERROR, "no run of this study's: queued by other means")
     return None

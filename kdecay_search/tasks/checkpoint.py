@@ -144,6 +144,8 @@ class Checkpoint:
         self._clock = clock
         self._written = clock()
         self._warned = False
+        self.has_failed = False
+        """Whether the last attempt to write it failed."""
 
     @property
     def folder(self) -> Path:
@@ -169,6 +171,11 @@ class Checkpoint:
         return self.folder
 
     @property
+    def exists(self) -> bool:
+        """Whether something has been kept for the run."""
+        return self.path.exists()
+
+    @property
     def is_due(self) -> bool:
         """Whether the last checkpoint is at least ``every_seconds`` old."""
         return self._clock() - self._written >= self._every_seconds
@@ -182,7 +189,9 @@ class Checkpoint:
         try:
             with private_folder(self.path.parent, make=True) as study:
                 write_file(self.path.name, study, self._header(payload), payload)
+            self.has_failed = False
         except OSError as error:
+            self.has_failed = True
             self._warn(f"no checkpoint can be written, training continues without: {error}")
 
     def read(self) -> bytes | None:

@@ -8,8 +8,8 @@ it. The run's result is the value of the last report, unless the task returns an
 Tasks report values of the study's metric as they are, whichever direction is better.
 
 A task that can resume an interrupted run writes its state to ``run.checkpoint`` after a report when
-a checkpoint is due, and on :class:`Released`. When it resumes, it passes the reports that it found
-there to ``run.restore``.
+a checkpoint is due, and on :class:`Released`, which includes :class:`Paused`. When it resumes, it
+passes the reports that it found there to ``run.restore``.
 
 This module imports no framework. :mod:`kdecay_search.tasks.simulated`,
 :mod:`kdecay_search.training` and :mod:`kdecay_search.user_code` implement tasks.
@@ -44,7 +44,7 @@ class Epoch:
     """The metric's value with the weights as they are."""
     averaged_error: float | None = None
     """The metric's value with the averaged weights, which early stopping compares. A run without it
-    is never pruned."""
+    is never paused."""
     learning_rate: float | None = None
     """Learning rate of the last update before the report; None if not reported."""
 
@@ -75,12 +75,14 @@ class Interruption(Exception):
     """Ends a training early, at the worker's request."""
 
 
-class Pruned(Interruption):
-    """Other candidates are clearly better: the rest of this run would not change the answer."""
-
-
 class Released(Interruption):
-    """The worker or the study was asked to stop: the trial goes back into the queue."""
+    """The trial goes back into the queue, to be resumed: the worker or the study was asked to
+    stop."""
+
+
+class Paused(Released):
+    """The trial is put aside, since other runs are worth more now, and is resumed if the answer
+    comes to depend on it."""
 
 
 class Lost(Interruption):

@@ -41,7 +41,7 @@ from kdecay_search.study.builtin_tasks import SimulatedTask, SurfaceSpec
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS, FOUND, ORIGINAL, schedule_of
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.tasks.protocol import Epoch, Run
+from kdecay_search.tasks.protocol import Epoch, Released, Run
 
 Shape = Callable[[float], float]
 """1 − φ(u), the learning rate's share of its range, as a function of the share u of training."""
@@ -52,18 +52,37 @@ START_ERROR = 90.0
 
 
 def train(run: Run, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Report the run's curve epoch by epoch, each after ``epoch_seconds``."""
+    """Report the run's curve epoch by epoch, each after ``epoch_seconds``.
+
+    Its state, the number of epochs done, is kept when the run is interrupted.
+    """
     task = run.spec.task
     assert isinstance(task, SimulatedTask)
     name = run.comparator or FOUND
-    for epoch in comparator_curve(run.spec, name, run.ks, run.seed, run.lr_max, run.point):
-        run.poll()
-        seconds = task.epoch_seconds
-        while seconds > 0:
-            sleep(min(seconds, POLL_SECONDS))
-            seconds -= POLL_SECONDS
+    epochs = comparator_curve(run.spec, name, run.ks, run.seed, run.lr_max, run.point)
+    done = _epochs_kept(run)
+    if done:
+        run.restore(epochs[:done])
+    try:
+        for epoch in epochs[done:]:
             run.poll()
-        run.report(epoch)
+            seconds = task.epoch_seconds
+            while seconds > 0:
+                sleep(min(seconds, POLL_SECONDS))
+                seconds -= POLL_SECONDS
+                run.poll()
+            done = epoch.number
+            run.report(epoch)
+    except Released:
+        if run.checkpoint is not None:
+            run.checkpoint.write(str(done).encode())
+        raise
+
+
+def _epochs_kept(run: Run) -> int:
+    """How many epochs an interrupted attempt at this run has done."""
+    kept = run.checkpoint.read() if run.checkpoint is not None else None
+    return int(kept) if kept else 0
 
 
 def final_error(surface: SurfaceSpec, ks: Sequence[float], lr_max: float | None = None) -> float:

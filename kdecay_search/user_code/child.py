@@ -19,7 +19,7 @@ from kdecay_search.study import file as study_file
 from kdecay_search.study.candidate import read_candidate
 from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.checkpoint import Checkpoint
-from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
+from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Paused, Released
 from kdecay_search.training.decoder_processes import keep_sockets_short
 from kdecay_search.user_code.channel import Channel, Message
 from kdecay_search.user_code.entry import InvalidEntry, import_function
@@ -28,7 +28,7 @@ from kdecay_search.user_code.function import run_function
 from kdecay_search.user_code.reports import WrongReport
 
 INTERRUPTIONS: dict[str, type[Interruption]] = {
-    kind.__name__: kind for kind in (Pruned, Released, Lost)
+    kind.__name__: kind for kind in (Paused, Released, Lost)
 }
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from kdecay_search.study.metric import VALIDATION_ERROR
+from kdecay_search.study.report_source import CHECKPOINT_DIR
 from kdecay_search.study.user_tasks import CommandTask
 from kdecay_search.user_code.reports import AVERAGED
 from kdecay_search.user_code.tryout import Tryout
@@ -43,6 +44,7 @@ def findings(tryout: Tryout) -> list[Finding]:
     found = [*_of_reports(tryout), *_of_metric(tryout), *_of_averages(tryout), *_of_seed(tryout)]
     if tryout.run is not None:
         found += [*_of_schedule(tryout), *_of_state(tryout), *_of_reads(tryout)]
+    found += _of_program_state(tryout)
     return sorted(found, key=lambda finding: list(Severity).index(finding.severity))
 
 
@@ -107,7 +109,8 @@ def _of_averages(tryout: Tryout) -> Iterator[Finding]:
             how = f"if the program has one, {part} [task.report]"
         yield Finding(
             Severity.MISSING,
-            f"no {metric.name} of averaged weights was reported, so no run can end early; {how}",
+            f"no {metric.name} of averaged weights was reported, so no run can be paused or end "
+            f"early; {how}",
         )
         return
     raw = [metric.error(epoch.validation_error) for epoch in tryout.epochs]
@@ -201,9 +204,26 @@ def _of_state(tryout: Tryout) -> Iterator[Finding]:
     elif not tryout.looked_for_state and len(tryout.epochs) > 1:
         yield Finding(
             Severity.MISSING,
-            "no state is saved, so an interrupted run starts over; "
-            "call run.keep(model, optimizer, …)",
+            f"no state is saved, so {_cost_of_no_state(tryout)}; call run.keep(model, optimizer, …)",
         )
+
+
+def _of_program_state(tryout: Tryout) -> Iterator[Finding]:
+    task = tryout.spec.task
+    if isinstance(task, CommandTask) and CHECKPOINT_DIR not in task.placeholders:
+        yield Finding(
+            Severity.MISSING,
+            f"task.command has no {{checkpoint_dir}}, so {_cost_of_no_state(tryout)}; save the "
+            "program's state there, and resume from it",
+        )
+
+
+def _cost_of_no_state(tryout: Tryout) -> str:
+    """What it costs that the task keeps no state."""
+    cost = "an interrupted run starts over"
+    if tryout.spec.pruning.enabled:
+        cost += ", and no run is ever paused: each that begins is trained to its end"
+    return cost
 
 
 def _of_reads(tryout: Tryout) -> Iterator[Finding]:

@@ -14,7 +14,7 @@ from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunKey
 from kdecay_search.tasks.checkpoint import Checkpoint
-from kdecay_search.tasks.protocol import Epoch, Pruned, Released, TrainFunction
+from kdecay_search.tasks.protocol import Epoch, Interruption, Released, TrainFunction
 from kdecay_search.user_code.function import run_function
 from kdecay_search.user_code.instrumentation import LearningRates, Log, LoggingTaskRun
 from kdecay_search.user_code.run import TaskRun
@@ -185,6 +185,10 @@ def try_task(tryout: Tryout, train: TrainFunction, k: float, device: str, log: L
         tryout.result = train(run)
 
 
+class _Differs(Interruption):
+    """A report differs from the first run's: the second run has shown what it was to show."""
+
+
 class _SeedRun(TryoutRun):
     """A run with another seed, which ends at its first report that differs from the first run's."""
 
@@ -200,7 +204,7 @@ class _SeedRun(TryoutRun):
     def report(self, epoch: Epoch) -> None:
         first = self._tryout.epochs[self.same] if self.same < len(self._tryout.epochs) else None
         if first is None or _measured(first) != _measured(epoch):
-            raise Pruned
+            raise _Differs
         self.same += 1
 
 
@@ -219,7 +223,7 @@ def try_another_seed(tryout: Tryout, train: TrainFunction, k: float, device: str
         run = _SeedRun(tryout, k, device, Path(folder))
         try:
             train(run)
-        except Pruned:
+        except _Differs:
             tryout.seed_matters = True
         except Exception as error:  # whatever user code raises in a second run of one process
             log(f"it failed, so what the seed changes is not known: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -24,7 +24,7 @@ from kdecay_search.storage.queue import Claim
 from kdecay_search.storage.records import StoredStudy
 from kdecay_search.study.candidate import candidate_name
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import FIRST_STAGE, State
+from kdecay_search.study.trials import FIRST_STAGE, State, Trial
 from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
 from kdecay_search.worker.names import own_prefix
 from kdecay_search.worker.train import (
@@ -32,6 +32,7 @@ from kdecay_search.worker.train import (
     LOST,
     RELEASED,
     WorkerContext,
+    checkpoint_of,
     load_task,
     train_trial,
 )
@@ -296,7 +297,7 @@ class Worker:
         """Reconcile a study; return whether it has work, as far as this worker can see."""
         self._reconciled_at[name] = self._clock()
         try:
-            snapshot = reconcile.reconcile(self._storage, name)
+            snapshot = reconcile.reconcile(self._storage, name, self._remove_checkpoints)
         except (StudyError, InvalidSpec) as error:
             self._leave_alone(name, error)
             return Outlook.NONE
@@ -313,6 +314,13 @@ class Worker:
             return Outlook.UNKNOWN
         self._study_pauses.pop(name, None)
         return Outlook.QUEUED
+
+    def _remove_checkpoints(self, study: StoredStudy, closed: Sequence[Trial]) -> None:
+        """Remove the checkpoints of paused runs that have ended."""
+        for trial in closed:
+            if trial.point is not None:
+                where = self._context.checkpoints, study.spec, study.launch
+                checkpoint_of(*where, trial.request, trial.point).remove()
 
 
 def longest_pause(idle_seconds: float) -> float:

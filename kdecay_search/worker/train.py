@@ -17,7 +17,7 @@ from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import ERROR, MEMORY, WRONG, RunRequest
 from kdecay_search.tasks.checkpoint import Checkpoint, CheckpointFolder
-from kdecay_search.tasks.protocol import Epoch, Lost, Pruned, Released, TrainFunction
+from kdecay_search.tasks.protocol import Epoch, Lost, Paused, Released, TrainFunction
 from kdecay_search.tasks.simulated import train as train_simulated
 from kdecay_search.user_code.command import train as train_command
 from kdecay_search.user_code.monitoring import RunFailed
@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 DECISION_SECONDS = 2.0
-"""Longest wait, at a report, for the decision to prune that the report before called for. Training
+"""Longest wait, at a report, for the decision to pause that the report before called for. Training
 continues without it."""
 DELIVERY_POLL_SECONDS = 0.2
 """Time between two checks, while the last reports are delivered, that the trial is still held."""
@@ -57,7 +57,7 @@ def train_trial(storage: Storage, spec: StudySpec, claim: Claim, context: Worker
     """Train a claimed trial and record its outcome.
 
     Returns:
-        The outcome for the log, such as ``4.71 %``, ``diverged``, ``pruned after 8 epochs`` or
+        The outcome for the log, such as ``4.71 %``, ``diverged``, ``paused after 8 epochs`` or
         ``released``.
 
     Raises:
@@ -110,7 +110,8 @@ def _train(storage: Storage, spec: StudySpec, claim: Claim, context: WorkerConte
         with Reporter(trial.report) as reporter:
             run = _WorkerRun(spec, claim, context, trial, heartbeat, reporter)
             outcome = run.train(train)
-    run.checkpoint.remove()
+    if run.has_ended:
+        run.checkpoint.remove()
     return outcome
 
 
@@ -150,37 +151,37 @@ class _WorkerRun:
         self.lr_max = trial.candidate.lr_max
         self.comparator = request.comparator
         self.point = request.point
-        self.checkpoint = Checkpoint(
-            context.checkpoints.of_study(spec, claim.launch),
-            request.key,
-            spec.fingerprint(self.ks, self.seed, self.comparator, self.lr_max, self.point),
-            spec.workers.checkpoint_seconds,
+        self.checkpoint = checkpoint_of(
+            context.checkpoints, spec, claim.launch, request, trial.candidate
         )
         self._stop = context.stop
         self._trial, self._heartbeat, self._reporter = trial, heartbeat, reporter
         self._curve: list[Epoch] = []
         self._decision_is_due = False
-        """Whether the last report includes a decision to prune."""
+        """Whether the last report includes a decision to pause the run."""
+        self.has_ended = False
+        """Whether the run has a result, so that it needs no checkpoint any more."""
 
     def train(self, train: TrainFunction) -> str:
         """Call the task, record the outcome, and return it for the log."""
         try:
             self.poll()
             value = train(self)
-        except Pruned:
+        except Paused:
             self._deliver_all()
-            self._finish(self._trial.prune)
+            self._finish(self._trial.pause)
             length = self.spec.task.length
-            return f"pruned after {length.count(length.position(self._curve[-1].number))}"
+            return f"paused after {length.count(length.position(self._curve[-1].number))}"
         self._deliver_all()
         result = self._finish(lambda curve: self._trial.complete(curve, value))
+        self.has_ended = True
         metric = self.spec.task.metric
         error = metric.error(result)
         return MetricFormat.of(metric, None, [error]).value(error)
 
     def poll(self) -> None:
         self._check_threads()
-        interruption = self._heartbeat.interruption or self._reporter.interruption
+        interruption = self._reporter.interruption or self._heartbeat.interruption
         if interruption is not None:
             raise interruption
         if self._stop.is_set():
@@ -192,16 +193,18 @@ class _WorkerRun:
             self._record(epoch)
 
     def report(self, epoch: Epoch) -> None:
-        """Record a report; the decision to prune is made in the reporter's thread meanwhile.
+        """Record a report; meanwhile the reporter's thread decides whether to pause the run.
 
-        The training sees the decision at its next poll. A report that is made after the one that is
-        pruned is not recorded, so that the run ends where the decision was made.
+        The training sees the decision at its next poll, or at its next report, which is recorded
+        before the run is paused.
         """
         if self._decision_is_due:
             self._reporter.wait(DECISION_SECONDS)
-        self.poll()
-        self._record(epoch)
         self._decision_is_due = self._trial.is_decision(epoch)
+        if self._decision_is_due:
+            self._trial.keeps_state = keeps_state(self.spec, self.checkpoint)
+        self._check_threads()
+        self._record(epoch)
         self.poll()
 
     def _record(self, epoch: Epoch) -> None:
@@ -232,11 +235,44 @@ class _WorkerRun:
                 self._check_threads()
 
 
+def checkpoint_of(
+    checkpoints: CheckpointFolder,
+    spec: StudySpec,
+    launch: str | None,
+    request: RunRequest,
+    candidate: Candidate,
+) -> Checkpoint:
+    """The checkpoint of a run.
+
+    Args:
+        checkpoints: The folder that holds the checkpoints of all studies.
+        spec: The study.
+        launch: Id of its launch.
+        request: The run.
+        candidate: The point of the search space that the run tries.
+    """
+    ks, key = ks_of(request, candidate), request.key
+    return Checkpoint(
+        checkpoints.of_study(spec, launch),
+        key,
+        spec.fingerprint(ks, key.seed, request.comparator, candidate.lr_max, request.point),
+        spec.workers.checkpoint_seconds,
+    )
+
+
 def ks_of(request: RunRequest, candidate: Candidate) -> tuple[float, ...]:
     """All terms of a run, and in a confirmation those of the schedule that the search found: none
     for a cooldown."""
     k = request.k if request.point is not None else candidate.k
     return (*request.earlier_ks, *(() if k is None else (k,)))
+
+
+def keeps_state(spec: StudySpec, checkpoint: Checkpoint) -> bool:
+    """Whether a run that has made a report could be resumed from there: its code keeps its state,
+    and that can be written."""
+    if spec.task.kind in ("python", "command"):
+        return checkpoint.exists and not checkpoint.has_failed
+    return not checkpoint.has_failed
 
 
 def load_task(spec: StudySpec) -> TrainFunction:

@@ -1,28 +1,31 @@
-"""A claimed trial in the database: its candidate, its reports, the decision to prune, its end."""
+"""A claimed trial in the database: its candidate, its reports, whether it is paused, its end."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
-from kdecay_search.search.early_stopping import (
-    Curve,
-    is_look,
-    may_stop,
-    should_stop,
-)
-from kdecay_search.storage import Storage, attributes, parameters, queue, records
+from kdecay_search.search import Memo
+from kdecay_search.search.early_stopping import goes_on, is_look
+from kdecay_search.storage import Storage, attributes, parameters, pausing, queue, records
 from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
-from kdecay_search.storage.seed_trials import SeedTrial, read_seed
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import FIRST_SEED, RAW_ONLY
+from kdecay_search.study.trials import RAW_ONLY, State
 from kdecay_search.tasks.outcome import curves_of, is_worsened, reported_value, result_of
-from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned
+from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Paused
 from kdecay_search.worker.sampling import make_sampler, suggested
+
+_memos: WeakKeyDictionary[Storage, Memo] = WeakKeyDictionary()
+"""What this process worked out for earlier decisions to pause, by the storage that keeps the
+trials. It saves time and changes nothing."""
+_deciding = threading.Lock()
+"""Held while a decision is made: a thread that was abandoned may still be deciding."""
 
 
 class ClaimedTrial:
@@ -42,6 +45,12 @@ class ClaimedTrial:
         """How many reports were made by an earlier trial or holder."""
         self._is_raw = False
         """Whether the trial is marked as one that reports raw values."""
+        self._has_repeated = False
+        """Whether reports of an earlier holder have been made again."""
+        self._is_pausing = False
+        """Whether it has been decided to pause the run."""
+        self.keeps_state = False
+        """Whether the run could be resumed from where it is: otherwise it is not paused."""
         self.candidate = _choose_candidate(storage, spec, claim)
         """The point of the search space to train."""
 
@@ -52,12 +61,11 @@ class ClaimedTrial:
         resumed where another trial has trained them.
         """
         self._restored = epochs
-        elsewhere = epochs - len([step for step in self._reported if step <= epochs])
-        if elsewhere > 0:
-            queue.note(self._storage, self._claim.trial_id, {attributes.RESUMED: elsewhere})
+        if not self._claim.reported:
+            queue.note(self._storage, self._claim.trial_id, {attributes.RESUMED: epochs})
 
     def report(self, epoch: Epoch) -> type[Interruption] | None:
-        """Write a report and, if a decision is due, decide whether to prune the run.
+        """Write a report and, at a look, decide whether to pause the run.
 
         A report that an earlier holder of this trial has written is not written again: its value
         was the same.
@@ -75,24 +83,41 @@ class ClaimedTrial:
             if not queue.report(self._storage, self._claim, epoch.number, reported_value(epoch)):
                 return Lost
             self._reported.add(epoch.number)
-        if not self.is_decision(epoch):
-            return None
-        trials = read_seed(self._storage, self._claim.study_id, FIRST_SEED)
-        own = next((trial for trial in trials if trial.trial_id == self._claim.trial_id), None)
-        if own is None:  # failed by another process or deleted since the report
-            return Lost
-        return Pruned if should_prune(self._spec, own, trials) else None
+        elif self._is_repeated(epoch) and not self._has_repeated:
+            self._note_repetition()
+        return self._decision() if self.is_decision(epoch) else None
 
     def is_decision(self, epoch: Epoch) -> bool:
-        """Whether the run may be pruned after this report, depending on other runs.
+        """Whether the run may be paused after this report, depending on other runs.
 
-        A whole candidate is not: what its curve says of its end is not known.
+        It may not be where it was before and an earlier holder has gone on, nor in a confirmation.
         """
-        if self._claim.request.point is not None:
-            return False
-        is_new = not epoch.diverged and epoch.number > self._restored
-        is_comparable = is_new and epoch.averaged_error is not None
-        return is_comparable and may_stop(self._spec, self._claim.request, epoch.number)
+        is_new = epoch.number > max(self._restored, *self._claim.reported, 0)
+        is_comparable = not epoch.diverged and epoch.averaged_error is not None
+        is_search = self._claim.request.comparator is None
+        return is_search and is_new and is_comparable and is_look(self._spec, epoch.number)
+
+    def _decision(self) -> type[Interruption] | None:
+        if self._is_pausing or not self.keeps_state:
+            return None
+        trials = records.read_history(self._storage, self._spec.name, self._spec.looks)
+        own = next((trial for trial in trials if trial.trial_id == self._claim.trial_id), None)
+        if own is None or own.state != State.RUNNING:  # failed or deleted since the report
+            return Lost
+        with _deciding:
+            memo = _memos.setdefault(self._storage, Memo())
+            self._is_pausing = not goes_on(self._spec, trials, self._claim.trial_id, memo)
+        return Paused if self._is_pausing else None
+
+    def _is_repeated(self, epoch: Epoch) -> bool:
+        """Whether an earlier holder has made a report that was not restored."""
+        return epoch.number in self._claim.reported and epoch.number > self._restored
+
+    def _note_repetition(self) -> None:
+        again = sum(number > self._restored for number in self._claim.reported)
+        repeated = {attributes.REPEATED: self._claim.repeated + again}
+        queue.note(self._storage, self._claim.trial_id, repeated)
+        self._has_repeated = True
 
     def complete(self, curve: Sequence[Epoch], value: float | None = None) -> float:
         """Finish the trial with its result and its curves.
@@ -112,31 +137,10 @@ class ClaimedTrial:
         queue.complete(self._storage, self._claim.trial_id, result, noted)
         return result
 
-    def prune(self, curve: Sequence[Epoch]) -> None:
-        """Finish the trial as pruned after the last epoch of ``curve``."""
+    def pause(self, curve: Sequence[Epoch]) -> None:
+        """Put the trial aside after the last epoch of ``curve``, with its checkpoint written."""
         kept = curves_of(curve, attributes.CURVES)
-        queue.prune(self._storage, self._claim.trial_id, reported_value(curve[-1]), kept)
-
-
-def should_prune(spec: StudySpec, own: SeedTrial, trials: Sequence[SeedTrial]) -> bool:
-    """Whether ``own``, one of a stage's ``trials`` on the first seed, should stop now.
-
-    Trials that report raw values are neither stopped nor compared with.
-    """
-    if own.is_raw or own.request.protected or own.candidate is None:
-        return False
-    # An earlier holder of this trial may have made more reports than this one.
-    if not is_look(spec, len(own.errors)):
-        return False
-    compared = [trial for trial in trials if not trial.is_raw]
-    prunable = {trial.request.key.candidate for trial in compared if not trial.request.protected}
-    curves = [
-        Curve(trial.candidate, trial.errors, trial.request.protected, trial.is_pruned)
-        for trial in compared
-        if trial.errors and trial.candidate is not None and trial.trial_id != own.trial_id
-    ]
-    own_curve = Curve(own.candidate, own.errors)
-    return should_stop(spec, own_curve, [*curves, own_curve], len(prunable))
+        pausing.pause(self._storage, self._claim, curve[-1].number, kept)
 
 
 @retried

@@ -13,7 +13,6 @@ from kdecay_search.reconcile import launch, reconcile
 from kdecay_search.search import Plan
 from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage, queue, records
-from kdecay_search.storage.seed_trials import read_seed
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED
 
@@ -98,12 +97,10 @@ def test_a_diverged_run_is_stored_as_infinite_and_ranks_worst(
     assert (worst.errors, worst.diverged, worst.probability) == ({}, 2, 0.0)
     assert study.plan.incumbent.ks == (2.0,)
     assert study.verdict.outcome == "better"
-    study_id = next(iter(records.read_study(storage, f"metric-{name}").stage_ids.values()))
-    seen = {
-        t.candidate.k: t.errors for t in read_seed(storage, study_id, FIRST_SEED) if t.candidate
-    }
-    assert seen[3.0] == [math.inf, math.inf]
-    assert seen[2.0] == pytest.approx([error_of(2.0, 0)] * 2)
+    trials = records.read_history(storage, f"metric-{name}", (1, 2))
+    seen = {t.k: t.looks for t in trials if t.key.seed == FIRST_SEED}
+    assert seen[3.0] == {1: math.inf, 2: math.inf}
+    assert seen[2.0] == pytest.approx(dict.fromkeys((1, 2), error_of(2.0, 0)))
     with storage.borrow_optuna() as borrowed:
         stored = optuna.load_study(study_name=f"metric-{name}/k1", storage=borrowed)
         assert stored.best_trial.user_attrs["k"] == pytest.approx(2.0)

@@ -14,7 +14,6 @@ import pytest
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.attributes import read_request, request_attributes
 from kdecay_search.storage.parameters import distributions, parameters
-from kdecay_search.storage.seed_trials import read_seed
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.space import SEARCHED_FAMILIES
 from kdecay_search.study.trials import CONFIRMATION, RunKey, RunRequest, State
@@ -145,7 +144,7 @@ def test_optuna_shows_the_parameters_that_each_candidate_has(
     storage: Storage, tmp_path: Path
 ) -> None:
     spec = study("conditional", search={"sampler": "joint"})
-    study_id = queued(storage, spec.name, [asked_for(point, i) for i, point in enumerate(POINTS)])
+    queued(storage, spec.name, [asked_for(point, i) for i, point in enumerate(POINTS)])
     context = WorkerContext("cpu", CheckpointFolder(tmp_path), threading.Event())
     for _ in POINTS:
         claim = queue.claim(storage, spec.name, "me")
@@ -174,7 +173,6 @@ def test_optuna_shows_the_parameters_that_each_candidate_has(
     assert [trial.point for trial in read] == list(POINTS)
     assert [trial.k for trial in read] == [point.k for point in POINTS]
     assert [trial.lr_max for trial in read] == [point.lr_max for point in POINTS]
-    assert [trial.candidate for trial in read_seed(storage, study_id, 0)] == list(POINTS)
 
 
 def test_a_range_holds_what_lies_outside_of_the_study_s_own() -> None:

@@ -17,7 +17,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from kdecay_search.errors import DataError, KDecayError
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.tasks.protocol import Pruned, Released
+from kdecay_search.tasks.protocol import Lost, Released
 from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.trainer import train
 from tests.support.whole_candidates import COOLDOWN, LATE
@@ -189,10 +189,10 @@ def test_an_interruption_from_report_passes_through(
     def report(epoch: Any) -> None:
         run.epochs.append(epoch)
         if epoch.number == 2:
-            raise Pruned
+            raise Lost
 
     monkeypatch.setattr(run, "report", report)
-    with pytest.raises(Pruned):
+    with pytest.raises(Lost):
         train(run)
     assert len(run.epochs) == 2
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kdecay_search.tasks.protocol import Pruned, Released
+from kdecay_search.tasks.protocol import Lost, Paused, Released
 from kdecay_search.user_code import command, python
 from tests.support.wait import wait_for
 from tests.user_code.programs import (
@@ -23,21 +23,21 @@ from tests.user_code.programs import (
 pytestmark = pytest.mark.usefixtures("own_folder")
 
 
-def test_a_pruned_function_cleans_up() -> None:
+def test_a_lost_function_cleans_up() -> None:
     body = "try:\n    run.report(1, 40.0)\nfinally:\n    open('tidied', 'w').close()"
-    with pytest.raises(Pruned):
-        python.train(function(body, ends={1: Pruned}))
+    with pytest.raises(Lost):
+        python.train(function(body, ends={1: Lost}))
     assert Path("tidied").exists()
 
 
-def test_a_pruned_program_cleans_up() -> None:
+def test_a_lost_program_cleans_up() -> None:
     script = f"trap 'touch tidied; exit 0' TERM; {report_line(1, 40)}; while :; do sleep 0.01; done"
-    with pytest.raises(Pruned):
-        command.train(program(script, ends={1: Pruned}))
+    with pytest.raises(Lost):
+        command.train(program(script, ends={1: Lost}))
     assert Path("tidied").exists()
 
 
-@pytest.mark.parametrize("end", [Pruned, Released])
+@pytest.mark.parametrize("end", [Lost, Released])
 def test_a_program_that_ignores_sigterm_is_killed(end: type[Exception]) -> None:
     script = f"trap '' TERM; echo $$ > pids; {report_line(1, 40)}; while :; do sleep 1; done"
     run = program(script, ends={1: end}, workers={"heartbeat_seconds": 0.1, "grace_seconds": 1.0})
@@ -72,7 +72,7 @@ for epoch in run.remaining_epochs():
 """
 
 
-@pytest.mark.parametrize("end", [Released, Pruned])
+@pytest.mark.parametrize("end", [Released, Paused, Lost])
 def test_a_function_resumes_to_the_same_result(end: type[Exception], tmp_path: Path) -> None:
     whole = function(KEEPS)
     python.train(whole)
@@ -82,7 +82,7 @@ def test_a_function_resumes_to_the_same_result(end: type[Exception], tmp_path: P
         python.train(first)
     second = function(KEEPS, folder=tmp_path)
     python.train(second)
-    kept = 2 if end is Released else 1  # a pruned run is no longer saved
+    kept = 1 if end is Lost else 2  # what is lost is no longer saved
     assert [epoch.number for epoch in second.restored] == list(range(1, kept + 1))
     assert [*second.restored, *second.epochs] == whole.epochs
     assert Path("trained").read_text().split() == ["1", "2", *map(str, range(kept + 1, 4))]

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from kdecay_search.tasks.protocol import Pruned
+from kdecay_search.tasks.protocol import Lost
 from kdecay_search.user_code import command, python
 from tests.support.wait import wait_for
 from tests.user_code.programs import (
@@ -68,9 +68,9 @@ def test_a_function_that_ends(end: str) -> None:
 
 
 @pytest.mark.usefixtures("no_orphans")
-def test_a_program_that_is_pruned() -> None:
-    run = program(f"{CHILDREN}\n{report_line(1, 40)}; sleep 600", ends={1: Pruned})
-    with pytest.raises(Pruned):
+def test_a_program_that_is_lost() -> None:
+    run = program(f"{CHILDREN}\n{report_line(1, 40)}; sleep 600", ends={1: Lost})
+    with pytest.raises(Lost):
         command.train(run)
 
 

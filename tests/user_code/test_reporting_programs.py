@@ -10,7 +10,7 @@ import pytest
 
 from kdecay_search.errors import TaskError
 from kdecay_search.study.training_length import TrainingLength
-from kdecay_search.tasks.protocol import Epoch, Pruned, Released
+from kdecay_search.tasks.protocol import Epoch, Lost, Released
 from kdecay_search.user_code import command
 from kdecay_search.user_code.findings import findings
 from kdecay_search.user_code.report_numbers import ReportCounter, number_of
@@ -142,12 +142,12 @@ def test_a_program_that_hangs_says_what_its_file_lacks() -> None:
     assert error.endswith(f"; task.report.value = 'top1': {NO_COLUMN}")
 
 
-def test_a_run_that_is_pruned_after_its_program_has_ended() -> None:
+def test_a_run_that_is_lost_after_its_program_has_ended() -> None:
     """All rows were written at once: the first is reported when the program is gone."""
     rows = [row(number, 3, 30, 20) for number in range(3)]
-    run = with_file("\n".join([HEADER, *rows]), ends={1: Pruned})
+    run = with_file("\n".join([HEADER, *rows]), ends={1: Lost})
     started = time.monotonic()
-    with pytest.raises(Pruned):
+    with pytest.raises(Lost):
         command.train(run)
     assert numbers(run) == [1]
     assert time.monotonic() - started < 10

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from kdecay_search.errors import TaskError
-from kdecay_search.tasks.protocol import Epoch, Lost, Pruned, Released
+from kdecay_search.tasks.protocol import Epoch, Lost, Paused, Released
 from kdecay_search.user_code.function import run_function
 from kdecay_search.user_code.run import TaskRun
 from tests.support.recorded_run import RecordedRun
@@ -33,7 +33,7 @@ def test_no_report_and_no_result_fails() -> None:
 
 @pytest.mark.parametrize("caught", [True, False])
 def test_an_interruption_cannot_be_swallowed(caught: bool) -> None:
-    run = RecordedRun(ends={1: Pruned})
+    run = RecordedRun(ends={1: Paused})
 
     def train(task_run: TaskRun) -> float:
         for number in task_run.remaining_epochs():
@@ -44,7 +44,7 @@ def test_an_interruption_cannot_be_swallowed(caught: bool) -> None:
                     raise ValueError("as a framework would wrap it") from None
         return 40.0
 
-    with pytest.raises(Pruned):
+    with pytest.raises(Paused):
         run_function(train, run)
     assert [epoch.number for epoch in run.epochs] == [1]
 

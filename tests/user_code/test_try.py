@@ -85,7 +85,7 @@ def test_a_complete_task_lacks_nothing() -> None:
 def test_a_bare_task_works_and_lacks_five_things() -> None:
     found = texts(observed(bare)).items()
     missing = {text for text, severity in found if severity == Severity.MISSING}
-    for words in ("no validation error of averaged weights was reported, so no run can end early",
+    for words in ("no validation error of averaged weights was reported, so no run can be paused",
                   "no state is saved", "run.seed was", "run.purpose was",
                   "run.device was"):  # fmt: skip
         assert sum(words in text for text in missing) == 1, words

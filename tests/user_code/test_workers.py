@@ -295,26 +295,29 @@ HOPELESS = """
 def train(run):
     run.steps_per_epoch = 4
     error = 1000 * run.schedule(20)
+    run.resume()
     try:
         for epoch in run.remaining_epochs():
             run.report(epoch, error, error / 2)
+            run.save(epoch)
     finally:
         print(f"{epoch} {error:.0f}", file=open("ended", "a"))
 """
 
 
-def test_hopeless_runs_are_pruned(storage: Storage) -> None:
+def test_hopeless_runs_are_paused_and_end_as_pruned(storage: Storage) -> None:
     spec = python_study(
-        "doomed", HOPELESS, task={"epochs": 10}, pruning={"enabled": True, "keep_at_least": 1},
+        "doomed", HOPELESS, task={"epochs": 10}, pruning={"enabled": True},
         search=SEARCH | {"k_max": 6.0, "k_cap": 6.0},
     )  # fmt: skip
     snapshot = trained(storage, spec)
     assert snapshot.state == "done"
     assert snapshot.plan.leader.ks == (1.0,)
-    assert (snapshot.count(State.FAILED), snapshot.count(State.PRUNED) > 0) == (0, True)
+    early = [t for t in snapshot.trials if t.state == State.PRUNED and t.epochs]
+    assert (snapshot.count(State.FAILED), snapshot.count(State.PAUSED), bool(early)) == (0, 0, True)
     lengths = [int(line.split()[0]) for line in Path("ended").read_text().splitlines()]
-    assert len(lengths) == len(snapshot.trials), "every run's code ended by itself"
-    assert sum(length < 10 for length in lengths) == snapshot.count(State.PRUNED)
+    assert all(trial.epochs in lengths for trial in early), "every run's code ended by itself"
+    assert lengths.count(10) == snapshot.count(State.COMPLETE)
 
 
 def test_a_program_s_output_survives_as_json(storage: Storage) -> None:

@@ -44,9 +44,11 @@ def test_launching_twice_starts_no_trial_and_prints_the_same_result(
     assert summary["trials"] == {
         "waiting": 0,
         "running": 0,
+        "paused": 0,
         "complete": summary["trials"]["complete"],
         "pruned": 0,
         "failed": 0,
+        "skipped": 0,
     }
     assert summary["epochs"]["trained"] == 4 * summary["trials"]["complete"]
 

@@ -21,7 +21,7 @@ from kdecay_search.storage import Storage, queue, records
 from kdecay_search.storage.attributes import STOPPED
 from kdecay_search.study.spec import WorkersSpec
 from kdecay_search.study.trials import State, Trial
-from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Pruned, Released
+from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Paused, Released
 from kdecay_search.worker.heartbeat import Heartbeat, HeartbeatStopped
 from kdecay_search.worker.loop import longest_pause
 from kdecay_search.worker.reporter import Reporter
@@ -73,14 +73,14 @@ def test_reports_wait_while_the_database_is_unavailable_and_arrive_in_order() ->
     assert database.reported == [1, 2, 3, 4, 5]
 
 
-def test_a_late_decision_to_prune_interrupts_and_later_epochs_still_count() -> None:
+def test_a_late_decision_to_pause_interrupts_and_later_epochs_still_count() -> None:
     database = FakeDatabase()
-    database.answers[1] = Pruned
+    database.answers[1] = Paused
     with Reporter(database.report) as reporter:
         reporter.put(epoch(1))
         reporter.put(epoch(2))
         assert reporter.wait(60)
-        assert reporter.interruption is Pruned
+        assert reporter.interruption is Paused
     assert database.reported == [1, 2]
 
 

@@ -98,7 +98,7 @@ def _is_published(storage: Storage, snapshot: StudySnapshot) -> bool:
 
 def content_of(snapshot: StudySnapshot) -> str:
     """Digest of everything that the pages are made from."""
-    trials = sorted((t.trial_id, t.open, t.epochs) for t in snapshot.trials)
+    trials = sorted((t.trial_id, str(t.state), t.epochs) for t in snapshot.trials)
     return _digest(repr((FORMAT, snapshot.spec.to_json(), snapshot.stopped, trials)))
 
 

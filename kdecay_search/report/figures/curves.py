@@ -31,8 +31,9 @@ DIGITS = 10
 """Significant digits of a value."""
 COVER = "cover"
 """Name of the shape behind the inset, which a page fills with its own background."""
-EARLY, RUNNING = "x-thin-open", "circle-open"
-"""Marks at the end of a curve whose run ended early, because it diverged or was pruned, or runs."""
+EARLY, PAUSED, RUNNING = "x-thin-open", "square-open", "circle-open"
+"""Marks at the end of a curve whose run ended early, because it diverged or was pruned, is paused,
+or runs."""
 KINDS = {"averaged_error": "averaged weights", "validation_error": "weights as they are"}
 """Which weights each kind of value is measured with."""
 
@@ -160,7 +161,11 @@ def _end(run: RunCurve) -> tuple[str, str]:
     run."""
     if run.diverged:
         return EARLY, ", diverged"
-    ends = {State.PRUNED: (EARLY, ", ended early"), State.RUNNING: (RUNNING, ", running")}
+    ends = {
+        State.PRUNED: (EARLY, ", ended early"),
+        State.PAUSED: (PAUSED, ", paused"),
+        State.RUNNING: (RUNNING, ", running"),
+    }
     return ends.get(run.state, ("", ""))
 
 

@@ -18,11 +18,12 @@ from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.study.trials import State, Trial
 
-TRAINED, ENDED, RUNNING = "#2f7d77", "#c08a2d", "#6b7fd6"
+TRAINED, ENDED, PAUSED, RUNNING = "#2f7d77", "#c08a2d", "#8f6bb8", "#6b7fd6"
 PARTS = (
     ("complete", "complete runs", TRAINED),
     ("pruned", "runs ended early", ENDED),
     ("failed", "failed attempts", WARNING),
+    ("paused", "paused runs", PAUSED),
     ("running", "running", RUNNING),
     ("saved_by_pruning", "saved: ended early", translucent(ENDED, 0.22)),
     ("saved_by_skipping", "saved: run skipped", translucent("#808894", 0.22)),

@@ -1,4 +1,4 @@
-"""Trials and what they left behind, as they are read for planning, early stopping and reports."""
+"""Trials and what they left behind, as they are read for decisions and for reports."""
 
 from __future__ import annotations
 
@@ -54,27 +54,6 @@ HISTORY = text(f"""
 whether each belongs to this launch of the study. One
 statement, so that all of it is of the same moment; without any such trial it gives one row of
 nulls, since the count is needed."""
-
-OF_SEED = text(f"""
-    SELECT t.trial_id, t.state,
-      (SELECT p.param_value FROM trial_params p
-       WHERE p.trial_id = t.trial_id AND p.param_name = :parameter) AS k,
-      (SELECT json_build_array(p.param_value, p.distribution_json) FROM trial_params p
-       WHERE p.trial_id = t.trial_id AND p.param_name = :level) AS level,
-      (SELECT json_object_agg(a.key, a.value_json) FROM trial_user_attributes a
-       WHERE a.trial_id = t.trial_id AND a.key = ANY(:attributes)) AS attributes,
-      {DIRECTION} AS direction,
-      ARRAY(SELECT {value_of("i.intermediate_value", "i.intermediate_value_type")}
-            FROM trial_intermediate_values i
-            WHERE i.trial_id = t.trial_id ORDER BY i.step) AS reported
-    FROM trials t JOIN trial_user_attributes s USING (trial_id)
-    WHERE t.study_id = :study_id AND t.state <> 'FAIL' AND s.key = 'seed' AND s.value_json = :seed
-      AND {OF_TRIAL} IS NOT DISTINCT FROM (SELECT l.value_json FROM study_user_attributes l
-        WHERE l.study_id = :study_id AND l.key = 'kdecay_launch')
-    ORDER BY t.trial_id
-""")
-"""What early stopping compares: a stage's trials of one seed that have not failed, with all values
-that they reported. One statement, so that a trial is never seen with values but no candidate."""
 
 CURVES = text("""
     SELECT trial_id, key, value_json FROM trial_user_attributes
