@@ -11,8 +11,11 @@ import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
 
+from benchmarks.former_stopping import Curve, may_stop, should_stop
 from benchmarks.replay import Job, Judge
-from kdecay_search.search.early_stopping import Curve, may_stop, should_stop
+from kdecay_search.search import Memo
+from kdecay_search.search.early_stopping import goes_on, is_look
+from kdecay_search.search.policy import Policy as Constants
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, RunKey, Trial
 
@@ -22,6 +25,8 @@ LOOKS = 12
 
 class NoPruning:
     """The full grid: every run is trained to its end."""
+
+    pauses = False
 
     def start(self, job: Job) -> None:
         pass
@@ -35,6 +40,28 @@ class NoPruning:
 
 class Ours:
     """:mod:`kdecay_search.search.early_stopping`, as a worker uses it."""
+
+    pauses = True
+
+    def __init__(self, spec: StudySpec, constants: Constants) -> None:
+        self._spec, self._constants, self._memo = spec, constants, Memo()
+
+    def start(self, job: Job) -> None:
+        pass
+
+    def should_stop(self, job: Job, trials: Sequence[Trial]) -> bool:
+        if not is_look(self._spec, job.epochs):
+            return False
+        return not goes_on(self._spec, trials, job.number, self._memo, self._constants)
+
+    def end(self, job: Job) -> None:
+        pass
+
+
+class Former:
+    """The rules of version 0.2.0 (:mod:`benchmarks.former_stopping`)."""
+
+    pauses = False
 
     def __init__(self, spec: StudySpec) -> None:
         self._spec = spec
@@ -66,6 +93,8 @@ def _curve(job: Job) -> Curve:
 
 class OfOptuna:
     """One of Optuna's pruners, on the trials of an in-memory study."""
+
+    pauses = False
 
     def __init__(
         self,
@@ -126,11 +155,11 @@ class Policy:
     prunes: bool
     """Whether the study has ``pruning.enabled``, with the package's allocation of runs and its
     early stopping."""
-    judge: Callable[[StudySpec, str], Judge]
-    """Makes a new judge from the study and a name for the replay."""
+    judge: Callable[[StudySpec, str, Constants], Judge]
+    """Makes a new judge from the study, a name for the replay and the constants of the search."""
 
 
-def median(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
+def median(averaged: bool, spec: StudySpec, name: str, _: Constants) -> OfOptuna:
     """Optuna's MedianPruner. It prunes after five complete trials, and not before the share of the
     training before which the package does not prune either."""
     epochs = spec.task.length.reports
@@ -142,7 +171,7 @@ def median(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
     )
 
 
-def halving(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
+def halving(averaged: bool, spec: StudySpec, name: str, _: Constants) -> OfOptuna:
     """Optuna's SuccessiveHalvingPruner. The better half continues after a quarter and after half of
     the training."""
     first = max(1, math.ceil(spec.task.length.reports / 4))
@@ -150,7 +179,7 @@ def halving(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
     return OfOptuna(name, pruner, _rungs(first, 2, spec.task.length.reports), averaged)
 
 
-def hyperband(averaged: bool, spec: StudySpec, name: str) -> OfOptuna:
+def hyperband(averaged: bool, spec: StudySpec, name: str, _: Constants) -> OfOptuna:
     """Optuna's HyperbandPruner. It reduces to a third, first after a ninth of the training."""
     epochs = spec.task.length.reports
     first = max(1, epochs // 9)
@@ -167,11 +196,12 @@ def _rungs(first: int, factor: int, epochs: int) -> frozenset[int]:
 
 
 POLICIES = (
-    Policy("none", False, lambda spec, name: NoPruning()),
+    Policy("none", False, lambda spec, name, constants: NoPruning()),
     *(
         Policy(f"{name}-{signal}", False, partial(make, signal == "averaged"))
         for name, make in (("median", median), ("halving", halving), ("hyperband", hyperband))
         for signal in ("raw", "averaged")
     ),
-    Policy("ours", True, lambda spec, name: Ours(spec)),
+    Policy("former", True, lambda spec, name, constants: Former(spec)),
+    Policy("ours", True, lambda spec, name, constants: Ours(spec, constants)),
 )

@@ -87,7 +87,7 @@ def measure(
         drawn = curves.shuffled(random) if shuffles else curves
         scenario = draw_scenario(curves.seeds, workers, (seed, number, workers), random)
         spec = study_spec(drawn, len(scenario.seeds), policy.prunes)
-        judge = policy.judge(spec, f"{seed}/{number}")
+        judge = policy.judge(spec, f"{seed}/{number}", constants)
         outcome = Replay(drawn, scenario, spec, judge, constants=constants).run()
         rows.append(_figures(drawn, spec.search.seeds, outcome))
     return Measured(policy.name, workers, *np.mean(rows, axis=0).tolist())

@@ -1,8 +1,9 @@
 """Replay a study on recorded curves, in simulated asynchronous time.
 
 The procedure is the real one: :func:`kdecay_search.search.make_plan` decides which runs to queue
-and to skip, and which k is found. Workers take runs from the queue and finish one epoch after
-another, each at its own speed. After every epoch a policy decides whether the run ends there.
+to resume and to skip, and which k is found. Workers take runs from the queue and finish one epoch
+after another, each at its own speed. After every epoch a policy decides whether the run ends there,
+or is paused, so that its worker takes another.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ class Job:
     """Whether the run has ended."""
     pruned: bool = False
     """Whether the run was ended early."""
+    number: int = -1
+    """Number of the run's trial."""
 
     @property
     def point(self) -> Candidate:
@@ -70,6 +73,9 @@ class Job:
 
 class Judge(Protocol):
     """A pruning policy during one replay."""
+
+    pauses: bool
+    """Whether a run that should stop is paused, and may be resumed. Else it has ended."""
 
     def start(self, job: Job) -> None:
         """Note that a run starts."""
@@ -172,7 +178,8 @@ class Replay:
         self._changed = True
         self._plan: Plan | None = None
         self._events: list[tuple[float, int, int]] = []
-        self._jobs: dict[int, tuple[int, Job]] = {}
+        self._jobs: dict[int, Job] = {}
+        self._paused: dict[int, Job] = {}
 
     def run(self) -> Outcome:
         """Replay the study to its end."""
@@ -195,24 +202,31 @@ class Replay:
         heapq.heappush(self._events, (time + took, len(self._trials), worker))
 
     def _epoch(self, worker: int) -> bool:
-        """Finish an epoch of the worker's run; return whether that was its last."""
-        number, job = self._jobs[worker]
+        """Finish an epoch of the worker's run; return whether the worker is free then."""
+        job = self._jobs[worker]
         job.epochs += 1
+        trial = self._trials[job.number]
+        if self._judge.pauses and job.epochs in self._spec.looks:
+            looks = {**trial.looks, job.epochs: job.averaged[job.epochs - 1]}
+            trial = replace(trial, looks=looks, epochs=job.epochs)
+            self._trials[job.number] = trial
         if job.epochs == self._curves.epochs:
             job.ended = True
-        elif self._judge.should_stop(job, self._trials):
+            trial = replace(trial, state=State.COMPLETE, error=float(job.raw[-1]))
+        elif not self._judge.should_stop(job, self._trials):
+            return False
+        elif self._judge.pauses:
+            self._paused[job.number] = job
+            trial = replace(trial, state=State.PAUSED)
+        else:
             job.ended = job.pruned = True
+            trial = replace(trial, state=State.PRUNED)
+        del self._jobs[worker]
         if job.ended:
-            del self._jobs[worker]
             self._judge.end(job)
-            self._trials[number] = replace(
-                self._trials[number],
-                state=State.PRUNED if job.pruned else State.COMPLETE,
-                error=None if job.pruned else float(job.raw[-1]),
-                epochs=job.epochs,
-            )
-            self._changed = True
-        return job.ended
+        self._trials[job.number] = replace(trial, epochs=job.epochs)
+        self._changed = True
+        return True
 
     def _take(self, worker: int) -> bool:
         """Give the worker a run; return whether there was one."""
@@ -222,15 +236,19 @@ class Replay:
             return False
         number = self._waiting.popleft()
         waiting = self._trials[number]
+        self._trials[number] = replace(waiting, state=State.RUNNING)
+        if number in self._paused:
+            self._jobs[worker] = self._paused.pop(number)
+            return True
         column = self._column[waiting.point]
         seed = self._scenario.seeds[waiting.key.seed]
         job = Job(
             waiting.request,
             self._curves.raw[seed, :, column].tolist(),
             self._curves.averaged[seed, :, column].tolist(),
+            number=number,
         )
-        self._trials[number] = replace(waiting, state=State.RUNNING)
-        self._jobs[worker] = (number, job)
+        self._jobs[worker] = job
         self._judge.start(job)
         return True
 
@@ -238,11 +256,16 @@ class Replay:
         """Apply the plan, as :mod:`kdecay_search.reconcile` does, until it queues a run."""
         while self._changed and not self._waiting:
             self._plan = plan = make_plan(self._spec, self._trials, self._memo, self._constants)
+            for trial in plan.close:
+                self._trials[trial.number] = replace(trial, state=State.PRUNED)
+            for trial in plan.resume:
+                self._trials[trial.number] = replace(trial, state=State.WAITING)
+                self._waiting.append(trial.number)
             for request in plan.enqueue:
                 self._waiting.append(self._add(request, State.WAITING))
             for request in plan.skip:
                 self._add(request, State.PRUNED)
-            self._changed = bool(plan.skip)
+            self._changed = bool(plan.skip or plan.close)
 
     def _add(self, request: RunRequest, state: State) -> int:
         number = len(self._trials)

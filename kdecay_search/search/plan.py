@@ -78,6 +78,40 @@ def make_plan(
     """
     memo = Memo() if memo is None else memo
     known = trials if isinstance(trials, Trials) else Trials.of(trials)
+    planners, stages, baseline, incumbent = _searched(spec, known, memo, policy)
+    following = planners[-1].following()
+    plan = Plan(
+        stages=tuple(stages),
+        incumbent=incumbent,
+        baseline=baseline,
+        progress=stages[-1].progress,
+        enqueue=following.enqueue,
+        skip=following.skip,
+        withdraw=tuple(trial for planner in planners for trial in planner.redundant()),
+        resume=following.resume,
+        close=following.close,
+        format=_format(spec, planners[0], stages[0]),
+    )
+    is_searching = plan.progress != Progress.DONE or not spec.confirm.seeds
+    return (
+        plan if is_searching else _with_confirmation(plan, spec, known.by_candidate, memo, policy)
+    )
+
+
+def planner_of(
+    spec: StudySpec, trials: Trials, memo: Memo, policy: Policy, number: int
+) -> StagePlanner | None:
+    """The planner of a stage as the records are; None if the search has not come to it or has gone
+    beyond it."""
+    planners = _searched(spec, trials, memo, policy)[0]
+    return planners[-1] if len(planners) == number else None
+
+
+def _searched(
+    spec: StudySpec, known: Trials, memo: Memo, policy: Policy
+) -> tuple[list[StagePlanner], list[Stage], Incumbent, Incumbent]:
+    """The stages that have begun, the original at its best, and the best schedule of the stages
+    that are done."""
     by_stage: dict[CandidateKey, dict[int, CandidateTrials]] = defaultdict(dict)
     for key, replicates in known.by_candidate.items():
         by_stage[key._replace(candidate=0)][key.candidate] = replicates
@@ -105,23 +139,7 @@ def make_plan(
         earlier, upper = incumbent.ks, planner.space.bounds[1]
         if not earlier:
             break  # a cooldown has no terms
-    following = planners[-1].following()
-    plan = Plan(
-        stages=tuple(stages),
-        incumbent=incumbent,
-        baseline=baseline,
-        progress=stages[-1].progress,
-        enqueue=following.enqueue,
-        skip=following.skip,
-        withdraw=tuple(trial for planner in planners for trial in planner.redundant()),
-        resume=following.resume,
-        close=following.close,
-        format=_format(spec, planners[0], stages[0]),
-    )
-    is_searching = plan.progress != Progress.DONE or not spec.confirm.seeds
-    return (
-        plan if is_searching else _with_confirmation(plan, spec, known.by_candidate, memo, policy)
-    )
+    return planners, stages, baseline, incumbent
 
 
 def _incumbent(stage: Stage) -> Incumbent:

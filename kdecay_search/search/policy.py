@@ -129,18 +129,21 @@ class Policy:
     draws: int = 4000
     """Joint samples of the candidates' errors behind probabilities and intervals."""
 
-    # Early stopping (search/early_stopping.py)
-    looks: int = 12
-    """Number of evenly spaced moments of a training at which its run is compared."""
-    last_look_share: float = 0.75
-    """Share of the training after which no run is ended: too little is left to be saved."""
-    early_length: float = 1.0
-    """Length scale, in log k and in log lr_max, of the one curve that running runs are compared
-    by."""
-    early_signal: float = 1.5
-    """Standard deviation of that curve in units of the noise's."""
-    early_nugget: float = 0.5
-    """Standard deviation of a candidate's own deviation from it in units of the noise's."""
+    # Looks at unfinished runs (search/forecast.py)
+    drift_power: float = 1.5
+    """How the drift of averaged errors shrinks towards the end: with this power of the share of the
+    training that is left."""
+    drifts: tuple[float, ...] = (0.5, 1.0, 2.0)
+    """Sizes of the drift at half of a training, in units of the curve's size, averaged by their
+    evidence."""
+    own_drift: float = 0.3
+    """The drift that a candidate has for itself, in units of the smooth one."""
+    look_noise: float = 0.35
+    """By how much the noise of a look at half of a training exceeds that of a final error, as a
+    share of its standard deviation; it shrinks as the drift does."""
+    clear: float = 0.5
+    """A run is paused at a look if going on is worth less than this share of what the best other
+    run is worth, for each epoch."""
 
     # Runs that diverge (search/results.py)
     blow_up: float = 10.0

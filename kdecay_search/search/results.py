@@ -16,6 +16,22 @@ Array = NDArray[np.float64]
 Result = tuple[Candidate, int, float]
 """A candidate, a seed, and the error of its run."""
 
+
+@dataclass(frozen=True, order=True)
+class Look:
+    """The averaged error of a candidate after some reports, as a point beside the candidates."""
+
+    point: Candidate
+    """The candidate."""
+    number: int
+    """Number of the report."""
+
+
+Point = Candidate | Look
+"""What is measured: a candidate's final error, or its averaged error at a look."""
+Group = int | tuple[int, int]
+"""What measurements are compared within: a seed, or a seed and the number of a look's report."""
+
 _FEWEST_COMPARED = 3
 """Runs without which none is called an outlier."""
 _NORMAL_IQR = 1.349
@@ -46,7 +62,7 @@ class Results:
 
     @staticmethod
     def by_seed(errors: Iterable[tuple[Candidate, Mapping[int, float]]]) -> Results:
-        """Collect candidates with their errors by seed, seeds ascending."""
+        """Collect candidates with their errors by seed, seeds ascending; there may be none."""
         points, tables = zip(*errors, strict=True)
         blocks = [
             (np.full(len(by), float(i)), np.fromiter(by, float), np.fromiter(by.values(), float))
@@ -120,8 +136,10 @@ class Results:
         rows: NDArray[np.intp] = known[self.place.astype(np.intp)]
         return rows
 
-    def ran(self) -> dict[int, frozenset[Candidate]]:
+    def ran(self) -> dict[Group, frozenset[Point]]:
         """The candidates that have run, by seed."""
+        if not len(self):
+            return {}
         order = np.argsort(self.seed, kind="stable")
         seeds, starts = np.unique(self.seed[order], return_index=True)
         places = np.split(self.place[order].astype(int), starts[1:])
@@ -129,6 +147,11 @@ class Results:
             int(seed): frozenset(self.points[place] for place in part.tolist())
             for seed, part in zip(seeds, places, strict=True)
         }
+
+    def runs(self) -> list[tuple[Candidate, int]]:
+        """Candidate and seed of each run."""
+        places, seeds = self.place.astype(int).tolist(), self.seed.astype(int).tolist()
+        return [(self.points[place], seed) for place, seed in zip(places, seeds, strict=True)]
 
     def packed(self) -> bytes:
         """All columns but ``points`` as bytes: a key for results in the same order."""

@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size, max_runs
+from kdecay_search.search.forecast import Looks
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import Policy
-from kdecay_search.search.results import Results, blow_up_limit
+from kdecay_search.search.results import Look, Results, blow_up_limit
 from kdecay_search.search.selection import Gain, Selection
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
@@ -89,6 +90,7 @@ class StagePlanner:
         self.candidates = tuple(self._candidate(i) for i in range(len(self.space.points)))
         self._worst = self._diverged()
         self._surrogate = self._fit()
+        self._outlook = self._with_looks()
         self.selection = self._select()
         best = self._lowest(self.candidates)
         self.best = self._with_probability(best) if best else None
@@ -207,6 +209,19 @@ class StagePlanner:
 
     def following(self) -> Following:
         """What becomes of the runs that no open or finished trial serves."""
+        missing, paused = self._missing()
+        if not self.spec.pruning.enabled:
+            return self._begun_with([*missing, *paused])
+        due = [(c, seed) for c, seed in missing if self._is_due(c, seed)]
+        if due or any(self._summary(c.index).open for c in self.candidates):
+            return self._begun_with(due)
+        further = self._allocate(missing, paused)
+        if further:
+            return self._begun_with(further)
+        return Following(skip=self._requests(missing), close=self._paused(paused))
+
+    def _missing(self) -> tuple[list[CandidateRun], list[CandidateRun]]:
+        """The runs that no trial serves, and those that are paused."""
         missing = [
             (candidate, seed)
             for candidate in self.candidates
@@ -214,16 +229,7 @@ class StagePlanner:
             if candidate.k is not None or seed == FIRST_SEED  # where the sampler chooses k
         ]
         missing.sort(key=lambda run: run[1])
-        paused = [(c, seed) for c in self.candidates for seed in self._summary(c.index).paused]
-        if not self.spec.pruning.enabled:
-            return self._begun_with([*missing, *paused])
-        due = [(c, seed) for c, seed in missing if self._is_due(c, seed)]
-        if due or any(self._summary(c.index).open for c in self.candidates):
-            return self._begun_with(due)
-        further = self._allocate([*missing, *paused])
-        if further:
-            return self._begun_with(further)
-        return Following(skip=self._requests(missing), close=self._paused(paused))
+        return missing, [(c, s) for c in self.candidates for s in self._summary(c.index).paused]
 
     def _begun_with(self, runs: Iterable[CandidateRun]) -> Following:
         """Some runs begin or, if they are paused, go on."""
@@ -252,12 +258,39 @@ class StagePlanner:
         pair = seed < needed and has_level and self._is_baseline(candidate)
         return pair or (seed == FIRST_SEED and candidate.index not in later)
 
-    def _allocate(self, missing: Sequence[CandidateRun]) -> list[CandidateRun]:
-        """Which of the ``missing`` runs come next; none if the stage is over."""
-        if self.selection is None or self._surrogate is None:
+    def _allocate(
+        self, missing: Sequence[CandidateRun], paused: Sequence[CandidateRun]
+    ) -> list[CandidateRun]:
+        """Which of these runs come next; none if the stage is over."""
+        allocator = self._allocator(missing, paused)
+        if allocator is None:
             return []
+        runs = allocator.next_runs(batch_size(len(self.candidates), self.policy))
+        of_point = {c.point: c for c in self.candidates}
+        return [(of_point[point], seed) for point, seed in runs]
+
+    def goes_on(self, index: int, seed: int) -> bool:
+        """Whether a paused run should train on now, while others are under way."""
+        point = self.candidates[index].point
+        allocator = self._allocator(*self._missing())
+        if allocator is None or point is None:
+            return True
+        others = [
+            (c.point, each)
+            for c in self.candidates
+            if c.point is not None
+            for each in sorted(self._summary(c.index).open)
+        ]
+        return allocator.goes_on((point, seed), others)
+
+    def _allocator(
+        self, missing: Sequence[CandidateRun], paused: Sequence[CandidateRun]
+    ) -> RunAllocator | None:
+        """What chooses among these runs; None without results."""
+        if self.selection is None or self._outlook is None:
+            return None
         seeds: dict[int, list[int]] = defaultdict(list)
-        for candidate, seed in missing:
+        for candidate, seed in (*missing, *paused):
             seeds[candidate.index].append(seed)
         able = {
             c.point: c
@@ -265,8 +298,9 @@ class StagePlanner:
             if c.point is not None and self._may_win(c, len(seeds[c.index]))
         }
         reference = able.get(self.selection.points[0]) or self.incumbent
-        allocator = RunAllocator(
-            surrogate=self._surrogate,
+        looks, first = self._looks(), self.spec.looks[:1]
+        return RunAllocator(
+            surrogate=self._outlook,
             selection=self.selection,
             candidates=able,
             baselines=frozenset(point for point, c in able.items() if self._is_baseline(c)),
@@ -276,11 +310,16 @@ class StagePlanner:
                 seeds=self.spec.search.seeds,
                 left=self._left(self.policy.extra_runs),
                 left_for_leader=self._left(self.policy.extra_runs_for_leader),
+                rest={
+                    (c.point, seed): 1 - self._summary(c.index).paused[seed].epochs / self._epochs
+                    for c, seed in paused
+                    if c.point is not None
+                },
+                first_look=(first[0], first[0] / self._epochs) if first else None,
             ),
+            looked=looks.ran(),
             policy=self.policy,
         )
-        runs = allocator.next_runs(batch_size(len(self.candidates), self.policy))
-        return [(able[point], seed) for point, seed in runs]
 
     def _may_win(self, candidate: CandidateResult, left: int) -> bool:
         """Whether the candidate may be chosen once it has run on the ``left`` seeds. A candidate
@@ -297,14 +336,41 @@ class StagePlanner:
         incumbent's results stand on the curve at k = k1, and in later stages at the last term,
         where that is nearly so.
         """
-        reference = self._reference()
-        earlier = self.incumbent.errors if self.incumbent else {}
-        given = {c.point: self._learned(c) for c in self.candidates if c.point is not None}
-        results = Results.by_seed([(reference, earlier), *given.items()])
+        results = self._results()
         if not len(results):
             return None
-        points = (reference, *(point for point in given if point != reference))
+        points = tuple(dict.fromkeys(results.points))
         return self._memo.surrogate(points, results, self.policy)
+
+    def _results(self) -> Results:
+        """What the surrogate learns from."""
+        earlier = self.incumbent.errors if self.incumbent else {}
+        given = {c.point: self._learned(c) for c in self.candidates if c.point is not None}
+        return Results.by_seed([(self._reference(), earlier), *given.items()])
+
+    def _with_looks(self) -> Surrogate | None:
+        """The surrogate by the results and by the looks of the runs that have not ended; the same
+        as by the results alone if there are none."""
+        looks, results = self._looks(), self._results()
+        if not looks.compared(results.runs()):
+            return self._surrogate
+        reference = self._reference()
+        given = (c.point for c in self.candidates if c.point is not None)
+        points = tuple(dict.fromkeys([reference, *given]))
+        wanted = [Look(point, self.spec.looks[0]) for point in points]
+        return self._memo.outlook(points, results, looks, wanted, self.policy)
+
+    def _looks(self) -> Looks:
+        """What the runs of the stage have shown at their looks."""
+        return Looks(
+            self._epochs,
+            {
+                (candidate.point, seed): looks
+                for candidate in self.candidates
+                if candidate.point is not None
+                for seed, looks in self._summary(candidate.index).looks.items()
+            },
+        )
 
     def _learned(self, candidate: CandidateResult) -> Mapping[int, float]:
         """What the surrogate learns of a candidate: errors by seed."""
@@ -318,11 +384,11 @@ class StagePlanner:
     def _select(self) -> Selection | None:
         """The candidates, judged, without those that rank worst because they have diverged; where
         the original was tried in several ways, the best of them comes first."""
-        if self._surrogate is None:
+        if self._outlook is None:
             return None
-        reference, *others = self._surrogate.points
+        reference, *others = self._outlook.points
         points = (reference, *(point for point in others if point not in self._worst))
-        selection = Selection.of(self._surrogate, points)
+        selection = Selection.of(self._outlook, points)
         if not self._tunes_baseline:
             return selection
         self.selection = selection
@@ -330,7 +396,7 @@ class StagePlanner:
         if base is None or base.point is None:
             return selection
         among = (base.point, *(point for point in points if point != base.point))
-        return Selection.of(self._surrogate, among)
+        return Selection.of(self._outlook, among)
 
     @property
     def _tunes_baseline(self) -> bool:

@@ -29,7 +29,7 @@ import numpy as np
 
 from kdecay_search.search.coordinates import coordinates
 from kdecay_search.search.policy import POLICY, Policy
-from kdecay_search.search.results import Array, Result, Results
+from kdecay_search.search.results import Array, Look, Point, Result, Results
 from kdecay_search.study.candidate import Candidate
 
 _TINY = 1e-12
@@ -51,6 +51,8 @@ class Surrogate:
     """Variance of the noise of a run, in the metric's unit squared."""
     lengths: tuple[tuple[float, ...], ...]
     """The combinations of length scales that were averaged over."""
+    looks: tuple[Look, ...] = ()
+    """Looks whose means and samples follow those of the points (search/forecast.py)."""
 
     @staticmethod
     def of(
@@ -82,9 +84,10 @@ class Surrogate:
             lengths=tuple(part.lengths for part in fits),
         )
 
-    def columns(self, points: Iterable[Candidate]) -> list[int]:
-        """Indices of some of the points."""
-        index = {point: number for number, point in enumerate(self.points)}
+    def columns(self, points: Iterable[Point]) -> list[int]:
+        """Columns of some of the points and looks."""
+        every: tuple[Point, ...] = (*self.points, *self.looks)
+        index = {point: number for number, point in enumerate(every)}
         return [index[point] for point in points]
 
 
@@ -412,17 +415,3 @@ def smooth_curve(
     at = [every.index(point) for point in shown]
     columns = (tuple(column[at].tolist()) for column in (drawn.mean(axis=0), low, high))
     return SmoothCurve(tuple(shown), *columns)
-
-
-def smooth_means(
-    points: Sequence[Candidate], results: Sequence[Result], policy: Policy = POLICY
-) -> dict[Candidate, float]:
-    """Smooth errors of ``points`` in units of the results' spread, by one fixed curve, for runs in
-    mid-training: what differs there are transients, whose hyperparameters a few results cannot
-    tell."""
-    every = tuple(points)
-    contrasts = Contrasts.of(every, Results.of(results).standardised())
-    lengths = (policy.early_length, policy.early_length)
-    size, nugget = np.array([policy.early_signal]), np.array([policy.early_nugget])
-    model = GaussianProcess.fit(every, contrasts, lengths, size, nugget, policy.noise_floor)
-    return dict(zip(every, model.means[0].tolist(), strict=True))

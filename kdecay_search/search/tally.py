@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
+from kdecay_search.search.forecast import Looks, outlook
 from kdecay_search.search.machines import NO_MACHINES, Machines, attempts
 from kdecay_search.search.policy import POLICY, Policy
-from kdecay_search.search.results import Results
+from kdecay_search.search.results import Look, Results
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import ERROR, LOST, MEMORY, WRONG, CandidateTrials, State, Trial
@@ -54,6 +55,8 @@ class CandidateSummary:
     """Seeds whose trial is waiting or running."""
     paused: Mapping[int, Trial]
     """The trials of paused runs, by seed."""
+    looks: Mapping[int, Mapping[int, float]]
+    """Averaged errors by seed and number of the report, of the runs that have come to a look."""
     saved: int
     """Number of epochs that paused and pruned runs, without ``skipped``, have not been trained."""
     begun: int
@@ -110,6 +113,7 @@ class CandidateSummary:
             missing=rest - failed,
             open=frozenset(seed for seed, t in serving.items() if t.open),
             paused={s: t for s, t in serving.items() if t.state == State.PAUSED},
+            looks={s: t.looks for s, t in serving.items() if t.looks},
             saved=sum(
                 max(0, epochs - t.epochs)
                 for t in serving.values()
@@ -166,6 +170,29 @@ class Memo:
         if len(self._surrogates) > _SURROGATES_KEPT:
             self._surrogates.popitem(last=False)
         return found
+
+    def outlook(
+        self,
+        points: Iterable[Candidate],
+        results: Results,
+        looks: Looks,
+        wanted: Sequence[Look],
+        policy: Policy,
+        lengths: tuple[tuple[float, ...], ...] = (),
+    ) -> Surrogate:
+        """The surrogate of these points by these results and looks: the last few are kept."""
+        every, wanted = tuple(points), tuple(wanted)
+        key = every, results.packed(), _frozen(looks), wanted, policy, lengths
+        found = self._surrogates.pop(key, None)
+        found = found or outlook(every, results, looks, wanted, policy, lengths)
+        self._surrogates[key] = found
+        if len(self._surrogates) > _SURROGATES_KEPT:
+            self._surrogates.popitem(last=False)
+        return found
+
+
+def _frozen(looks: Looks) -> object:
+    return tuple((run, tuple(sorted(by.items()))) for run, by in sorted(looks.runs.items()))
 
 
 def _is_exhausted(

@@ -16,6 +16,7 @@ from benchmarks.curves import Curves
 from benchmarks.policies import POLICIES
 from benchmarks.replay import Replay, study_spec
 from kdecay_search.errors import DataError
+from kdecay_search.search.policy import POLICY
 from tests.benchmarks.replays import NAMES, replayed
 
 KS = (1.0, 1.5, 2.0, 3.0, 5.0, 8.0)
@@ -79,7 +80,7 @@ def test_the_replay_finds_the_winner_at_both_ends_and_saves_epochs(
 def test_every_run_is_accounted_for(policy: pruning.Policy, curves: Curves) -> None:
     scenario = pruning.draw_scenario(4, 3, (0, 0), np.random.default_rng(0))
     spec = study_spec(curves, len(scenario.seeds), policy.prunes)
-    outcome = Replay(curves, scenario, spec, policy.judge(spec, "replay")).run()
+    outcome = Replay(curves, scenario, spec, policy.judge(spec, "replay", POLICY)).run()
     assert outcome.runs == len(KS) * len(scenario.seeds)
     assert outcome.complete * EPOCHS <= outcome.epochs <= outcome.runs * EPOCHS
     if policy.name == "none":

@@ -1,87 +1,67 @@
-"""When a run may end early."""
+"""When a run is paused, and what unfinished runs say of their ends."""
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
-from kdecay_search.search.early_stopping import (
-    Curve,
-    is_look,
-    may_stop,
-    should_stop,
-)
+from kdecay_search.search import make_plan
+from kdecay_search.search.early_stopping import goes_on, is_look
+from kdecay_search.search.forecast import Looks, outlook
+from kdecay_search.search.results import Results
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RunKey, RunRequest
-from tests.support.memory_studies import study, trial
+from kdecay_search.study.trials import State, Trial
+from tests.support.memory_studies import study
 
 KS = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5, 4.0, 4.5, 5.0)
+EPOCHS, HALF = 12, 6
 
 
-def spec(epochs: int = 12, **pruning: object) -> StudySpec:
-    return study(epochs=epochs, pruning={"enabled": True, **pruning})
+def spec(epochs: int = EPOCHS, **pruning: object) -> StudySpec:
+    search = {"ks": KS, "k_max": 5.0, "k_cap": 5.0, "seeds": 3, "max_terms": 1}
+    return study(epochs=epochs, search=search, pruning={"enabled": True, **pruning})
 
 
-def curves(errors: dict[float, float], epochs: int = 6) -> list[Curve]:
-    return [
-        Curve(Candidate(k), [error] * epochs, protected=k == 1.0) for k, error in errors.items()
-    ]
+def first_looks(errors: dict[float, float], **changes: object) -> list[Trial]:
+    """The first runs of a study, at half of their trainings; those up to k = 2 have ended as they
+    stood there."""
+    trials = []
+    for number, request in enumerate(make_plan(spec(), []).enqueue):
+        assert request.k is not None
+        if request.key.seed > 0:
+            continue
+        trial = Trial(number, request, State.RUNNING, request.k, trial_id=number)
+        trial = replace(trial, epochs=HALF, looks={HALF: errors[request.k]}, **changes)
+        if request.k <= 2.0:
+            trial = replace(trial, state=State.COMPLETE, epochs=EPOCHS, error=errors[request.k])
+        trials.append(trial)
+    return trials
 
 
-def worse(errors: dict[float, float], keep: int = 4, epochs: int = 6) -> set[float]:
-    """The candidates that would be ended, each asked as if it had just come to this epoch."""
-    seen = curves(errors, epochs)
-    asked = spec(keep_at_least=keep)
-    return {c.point.k for c in seen if not c.protected and should_stop(asked, c, seen, len(KS) - 1)}
+def going_on(trials: list[Trial]) -> set[float | None]:
+    running = [t for t in trials if t.state == State.RUNNING]
+    return {t.k for t in running if goes_on(spec(), trials, t.trial_id)}
 
 
-def test_the_worse_side_of_a_slope_ends_and_the_better_side_goes_on() -> None:
-    rising = {k: 10.0 + k for k in KS}
-    assert worse(rising) == {3.5, 4.0, 4.5, 5.0}
-    assert worse({k: 10.0 - k for k in KS}) == {1.5, 2.0, 2.5, 3.0}
+def test_who_is_clearly_behind_is_paused_and_who_may_be_the_best_goes_on() -> None:
+    rising = going_on(first_looks({k: 10.0 + k for k in KS}))
+    falling = going_on(first_looks({k: 20.0 - k for k in KS}))
+    assert not {4.0, 5.0} & rising
+    assert 5.0 in falling
 
 
-def test_as_many_as_stated_go_on_even_in_a_small_grid() -> None:
-    asked = spec(keep_at_least=4)
-    seen = curves({1.0: 9.0, 2.0: 8.0, 3.0: 7.0, 4.0: 20.0, 5.0: 30.0})
-    assert not any(should_stop(asked, curve, seen, candidates=4) for curve in seen)
-
-
-def test_fewer_go_on_the_later_it_is() -> None:
-    rising = {k: 10.0 + k for k in KS}
-    ended = [len(worse(rising, keep=1, epochs=epochs)) for epochs in (4, 6, 9)]
-    assert ended == sorted(ended)
-    assert ended[0] < ended[-1]
-
-
-def test_nobody_ends_once_only_so_many_are_left() -> None:
-    asked = spec(keep_at_least=4)
-    seen = curves({k: 10.0 + k for k in KS})
-    lost = {Candidate(k) for k in (1.5, 2.0, 2.5, 3.0)}
-    gone = [Curve(c.point, c.averaged[:4], pruned=True) for c in seen if c.point in lost]
-    left = [c for c in seen if c.point not in lost]
-    assert not any(should_stop(asked, curve, [*gone, *left], 8) for curve in left)
-
-
-def test_a_bad_epoch_of_one_candidate_is_weighed_with_its_neighbours() -> None:
-    dip = {k: 10.0 + abs(k - 3.0) for k in KS}
-    alone = sorted(dip, key=dip.__getitem__).index(3.5)
-    noisy = {**dip, 3.0: 10.9}
-    assert alone < 4
-    assert 3.0 not in worse(noisy)
-
-
-def test_a_good_candidate_among_bad_neighbours_goes_on() -> None:
-    """An end of the grid has neighbours on one side only, and the smooth curve may be wrong."""
-    rising = {k: 10.0 + k for k in KS}
-    assert 5.0 in worse(rising)
-    assert 5.0 not in worse({**rising, 5.0: 11.8})
-
-
-def test_the_first_runs_have_nobody_to_be_compared_with() -> None:
-    assert not should_stop(
-        spec(), Curve(Candidate(5.0), [50.0] * 6), curves({1.0: 9.0, 5.0: 50.0}), 8
-    )
+def test_the_original_and_runs_without_averaged_errors_go_on() -> None:
+    trials = first_looks({k: 10.0 + k for k in KS})
+    first = replace(trials[0], state=State.RUNNING, error=None, epochs=HALF)
+    assert first.request.protected
+    assert goes_on(spec(), [first, *trials[1:]], first.trial_id)
+    last = max(trials, key=lambda t: t.k or 0)
+    raw = [replace(t, looks={}) if t is last else t for t in trials]
+    assert goes_on(spec(), raw, last.trial_id)
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3, 7, 12, 30, 200])
@@ -94,20 +74,53 @@ def test_looks_lie_between_the_first_share_and_the_end(epochs: int) -> None:
     assert not any(is_look(spec(epochs, enabled=False), look) for look in looks)
 
 
-def test_only_unprotected_runs_of_the_first_seed_are_ever_asked_about() -> None:
-    asked = spec()
-    first = trial(0, 2.0).request
-    assert may_stop(asked, first, 6)
-    assert not may_stop(asked, first, 1)
-    assert not may_stop(asked, first, 12)
-    assert not may_stop(spec(enabled=False), first, 6)
-    assert not may_stop(asked, RunRequest(first.key, (), 1.0, (1.0, 5.0), protected=True), 6)
-    assert not may_stop(asked, RunRequest(RunKey(1, 0, 1), (), 2.0, (1.0, 5.0)), 6)
+# ---- the forecast -------------------------------------------------------------------------------
+
+POINTS = tuple(Candidate(k) for k in KS)
 
 
-def test_who_is_left_out_or_yet_to_come_counts_among_those_that_the_better_share_is_of() -> None:
-    """Half of eight go on after half of the training, half of ten, not of the eight seen so far."""
-    asked, seen = spec(keep_at_least=4), curves({k: 10.0 + k for k in KS})
-    fifth = next(curve for curve in seen if curve.point.k == 3.5)
-    assert should_stop(asked, fifth, seen, candidates=8)
-    assert not should_stop(asked, fifth, seen, candidates=10)
+def surface(point: Candidate) -> float:
+    assert point.k is not None
+    return 3.0 * (math.log(point.k) - 1.0) ** 2
+
+
+def seen(ended: int, drift: float, random: np.random.Generator) -> tuple[Results, Looks]:
+    """Two seeds at half of a training, of which the first ``ended`` candidates have gone on."""
+    results, looks = [], {}
+    for seed in range(2):
+        for number, point in enumerate(POINTS):
+            assert point.k is not None
+            noise = random.normal(0.0, 0.1, 2)
+            off = drift * math.log(point.k) + 7.0
+            looks[point, seed] = {HALF: surface(point) + off + float(noise[0])}
+            if number < ended:
+                results.append((point, seed, surface(point) + float(noise[1])))
+    return Results.of(results), Looks(EPOCHS, looks)
+
+
+def test_the_drift_of_averaged_errors_is_learned_from_the_runs_that_have_ended() -> None:
+    """By their looks alone the last candidates would be the worst."""
+    random = np.random.default_rng(0)
+    results, looks = seen(6, 3.0, random)
+    found = outlook(POINTS, results, looks)
+    truth = np.array([surface(point) for point in POINTS])
+    worst = np.abs(found.means - (truth - truth.mean())).max()
+    assert worst < 0.8
+    last = len(POINTS) - 1
+    by_look = looks.runs[POINTS[last], 0][HALF] - looks.runs[POINTS[2], 0][HALF]
+    assert by_look > truth[last] - truth[2] + 1.5
+
+
+def test_forecasts_are_wide_before_a_run_has_ended_and_narrower_the_later_the_look() -> None:
+    random = np.random.default_rng(0)
+    results, looks = seen(1, 0.0, random)
+    none = Results.by_seed([(point, {}) for point in POINTS])
+
+    def width(number: int) -> float:
+        moved = {run: {number: by[HALF]} for run, by in looks.runs.items()}
+        draws = outlook(POINTS, none, Looks(EPOCHS, moved)).draws
+        return float((draws[:, 0] - draws[:, 4]).std())
+
+    assert width(5) > width(8) > width(11)
+    ended = outlook(POINTS, results, looks).draws
+    assert float((ended[:, 0] - ended[:, 4]).std()) < width(5)

@@ -9,7 +9,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kdecay_search.search import Progress, make_plan, runs_at_most
-from kdecay_search.search.early_stopping import Curve, should_stop
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import Trial
 from tests.search.levels import LEVELS, joint, tried, true_error
@@ -200,19 +199,3 @@ def test_any_search_over_levels_accounts_for_every_run_and_compares_with_the_tun
         assert true_error(spec, Candidate(1.0, plan.baseline.lr_max)) == pytest.approx(lowest)
     if plan.incumbent.ks == (1.0,):
         assert plan.incumbent == plan.baseline
-
-
-# ---- pruning ----------------------------------------------------------------------------------
-
-
-def test_a_level_that_is_behind_ends_with_all_its_ks_and_the_baseline_goes_on() -> None:
-    spec = study(epochs=12, pruning={"enabled": True})
-    ks = (1.0, 2.0, 3.0, 4.0)
-    curves = [
-        Curve(Candidate(k, level), [10.0 + k + 20 * (level > 0.1)] * 6, protected=k == 1.0)
-        for k in ks
-        for level in LEVELS
-    ]
-    ended = {c.point for c in curves if not c.protected and should_stop(spec, c, curves, 9)}
-    assert {Candidate(k, 0.2) for k in ks[1:]} <= ended
-    assert Candidate(2.0, 0.05) not in ended

@@ -1,0 +1,284 @@
+"""What unfinished runs say of the end: final results and looks at averaged errors, judged together.
+
+A *look* is the averaged error of a run after some of its reports. At share u of the training it is
+the final error plus a *drift*, which differs from candidate to candidate, and noise:
+
+    look = effect of the seed at this look + f(x) + drift(u) · g(x) + noise
+
+f is the final error as in :mod:`kdecay_search.search.surrogate`. The drift g is as smooth over the
+candidates as f, it shrinks towards the end, and what it is for this study is learned from the runs
+whose looks and ends are both known. Runs of the same seed are compared at the same look, so what
+all candidates have in common cancels. Before any run has ended only the prior speaks, by which a
+look at half of a training tells little more than half of what the end would.
+
+This is the autoregressive model of Kennedy and O'Hagan, Biometrika 87 (2000) 1-13, with one drift
+for all looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from kdecay_search.search.coordinates import coordinates
+from kdecay_search.search.policy import POLICY, Policy
+from kdecay_search.search.results import Array, Group, Look, Point, Results
+from kdecay_search.search.surrogate import Surrogate
+from kdecay_search.study.candidate import Candidate
+
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """What the runs of a stage have shown at their looks."""
+
+    reports: int
+    """Number of reports of a whole run."""
+    runs: Mapping[tuple[Candidate, int], Mapping[int, float]]
+    """Averaged errors by candidate and seed, then by number of the report: lower is better."""
+
+    def compared(self, ended: Iterable[tuple[Candidate, int]]) -> dict[int, float]:
+        """The numbers of the reports that runs are compared at: the last looks of those that have
+        not ended.
+
+        Returns:
+            The share of the training that is done at each.
+        """
+        known = frozenset(ended)
+        last = {max(by) for run, by in self.runs.items() if run not in known and by}
+        return {number: number / self.reports for number in sorted(last)}
+
+    def ran(self) -> dict[Group, frozenset[Point]]:
+        """Who has shown what, by seed and number of the report."""
+        found: dict[Group, set[Point]] = {}
+        for (point, seed), by in self.runs.items():
+            for number in by:
+                found.setdefault((seed, number), set()).add(Look(point, number))
+        return {group: frozenset(looks) for group, looks in found.items()}
+
+
+def drift_share(share: float, policy: Policy = POLICY) -> float:
+    """How large the drift is after this share of the training, in units of that at half of it."""
+    return float((2.0 * (1.0 - share)) ** policy.drift_power)
+
+
+def noise_share(share: float, policy: Policy = POLICY) -> float:
+    """Variance of the noise of a look in units of that of a final error."""
+    return (1.0 + policy.look_noise * drift_share(share, policy)) ** 2
+
+
+def outlook(
+    points: Sequence[Candidate],
+    results: Results,
+    looks: Looks,
+    wanted: Sequence[Look] = (),
+    policy: Policy = POLICY,
+    lengths: Sequence[tuple[float, ...]] = (),
+) -> Surrogate:
+    """The joint posterior of the final errors of K points, by the runs that have ended and by the
+    looks of the others.
+
+    Args:
+        points: K different candidates, among them all that have results or looks.
+        results: The runs that have ended; may be none.
+        looks: The looks of all runs. There must be one of a run that has not ended.
+        wanted: Looks that are points of the posterior, too, after the candidates.
+        policy: The constants of the model.
+        lengths: Combinations of length scales, if the most evident ones are known.
+    """
+    rows = _Rows.of(results, looks, policy)
+    model = _Model(points, wanted, rows, policy, lengths)
+    return model.posterior(results)
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Results and looks, one row each, in units of the results' spread."""
+
+    items: tuple[Point, ...]
+    """What has been measured: candidates' final errors and looks, I of them."""
+    place: Array
+    """Index of each row's item, (N,)."""
+    group: Array
+    """Index of each row's group: its seed, at its look; (N,)."""
+    error: Array
+    """The errors, (N,)."""
+    weight: Array
+    """Weight of each row: that of a final error is 1; (N,)."""
+    drift: Array
+    """Size of the drift of each item, (I,); 0 for final errors."""
+    spread: float
+    """The unit."""
+
+    @staticmethod
+    def of(results: Results, looks: Looks, policy: Policy) -> _Rows:
+        finals = [
+            (results.points[int(place)], int(seed), float(error))
+            for place, seed, error in zip(results.place, results.seed, results.error, strict=True)
+        ]
+        ended = {(point, seed) for point, seed, _ in finals}
+        shares = looks.compared(ended)
+        rows: list[tuple[Point, tuple[int, int], float, float]] = [
+            (point, (seed, 0), value, 1.0) for point, seed, value in finals
+        ]
+        for (point, seed), by in sorted(looks.runs.items()):
+            there = {n: e for n, e in by.items() if n in shares and np.isfinite(e)}
+            for number, value in there.items():
+                share = 1.0 / (noise_share(shares[number], policy) * len(there))
+                rows.append((Look(point, number), (seed, number), value, share))
+        items = tuple(dict.fromkeys(item for item, *_ in rows))
+        index = {item: i for i, item in enumerate(items)}
+        numbers = np.array([group[1] for _, group, *_ in rows])
+        groups = {group: i for i, group in enumerate(dict.fromkeys(row[1] for row in rows))}
+        error = np.array([row[2] for row in rows])
+        for number in set(numbers.tolist()):
+            error[numbers == number] -= np.median(error[numbers == number])
+        place = np.array([index[row[0]] for row in rows], float)
+        group = np.array([groups[row[1]] for row in rows], float)
+        pairs = len(finals) - len({seed for _, seed, _ in finals})
+        every = Results((), place, group, error)
+        spread = results.spread if pairs > 1 else every.spread
+        error = error / spread
+        is_whole = any(point.is_whole for point, *_ in looks.runs)
+        beyond = np.maximum(error - policy.far, 0.0)
+        drawn_in = np.minimum(error, policy.far) + np.log1p(beyond)
+        error = np.where((numbers > 0) | is_whole, drawn_in, error)
+        drift = [
+            drift_share(shares[item.number], policy) if isinstance(item, Look) else 0.0
+            for item in items
+        ]
+        weight = np.array([row[3] for row in rows])
+        return _Rows(items, place, group, error, weight, np.array(drift), spread)
+
+
+class _Model:
+    """The model's posterior for every combination of hyperparameters."""
+
+    def __init__(
+        self,
+        points: Sequence[Candidate],
+        wanted: Sequence[Look],
+        rows: _Rows,
+        policy: Policy,
+        lengths: Sequence[tuple[float, ...]],
+    ) -> None:
+        self.policy, self.rows = policy, rows
+        self.points, self.wanted = tuple(points), tuple(wanted)
+        targets: tuple[Point, ...] = (*points, *wanted)
+        index = {point: i for i, point in enumerate(points)}
+        reports = {look.number: drift for look, drift in zip(rows.items, rows.drift, strict=True)
+                   if isinstance(look, Look)}  # fmt: skip
+        self._of_item = np.array([index[_point(item)] for item in rows.items])
+        self._of_target = np.array([index[_point(item)] for item in targets])
+        self._drift = np.array(
+            [reports.get(t.number, 1.0) if isinstance(t, Look) else 0.0 for t in targets]
+        )
+        columns = coordinates(points, policy)
+        self._values = np.array([column for column, _ in columns])
+        every = list(product(*(scales for _, scales in columns)))
+        if lengths and len(lengths[0]) == len(columns):
+            every = list(lengths)
+        step = max(1, -(-len(every) // policy.max_lengths))
+        self.lengths = tuple(every[:: step + (step % 2 == 0)])
+        is_whole = any(point.is_whole for point in points)
+        signals = np.array([s for s in policy.signals for _ in policy.drifts])
+        drifts = np.array([d for _ in policy.signals for d in policy.drifts])
+        nugget = np.minimum(policy.whole_nugget if is_whole else policy.nugget, signals)
+        own = policy.own_drift * drifts * signals
+        # Variances of f, of the smooth drift, of the candidates' own deviations and own drifts.
+        self._sizes = np.stack([signals, drifts * signals, nugget, own], axis=1) ** 2
+        self._fit()
+
+    def _fit(self) -> None:
+        rows = self.rows
+        count, groups = len(rows.items), int(rows.group.max()) + 1
+        place, group = rows.place.astype(int), rows.group.astype(int)
+        counts = np.zeros((count, groups))
+        np.add.at(counts, (place, group), rows.weight)
+        sums = counts.sum(axis=0)
+        means = np.bincount(group, rows.weight * rows.error, groups) / sums
+        centred = rows.error - means[group]
+        matrix = np.diag(counts.sum(axis=1)) - counts / sums @ counts.T
+        information, basis = np.linalg.eigh(matrix)
+        kept = information > _TINY * len(place)
+        self._root = basis[:, kept] * np.sqrt(information[kept])
+        score = basis[:, kept].T @ np.bincount(place, rows.weight * centred, count)
+        score = score / np.sqrt(information[kept])
+        rest = max(0.0, float(rows.weight @ centred**2 - score @ score))
+        self.freedom = max(1, len(place) - groups)
+        logs, noises, solved, factors = [], [], [], []
+        for length in self.lengths:
+            parts = [self._root.T @ part @ self._root for part in self._parts(length, "items")]
+            matrices = np.eye(len(score)) + np.tensordot(self._sizes, np.array(parts), 1)
+            factor = np.linalg.cholesky(matrices)
+            half = np.linalg.solve(factor, np.broadcast_to(score[:, None], (*factor.shape[:2], 1)))
+            residual = rest + (half[..., 0] ** 2).sum(axis=1)
+            noise = (residual + self.policy.noise_floor) / self.freedom
+            log = np.log(np.diagonal(factor, axis1=1, axis2=2)).sum(axis=1)
+            logs.append(-log - 0.5 * self.freedom * np.log(noise))
+            noises.append(noise)
+            factors.append(factor)
+            solved.append(np.linalg.solve(factor.transpose(0, 2, 1), half)[..., 0])
+        evidence = np.array(logs)
+        weights = np.exp(evidence - evidence.max())
+        self._weights = weights / weights.sum()
+        self._noise, self._factors, self._solved = np.array(noises), factors, solved
+
+    def _parts(self, length: tuple[float, ...], of: str) -> list[Array]:
+        """The covariances of f, of the smooth drift, of the own deviations and of the own drifts:
+        between the items, the targets, or from targets to items."""
+        places = {"items": self._of_item, "targets": self._of_target}
+        drifts = {"items": self.rows.drift, "targets": self._drift}
+        left, right = (of, of) if of in places else ("targets", "items")
+        distance = sum(
+            (np.subtract.outer(at[places[left]], at[places[right]]) / scale) ** 2
+            for at, scale in zip(self._values, length, strict=True)
+        )
+        curve = np.exp(-0.5 * distance)
+        same = np.equal.outer(places[left], places[right]).astype(float)
+        drift = np.multiply.outer(drifts[left], drifts[right])
+        return [curve, curve * drift, same, same * drift]
+
+    def posterior(self, results: Results) -> Surrogate:
+        policy, spread, random = self.policy, self.rows.spread, np.random.default_rng(0)
+        least = policy.min_draw_weight / self._weights.size
+        used = self._weights > least
+        total, means, drawn = self._weights[used].sum(), np.zeros(len(self._of_target)), []
+        for place, length in enumerate(self.lengths):
+            if not used[place].any():
+                continue
+            across = self._parts(length, "across")
+            within = self._parts(length, "targets")
+            for g in np.flatnonzero(used[place]).tolist():
+                weight = self._weights[place, g] / total
+                size = self._sizes[g]
+                pull = np.tensordot(size, np.array(across), 1) @ self._root
+                mean = pull @ self._solved[place][g]
+                means += weight * mean
+                half = np.linalg.solve(self._factors[place][g], pull.T)
+                covariance = np.tensordot(size, np.array(within), 1) - half.T @ half
+                count = max(1, round(policy.draws * weight))
+                scale = self._noise[place, g] * self.freedom
+                scale = np.sqrt(scale / random.chisquare(self.freedom, (count, 1)))
+                jitter = 1e-9 * (1 + np.trace(covariance) / len(covariance))
+                root = np.linalg.cholesky(covariance + jitter * np.eye(len(covariance)))
+                normal = random.standard_normal((count, len(covariance)))
+                drawn.append(mean + scale * (normal @ root.T))
+        noise = float((self._weights * self._noise).sum()) * spread**2
+        return Surrogate(
+            points=self.points,
+            looks=self.wanted,
+            results=results,
+            means=spread * (means - means.mean()),
+            draws=spread * np.concatenate(drawn),
+            noise=noise,
+            lengths=self.lengths,
+        )
+
+
+def _point(item: Point) -> Candidate:
+    return item.point if isinstance(item, Look) else item
