@@ -245,7 +245,7 @@ class _Model:
 
     def posterior(self, results: Results) -> Surrogate:
         policy, spread, random = self.policy, self.rows.spread, np.random.default_rng(0)
-        least = policy.min_draw_weight / self._weights.size
+        least = 1.0 / self._weights.size
         used = self._weights > least
         total, means, drawn = self._weights[used].sum(), np.zeros(len(self._of_target)), []
         for place, length in enumerate(self.lengths):

@@ -191,6 +191,10 @@ class JointPlanner(StagePlanner):
     def following(self) -> Following:
         return self._next
 
+    def goes_on(self, index: int, seed: int) -> bool:
+        """Always: no run of a joint search is paused yet."""
+        return True
+
     def _next_runs(self) -> Following:
         again = [
             (candidate, seed)
