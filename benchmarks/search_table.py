@@ -156,7 +156,7 @@ class RecordedTable:
         """Whether a point counts as the best."""
         return self.regret(point) <= NEAR * self.noise
 
-    def spec(self, budget: int) -> StudySpec:
+    def spec(self, budget: int, sampler_seed: int = 0) -> StudySpec:
         """A study over the table's points, by the defaults of the joint search."""
         families = dict.fromkeys(str(point.family) for point in self.points)
         space = {
@@ -164,7 +164,8 @@ class RecordedTable:
             "warmup": [0.0, 0.1, "linear"],
         }
         seeds = len(self.errors)
-        plain = study_spec(budget, self.lr_max, space, seeds=seeds, max_terms=1)
+        chosen = {"seeds": seeds, "max_terms": 1, "sampler_seed": sampler_seed}
+        plain = study_spec(budget, self.lr_max, space, **chosen)
         spec = PooledSpec.model_validate_json(plain.model_dump_json())
         known = plain.schedule_space()
         frames = {each.family: each for each in (*known.baselines, *known.families)}
@@ -173,16 +174,21 @@ class RecordedTable:
 
 
 class TableGround:
-    """A replay on a table: the recorded errors, with the seeds in random order."""
+    """A replay on a table: the recorded errors, with the seeds in random order.
+
+    The joint search begins with other points in each replay, as Optuna's samplers do: the few
+    orders of a table's seeds would be no more replays than that.
+    """
 
     def __init__(self, table: RecordedTable, budget: int, number: int) -> None:
         """
         Args:
             table: The table.
             budget: Budget of the study.
-            number: Number of the replay, which decides the order of the seeds.
+            number: Number of the replay, which decides the order of the seeds, and the sampler's
+                seed.
         """
-        self.spec, self._table = table.spec(budget), table
+        self.spec, self._table = table.spec(budget, number), table
         assert isinstance(self.spec, PooledSpec)
         self._pool = self.spec._pool
         rng = np.random.default_rng(number)

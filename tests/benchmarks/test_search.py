@@ -228,6 +228,9 @@ def test_all_candidates_of_a_pool_are_recorded_points(table: RecordedTable) -> N
         assert subspace.at(subspace.shares(own)) == own
     played = play_joint(ground, each=True)
     assert len(played.recommended) == played.trainings == len(ground._trained)
+    other = TableGround(table, 12, 1)
+    play_joint(other)
+    assert {point for point, _ in other._trained} != {point for point, _ in ground._trained}
 
 
 @pytest.mark.parametrize("seeding", search_methods.SEEDINGS)
