@@ -90,6 +90,25 @@ def read_curves(storage: Storage, snapshot: StudySnapshot) -> Curves:
     kept = stored.read_kept(storage, (t.trial_id for t in trials if not t.open), NAMES)
     rest = [trial.trial_id for trial in trials if trial.trial_id not in kept]
     reported = stored.read_reported(storage, rest)
+    return _thinned(chosen, kept, reported)
+
+
+def curves_in(snapshot: StudySnapshot, kept: Mapping[int, Mapping[str, Sequence[float]]]) -> Curves:
+    """The curves of every stage of a study whose curves are in memory.
+
+    Args:
+        snapshot: The study.
+        kept: Complete curves by trial id and name.
+    """
+    chosen = {stage.n: shown_trials(snapshot, stage) for stage in snapshot.plan.stages}
+    return _thinned(chosen, kept, {})
+
+
+def _thinned(
+    chosen: Mapping[int, Sequence[Trial]],
+    kept: Mapping[int, Mapping[str, Sequence[float]]],
+    reported: Mapping[int, Mapping[int, float]],
+) -> Curves:
     return Curves(
         {
             n: [

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from kdecay_search.errors import TaskError
 from kdecay_search.study.metric import Metric
+from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.tasks.protocol import Epoch
 
 if TYPE_CHECKING:
@@ -115,4 +116,18 @@ def check_direction(run: TaskRun, direction: Literal["min", "max"], source: str)
         f'{source} means that {better} is better, but task.metric.direction = "'
         f'{run.metric.direction}"; set direction = "{direction}" under [task.metric] in the study '
         "file, or change it there"
+    )
+
+
+def too_few_reports(name: str, length: TrainingLength, reports: int) -> str:
+    """What is wrong with a function that has returned before its last report.
+
+    Args:
+        name: The function's name.
+        length: The length of the run.
+        reports: How many reports it has made.
+    """
+    return (
+        f"{name} returned after {length.position(reports)} of {length.setting}; report every "
+        f"{length.unit}, or set {length.key} to the number of {length.unit}s that it trains"
     )

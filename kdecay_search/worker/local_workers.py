@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kdecay_search.errors import KDecayError
+from kdecay_search.study.spec import Task
+from kdecay_search.worker.devices import usable_cores
 from kdecay_search.worker.names import ID_VARIABLE, name_prefix, new_id
 from kdecay_search.worker.signals import DRAIN_SIGNALS, drain_signal
 
@@ -188,6 +190,18 @@ def restart_pause(short_lives: int) -> float:
         return 0.0
     doublings = min(short_lives - 2, 32)  # more would overflow
     return min(FIRST_RESTART_SECONDS * 2.0**doublings, MAX_RESTART_SECONDS)
+
+
+def thread_limit(task: Task, workers: int) -> dict[str, str]:
+    """Return the variable that divides the cores among the workers, each of which would otherwise
+    use all of them; empty if the user has set it, or the study sets its threads."""
+    if task.kind == "images":
+        is_needed = task.threads == 0
+    else:
+        is_needed = task.kind != "simulated" and workers > 1 and "OMP_NUM_THREADS" not in os.environ
+    if not is_needed:
+        return {}
+    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // max(1, workers)))}
 
 
 def _opened_log(path: Path) -> BinaryIO:

@@ -1,0 +1,1 @@
+"""A search from Python: ``kdecay_search.find_schedule``, and what it returns."""
