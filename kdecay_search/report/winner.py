@@ -24,7 +24,6 @@ _SOURCES = {
     Form.OPTAX: export.optax_source,
     Form.NANOGPT: export.nanogpt_source,
     Form.TORCHTITAN: export.torchtitan_source,
-    Form.COMPOSER: export.composer_source,
     Form.ULTRALYTICS: export.ultralytics_source,
 }
 

@@ -152,15 +152,6 @@ def test_torchtitan_s_schedulers_multiply_every_optimizer_s_rate(
 
 
 @pytest.mark.parametrize("schedule", SOME, ids=repr)
-def test_composer_s_scheduler_is_a_share_of_the_optimizer_s_rate(schedule: Schedule) -> None:
-    share = executed(export.composer_source(schedule))["kdecay_scheduler"](TOTAL)
-    at = [SimpleNamespace(value=batch) for batch in range(-3, TOTAL + 4)]
-    states = [SimpleNamespace(timestamp=SimpleNamespace(batch=batch)) for batch in at]
-    seen = np.array([share(state) * schedule.lr_max for state in states])
-    assert seen == rates_around(schedule, TOTAL)
-
-
-@pytest.mark.parametrize("schedule", SOME, ids=repr)
 @pytest.mark.parametrize("start_epoch", [0, 2])
 def test_ultralytics_callback_counts_updates_and_continues(
     schedule: Schedule, start_epoch: int

@@ -3,7 +3,6 @@
 from kdecay_search.schedules.export.arrays import keras_source, optax_source
 from kdecay_search.schedules.export.form import Form
 from kdecay_search.schedules.export.loops import (
-    composer_source,
     nanogpt_source,
     torchtitan_source,
     ultralytics_source,
@@ -19,7 +18,6 @@ from kdecay_search.schedules.export.timm import timm_source
 
 __all__ = [
     "Form",
-    "composer_source",
     "huggingface_source",
     "kdecay_python_source",
     "keras_source",

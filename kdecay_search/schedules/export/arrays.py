@@ -123,7 +123,9 @@ def keras_source(schedule: Schedule, total_steps: int | None = None) -> str:
         origin=origin(schedule),
         parameter=total_steps_parameter(total_steps),
         signature=_indented([f"{name}={value!r}," for name, value in settings.items()], 8),
-        settings=_indented([f'"{name}": {name},' for name in settings], 12),
+        settings=_indented(
+            [f'"{name}": {"list(ks)" if name == "ks" else name},' for name in settings], 12
+        ),
         unpacked=", ".join(["total_steps", "accumulation", *names.values()]),
         body=_indented(_body(schedule, names, "ops", cast), 8),
     )

@@ -17,5 +17,4 @@ class Form(StrEnum):
     OPTAX = "optax"
     NANOGPT = "nanogpt"
     TORCHTITAN = "torchtitan"
-    COMPOSER = "composer"
     ULTRALYTICS = "ultralytics"

@@ -1,6 +1,6 @@
 """A schedule as Python source for programs that have a training loop of their own.
 
-nanoGPT, torchtitan, Composer and Ultralytics each take a schedule in a way of their own. In each,
+nanoGPT, torchtitan and Ultralytics each take a schedule in a way of their own. In each,
 the source counts optimizer updates. Every source but nanoGPT's is for an optimizer whose lr is the
 schedule's lr_max; a parameter group with another lr has its ratio to that.
 """
@@ -11,7 +11,6 @@ from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.export.python import (
     learning_rate_function,
     needs_math,
-    total_steps_parameter,
 )
 
 _NANOGPT = '''
@@ -33,19 +32,6 @@ class KDecay(LRSchedulersContainer):
         def build(self, *, optimizers, training_steps):
             total = self.total_steps or training_steps
             return KDecay(optimizers, lambda step: learning_rate(step, total) / {lr_max!r})
-'''
-
-_COMPOSER = '''
-def kdecay_scheduler({parameter}):
-    """A scheduler of Composer, for an optimizer made with lr={lr_max!r}: Trainer(schedulers=...).
-
-    A batch of Composer is one update, whatever its device_train_microbatch_size.
-    """
-
-    def share(state):
-        return learning_rate(state.timestamp.batch.value, total_steps) / {lr_max!r}
-
-    return share
 '''
 
 _ULTRALYTICS = '''
@@ -109,20 +95,6 @@ def torchtitan_source(schedule: Schedule, total_steps: int | None = None) -> str
     return _source(schedule, total_steps, imports, _TORCHTITAN)
 
 
-def composer_source(schedule: Schedule, total_steps: int | None = None) -> str:
-    """Source of a scheduler of Composer; it needs the standard library.
-
-    Args:
-        schedule: The schedule to write.
-        total_steps: Optimizer updates of the training; None leaves them a parameter.
-
-    Raises:
-        InvalidSchedule: The schedule is neither a k-decay schedule nor a cooldown, or its warm-up
-            does not fit into ``total_steps``.
-    """
-    return _source(schedule, total_steps, [], _COMPOSER)
-
-
 def ultralytics_source(schedule: Schedule, total_steps: int | None = None) -> str:
     """Source of a callback of Ultralytics; it needs the standard library.
 
@@ -145,7 +117,6 @@ def _source(schedule: Schedule, total_steps: int | None, imports: list[str], the
         warmup=schedule.warmup_steps,
         total_steps=total_steps,
         total_or_theirs=total_steps or "lr_decay_iters",
-        parameter=total_steps_parameter(total_steps),
     )
     lines = (["import math"] if needs_math(schedule) else []) + imports
     head = "\n".join(lines) + "\n\n\n" if lines else ""
