@@ -5,7 +5,7 @@
 #
 #SBATCH --job-name=kdecay
 #SBATCH --array=0-7                 # <-- how many workers
-#SBATCH --gres=gpu:1
+#SBATCH --gres=gpu:1                # for one run on N GPUs: gpu:N, and --devices-per-run N below
 #SBATCH --cpus-per-task=4
 #SBATCH --mem=16G
 #SBATCH --time=08:00:00

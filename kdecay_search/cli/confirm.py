@@ -13,6 +13,7 @@ from kdecay_search.cli.options import (
     AsJson,
     Checkpoints,
     Device,
+    DevicesPerRun,
     StorageUrl,
     StudyName,
     allowance,
@@ -56,6 +57,7 @@ def confirm(
     ] = False,
     workers: WorkerCount = None,
     device: Device = "auto",
+    devices_per_run: DevicesPerRun = 1,
     allow: Allow = None,
     allow_command: AllowCommand = False,
     detach: Detach = False,
@@ -76,6 +78,7 @@ def confirm(
     from kdecay_search import reconcile
     from kdecay_search.storage.records import read_study
     from kdecay_search.study import file as study_file
+    from kdecay_search.worker.devices import expand
 
     with opened(storage) as store:
         spec = read_study(store, name).spec
@@ -91,11 +94,12 @@ def confirm(
         return False
 
     allowed = allowance(allow, allow_command)
-    count = worker_count(spec, workers, device)
+    devices = expand(device, devices_per_run)
+    count = worker_count(spec, workers, devices)
     run_study(
         spec,
         start,
-        LaunchOptions(count, device, allowed, detach, checkpoints, storage),
+        LaunchOptions(count, devices, allowed, detach, checkpoints, storage),
         resume_command=["kdecay", "confirm", name, *allowed.options],
         json=json,
     )

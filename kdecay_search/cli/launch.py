@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
@@ -18,6 +17,7 @@ from kdecay_search.cli.options import (
     AsJson,
     Checkpoints,
     Device,
+    DevicesPerRun,
     Overrides,
     StorageUrl,
     StudyFile,
@@ -30,7 +30,7 @@ from kdecay_search.cli.output import echo, print_json, print_result, progress_co
 if TYPE_CHECKING:
     from kdecay_search.snapshot import StudySnapshot
     from kdecay_search.storage import Storage
-    from kdecay_search.study.spec import StudySpec, Task
+    from kdecay_search.study.spec import StudySpec
     from kdecay_search.user_code.allowance import Allowance
     from kdecay_search.worker.local_workers import LocalWorkers
 
@@ -56,6 +56,7 @@ def launch(
     file: StudyFile,
     workers: WorkerCount = None,
     device: Device = "auto",
+    devices_per_run: DevicesPerRun = 1,
     set_: Overrides = None,
     detach: Detach = False,
     json: AsJson = False,
@@ -70,15 +71,19 @@ def launch(
     from kdecay_search import reconcile
     from kdecay_search.study.file import load
     from kdecay_search.user_code.allowance import Allowance
+    from kdecay_search.worker.devices import expand
 
     spec = load(file, set_ or [])
-    overrides = [part for override in set_ or [] for part in ("--set", override)]
-    count = worker_count(spec, workers, device)
+    repeated = [part for override in set_ or [] for part in ("--set", override)]
+    if devices_per_run > 1:  # it decides the results
+        repeated += ["--device", device, "--devices-per-run", str(devices_per_run)]
+    devices = expand(device, devices_per_run)
+    count = worker_count(spec, workers, devices)
     run_study(
         spec,
         lambda store: reconcile.launch(store, spec),
-        LaunchOptions(count, device, Allowance.of(spec), detach, checkpoints, storage),
-        resume_command=["kdecay", "launch", file, *overrides],
+        LaunchOptions(count, devices, Allowance.of(spec), detach, checkpoints, storage),
+        resume_command=["kdecay", "launch", file, *repeated],
         json=json,
     )
 
@@ -89,8 +94,8 @@ class LaunchOptions:
 
     workers: int
     """The number of local workers."""
-    device: str
-    """The value of ``--device``."""
+    devices: Sequence[str]
+    """The devices of each local worker; further ones begin again with the first."""
     allowance: Allowance
     """The training code that the local workers may run."""
     detach: bool
@@ -136,7 +141,7 @@ def run_study(
         _conclude(snapshot, json, options.detach)
 
 
-def worker_count(spec: StudySpec, asked: int | None, device: str) -> int:
+def worker_count(spec: StudySpec, asked: int | None, devices: Sequence[str]) -> int:
     """Return how many local workers to start.
 
     By default a built-in task gets one worker per GPU, or as many as the cores can keep busy, and
@@ -146,7 +151,7 @@ def worker_count(spec: StudySpec, asked: int | None, device: str) -> int:
     Args:
         spec: The study.
         asked: The value of ``--workers``; None stands for the default.
-        device: The value of ``--device``.
+        devices: The devices of each worker that ``--device`` asks for.
 
     Raises:
         MissingPackage: Workers are asked for, and torch is missing.
@@ -154,9 +159,8 @@ def worker_count(spec: StudySpec, asked: int | None, device: str) -> int:
     import importlib.util
 
     from kdecay_search.errors import MissingPackage
-    from kdecay_search.worker.devices import expand, usable_cores
+    from kdecay_search.worker.devices import usable_cores
 
-    devices = expand(device)
     if spec.task.kind == "simulated":
         return usable_cores() if asked is None else asked
     if spec.task.kind != "images":
@@ -246,33 +250,21 @@ def _run(
 
 def _start_workers(spec: StudySpec, options: LaunchOptions) -> LocalWorkers:
     from kdecay_search.paths import home_folder
-    from kdecay_search.worker.devices import expand
-    from kdecay_search.worker.local_workers import LocalWorkers
+    from kdecay_search.tasks.device_names import devices_of
+    from kdecay_search.worker.devices import worker_options
+    from kdecay_search.worker.local_workers import LocalWorkers, thread_limit
 
     environment = worker_environment(options.storage, options.checkpoints)
-    environment |= _thread_limit(spec.task, options.workers)
-    devices = expand(options.device)
+    processes = options.workers * len(devices_of(options.devices[0]))
+    environment |= thread_limit(spec.task, processes)
     workers = LocalWorkers()
     for index in range(options.workers):
-        arguments = ["--study", spec.name, "--drain", "--device", devices[index % len(devices)]]
+        device = options.devices[index % len(options.devices)]
+        arguments = ["--study", spec.name, "--drain", *worker_options(device)]
         arguments += options.allowance.options
         log = home_folder("logs", spec.name) / f"worker-{index}.log"
         workers.start(arguments, environment, log, detached=options.detach)
     return workers
-
-
-def _thread_limit(task: Task, workers: int) -> dict[str, str]:
-    """Return the variable that divides the cores among the workers, each of which would otherwise
-    use all of them; empty if the user has set it, or the study sets its threads."""
-    from kdecay_search.worker.devices import usable_cores
-
-    if task.kind == "images":
-        is_needed = task.threads == 0
-    else:
-        is_needed = task.kind != "simulated" and workers > 1 and "OMP_NUM_THREADS" not in os.environ
-    if not is_needed:
-        return {}
-    return {"OMP_NUM_THREADS": str(max(1, usable_cores() // max(1, workers)))}
 
 
 def _watch(

@@ -70,7 +70,20 @@ Overrides = Annotated[
 Device = Annotated[
     str,
     typer.Option(
-        "--device", metavar="DEVICE", help="Devices to train on: auto, cpu, cuda, cuda:N or all."
+        "--device",
+        metavar="DEVICE",
+        help="Devices to train on: auto, cpu, cuda, cuda:N, cuda:N,M or all.",
+    ),
+]
+DevicesPerRun = Annotated[
+    int,
+    typer.Option(
+        "--devices-per-run",
+        metavar="N",
+        min=1,
+        max=64,
+        help="Devices on which one run is trained, by a process each; on the CPU, the processes. "
+        "Only for training code of your own.",
     ),
 ]
 Checkpoints = Annotated[

@@ -13,6 +13,7 @@ from kdecay_search.cli.options import (
     AllowCommand,
     Checkpoints,
     Device,
+    DevicesPerRun,
     StorageUrl,
     allowance,
     checkpoint_folder,
@@ -47,6 +48,7 @@ def worker(
             help="Processes per device; auto adds processes as long as that raises the throughput.",
         ),
     ] = "1",
+    devices_per_run: DevicesPerRun = 1,
     drain: Annotated[bool, typer.Option("--drain", help="Exit when no work is left.")] = False,
     allow: Allow = None,
     allow_command: AllowCommand = False,
@@ -64,7 +66,7 @@ def worker(
 
     is_auto = per_device == "auto"
     count = 1 if is_auto else _parse_per_device(per_device)
-    devices = [name for name in expand(device) for _ in range(count)]
+    devices = [name for name in expand(device, devices_per_run) for _ in range(count)]
     options = Options(study, drain, allowance(allow, allow_command))
     if len(devices) == 1 and not is_auto:
         _serve(options, devices[0], checkpoints, storage)
@@ -118,6 +120,7 @@ def _start_many(
 ) -> None:
     """Start one process per entry of ``devices``; add more while that pays, if ``is_auto``."""
     from kdecay_search.worker.autoscaling import autoscale
+    from kdecay_search.worker.devices import worker_options
     from kdecay_search.worker.local_workers import LocalWorkers
     from kdecay_search.worker.signals import drain_on_signal
 
@@ -127,7 +130,7 @@ def _start_many(
     environment = worker_environment(url, checkpoints)
 
     def start(device: str) -> WorkerProcess:
-        arguments = ["--device", device, *options.allowance.options]
+        arguments = [*worker_options(device), *options.allowance.options]
         arguments += ["--study", options.study] if options.study else []
         arguments += ["--drain"] if options.drain else []
         return workers.start(arguments, environment, log=None)

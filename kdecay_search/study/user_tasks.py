@@ -27,6 +27,7 @@ MAX_REPORTS = 100_000
 SCHEDULE_CSV = "schedule_csv"
 TERMS = ("k", "ks")
 PURPOSE = "purpose"
+NPROC = "nproc"
 EPOCHS, STEPS, REPORT_EVERY = "epochs", "steps", "report_every"
 TOTAL_STEPS, WARMUP_STEPS = "total_steps", "warmup_steps"
 PLACEHOLDERS = (
@@ -41,6 +42,7 @@ PLACEHOLDERS = (
     WARMUP_STEPS,
     "seed",
     "device",
+    NPROC,
     OUTPUT_DIR,
     CHECKPOINT_DIR,
     PURPOSE,

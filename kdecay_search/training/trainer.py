@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from kdecay_search.errors import KDecayError
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.study.comparators import schedule_of
+from kdecay_search.tasks.device_names import devices_of
 from kdecay_search.tasks.protocol import Epoch, Released, Run
 from kdecay_search.training import checkpoints, models
 from kdecay_search.training.averaging import AveragedModel
@@ -44,6 +46,10 @@ def train(run: Run) -> None:
     task = run.spec.task
     if not isinstance(task, ImagesTask):
         raise TypeError(f"a task of kind 'images' was expected, not {task.kind!r}")
+    if len(devices_of(run.device)) > 1:
+        raise KDecayError(
+            "the built-in image task trains a run on one device: leave out --devices-per-run"
+        )
     device = resolve_device(run.device)
     make_deterministic(task.threads)
     release_memory(device)

@@ -21,11 +21,13 @@ from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.checkpoint import Checkpoint
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Paused, Released
 from kdecay_search.training.decoder_processes import keep_sockets_short
+from kdecay_search.user_code.board import Board
 from kdecay_search.user_code.channel import Channel, Message
 from kdecay_search.user_code.entry import InvalidEntry, import_function
 from kdecay_search.user_code.failures import describe, user_traceback
-from kdecay_search.user_code.function import run_function
+from kdecay_search.user_code.function import follow, run_function
 from kdecay_search.user_code.reports import WrongReport
+from kdecay_search.user_code.run import Diverged
 
 INTERRUPTIONS: dict[str, type[Interruption]] = {
     kind.__name__: kind for kind in (Paused, Released, Lost)
@@ -37,8 +39,9 @@ def main() -> None:
     descriptor = int(sys.argv[2])
     os.set_inheritable(descriptor, False)
     channel = Channel(socket.socket(fileno=descriptor))
-    run = RemoteRun(channel, channel.receive())
-    _forward_log(channel)
+    job = channel.receive()
+    run = RankRun(channel, job) if "rank" in job else RemoteRun(channel, job)
+    _forward_log(channel, logging.WARNING if run.rank else logging.INFO)
     with suppress(KDecayError, OSError):  # user code may need no sockets
         keep_sockets_short()
     sys.path.remove(sys.argv[1])
@@ -55,7 +58,11 @@ def main() -> None:
 def _outcome(entry: str, run: RemoteRun) -> Message:
     """Call the user's function; return the message that says what came of it."""
     try:
-        return {"returned": run_function(import_function(entry), run)}
+        function = import_function(entry)
+        if not run.rank:
+            return {"returned": run_function(function, run)}
+        follow(function, run)
+        return {"returned": None}
     except InvalidEntry as error:
         return {"invalid_entry": str(error)}
     except Interruption as error:
@@ -70,6 +77,8 @@ def _outcome(entry: str, run: RemoteRun) -> Message:
 
 class RemoteRun:
     """A :class:`kdecay_search.tasks.protocol.Run` whose worker is at the other end of a channel."""
+
+    rank, world_size = 0, 1
 
     def __init__(self, channel: Channel, job: Message) -> None:
         self._channel = channel
@@ -119,7 +128,50 @@ class RemoteRun:
             raise self._interruption
 
 
-def _forward_log(channel: Channel) -> None:
+class RankRun(RemoteRun):
+    """The run as one of several processes sees it, which a launcher (:mod:`.ranks`) has started.
+
+    Rank 0 alone reports. Interruptions come at polls only, and at the same one on every rank.
+    """
+
+    def __init__(self, channel: Channel, job: Message) -> None:
+        super().__init__(channel, job)
+        self.rank: int = job["rank"]
+        self.world_size: int = job["world_size"]
+        self.is_lost = False
+        """Whether another worker may hold the run, so that nothing may be saved any more."""
+        self._board = Board(job["board"], self.world_size)
+        os.set_inheritable(job["board"], False)
+        self._polls = 0
+
+    def restore(self, epochs: Sequence[Epoch]) -> None:
+        if not self.rank:
+            super().restore(epochs)
+
+    def report(self, epoch: Epoch) -> None:
+        if self.rank:
+            return
+        super().report(epoch)
+        if epoch.diverged:
+            self._board.end(Diverged.__name__)
+
+    def poll(self) -> None:
+        self._raise_if_interrupted()
+        self._polls += 1
+        name = self._board.announce(self.rank, self._polls)
+        if name is not None:
+            self._interruption = {**INTERRUPTIONS, Diverged.__name__: Diverged}[name]
+            self._raise_if_interrupted()
+
+    def _receive_answer(self) -> None:
+        try:
+            ending = self._channel.receive()["ending"]
+        except ConnectionError:
+            ending = Lost.__name__
+        self.is_lost = self.is_lost or ending == Lost.__name__
+
+
+def _forward_log(channel: Channel, level: int) -> None:
     """Send what our own modules log in this process to the worker's log."""
 
     class ChannelHandler(logging.Handler):
@@ -131,5 +183,5 @@ def _forward_log(channel: Channel) -> None:
 
     logger = logging.getLogger("kdecay_search")
     logger.addHandler(ChannelHandler())
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     logger.propagate = False

@@ -21,6 +21,7 @@ from kdecay_search.study.report_source import CHECKPOINT_DIR, OUTPUT_DIR
 from kdecay_search.study.training_length import TrainingLength, Unit
 from kdecay_search.study.user_tasks import (
     EPOCHS,
+    NPROC,
     PURPOSE,
     REPORT_EVERY,
     SCHEDULE_CSV,
@@ -31,6 +32,7 @@ from kdecay_search.study.user_tasks import (
     filled,
 )
 from kdecay_search.tasks.checkpoint import Checkpoint
+from kdecay_search.tasks.device_names import devices_of
 from kdecay_search.tasks.protocol import Epoch, Interruption, Run
 from kdecay_search.user_code.environment import device_and_environment
 from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_output, serve
@@ -278,6 +280,7 @@ def _placeholder_values(
         WARMUP_STEPS: str(schedule.warmup_steps),
         "seed": str(run.seed),
         "device": device,
+        NPROC: str(len(devices_of(run.device))),
         PURPOSE: "confirmation" if run.comparator else "search",
     }
     if SCHEDULE_CSV in task.placeholders:

@@ -53,7 +53,7 @@ def device_and_environment(
         "PYTHONFAULTHANDLER": "1",  # a crash or SIGABRT dumps where each thread is
     }
     if len(devices) > 1 and THREADS not in inherited:
-        own[THREADS] = str(max(1, (os.cpu_count() or 1) // len(devices)))
+        own[THREADS] = str(max(1, len(os.sched_getaffinity(0)) // len(devices)))
     withheld = credentials.withheld(inherited) | {"PGTZ"}  # which our connections set
     if inherited.get(SAFE_PATH) == OURS:
         withheld.add(SAFE_PATH)

@@ -10,9 +10,10 @@ import sys
 from pathlib import Path
 
 from kdecay_search.errors import KDecayError
+from kdecay_search.tasks.device_names import CPU, devices_of, joined
 from kdecay_search.worker import cuda_count
 
-_NAMES = re.compile(r"auto|cpu|all|cuda(:\d+)?")
+_NAMES = re.compile(r"auto|cpu|all|cuda(:\d+(,\d+)*)?", re.ASCII)
 _UNSUPPORTED = {
     "mps": "Apple's GPUs (MPS)",
     "rocm": "AMD's GPUs (ROCm)",
@@ -55,29 +56,56 @@ def count_device_files() -> int:
     return len([path for path in Path("/dev").glob("nvidia*") if path.name[6:].isdigit()])
 
 
-def expand(device: str) -> list[str]:
-    """Return the devices that a ``--device`` option names; ``all`` names every GPU.
+def expand(device: str, per_run: int = 1) -> list[str]:
+    """Return the devices of each worker that a ``--device`` option asks for.
 
     Without a GPU that CUDA shows, ``auto`` and ``all`` are the CPU.
 
+    Args:
+        device: ``auto`` (the first GPUs), ``all`` (every GPU, except those left over by a division
+            into groups), ``cpu``, ``cuda``, ``cuda:N``, or several GPUs as ``cuda:N,M``.
+        per_run: The number of devices on which a worker trains one run; on the CPU, of processes.
+
+    Returns:
+        For each worker, its devices by one name, which :func:`.device_names.devices_of` takes
+        apart.
+
     Raises:
-        KDecayError: No device can have this name, or there is none of this name.
+        KDecayError: No device can have this name, or there are not enough of this name.
     """
-    kind = device.partition(":")[0]
+    kind, _, numbers = device.partition(":")
     if kind in _UNSUPPORTED:
         raise KDecayError(f"--device {device}: {_UNSUPPORTED[kind]} are not supported; use cpu")
     if not _NAMES.fullmatch(device):
-        raise KDecayError(f"--device {device}: must be auto, cpu, cuda, cuda:N or all")
-    if device == "cpu":
-        return ["cpu"]
-    gpus = count_gpus()
-    if device == "all":
-        return [f"cuda:{index}" for index in range(gpus)] or ["cpu"]
-    if device == "auto":
-        return ["cuda" if gpus else "cpu"]
-    if int(device.partition(":")[2] or 0) >= gpus:
+        raise KDecayError(f"--device {device}: must be auto, cpu, cuda, cuda:N, cuda:N,M or all")
+    gpus = 0 if device == CPU else count_gpus()
+    if device == CPU or (device in ("auto", "all") and not gpus):
+        return [joined([CPU] * per_run)]
+    if device in ("auto", "cuda") and per_run == 1 and gpus:
+        return ["cuda"]
+    named = [int(number) for number in numbers.split(",")] if numbers else [*range(gpus)]
+    if device in ("auto", "cuda"):
+        named = named[:per_run]
+    if max(named, default=0) >= gpus:
         raise KDecayError(f"--device {device}: {_shown(gpus)}; use cpu or auto")
-    return [device]
+    if len(set(named)) < len(named) or len(named) < per_run or (numbers and len(named) % per_run):
+        raise KDecayError(
+            f"--device {device} with --devices-per-run {per_run}: needs {per_run} different GPUs "
+            f"for each run, and has {len(set(named))}"
+        )
+    groups = [named[start : start + per_run] for start in range(0, len(named), per_run)]
+    return [
+        joined([f"cuda:{index}" for index in group]) for group in groups if len(group) == per_run
+    ]
+
+
+def worker_options(device: str) -> list[str]:
+    """Return the ``kdecay worker`` options for one of the devices that :func:`expand` returns."""
+    devices = devices_of(device)
+    if len(devices) == 1:
+        return ["--device", device]
+    named = CPU if devices[0] == CPU else device
+    return ["--device", named, "--devices-per-run", str(len(devices))]
 
 
 def _shown(gpus: int) -> str:

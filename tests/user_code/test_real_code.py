@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import pytest
 from PIL import Image
 
 from kdecay_search.study.file import load, to_toml
+from kdecay_search.user_code.command import train as train_command
 from tests.support.kdecay_command import Kdecay
+from tests.support.recorded_run import RecordedRun
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "docs" / "examples" / "torchvision"
@@ -57,6 +60,42 @@ def test_ten_lines_are_changed() -> None:
 def test_the_document_shows_these_lines() -> None:
     shown = "\n".join(["```diff", *difference(), "```"])
     assert shown in (ROOT / "docs" / "own-code.md").read_text()
+
+
+ON_CPU = """
+import runpy, sys
+import torch
+from torch import distributed
+from torch.nn import parallel
+
+begin, tensor = distributed.init_process_group, torch.tensor
+wrapped = parallel.DistributedDataParallel
+torch.cuda.set_device = lambda device: None
+distributed.init_process_group = lambda backend, **options: begin("gloo", **options)
+parallel.DistributedDataParallel = lambda model, device_ids: wrapped(model)
+torch.tensor = lambda data, **options: tensor(data, **(options | {"device": "cpu"}))
+_, *sys.argv = sys.argv
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Stands in for the calls of CUDA that the script makes in several processes."""
+TORCHRUN = "KDECAY_TORCHRUN"
+
+
+@pytest.mark.skipif(TORCHRUN not in os.environ, reason=f"{TORCHRUN} is not set: it takes a minute")
+def test_the_unchanged_script_under_torchrun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    Path("on_cpu.py").write_text(ON_CPU)
+    task = load(EXAMPLE / "torchrun.toml").task.model_dump(mode="json")
+    command = [
+        {"resnet50": "squeezenet1_1", "32": "8", "4": "0"}.get(a, a) for a in task["command"]
+    ]
+    command.insert(command.index("with_schedule.py"), "on_cpu.py")
+    command += ["--train-crop-size=32", "--val-resize-size=32", "--val-crop-size=32"]
+    run = RecordedRun(task=task | {"command": command, "epochs": 2, "steps_per_epoch": 2})
+    run.device = "cpu,cpu"
+    train_command(run)
+    assert [epoch.number for epoch in run.epochs] == [1, 2]
+    assert all(0 <= epoch.validation_error <= 100 for epoch in run.epochs)
 
 
 @pytest.fixture

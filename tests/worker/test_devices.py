@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from kdecay_search.errors import KDecayError
-from kdecay_search.worker import cuda_count
-from kdecay_search.worker.devices import count_gpus, expand
+from kdecay_search.worker import cuda_count, devices
+from kdecay_search.worker.devices import count_gpus, expand, worker_options
 from tests.support.kdecay_command import Kdecay, simulated_study
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -97,6 +97,33 @@ def test_a_driver_that_crashes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expand("cpu") == ["cpu"], "CUDA is not asked"
 
 
+@pytest.mark.usefixtures("gpus")
+def test_several_devices_for_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "count_gpus", lambda: 5)
+    for device, groups in {
+        "auto": ["cuda:0,1"], "cuda": ["cuda:0,1"], "all": ["cuda:0,1", "cuda:2,3"],
+        "cuda:4,2": ["cuda:4,2"], "cuda:3,1,0,2": ["cuda:3,1", "cuda:0,2"], "cpu": ["cpu,cpu"],
+    }.items():  # fmt: skip
+        assert expand(device, 2) == groups
+        assert [expand(*_options(group)) for group in groups] == [[group] for group in groups]
+    assert expand("cuda:4,2") == ["cuda:4", "cuda:2"]
+    for device in ("cuda:1", "cuda:1,1", "cuda:0,1,2"):
+        with pytest.raises(
+            KDecayError, match=rf"^--device {device} with --devices-per-run 2: needs"
+        ):
+            expand(device, 2)
+    with pytest.raises(KDecayError, match="needs 6 different GPUs for each run, and has 5"):
+        expand("all", 6)
+    monkeypatch.setattr(devices, "count_gpus", lambda: 0)
+    assert (expand("auto", 3), expand("all", 2)) == (["cpu,cpu,cpu"], ["cpu,cpu"])
+
+
+def _options(group: str) -> tuple[str, int]:
+    """Return the options of the worker that trains on these devices."""
+    _, device, *rest = worker_options(group)
+    return device, int(rest[1])
+
+
 @pytest.fixture
 def no_driver(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_count, "LIBRARY", "libkdecay-has-no-such-library.so")
@@ -115,8 +142,8 @@ def test_no_driver_is_the_cpu(monkeypatch: pytest.MonkeyPatch, device: str) -> N
     [
         ("mps", "Apple's GPUs (MPS) are not supported; use cpu"),
         ("rocm:1", "AMD's GPUs (ROCm) are not supported; use cpu"),
-        ("gpu", "must be auto, cpu, cuda, cuda:N or all"),
-        ("cuda:-1", "must be auto, cpu, cuda, cuda:N or all"),
+        ("gpu", "must be auto, cpu, cuda, cuda:N, cuda:N,M or all"),
+        ("cuda:-1", "must be auto, cpu, cuda, cuda:N, cuda:N,M or all"),
     ],
 )
 def test_what_is_no_device(device: str, text: str) -> None:
