@@ -16,7 +16,7 @@ from kdecay_search.cli.options import (
     opened,
 )
 from kdecay_search.cli.output import CHART_WIDTH, echo, print_json, print_result, progress_console
-from kdecay_search.schedules.export import Form
+from kdecay_search.schedules.forms import Form
 
 if TYPE_CHECKING:
     from kdecay_search.storage import Storage

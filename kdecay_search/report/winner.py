@@ -10,7 +10,7 @@ from kdecay_search.errors import StudyError
 from kdecay_search.report.summary import summarise
 from kdecay_search.schedules import export
 from kdecay_search.schedules.base import Schedule
-from kdecay_search.schedules.export import Form
+from kdecay_search.schedules.forms import Form
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.builtin_tasks import ImagesTask
 

@@ -13,7 +13,7 @@ from optuna.artifacts.exceptions import ArtifactNotFound
 
 from kdecay_search.errors import KDecayError
 from kdecay_search.report.winner import winner_as
-from kdecay_search.schedules.export import Form
+from kdecay_search.schedules.forms import Form
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.storage import Storage, records
 

@@ -1,7 +1,6 @@
 """Exports of a schedule: Python source, a scheduler of a training library, a table of values."""
 
 from kdecay_search.schedules.export.arrays import keras_source, optax_source
-from kdecay_search.schedules.export.form import Form
 from kdecay_search.schedules.export.loops import (
     nanogpt_source,
     torchtitan_source,
@@ -15,6 +14,7 @@ from kdecay_search.schedules.export.schedulers import (
 )
 from kdecay_search.schedules.export.table import schedule_csv
 from kdecay_search.schedules.export.timm import timm_source
+from kdecay_search.schedules.forms import Form
 
 __all__ = [
     "Form",
