@@ -43,7 +43,7 @@ HEAVY = ("torch", "torchvision", "sklearn", "optuna", "pydantic", "sqlalchemy", 
     ("statement", "absent"),
     [
         ("import kdecay_search", (*HEAVY, "typer", "rich")),
-        ("run('--help')", HEAVY),
+        ("run('--help')", (*HEAVY, "plotly", "kdecay_search.schedules.export")),
         ("run('check', 'small.toml')", ("torch", "torchvision", "sklearn", "optuna")),
         ("run('schedule', '--as', 'csv')", ("torch", "optuna", "scipy", "sqlalchemy")),
     ],
