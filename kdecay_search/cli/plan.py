@@ -1,4 +1,4 @@
-"""``plan``: estimate how many seeds show a difference."""
+"""``plan``: estimate how many seeds show a difference, and how long a study takes."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kdecay_search.cli.options import AsJson, StorageUrl, opened
 from kdecay_search.cli.output import echo, print_json, print_result
 
 if TYPE_CHECKING:
+    from kdecay_search.report.forecast import Forecast
     from kdecay_search.snapshot import StudySnapshot
     from kdecay_search.statistics import Noise
     from kdecay_search.study.metric import MetricFormat
@@ -69,33 +70,66 @@ def plan(
             "unit. Default: measured from the complete runs of the study.",
         ),
     ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="Also forecast how long the study takes on so many workers, each on a device of "
+            "its own, by the time of its runs so far.",
+        ),
+    ] = None,
     json: AsJson = False,
     storage: StorageUrl = None,
 ) -> None:
-    """Estimate how many seeds show a difference.
+    """Estimate how many seeds and hours it takes.
 
     Prints how many fresh seeds a confirmation needs to show a difference between two schedules
     with 80 % power (paired t test, two-sided, 5 %), given the noise measured so far, and what they
     cost. The table ends at 10,000 seeds, which stands for that many or more. For a search of whole
-    schedules, it also says what its budget means.
+    schedules, it also says what its budget means. With --workers, it says how long what is left of
+    the study takes at most, whether or not its noise is known yet.
     """
     from kdecay_search.study.metric import MetricFormat
 
     _require_size("--difference", difference)
     _require_size("--noise", noise)
-    spec, measured, seconds = _spec_and_noise(study, storage, noise is None)
+    known = _read(study, storage, noise is None, workers)
+    spec, measured, seconds = known.spec, known.noise, known.seconds
     used = noise if measured is None else measured.sd
-    assert used is not None  # it was given or measured
-    rows = _rows(spec, difference, used, measured)
-    form = MetricFormat.of(spec.task.metric, used)
+    forecast = {} if known.forecast is None else {"forecast": _forecast_as_json(known.forecast)}
+    if used is None:  # there is a forecast, or reading would have failed
+        if json:
+            print_json({"study": spec.name, **_budget(spec, seconds), **forecast})
+        else:
+            echo(f"{spec.name}: the noise is not known yet; give it by --noise SD")
+    else:
+        rows = _rows(spec, difference, used, measured)
+        form = MetricFormat.of(spec.task.metric, used)
+        if json:
+            found = _as_json(spec, form, used, measured, rows)
+            print_json({**found, **_budget(spec, seconds), **forecast})
+        else:
+            _print(spec, form, used, measured, rows)
     if json:
-        print_json({**_as_json(spec, form, used, measured, rows), **_budget(spec, seconds)})
         return
-    _print(spec, form, used, measured, rows)
     if spec.search.sampler == "joint":
         from kdecay_search.report.cost import budget_sentence
 
         echo(budget_sentence(spec, seconds, "by its runs so far"))
+    if known.forecast is not None:
+        echo(known.forecast.sentence)
+
+
+def _forecast_as_json(forecast: Forecast) -> dict[str, object]:
+    return {
+        "workers": forecast.workers,
+        "runs": forecast.queued + forecast.later,
+        "runs_at_once": forecast.at_once if forecast.later else None,
+        "confirmation_runs": forecast.confirmation,
+        "seconds_per_run": forecast.seconds_per_run,
+        "seconds": forecast.seconds,
+    }
 
 
 def _budget(spec: StudySpec, seconds: float | None) -> dict[str, object]:
@@ -114,31 +148,51 @@ def _require_size(option: str, value: float | None) -> None:
         raise KDecayError(f"{option} {value:g}: must be above 0, and finite")
 
 
-def _spec_and_noise(
-    study: str, url: str | None, is_measured: bool
-) -> tuple[StudySpec, Noise | None, float | None]:
-    """Read a study by its name or file, its noise if ``is_measured``, and the device-seconds of a
-    run if some have been timed."""
+@dataclass(frozen=True)
+class _Known:
+    """What is known of a study."""
+
+    spec: StudySpec
+    noise: Noise | None = None
+    """Its measured noise; None if that was given, or is not known."""
+    seconds: float | None = None
+    """Device-seconds of a run; None if none has been timed."""
+    forecast: Forecast | None = None
+    """How long it takes, if that was asked for."""
+
+
+def _read(study: str, url: str | None, is_measured: bool, workers: int | None) -> _Known:
+    """Read a study by its name or file, its noise if ``is_measured``, and how long it takes if
+    there are ``workers``."""
     from kdecay_search.errors import StudyError
     from kdecay_search.report.cost import seconds_per_run
+    from kdecay_search.report.forecast import forecast, unlaunched
     from kdecay_search.snapshot import read_snapshot
     from kdecay_search.storage.durations import read_durations
     from kdecay_search.storage.records import study_names
     from kdecay_search.study.file import load
 
     file = load(study, []) if study.endswith(".toml") or "/" in study else None
-    if file is not None and not is_measured:
-        return file, None, None
+    if file is not None and not is_measured and workers is None:
+        return _Known(file)
     with opened(url) as store:
         if file is not None and file.name not in study_names(store):
+            if workers is not None:
+                return _Known(file, forecast=forecast(unlaunched(file), {}, workers))
             raise StudyError(
                 f"study {file.name!r} has not been launched, so its noise is not known; "
                 "give it by --noise SD"
             )
         snapshot = read_snapshot(store, file.name if file else study)
-        measured = _measured_noise(snapshot) if is_measured else None
-        seconds = seconds_per_run(snapshot, read_durations(store, snapshot.spec.name))
-        return snapshot.spec, measured, seconds
+        times = read_durations(store, snapshot.spec.name)
+        noise = None
+        try:
+            noise = _measured_noise(snapshot) if is_measured else None
+        except StudyError:
+            if workers is None:
+                raise
+        shown = None if workers is None else forecast(snapshot, times, workers)
+        return _Known(snapshot.spec, noise, seconds_per_run(snapshot, times), shown)
 
 
 def _measured_noise(snapshot: StudySnapshot) -> Noise:

@@ -23,7 +23,8 @@ from kdecay_search.study.candidate import candidate_name, level_name, schedule_n
 from kdecay_search.study.comparators import FOUND
 from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import State
+from kdecay_search.study.training_length import TrainingLength
+from kdecay_search.study.trials import State, Trial
 
 NUMERALS = {1: "one", 2: "two", 3: "three", 4: "four"}
 """Numbers of terms in words; a larger one is written in digits."""
@@ -69,7 +70,8 @@ def of(facts: Facts) -> dict[str, Any]:
         "highlights": _highlights(snapshot, cost),
         "rates": _rates(snapshot),
         "table": _table(snapshot),
-        "pruning": _pruning(snapshot),
+        "pruning": _pruning(snapshot, cost),
+        "repetition": names.repetition(snapshot),
         "cost": _cost_table(snapshot, cost),
         "outcomes": trial_counts(snapshot),
         "workers": _workers(cost),
@@ -142,6 +144,8 @@ def _cost_sentence(snapshot: StudySnapshot, cost: Cost) -> str:
     effort = effort_of(snapshot.attempts, length)
     if effort.saved:
         text += f"; ending runs early saved {effort.saved:,} more"
+        if cost.pace is not None:
+            text += f", {duration(effort.saved * cost.pace)} of device time"
     if cost.whole.seconds is not None:
         text += f". Device time: {duration(cost.whole.seconds)}"
     return f"{text}."
@@ -257,48 +261,70 @@ def _cell(
     }
 
 
-def _pruning(snapshot: StudySnapshot) -> str:
-    """What early stopping saved, in a sentence or two."""
-    if snapshot.is_joint:
-        begun, budget = snapshot.runs_begun, snapshot.spec.search.budget
-        return f"{begun:,} of {counted(budget, 'run')} have begun; each is trained to its end."
+def _pruning(snapshot: StudySnapshot, cost: Cost) -> str:
+    """What early stopping did and saved, in a few sentences."""
+    text = f"{names.budget(snapshot)} are spent. " if snapshot.is_joint else ""
     if not snapshot.spec.pruning.enabled:
-        return "Pruning was off: every run was trained to its end."
+        return f"{text}Pruning was off: every run was trained to its end."
     length = snapshot.spec.task.length
-    trials = [t for t in snapshot.attempts if t.state == State.PRUNED]
-    early = sorted(length.position(t.epochs) for t in trials if t.epochs)
-    skipped = len(trials) - len(early)
-    effort = effort_of(snapshot.attempts, length)
-    if not trials:
-        return "No run has been ended early."
-    parts = []
-    if early:
-        first, last = (f"{position:,}" for position in (early[0], early[-1]))
-        where = f"{length.unit} {first}" if first == last else f"{length.unit}s {first} to {last}"
-        runs = counted(len(early), "run")
-        parts.append(f"{runs} ended early, after {where} of {length.total:,}")
+    pruned = [t for t in snapshot.attempts if t.state == State.PRUNED]
+    paused = _where([t for t in snapshot.attempts if t.state == State.PAUSED], length)
+    early = _where([t for t in pruned if t.epochs], length)
+    skipped = sum(not t.epochs for t in pruned)
+    parts = [f"{early[0]} ended early, after {early[1]}"] if early else []
     if skipped:
-        was = "was" if skipped == 1 else "were"
-        parts.append(f"{counted(skipped, 'run')} {was} skipped")
+        parts.append(f"{counted(skipped, 'run')} {'was' if skipped == 1 else 'were'} skipped")
+    text += f"{', and '.join(parts)}. " if parts else "No run has been ended early. "
+    if pruned:
+        text += f"{_saving(snapshot, cost)} "
+    if paused:
+        text += f"{paused[0]} {'is' if paused[0] == '1 run' else 'are'} paused, after {paused[1]}."
+    return text.strip()
+
+
+def _where(trials: Sequence[Trial], length: TrainingLength) -> tuple[str, str] | None:
+    """How many runs some trials are, and after which part of the training they stopped."""
+    done = sorted(length.position(trial.epochs) for trial in trials)
+    if not done:
+        return None
+    first, last = f"{done[0]:,}", f"{done[-1]:,}"
+    where = f"{length.unit} {first}" if first == last else f"{length.unit}s {first} to {last}"
+    return counted(len(done), "run"), f"{where} of {length.total:,}"
+
+
+def _saving(snapshot: StudySnapshot, cost: Cost) -> str:
+    """What was saved by not training runs to their ends, in a sentence."""
+    length = snapshot.spec.task.length
+    effort = effort_of(snapshot.attempts, length)
     share = effort.saved / (effort.saved + effort.trained)
-    return (
-        f"{', and '.join(parts)}. That saved {length.count(effort.saved)}, "
-        f"{100 * share:.0f} % of what the study would have taken so far."
-    )
+    timed = "" if cost.pace is None else f" or {duration(effort.saved * cost.pace)} of device time"
+    whole = "the study would have taken so far"
+    if snapshot.is_joint:
+        whole = "the runs that began would have taken"
+    return f"That saved {length.count(effort.saved)}{timed}, {100 * share:.0f} % of what {whole}."
 
 
 def _cost_table(snapshot: StudySnapshot, cost: Cost) -> list[tuple[str, str]]:
     length = snapshot.spec.task.length
     effort, unit = effort_of(snapshot.attempts, length), length.unit
+    repeated = sum(length.position(trial.repeated_epochs) for trial in snapshot.attempts)
+    counts = {
+        f"{unit}s trained": cost.whole.epochs,
+        f"{unit}s in runs that were ended early": effort.pruned,
+        f"{unit}s in runs that are paused": effort.paused,
+        f"{unit}s in attempts that failed": effort.failed,
+        f"{unit}s trained twice, for lack of a checkpoint": repeated,
+        f"{unit}s saved by ending runs early": effort.saved,
+    }
     rows = [
-        (f"{unit}s trained", f"{cost.whole.epochs:,}"),
-        (f"{unit}s in runs that were ended early", f"{effort.pruned:,}" if effort.pruned else ""),
-        (f"{unit}s in attempts that failed", f"{effort.failed:,}" if effort.failed else ""),
-        (f"{unit}s saved by ending runs early", f"{effort.saved:,}" if effort.saved else ""),
-        ("device-seconds", _seconds(cost.whole.seconds)),
+        (name, f"{count:,}")
+        for name, count in counts.items()
+        if count or name == f"{unit}s trained"
     ]
-    if cost.whole.seconds is not None and cost.whole.epochs:
-        rows.append((f"seconds per {unit}", f"{cost.whole.seconds / cost.whole.epochs:.3g}"))
+    rows.append(("device-seconds", _seconds(cost.whole.seconds)))
+    if cost.pace is not None:
+        rows.append((f"seconds per {unit}", f"{cost.pace:.3g}"))
+        rows.append(("device-seconds saved", _seconds(effort.saved * cost.pace or None)))
     return [(name, value) for name, value in rows if value]
 
 

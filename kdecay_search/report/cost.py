@@ -31,8 +31,8 @@ class Cost:
 
     Seconds are measured from a trial's claim to its end, by its worker's clock. Those of a trial
     that still runs, or was lost with its worker, are estimated by the mean time of the other
-    trials' epochs or steps. The time before an interruption is not included: measuring begins anew
-    with the next claim.
+    trials' epochs or steps. The time before a pause is included, and that before any other
+    interruption is not: measuring begins anew with the next claim.
     """
 
     whole: Share
@@ -41,6 +41,13 @@ class Cost:
     """The cost of each worker's trials, by its name."""
     estimated_epochs: int
     """Number of epochs or steps whose time is estimated."""
+
+    @property
+    def pace(self) -> float | None:
+        """Device-seconds of an epoch or step; None if no run has been timed."""
+        if self.whole.seconds is None or not self.whole.epochs:
+            return None
+        return self.whole.seconds / self.whole.epochs
 
 
 def cost_of(snapshot: StudySnapshot, seconds: Mapping[int, float]) -> Cost:
@@ -84,10 +91,8 @@ def seconds_per_run(snapshot: StudySnapshot, seconds: Mapping[int, float]) -> fl
     Returns:
         The seconds; None if no run has been timed.
     """
-    cost = cost_of(snapshot, seconds).whole
-    if cost.seconds is None or not cost.epochs:
-        return None
-    return cost.seconds / cost.epochs * snapshot.spec.task.length.total
+    pace = cost_of(snapshot, seconds).pace
+    return None if pace is None else pace * snapshot.spec.task.length.total
 
 
 def budget_sentence(spec: StudySpec, seconds: float | None, timed: str) -> str:

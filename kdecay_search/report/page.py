@@ -19,6 +19,7 @@ from plotly.offline import get_plotlyjs
 from kdecay_search.errors import KDecayError
 from kdecay_search.report import contents, figures, names, stages
 from kdecay_search.report.contents import Facts
+from kdecay_search.report.cost import cost_of
 from kdecay_search.report.curves import Curves, read_curves
 from kdecay_search.report.reference import Reference
 from kdecay_search.search import Stage
@@ -66,6 +67,7 @@ def study_report(storage: Storage, name: str, written: datetime) -> str:
 def report_page(facts: Facts, curves: Curves) -> str:
     """The report as HTML; all text from the database is escaped."""
     snapshot, placed = facts.snapshot, _Figures()
+    pace = cost_of(snapshot, facts.seconds).pace
     shown = [
         {
             "title": stages.title(stage),
@@ -85,7 +87,7 @@ def report_page(facts: Facts, curves: Curves) -> str:
             "validation": placed.place(figures.validation_error(snapshot, curves, stage)),
             "shown": stages.shown_runs(curves.of(stage), stage),
             "loss": placed.place(figures.training_loss(snapshot, curves, stage)),
-            "epochs": placed.place(figures.epochs_by_k(snapshot, stage)),
+            "epochs": placed.place(figures.epochs_by_k(snapshot, stage, pace)),
         }
         for stage in snapshot.plan.stages
     ]

@@ -1,4 +1,4 @@
-"""``kdecay plan``: how many seeds a difference takes."""
+"""``kdecay plan``: how many seeds a difference takes, and how long a study."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import random
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from kdecay_search import reconcile
 from kdecay_search.statistics import pooled_noise, seeds_needed
-from kdecay_search.storage import Storage, queue
+from kdecay_search.storage import Storage, queue, records
 from kdecay_search.study.file import load
 from tests.support.kdecay_command import Kdecay, simulated_study
 
@@ -135,3 +136,40 @@ def test_bad_input_is_refused_in_one_line(kdecay: Kdecay, arguments: list[str], 
 def test_file_that_was_not_launched_needs_a_given_noise(kdecay: Kdecay, tmp_path: Path) -> None:
     file = simulated_study(tmp_path, name="unlaunched")
     assert "'unlaunched' has not been launched" in kdecay.run("plan", file, code=2).stderr
+
+
+def test_how_long_a_study_takes_on_some_workers(
+    kdecay: Kdecay, storage: Storage, tmp_path: Path
+) -> None:
+    """5 exponents on 4 seeds without pruning: 20 runs, of which 1 has ended."""
+    file = launched(storage, tmp_path, "forecast", runs=1)
+    name = "forecast"
+    before = kdecay.json("plan", str(ROOT / "studies" / "digits.toml"), "--workers", "4")
+    assert before["forecast"]["seconds"] is None
+    assert before["forecast"]["runs"] == before["budget"]["runs"]
+    assert before["forecast"]["confirmation_runs"] == 20
+    timed = records.read_stages(storage, name)[1].study_id
+    with storage.engine.begin() as connection:
+        connection.execute(
+            sqlalchemy.text(
+                "UPDATE trials SET datetime_start = datetime_complete - interval '3600 s' "
+                "WHERE study_id = :study_id AND state = 'COMPLETE'"
+            ),
+            {"study_id": timed},
+        )
+        connection.execute(
+            sqlalchemy.text(
+                "INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, "
+                "intermediate_value_type) SELECT trial_id, step, 8, 'FINITE' "
+                "FROM trials, generate_series(1, 4) AS step "
+                "WHERE study_id = :study_id AND state = 'COMPLETE'"
+            ),
+            {"study_id": timed},
+        )
+    found = kdecay.json("plan", file, "--workers", "5")["forecast"]
+    assert (found["runs"], found["confirmation_runs"]) == (19, 0)
+    assert found["seconds_per_run"] == pytest.approx(3600)
+    assert found["seconds"] == pytest.approx(4 * 3600)
+    shown = kdecay.run("plan", name, "--workers", "19").stdout
+    assert "noise is not known yet" in shown
+    assert "At most 19 trainings of the search are left: about 60 min on 19 workers" in shown

@@ -150,7 +150,7 @@ def test_effort_is_numbered_from_the_best_on() -> None:
     shown = figures.epochs_by_k(snapshot, snapshot.plan.stages[0])
     (bars,) = shown.data
     assert list(bars.x) == list(range(1, len(RUNS) + 1))
-    assert bars.customdata[0].startswith(FOUND)
+    assert bars.customdata[0].startswith(f"<br>{FOUND}")
     assert sum(bars.y) == snapshot.epochs_trained
 
 
@@ -193,7 +193,7 @@ def test_the_note_has_the_candidates_the_usual_schedules_and_the_budget() -> Non
     note = stage_note(snapshot, snapshot.plan.stages[0], {1: 1})
     assert "### Stage 1 of `joint`: whole schedules" in note
     assert f"Done: found {COOLDOWN}." in note
-    assert "20 of 20 runs of the budget have begun" in note
+    assert "Of the budget, 20 of 20 trainings are spent." in note
     assert "| cooldown |  |  | 30 % | 0.22 | 1 % |" in note
     assert "| cosine | lr_max 0.25, lr_min 1 % | 3 |" in note
     assert "No further term was tried: a cooldown has none." in note

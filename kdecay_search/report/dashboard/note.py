@@ -124,10 +124,9 @@ def _purpose(snapshot: StudySnapshot, stage: Stage) -> str:
     seeds = snapshot.spec.search.seeds
     level = ", one lr_max" if _has_levels(snapshot, stage) else ""
     if snapshot.is_joint and stage.n == 1:
-        begun, budget = snapshot.runs_begun, snapshot.spec.search.budget
         return (
             "Each trial trains the network once, with one whole schedule: its family, shape, "
-            f"level, floor and warm-up. {begun} of {budget} runs of the budget have begun. Tuned "
+            f"level, floor and warm-up. Of the budget, {names.budget(snapshot)} are spent. Tuned "
             f"within it: {whole.baseline_names(snapshot.spec)}."
         )
     tried = (

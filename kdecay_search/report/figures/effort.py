@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import plotly.graph_objects as go
 
+from kdecay_search.report.cost import duration
 from kdecay_search.report.effort import Effort, effort_of, trials_by_point
 from kdecay_search.report.figures import theme
 from kdecay_search.report.figures.palette import WARNING, translucent
@@ -35,8 +36,17 @@ MOST_RUNS = 8
 """Most runs that a hover text names one by one."""
 
 
-def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
-    """Epochs or steps trained and saved by candidate; hover texts say when the runs ended."""
+def epochs_by_k(
+    snapshot: StudySnapshot, stage: Stage, seconds_per_epoch: float | None = None
+) -> go.Figure:
+    """Epochs or steps trained and saved by candidate; hover texts say when the runs ended.
+
+    Args:
+        snapshot: The study.
+        stage: One of its stages.
+        seconds_per_epoch: Device-seconds of an epoch or step, for the hover texts to say how long
+            it took; None if they are not known.
+    """
     trials = trials_by_point(snapshot, stage)
     length = snapshot.spec.task.length
     efforts = {point: effort_of(group, length) for point, group in trials.items()}
@@ -47,7 +57,7 @@ def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
         ranks = {c.point: rank for rank, c in enumerate(by_rank(stage), start=1)}
         trials = dict(sorted(trials.items(), key=lambda each: ranks.get(each[0], len(ranks) + 1)))
         efforts = {point: efforts[point] for point in trials}
-        return _by_rank(shown, trials, efforts, length, snapshot.plan.format)
+        return _by_rank(shown, trials, efforts, length, snapshot.plan.format, seconds_per_epoch)
     ks = [f"{point.k:.4g}" for point in efforts]
     places = [ks, [f"{point.lr_max:.4g}" for point in efforts]] if stage.levels else ks
     texts = [_described(group, length, snapshot.plan.format) for group in trials.values()]
@@ -59,8 +69,8 @@ def epochs_by_k(snapshot: StudySnapshot, stage: Stage) -> go.Figure:
                 y=counts,
                 name=name,
                 marker={"color": colour, "line": {"width": 0}},
-                customdata=texts,
-                hovertemplate=f"k = %{{x}}<br>%{{y:,}} {length.unit}s, {name}<br>"
+                customdata=_timed(texts, counts, seconds_per_epoch),
+                hovertemplate=f"k = %{{x}}<br>%{{y:,}} {length.unit}s, {name}"
                 "%{customdata}<extra></extra>",
             )
     shown.update_yaxes(tickformat=theme.tick_format(length))
@@ -78,6 +88,7 @@ def _by_rank(
     efforts: Mapping[Candidate, Effort],
     length: TrainingLength,
     form: MetricFormat,
+    seconds_per_epoch: float | None,
 ) -> go.Figure:
     """The figure of whole schedules, whose names are long: they are numbered from the best on."""
     texts = [
@@ -92,14 +103,24 @@ def _by_rank(
                 y=counts,
                 name=name,
                 marker={"color": colour, "line": {"width": 0}},
-                customdata=texts,
-                hovertemplate=f"%{{y:,}} {length.unit}s, {name}<br>%{{customdata}}<extra></extra>",
+                customdata=_timed(texts, counts, seconds_per_epoch),
+                hovertemplate=f"%{{y:,}} {length.unit}s, {name}%{{customdata}}<extra></extra>",
             )
     shown.update_yaxes(tickformat=theme.tick_format(length))
     gap = max(0.35, 1 - len(texts) * WIDEST_BAR)
     shown.update_layout(barmode="stack", bargap=gap)
     shown.update_xaxes(title={"text": "candidate, from the best on"}, showgrid=False)
     return shown
+
+
+def _timed(
+    texts: Sequence[str], counts: Sequence[int], seconds_per_epoch: float | None
+) -> list[str]:
+    """The texts of bars, each after the device time that its epochs or steps take."""
+    if seconds_per_epoch is None:
+        return [f"<br>{text}" for text in texts]
+    times = (duration(count * seconds_per_epoch) for count in counts)
+    return [f": {time}<br>{text}" for time, text in zip(times, texts, strict=True)]
 
 
 def _described(trials: Sequence[Trial], length: TrainingLength, form: MetricFormat) -> str:
