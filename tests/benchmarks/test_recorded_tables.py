@@ -140,12 +140,14 @@ def test_a_table_is_recorded_resumed_and_extended(
 
 
 @pytest.mark.parametrize("path", sorted(TABLES.iterdir()), ids=lambda path: path.name)
-def test_the_tables_that_are_kept_hold_all_runs_of_their_task(path: Path) -> None:
+def test_the_tables_that_are_kept_hold_every_schedule_of_their_task(path: Path) -> None:
     table = search_table.read(path)
     assert path.name == f"{table.name}.json.xz"
     wanted = points(table.lr_max, record_table.WARMUPS[table.name], 96)
     assert list(table.points) == list(map(search_table._candidate, wanted))
-    assert table.errors.shape == (4, 111)
+    seeds, number = table.errors.shape
+    assert seeds >= 3
+    assert number == 111
     assert table.lr_max == load(record_table.TASKS / f"{table.name}.toml").schedule.lr_max
     spread = np.ptp(table.means[np.isfinite(table.means)])
     assert 0 < table.noise < spread / 5
