@@ -155,16 +155,22 @@ def worker_count(spec: StudySpec, asked: int | None, devices: Sequence[str]) -> 
 
     Raises:
         MissingPackage: Workers are asked for, and torch is missing.
+        KDecayError: The built-in image task is to train a run on several devices.
     """
     import importlib.util
 
-    from kdecay_search.errors import MissingPackage
+    from kdecay_search.errors import KDecayError, MissingPackage
+    from kdecay_search.tasks.device_names import devices_of
     from kdecay_search.worker.devices import usable_cores
 
     if spec.task.kind == "simulated":
         return usable_cores() if asked is None else asked
     if spec.task.kind != "images":
         return len(devices) if asked is None else asked
+    if asked != 0 and len(devices_of(devices[0])) > 1:
+        raise KDecayError(
+            "--devices-per-run: the built-in image task trains a run on one device; leave it out"
+        )
     if asked != 0 and importlib.util.find_spec("torch") is None:
         if asked is not None:
             raise MissingPackage(
