@@ -45,7 +45,8 @@ def goes_on(
         policy: The constants behind the decisions.
     """
     known = trials if isinstance(trials, Trials) else Trials.of(trials)
-    own = next(trial for trial in known if trial.trial_id == trial_id)
+    groups_of_own = (group.of_id(trial_id) for group in known.by_candidate.values())
+    own = next(trial for trial in groups_of_own if trial is not None)
     key = own.key
     if own.request.protected or not own.looks or key.stage == CONFIRMATION:
         return True

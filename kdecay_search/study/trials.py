@@ -218,6 +218,10 @@ class CandidateTrials:
         """Whether an attempt has failed; those that were withdrawn have not."""
         return any(t.state == State.FAILED and t.reason != WITHDRAWN for t in self.trials)
 
+    def of_id(self, trial_id: int) -> Trial | None:
+        """The trial with this id of Optuna's; None if it is none of these."""
+        return next((trial for trial in self.trials if trial.trial_id == trial_id), None)
+
     def updated(self, changed: Iterable[Trial]) -> CandidateTrials:
         """A copy with these trials added, or in place of their earlier versions."""
         known = {(t.number, t.trial_id): t for t in (*self.trials, *changed)}

@@ -16,7 +16,7 @@ from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RAW_ONLY, State
+from kdecay_search.study.trials import RAW_ONLY, State, key_of
 from kdecay_search.tasks.outcome import curves_of, is_worsened, reported_value, result_of
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Paused
 from kdecay_search.worker.sampling import make_sampler, suggested
@@ -101,7 +101,8 @@ class ClaimedTrial:
         if self._is_pausing or not self.keeps_state:
             return None
         trials = records.read_history(self._storage, self._spec.name, self._spec.looks)
-        own = next((trial for trial in trials if trial.trial_id == self._claim.trial_id), None)
+        of_run = trials.by_candidate.get(key_of(self._claim.request))
+        own = of_run.of_id(self._claim.trial_id) if of_run else None
         if own is None or own.state != State.RUNNING:  # failed or deleted since the report
             return Lost
         with _deciding:
