@@ -237,7 +237,7 @@ def studies_table(overviews: Iterable[Mapping[str, Any]]) -> Table:
     for heading in (metrics.word(metric) if is_shared else "value", "k = 1"):
         text = metrics.with_unit(heading, metric) if is_shared else heading
         table.add_column(Text(text), justify="right")
-    table.add_column("trials", justify="right")
+    table.add_column("trials")
     for each in studies:
         row: list[str | Text] = [str(each["study"]), str(each["state"])]
         if "trials" in each:
@@ -248,7 +248,8 @@ def studies_table(overviews: Iterable[Mapping[str, Any]]) -> Table:
             row += [] if is_shared else [Text(form.metric.name)]
             samples = [_sample(shown, form.metric) for shown in (each["error"], baseline)]
             row += [Text(form.mean(one) if is_shared else form.sample(one)) for one in samples]
-            row.append(str(sum(each["trials"].values())))
+            counts = (f"{count} {state}" for state, count in each["trials"].items() if count)
+            row.append(", ".join(counts))
         table.add_row(*row)
     return table
 
