@@ -127,7 +127,8 @@ class _FunctionRun:
         if "invalid_entry" in outcome:
             raise TaskError(outcome["invalid_entry"])
         if "failed" in outcome:
-            raise RunFailed(outcome["failed"], outcome["traceback"], outcome["is_wrong"])
+            output = outcome["traceback"] or last_output(self._program)
+            raise RunFailed(outcome["failed"], output, outcome["is_wrong"])
         value: float | None = outcome["returned"]
         length = self._task.length
         if value is None and not self._has_diverged and self._reports < length.reports:

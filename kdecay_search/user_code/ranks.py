@@ -143,7 +143,7 @@ class Launcher:
             failed = self._failed
             if failed:
                 until = min(until, time.monotonic() + SETTLE_SECONDS)
-                cause = min(failed, key=lambda rank: rank.is_consequence)
+                cause = min(failed, key=lambda rank: (rank.is_consequence, not rank.has_died))
                 is_over = len(failed) == len(self._ranks) or time.monotonic() >= until
                 if is_over or not cause.is_consequence:
                     assert cause.failure is not None
