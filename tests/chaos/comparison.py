@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kdecay_search.storage import Storage, records
-from kdecay_search.storage.attributes import CURVES, LAUNCH, K
+from kdecay_search.storage.attributes import CURVES, LAUNCH, TRAINED_SECONDS, K
 from tests.chaos.black_hole import MACHINE, MESSAGE
 from tests.support.kdecay_command import errors_by_run
 
@@ -45,6 +45,8 @@ class TrialRecord:
     """How many of the reported epochs an earlier trial of the run has trained."""
     worker: str = ""
     """Name of the worker that held the trial last."""
+    was_paused: bool = False
+    """Whether the trial has been paused."""
 
     @property
     def is_of_black_hole(self) -> bool:
@@ -70,6 +72,11 @@ class Outcome:
     def count(self, state: str) -> int:
         """Count the trials in a state."""
         return sum(trial.state == state for trial in self.trials)
+
+    @property
+    def paused(self) -> int:
+        """How many trials have been paused."""
+        return sum(trial.was_paused for trial in self.trials)
 
     @property
     def resumed(self) -> int:
@@ -112,18 +119,21 @@ def _trial_record(trial: Any) -> TrialRecord:
         message=attributes.get("message"),
         resumed_epochs=attributes.get("resumed_epochs", 0),
         worker=attributes.get("worker", ""),
+        was_paused=TRAINED_SECONDS in attributes,
     )
 
 
 def differences(disturbed: Outcome, undisturbed: Outcome, pruning: bool) -> list[str]:
     """Describe all differences that must not be; the list is empty if all is well.
 
-    Without pruning, every run is complete in both studies. With pruning, which runs are pruned may
-    depend on which worker is first; ``undisturbed`` is never pruned, so it holds all curves.
+    Without pruning, every run is complete in both studies. With pruning, which runs are paused, and
+    which of them end as pruned, may depend on which worker is first; ``undisturbed`` is never
+    pruned, so it holds all curves. The answer must be the same.
     """
     found = [*_unfinished(disturbed), *_wrong_runs(disturbed, undisturbed)]
     found += _failures(disturbed)
     found += _wrong_curves(disturbed, undisturbed)
+    found += _wrong_answer(disturbed.summary, undisturbed.summary)
     if not pruning:
         found += _wrong_results(disturbed.summary, undisturbed.summary)
         found += [f"{trial} was pruned" for trial in disturbed.trials if trial.state == "PRUNED"]
@@ -184,11 +194,16 @@ def _wrong_end(trial: TrialRecord, expected: TrialRecord) -> Iterator[str]:
         yield f"{trial} has other curves"
 
 
+def _wrong_answer(disturbed: Mapping[str, Any], undisturbed: Mapping[str, Any]) -> Iterator[str]:
+    now, before = (s["schedule"]["ks"] for s in (disturbed, undisturbed))
+    if now != before:
+        yield f"the chosen ks: {now}, and {before} before"
+
+
 def _wrong_results(disturbed: Mapping[str, Any], undisturbed: Mapping[str, Any]) -> Iterator[str]:
     if errors_by_run(dict(disturbed)) != errors_by_run(dict(undisturbed)):
         yield "the errors in status --json differ"
     for what, now, before in (
-        ("the chosen ks", *(s["schedule"]["ks"] for s in (disturbed, undisturbed))),
         ("the stages' ks", *(_stage_ks(s) for s in (disturbed, undisturbed))),
         ("the gain", disturbed["gain"], undisturbed["gain"]),
     ):

@@ -138,7 +138,9 @@ class Report:
     runs: int = 0
     """How many runs the disturbed study has finished."""
     pruned: int = 0
-    """How many runs were pruned."""
+    """How many runs were pruned, or never started."""
+    paused: int = 0
+    """How many trials were paused, for some time or until they ended as pruned."""
     resumed: int = 0
     """How many trials resumed from a checkpoint."""
     failed: Counter[str] = field(default_factory=Counter)
@@ -162,7 +164,8 @@ class Report:
         answer = f"{len(self.differences)} differences"
         return (
             f"chaos {what.task}, pruning {'on' if what.pruning else 'off'}{hosts}, "
-            f"seed {what.seed}: {self.runs} runs, {self.pruned} pruned; {what.workers} workers; "
+            f"seed {what.seed}: {self.runs} runs, {self.pruned} pruned, {self.paused} paused; "
+            f"{what.workers} workers; "
             f"{done}; "
             f"{self.refused_starts} started while the database was unavailable; "
             f"trials failed: {failed}; {self.resumed} resumed; "
@@ -261,6 +264,7 @@ def _run_studies(scenario: Scenario, place: Place, report: Report) -> None:
     report.differences += differences(outcome, undisturbed, scenario.pruning)
     report.differences += _shortfall(scenario, report.done)
     report.runs, report.pruned = len(outcome.finished), outcome.count("PRUNED")
+    report.paused = outcome.paused
     report.failed, report.resumed = reasons(outcome), outcome.resumed
 
 

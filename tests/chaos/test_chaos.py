@@ -114,8 +114,9 @@ def test_a_seed_repeats_the_plan_and_every_plan_holds_what_is_required() -> None
 
 
 def test_a_study_ends_with_the_undisturbed_result_whatever_is_killed() -> None:
+    """With pruning: runs are paused and resumed meanwhile."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.chaos", "--short"],
+        [sys.executable, "-m", "tests.chaos", "--short", "--pruning", "on"],
         cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_SECONDS, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
