@@ -32,6 +32,8 @@ Point = Candidate | Look
 Group = int | tuple[int, int]
 """What measurements are compared within: a seed, or a seed and the number of a look's report."""
 
+_EXACT = 1e-12
+"""Share of a variance, or of the information on an effect, that rounding may leave."""
 _FEWEST_COMPARED = 3
 """Runs without which none is called an outlier."""
 _NORMAL_IQR = 1.349
@@ -78,9 +80,10 @@ class Results:
         """How far apart results of one seed lie, as a robust standard deviation: that of a normal
         distribution with their interquartile range about the medians of their seeds. 1 if all
         results of each seed are equal."""
-        _, column = np.unique(self.seed, return_inverse=True)
-        medians = [np.median(self.error[column == seed]) for seed in range(column.max() + 1)]
-        deviations = self.error - np.array(medians)[column]
+        _, column, counts = np.unique(self.seed, return_inverse=True, return_counts=True)
+        ordered, starts = self.error[np.lexsort((self.error, column))], np.cumsum(counts) - counts
+        medians = (ordered[starts + (counts - 1) // 2] + ordered[starts + counts // 2]) / 2
+        deviations = self.error - medians[column]
         low, high = np.percentile(deviations, (25, 75))
         return float((high - low) / _NORMAL_IQR or deviations.std() or 1.0)
 
@@ -108,21 +111,19 @@ class Results:
         own noise, shrunk towards the noise of all as by ``noise_freedom`` further degrees of
         freedom. The runs of k = 1 at a high learning rate, for one, scatter more than others.
         """
-        candidate, count = self.place.astype(int), len(self.points)
-        seed = np.unique(self.seed, return_inverse=True)[1]
-        runs = np.bincount(candidate, minlength=count)
-        rows = np.flatnonzero(runs[candidate] > 1)  # one run fits its candidate's effect exactly
-        design = np.zeros((len(rows), count + int(seed.max()) + 1))
-        design[np.arange(len(rows)), candidate[rows]] = 1.0
-        design[np.arange(len(rows)), count + seed[rows]] = 1.0
-        solution, _, rank, _ = np.linalg.lstsq(design, self.error[rows], rcond=None)
-        freedom = len(rows) - int(rank)
-        squares = (self.error[rows] - design @ solution) ** 2
-        if freedom < 1 or not squares.any():
+        place, count = self.place.astype(int), len(self.points)
+        rows = np.bincount(place, minlength=count)[place] > 1  # one run fits its own effect
+        if not rows.any():
             return 1.0
-        common, share = squares.sum() / freedom, freedom / len(rows)
-        own = np.bincount(candidate[rows], squares, count)
-        degrees = share * np.bincount(candidate[rows], minlength=count)
+        candidate, error = place[rows], self.error[rows]
+        residuals, rank = _residuals(candidate, self.seed[rows], error)
+        freedom = len(error) - rank
+        squares = residuals**2
+        if freedom < 1 or squares.sum() <= _EXACT * np.var(error):
+            return 1.0
+        common, share = squares.sum() / freedom, freedom / len(error)
+        own = np.bincount(candidate, squares, count)
+        degrees = share * np.bincount(candidate, minlength=count)
         prior = policy.noise_freedom
         variance = (prior * common + own) / (prior + degrees)
         of_point = dict(zip(self.points, variance.tolist(), strict=True))
@@ -156,6 +157,33 @@ class Results:
     def packed(self) -> bytes:
         """All columns but ``points`` as bytes: a key for results in the same order."""
         return self.place.tobytes() + self.seed.tobytes() + self.error.tobytes()
+
+
+def _residuals(
+    candidate: NDArray[np.intp], seed: NDArray[np.float64], error: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], int]:
+    """What least squares leaves of errors beyond an effect of each candidate and of each seed.
+
+    The seeds' effects are eliminated first, so that the system is of the candidates only: its cost
+    grows with the number of runs, and not with its product with that of the seeds.
+
+    Returns:
+        The residuals (runs,), and the number of independent effects.
+    """
+    _, row = np.unique(candidate, return_inverse=True)
+    _, column = np.unique(seed, return_inverse=True)
+    counts = np.zeros((row.max() + 1, column.max() + 1))
+    np.add.at(counts, (row, column), 1.0)
+    of_seed = counts.sum(axis=0)
+    means = np.bincount(column, error) / of_seed
+    matrix = np.diag(counts.sum(axis=1)) - counts / of_seed @ counts.T
+    information, basis = np.linalg.eigh(matrix)
+    kept = information > _EXACT * len(error)
+    basis, information = basis[:, kept], information[kept]
+    effects = basis @ (basis.T @ np.bincount(row, error - means[column]) / information)
+    rest = error - effects[row]
+    residuals = rest - (np.bincount(column, rest) / of_seed)[column]
+    return residuals, len(of_seed) + int(kept.sum())
 
 
 def blow_up_limit(errors: Iterable[float], policy: Policy = POLICY) -> float:
