@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from html import escape
+from importlib import import_module
 from typing import Any
 
 from kdecay_search.api.in_process import Listener
@@ -103,15 +104,13 @@ def shown(wanted: bool | None) -> Iterator[Listener]:
     Args:
         wanted: Whether to show one; None means in a notebook and where stderr is a terminal.
     """
-    shell = _notebook() if wanted is not False else None
-    if shell is not None:
-        from IPython.display import HTML, display  # noqa: PLC0415
-
-        handle = display(HTML(""), display_id=True)
+    display = _display() if wanted is not False else None
+    if display is not None:
+        handle = display.display(display.HTML(""), display_id=True)
         try:
-            yield _NotebookBar(handle, HTML)
+            yield _NotebookBar(handle, display.HTML)
         finally:
-            handle.update(HTML(""))
+            handle.update(display.HTML(""))
         return
     if wanted is False or not (wanted or sys.stderr.isatty()):
         yield Silent()
@@ -124,11 +123,9 @@ def shown(wanted: bool | None) -> Iterator[Listener]:
         yield _TerminalBar(progress, progress.add_task("planning", total=None))
 
 
-def _notebook() -> Any:
-    """The notebook's kernel; None elsewhere."""
+def _display() -> Any:
+    """What shows something in this notebook; None elsewhere."""
     if "ipykernel" not in sys.modules:
         return None
-    from IPython import get_ipython  # noqa: PLC0415
-
-    shell = get_ipython()
-    return shell if hasattr(shell, "kernel") else None
+    ipython: Any = import_module("IPython")
+    return import_module("IPython.display") if hasattr(ipython.get_ipython(), "kernel") else None

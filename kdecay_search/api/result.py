@@ -98,14 +98,10 @@ class Result:
                 own, if a group has it, and else that of the first group that is not frozen.
         """
         from kdecay_search.report.winner import best_schedule  # noqa: PLC0415 - slow
-        from kdecay_search.training.lr_driver import ScheduleLR  # noqa: PLC0415 - torch
+        from kdecay_search.training.lr_driver import schedule_lr  # noqa: PLC0415 - torch
 
         schedule = best_schedule(self.snapshot, total_steps / self.spec.task.length.total)
-
-        def rate(step: int) -> float:
-            return schedule(min(step, total_steps), total_steps)
-
-        return ScheduleLR(optimizer, rate, lambda: None, base_lr)
+        return schedule_lr(optimizer, schedule, total_steps, base_lr=base_lr)
 
     def source(self, form: ExportForm = "python", total_steps: int | None = None) -> str:
         """The best schedule as text: as ``kdecay best --as`` prints it.

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from kdecay_search.errors import TaskError
+from kdecay_search.schedules.base import Schedule
 from kdecay_search.training.kdecay_lr import set_rate
 
 Rate = Callable[[int], float]
@@ -187,3 +188,25 @@ class ScheduleLR(LRScheduler):
             rates = self.get_lr()
             for index in new:
                 set_rate(groups[index], float(rates[index]))
+
+
+def schedule_lr(
+    optimizer: Optimizer, schedule: Schedule, total_steps: int, *, base_lr: float | None = None
+) -> ScheduleLR:
+    """Any schedule as a scheduler of torch.
+
+    Args:
+        optimizer: The learning rate of a parameter group is the schedule's, times the group's own
+            ``lr`` divided by ``base_lr``. So with one group, its ``lr`` does not matter.
+        schedule: The schedule, such as one of ``suggest_schedule``.
+        total_steps: How often ``step()`` will be called: the optimizer updates of the training.
+            Further calls leave the learning rate as it is.
+        base_lr: The ``lr`` that stands for the schedule's; see :class:`GroupRatios`.
+
+    Raises:
+        InvalidSchedule: The training ends with the warm-up.
+    """
+    schedule(0, total_steps)
+    return ScheduleLR(
+        optimizer, lambda step: schedule(min(step, total_steps), total_steps), lambda: None, base_lr
+    )

@@ -1,0 +1,3 @@
+from kdecay_search.optuna import AveragedPruner, report
+
+__all__ = ["AveragedPruner", "report"]
