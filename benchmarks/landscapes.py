@@ -27,6 +27,8 @@ from kdecay_search.study.spec import StudySpec
 
 Array = NDArray[np.float64]
 
+EPOCHS = 20
+"""Reports of a training."""
 GRID = 600
 """Steps of the grid on which a schedule is evaluated."""
 _TIMES = [index / GRID for index in range(GRID + 1)]
@@ -251,12 +253,14 @@ def _shares(schedule: Schedule) -> Array:
     return np.array([low + (1 - low) * schedule.weight(u) for u in _TIMES])
 
 
-def study_spec(budget: int, lr_max: float, space: Mapping[str, Any], **search: object) -> StudySpec:
+def study_spec(
+    budget: int, lr_max: float, space: Mapping[str, Any], epochs: int = EPOCHS, **search: object
+) -> StudySpec:
     """A study of whole schedules by the defaults, apart from these; nothing is confirmed."""
     settings = {"sampler": "joint", "budget": budget, "space": dict(space), **search}
     table = {
         "name": "benchmark",
-        "task": {"kind": "simulated", "epochs": 20},
+        "task": {"kind": "simulated", "epochs": epochs},
         "schedule": {"lr_max": lr_max, "lr_min": lr_max / 100},
         "search": settings,
         "confirm": {"seeds": 0},

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import optuna
 from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, SuccessiveHalvingPruner
 from optuna.trial import TrialState
@@ -146,6 +147,34 @@ class OfOptuna:
         return job.averaged if self._averaged else job.raw
 
 
+class Asha:
+    """Asynchronous successive halving, as Syne Tune's ``HyperbandScheduler(type="stopping")`` has
+    it: at each rung a run goes on if its averaged error is within the best third of those that have
+    come there so far, or if fewer than three have (Li et al., MLSys 2020)."""
+
+    pauses = False
+    factor = 3
+
+    def __init__(self, spec: StudySpec) -> None:
+        epochs = spec.task.length.reports
+        first = max(1, epochs // self.factor**2)
+        self._rungs: dict[int, list[float]] = {e: [] for e in _rungs(first, self.factor, epochs)}
+
+    def start(self, job: Job) -> None:
+        pass
+
+    def should_stop(self, job: Job, trials: Sequence[Trial]) -> bool:
+        there = self._rungs.get(job.epochs)
+        if there is None:
+            return False
+        there.append(job.averaged[job.epochs - 1])
+        cutoff = float(np.quantile(there, 1 / self.factor))
+        return len(there) >= self.factor and there[-1] > cutoff
+
+    def end(self, job: Job) -> None:
+        pass
+
+
 @dataclass(frozen=True)
 class Policy:
     """A pruning policy that is compared."""
@@ -202,6 +231,7 @@ POLICIES = (
         for name, make in (("median", median), ("halving", halving), ("hyperband", hyperband))
         for signal in ("raw", "averaged")
     ),
+    Policy("asha-averaged", False, lambda spec, name, constants: Asha(spec)),
     Policy("former", True, lambda spec, name, constants: Former(spec)),
     Policy("ours", True, lambda spec, name, constants: Ours(spec, constants)),
 )

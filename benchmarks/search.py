@@ -27,6 +27,7 @@ from benchmarks.landscapes import LAWS, SURFACES, Landscape, Surface
 from benchmarks.processes import mapping
 from benchmarks.search_methods import (
     METHODS,
+    WHOLE,
     Played,
     Recommended,
     SimulatedGround,
@@ -146,8 +147,8 @@ def play(job: Job) -> list[Result]:
         ground = TableGround(target, horizon, job.number)
     else:
         ground = SimulatedGround(target, horizon, job.number)
-    if job.method == "joint":
-        played = play_joint(ground, each=is_table)
+    if job.method in ("joint", WHOLE):
+        played = play_joint(ground, each=is_table, pauses=job.method == "joint")
     else:
         played = play_optuna(ground, horizon, job.number, configuration(job.method))
     return [_result(target, ground, played, budget) for budget in job.budgets]
@@ -190,7 +191,8 @@ def measure(
         for target in targets:
             summary = _summary(target)
             for method in methods:
-                own = [(b,) for b in budgets] if method == "joint" else [tuple(budgets)]
+                is_ours = method in ("joint", WHOLE)
+                own = [(b,) for b in budgets] if is_ours else [tuple(budgets)]
                 started = time.perf_counter()
                 for each in own:
                     jobs = [Job(target, method, each, number) for number in range(seeds)]
@@ -285,7 +287,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 def _methods(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
-        if name != "joint":
+        if name not in ("joint", WHOLE):
             try:
                 configuration(name)
             except ValueError as error:

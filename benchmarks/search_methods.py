@@ -6,7 +6,9 @@ after every training.
 
 from __future__ import annotations
 
+import math
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,8 +25,9 @@ from optuna.distributions import (
 from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.trial import TrialState, create_trial
 
-from benchmarks.landscapes import Landscape
+from benchmarks.landscapes import Landscape, MultiPowerLaw
 from kdecay_search.search import Memo, Plan, make_plan
+from kdecay_search.search.early_stopping import goes_on
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.space import Axis, Subspace
 from kdecay_search.study.spec import StudySpec
@@ -58,6 +61,9 @@ class Ground(Protocol):
     def error(self, chosen: Recommended, seed: int) -> float:
         """The error of a run; infinite if it diverges."""
 
+    def looks(self, chosen: Recommended, seed: int) -> Mapping[int, float]:
+        """What a run shows at each of the study's looks; nothing if that is not known."""
+
 
 class SimulatedGround:
     """A replay on a landscape: true errors plus the noise of seeds and runs."""
@@ -75,6 +81,8 @@ class SimulatedGround:
         self._effects: list[float] = effects.tolist()
         self._true: dict[Recommended, float] = {}
         self._runs: dict[tuple[Recommended, int], float] = {}
+        self._curves: dict[Recommended, list[float]] = {}
+        self._number = number
 
     def placed(self, point: Candidate, seed: int, is_fixed: bool) -> tuple[Candidate, int] | None:
         """The candidate itself."""
@@ -94,42 +102,90 @@ class SimulatedGround:
             self._runs[chosen, seed] = self.true(chosen) + self._effects[seed] + own
         return self._runs[chosen, seed]
 
+    def looks(self, chosen: Recommended, seed: int) -> Mapping[int, float]:
+        """The loss of a law in mid-training, with noise of the same size as at the end; there are
+        no averaged weights in it."""
+        law = self._landscape
+        if not isinstance(law, MultiPowerLaw):
+            return {}
+        if chosen not in self._curves:
+            schedule = self.spec.candidate_schedule(chosen.point, chosen.earlier_ks)
+            self._curves[chosen] = law.curve(schedule, self.spec.task.length.reports)
+        random = np.random.default_rng([self._number, 2, seed, zlib.crc32(repr(chosen).encode())])
+        return {
+            number: self._curves[chosen][number - 1] + float(random.normal(0.0, law.run_noise))
+            for number in self.spec.looks
+        }
+
 
 class Played(NamedTuple):
     """A study that was played to its end."""
 
     recommended: list[Recommended]
     """What is recommended after each training; only the last one unless all were asked for."""
-    trainings: int
-    """Number of trainings."""
+    trainings: float
+    """Number of trainings; paused runs count by their epochs."""
     plan: Plan | None = None
     """The last plan; None for Optuna."""
 
 
-def play_joint(ground: Ground, each: bool = False) -> Played:
-    """Play a study of the joint search, as the storage and workers do, on trials in memory.
+def play_joint(ground: Ground, each: bool = False, pauses: bool = True) -> Played:
+    """Play a study of the joint search, as the storage and one worker do, on trials in memory.
 
     Args:
         ground: Where it trains.
-        each: Whether to plan after every training, as one worker does, and not after every batch.
+        each: Whether to plan after every run, as a worker does, and not after every batch.
+        pauses: Whether runs may be paused at their looks.
     """
     memo, trials, recommended = Memo(), [], []
     plan = make_plan(ground.spec, trials, memo)
-    while plan.enqueue:
-        requests = plan.enqueue
+    while plan.enqueue or plan.resume or plan.close:
+        for trial in plan.close:
+            trials[trial.number] = replace(trial, state=State.PRUNED)
         begin = len(trials)
-        trials += [_running(begin + place, request) for place, request in enumerate(requests)]
-        for number, request in enumerate(requests, start=begin):
-            assert request.point is not None
-            chosen = Recommended(request.point, request.earlier_ks)
-            error = ground.error(chosen, request.key.seed)
-            done = replace(trials[number], state=State.COMPLETE, error=error, epochs=20)
-            trials[number] = done
-            if each and number < len(trials) - 1:
-                recommended.append(_leader(make_plan(ground.spec, trials, memo)))
+        trials += [_running(begin + place, r) for place, r in enumerate(plan.enqueue)]
+        numbers = [*(trial.number for trial in plan.resume), *range(begin, len(trials))]
+        for number in numbers:
+            trials[number] = replace(trials[number], state=State.RUNNING)
+        for place, number in enumerate(numbers, start=1):
+            _train(ground, trials, number, memo, pauses)
+            if each and place < len(numbers):
+                plan = make_plan(ground.spec, trials, memo)
+                _recommend(recommended, plan, _trainings(ground, trials))
         plan = make_plan(ground.spec, trials, memo)
-        recommended.append(_leader(plan))
-    return Played(recommended, len(trials), plan)
+        _recommend(recommended, plan, _trainings(ground, trials))
+    return Played(recommended, _trainings(ground, trials), plan)
+
+
+def _train(ground: Ground, trials: list[Trial], number: int, memo: Memo, pauses: bool) -> None:
+    """Train a run to its end or until it is paused."""
+    request, reports = trials[number].request, ground.spec.task.length.reports
+    assert request.point is not None
+    chosen = Recommended(request.point, request.earlier_ks)
+    seen = ground.looks(chosen, request.key.seed) if pauses else {}
+    for look, error in seen.items():
+        if look <= trials[number].epochs:
+            continue
+        looks = {**trials[number].looks, look: error}
+        trials[number] = replace(trials[number], epochs=look, looks=looks)
+        if not goes_on(ground.spec, trials, number, memo):
+            trials[number] = replace(trials[number], state=State.PAUSED)
+            return
+    error = ground.error(chosen, request.key.seed)
+    trials[number] = replace(trials[number], state=State.COMPLETE, error=error, epochs=reports)
+
+
+def _trainings(ground: Ground, trials: Sequence[Trial]) -> float:
+    return sum(trial.epochs for trial in trials) / ground.spec.task.length.reports
+
+
+def _recommend(recommended: list[Recommended], plan: Plan, trainings: float) -> None:
+    """Note what is recommended after so many trainings; the last of a training counts."""
+    place = max(1, math.ceil(trainings - 1e-9))
+    del recommended[place - 1 :]
+    leader = _leader(plan)
+    recommended += [leader if not recommended else recommended[-1]] * (place - len(recommended))
+    recommended[-1] = leader
 
 
 def _running(number: int, request: RunRequest) -> Trial:
@@ -180,6 +236,8 @@ _SAMPLERS: Mapping[str, Mapping[str, tuple[Callable[[int], BaseSampler], bool]]]
 """The first of each sampler's is its best (benchmarks/README.md)."""
 SEEDINGS = ("fixed", "own", "pairs")
 METHODS = ("joint", *_SAMPLERS)
+WHOLE = "joint/whole"
+"""The joint search without pausing."""
 """Names of the methods, each in its best configuration."""
 
 
@@ -202,7 +260,7 @@ def configuration(method: str) -> Configuration:
 def all_methods() -> list[str]:
     """Every name of a method."""
     pairs = [f"{name}/{kind}" for name, kinds in _SAMPLERS.items() for kind in kinds]
-    return [*METHODS, *(f"{pair}/{seeding}" for pair in pairs for seeding in SEEDINGS)]
+    return [*METHODS, WHOLE, *(f"{pair}/{seeding}" for pair in pairs for seeding in SEEDINGS)]
 
 
 def play_optuna(ground: Ground, budget: int, number: int, how: Configuration) -> Played:

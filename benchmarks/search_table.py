@@ -126,6 +126,8 @@ class RecordedTable:
     """The points."""
     errors: Array
     """Final error of each run, (seeds, points): lower is better, infinite if it diverged."""
+    averaged: Array
+    """Errors of averaged weights after each epoch, (seeds, points, epochs)."""
 
     @cached_property
     def means(self) -> Array:
@@ -165,7 +167,7 @@ class RecordedTable:
         }
         seeds = len(self.errors)
         chosen = {"seeds": seeds, "max_terms": 1, "sampler_seed": sampler_seed}
-        plain = study_spec(budget, self.lr_max, space, **chosen)
+        plain = study_spec(budget, self.lr_max, space, self.averaged.shape[2], **chosen)
         spec = PooledSpec.model_validate_json(plain.model_dump_json())
         known = plain.schedule_space()
         frames = {each.family: each for each in (*known.baselines, *known.families)}
@@ -217,6 +219,12 @@ class TableGround:
         place = self._pool.points.index(chosen.point)
         return float(self._table.errors[self._order[seed], place])
 
+    def looks(self, chosen: Recommended, seed: int) -> Mapping[int, float]:
+        """The recorded errors of averaged weights."""
+        place = self._table.points.index(chosen.point)
+        curve = self._table.averaged[self._order[seed], place]
+        return {n: float(curve[n - 1]) for n in self.spec.looks if np.isfinite(curve[:n]).all()}
+
 
 def read(path: Path) -> RecordedTable:
     """Read a recorded table.
@@ -230,8 +238,9 @@ def read(path: Path) -> RecordedTable:
     try:
         metric = Metric(**table["metric"])
         points = tuple(map(_candidate, table["points"]))
-        raw = [column["raw"] for column in table["seeds"].values()]
-        rows = [[_final(curve, metric) for curve in row] for row in raw if None not in row]
+        columns = [column for column in table["seeds"].values() if None not in column["raw"]]
+        rows = [[_final(curve, metric) for curve in column["raw"]] for column in columns]
+        averaged = [_averaged(column, metric) for column in columns]
         if any(len(row) != len(points) for row in rows) or len(set(points)) < len(points):
             raise ValueError("every seed must hold one curve for each of the points, which differ")
         task, lr_max = str(table["task"]), float(table["lr_max"])
@@ -243,7 +252,8 @@ def read(path: Path) -> RecordedTable:
             f"{path}: needs {FEWEST_SEEDS} seeds of which every point is recorded; it has "
             f"{len(rows)}; benchmarks.record_table resumes a recording"
         )
-    found = RecordedTable(task, metric.unit, lr_max, points, np.array(rows))
+    errors, looks = np.array(rows), np.array(averaged)
+    found = RecordedTable(task, metric.unit, lr_max, points, errors, looks)
     if not all(any(p.family == f for p in points) for f in ("polynomial", COOLDOWN)):
         raise DataError(f"{path}: needs points of the families polynomial and {COOLDOWN}")
     if not math.isfinite(found.best):
@@ -256,6 +266,16 @@ def _candidate(point: Mapping[str, Any]) -> Candidate:
     if point.get("decay") == "linear":
         values["family"] = LINEAR_COOLDOWN
     return Candidate(**{"k": None, **values})
+
+
+def _averaged(column: Mapping[str, Any], metric: Metric) -> list[list[float]]:
+    """The errors of the averaged weights of a seed's runs; infinite where they are not recorded."""
+    raw, length = column["raw"], max(len(curve) for curve in column["raw"])
+    rows = []
+    for curve in column.get("averaged") or [[None] * length] * len(raw):
+        known = [math.inf if value is None else metric.error(value) for value in curve]
+        rows.append(known + [math.inf] * (length - len(known)))
+    return rows
 
 
 def _final(curve: Sequence[float | None], metric: Metric) -> float:

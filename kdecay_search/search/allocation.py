@@ -12,16 +12,14 @@ import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from kdecay_search.search.forecast import noise_share
-from kdecay_search.search.knowledge_gradient import Measurement, Posterior, Run
+from kdecay_search.search.knowledge_gradient import Posterior, Run
 from kdecay_search.search.policy import POLICY, Policy
-from kdecay_search.search.results import Group, Look, Point
 from kdecay_search.search.selection import Selection
 from kdecay_search.search.stage import CandidateResult
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
 
-_ROUNDING = 1e-9
+ROUNDING = 1e-9
 """Trainings by which a sum of shares may be off."""
 
 
@@ -39,25 +37,10 @@ class Remaining:
     """The same for runs that make sure of the leader; ``left`` or more."""
     rest: Mapping[Run, float] = field(default_factory=dict)
     """What is left of the training of each paused run, as a share of it."""
-    first_look: tuple[int, float] | None = None
-    """Number of the report at which a run is first looked at, and the share of the training that is
-    done by then; None if runs are not looked at."""
 
-    def cost(self, run: Run) -> float:
-        """What it takes to bring a run to its end, in trainings of full length."""
-        return self.rest.get(run, 1.0)
-
-
-@dataclass(frozen=True)
-class Option:
-    """Something that may be trained next."""
-
-    runs: tuple[Run, ...]
-    """The runs that begin or go on."""
-    told: tuple[Measurement, ...]
-    """What becomes known: the runs' ends, or their first looks."""
-    cost: float
-    """What that takes, in trainings of full length."""
+    def cost(self, *runs: Run) -> float:
+        """What it takes to bring some runs to their ends, in trainings of full length."""
+        return sum(self.rest.get(run, 1.0) for run in runs)
 
 
 def batch_size(candidates: int, policy: Policy = POLICY) -> int:
@@ -94,15 +77,15 @@ class RunAllocator:
     """Errors of the reference, by seed."""
     remaining: Remaining
     """What may still be run."""
-    looked: Mapping[Group, frozenset[Point]] = field(default_factory=dict)
-    """What runs have shown at looks, by seed and number of the report."""
+    pairs: int
+    """Number of seeds that the leader is to meet its reference on, for the verdict."""
     policy: Policy = POLICY
     """The constants behind the rules."""
 
     def next_runs(self, size: int) -> list[Run]:
         """The runs to be queued next, about ``size`` of them; none if the allocation is over."""
-        due, leader = self._runs_of_baseline(), self._run_of_leader()
-        are_last = self.remaining.left - sum(map(self.remaining.cost, due)) <= size
+        due, leader = self._runs_of_baseline(), self._runs_for_verdict()
+        are_last = self.remaining.left - self.remaining.cost(*due) <= size
         chosen = [run for run in leader if run not in due] if are_last else []
         certain = [*due, *chosen]
         points = [self.selection.points[0], *self._considered(), *(p for p, _ in certain)]
@@ -118,7 +101,7 @@ class RunAllocator:
             run: The run, paused.
             others: The runs that are under way.
         """
-        if run in self._runs_of_baseline() or run in self._run_of_leader():
+        if run in self._runs_of_baseline() or run in self._runs_for_verdict():
             return True
         points = [self.selection.points[0], *self._considered(), *(p for p, _ in (run, *others))]
         return is_worth_going_on(self._posterior(points), self.remaining, run, others)
@@ -131,17 +114,7 @@ class RunAllocator:
         return ranked[: self.policy.max_considered]
 
     def _posterior(self, points: Iterable[Candidate]) -> Posterior:
-        every: dict[Point, None] = dict.fromkeys(points)
-        share = None
-        if self.remaining.first_look is not None and self.looked:
-            number, share = self.remaining.first_look
-            known = set(self.surrogate.looks)
-            looks = [Look(point, number) for point in every if isinstance(point, Candidate)]
-            every |= dict.fromkeys(look for look in looks if look in known)
-        noise = 1.0 if share is None else noise_share(share, self.policy)
-        return Posterior.of(
-            self.surrogate, every, self.policy, looked=self.looked, look_noise=noise
-        )
+        return Posterior.of(self.surrogate, dict.fromkeys(points), self.policy)
 
     def _challenger(self) -> Candidate | None:
         """The best candidate that is no baseline."""
@@ -168,25 +141,34 @@ class RunAllocator:
         posterior = self._posterior(sorted(self.baselines))
         return worthiest(posterior, remaining, size, due)
 
-    def _run_of_leader(self) -> list[Run]:
-        """A run that is missing before the stage may end: the leader has met its reference on two
+    def _runs_for_verdict(self) -> list[Run]:
+        """What is missing before the stage may end: the leader has met its reference on ``pairs``
         seeds; and if the reference leads, some other candidate has run on two."""
         challenger, needed = self._challenger(), self.policy.min_runs_to_win
         if challenger is None or self.remaining.left_for_leader <= 0:
             return []
-        selection = self.selection
-        leads = selection.mean(challenger) < selection.mean(selection.points[0])
-        errors = self.candidates[challenger].errors
-        met = errors.keys() & self.reference.keys() if leads else errors.keys()
-        wanted = min(needed, len(self.reference)) if leads else needed
+        reference = self.selection.points[0]
+        if self.selection.mean(challenger) < self.selection.mean(reference):
+            return self._next_pair(challenger, reference)
         others = (c for point, c in self.candidates.items() if point not in self.baselines)
-        is_settled = not leads and any(len(c.errors) >= needed for c in others)
-        if is_settled or (len(met) >= wanted and len(errors) >= needed):
+        if any(len(c.errors) >= needed for c in others):
             return []
         missing = self.remaining.missing.get(challenger, ())
-        cost = self.remaining.cost
-        seeds = sorted(missing, key=lambda s: (s not in self.reference, cost((challenger, s)), s))
-        return [(challenger, seed) for seed in seeds[:1]]
+        runs = [(challenger, seed) for seed in missing]
+        return sorted(runs, key=lambda run: (self.remaining.cost(run), run[1]))[:1]
+
+    def _next_pair(self, challenger: Candidate, reference: Candidate) -> list[Run]:
+        """The runs with which these two meet on a further seed: the cheapest; none if they have met
+        often enough."""
+        known = {challenger: self.candidates[challenger].errors, reference: self.reference}
+        if len(known[challenger].keys() & self.reference.keys()) >= self.pairs:
+            return []
+        found = []
+        for seed in range(self.remaining.seeds):
+            runs = [(point, seed) for point, errors in known.items() if seed not in errors]
+            if runs and all(s in self.remaining.missing.get(point, ()) for point, s in runs):
+                found.append(runs)
+        return min(found, key=lambda runs: (self.remaining.cost(*runs), runs[0][1]), default=[])
 
 
 def worthiest(
@@ -204,24 +186,22 @@ def worthiest(
         The runs, the worthiest first; none if no further run is worth ``min_worth``.
     """
     chosen: list[Run] = []
-    told: list[Measurement] = list(certain)
-    left = remaining.left - sum(map(remaining.cost, certain))
     least = posterior.policy.min_worth * math.sqrt(posterior.noise)
-    worth = posterior.knowledge_gradient(told)
+    worth = posterior.knowledge_gradient(certain)
     while len(chosen) < size:
-        totals = {
-            option: posterior.knowledge_gradient([*told, *option.told])
-            for option in options(posterior, remaining, told)
-            if sum(map(remaining.cost, option.runs)) <= left + _ROUNDING
+        begun = [*certain, *chosen]
+        left = remaining.left - remaining.cost(*begun)
+        worths = {
+            runs: posterior.knowledge_gradient([*begun, *runs])
+            for runs in possible_runs(posterior, remaining, begun)
+            if remaining.cost(*runs) <= left + ROUNDING
         }
-        gains = {option: (total - worth) / option.cost for option, total in totals.items()}
-        best = max(gains, key=gains.__getitem__, default=None)
-        if best is None or gains[best] < least:
+        gains = {runs: (total - worth) / remaining.cost(*runs) for runs, total in worths.items()}
+        best = max(gains, key=gains.__getitem__, default=())
+        if not best or gains[best] < least:
             break
-        chosen += best.runs
-        told += best.told
-        left -= sum(map(remaining.cost, best.runs))
-        worth = totals[best]
+        chosen += best
+        worth = worths[best]
     return chosen
 
 
@@ -240,64 +220,49 @@ def is_worth_going_on(
     worth = posterior.knowledge_gradient(others)
     least = posterior.policy.min_worth * math.sqrt(posterior.noise)
 
-    def gain(told: Sequence[Measurement], cost: float) -> float:
-        return (posterior.knowledge_gradient([*others, *told]) - worth) / cost
+    def gain(*runs: Run) -> float:
+        return (posterior.knowledge_gradient([*others, *runs]) - worth) / remaining.cost(*runs)
 
-    own = gain([run], remaining.cost(run))
+    own = gain(run)
     if own < least:
         return False
-    every = options(posterior, remaining, list(others))
-    return all(own >= posterior.policy.clear * gain(each.told, each.cost) for each in every)
+    every = possible_runs(posterior, remaining, others)
+    return all(own >= posterior.policy.clear * gain(*runs) for runs in every)
 
 
-def options(
-    posterior: Posterior, remaining: Remaining, begun: Sequence[Measurement]
-) -> Iterable[Option]:
-    """What may be trained next: a candidate's run on a seed that others have run on, to its end or,
-    if it is new, to its first look; or, since a run alone on its seed tells nothing, the leader and
-    another candidate together on a fresh one.
+def possible_runs(
+    posterior: Posterior, remaining: Remaining, begun: Sequence[Run]
+) -> Iterable[tuple[Run, ...]]:
+    """What may be trained next: a candidate on a seed that others have run on, or, since a run
+    alone on its seed tells nothing, the leader and another candidate together on a fresh one and on
+    those where only paused runs are.
 
     Args:
         posterior: The candidates that are considered.
         remaining: What may still be run.
-        begun: What is under way or chosen already.
+        begun: Runs that are under way or chosen already.
     """
     there = {seed: posterior.ran.get(seed, frozenset()) for seed in range(remaining.seeds)}
-    for point, group in begun:
-        seed = group[0] if isinstance(group, tuple) else group
-        there[seed] = there[seed] | {point.point if isinstance(point, Look) else point}
+    for point, seed in begun:
+        there[seed] = there[seed] | {point}
     missing = {
         point: [s for s in sorted(remaining.missing[point]) if point not in there[s]]
         for point in posterior.points
-        if isinstance(point, Candidate) and point in remaining.missing
+        if point in remaining.missing
     }
     for point, seeds in missing.items():
-        kinds: dict[tuple[frozenset[Point], float], int] = {}
+        kinds: dict[tuple[frozenset[Candidate], float], int] = {}
         for seed in seeds:
-            kinds.setdefault((there[seed], remaining.cost((point, seed))), seed)
-        known = sorted(
-            (kind for kind in kinds if kind[0]), key=lambda kind: (-len(kind[0]), kinds[kind])
-        )
+            if there[seed]:
+                kinds.setdefault((there[seed], remaining.cost((point, seed))), seed)
+        known = sorted(kinds, key=lambda kind: (-len(kind[0]), kinds[kind]))
         for kind in known[: posterior.policy.max_seed_kinds]:
-            yield from _ways(posterior, remaining, ((point, kinds[kind]),))
+            yield ((point, kinds[kind]),)
     free = [seed for seed, points in there.items() if not points]
-    begins = {seed for seed in free if any((p, seed) in remaining.rest for p in missing)}
-    fresh = next((seed for seed in free if seed not in begins), None)
-    for seed in (*sorted(begins), *(() if fresh is None else (fresh,))):
+    paused = {seed for _, seed in remaining.rest}
+    fresh = next((seed for seed in free if seed not in paused), None)
+    for seed in free:
         able = [point for point, seeds in missing.items() if seed in seeds]
-        if able:
-            leader = min(able, key=lambda point: (posterior.mean(point), point))
-            for other in able:
-                if other != leader:
-                    yield from _ways(posterior, remaining, ((leader, seed), (other, seed)))
-
-
-def _ways(posterior: Posterior, remaining: Remaining, runs: tuple[Run, ...]) -> Iterable[Option]:
-    """Some runs to their end and, if all are new, to their first look."""
-    yield Option(runs, runs, sum(map(remaining.cost, runs)))
-    if remaining.first_look is None or any(run in remaining.rest for run in runs):
-        return
-    number, share = remaining.first_look
-    looks = tuple((Look(point, number), (seed, number)) for point, seed in runs)
-    if all(look in posterior.points for look, _ in looks):
-        yield Option(runs, looks, share * len(runs))
+        if able and (seed == fresh or seed in paused):
+            leader = posterior.lowest(able)
+            yield from (((leader, seed), (other, seed)) for other in able if other != leader)

@@ -25,7 +25,7 @@ import numpy as np
 
 from kdecay_search.search.coordinates import coordinates
 from kdecay_search.search.policy import POLICY, Policy
-from kdecay_search.search.results import Array, Group, Look, Point, Results
+from kdecay_search.search.results import Array, Look, Point, Results
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
 
@@ -52,32 +52,25 @@ class Looks:
         last = {max(by) for run, by in self.runs.items() if run not in known and by}
         return {number: number / self.reports for number in sorted(last)}
 
-    def ran(self) -> dict[Group, frozenset[Point]]:
-        """Who has shown what, by seed and number of the report."""
-        found: dict[Group, set[Point]] = {}
-        for (point, seed), by in self.runs.items():
-            for number in by:
-                found.setdefault((seed, number), set()).add(Look(point, number))
-        return {group: frozenset(looks) for group, looks in found.items()}
-
 
 def drift_share(share: float, policy: Policy = POLICY) -> float:
     """How large the drift is after this share of the training, in units of that at half of it."""
     return float((2.0 * (1.0 - share)) ** policy.drift_power)
 
 
-def noise_share(share: float, policy: Policy = POLICY) -> float:
-    """Variance of the noise of a look in units of that of a final error."""
-    return (1.0 + policy.look_noise * drift_share(share, policy)) ** 2
+def _kept(share: float, policy: Policy) -> float:
+    """Correlation of the noise of a look, after this share of the training, with that of the same
+    run's final error."""
+    return policy.look_correlation * share
 
 
 def outlook(
     points: Sequence[Candidate],
     results: Results,
     looks: Looks,
-    wanted: Sequence[Look] = (),
     policy: Policy = POLICY,
     lengths: Sequence[tuple[float, ...]] = (),
+    wanted: Sequence[Look] = (),
 ) -> Surrogate:
     """The joint posterior of the final errors of K points, by the runs that have ended and by the
     looks of the others.
@@ -86,13 +79,71 @@ def outlook(
         points: K different candidates, among them all that have results or looks.
         results: The runs that have ended; may be none.
         looks: The looks of all runs. There must be one of a run that has not ended.
-        wanted: Looks that are points of the posterior, too, after the candidates.
         policy: The constants of the model.
         lengths: Combinations of length scales, if the most evident ones are known.
+        wanted: Looks whose means and samples are wanted, too.
     """
     rows = _Rows.of(results, looks, policy)
     model = _Model(points, wanted, rows, policy, lengths)
     return model.posterior(results)
+
+
+def forecast(
+    points: Sequence[Candidate],
+    results: Results,
+    looks: Looks,
+    run: tuple[Candidate, int],
+    policy: Policy = POLICY,
+    lengths: Sequence[tuple[float, ...]] = (),
+) -> Array:
+    """Samples of the final error of a run that has not ended.
+
+    Args:
+        points: K different candidates, among them all that have results or looks.
+        results: The runs that have ended, one of the run's seed among them.
+        looks: The looks of all runs.
+        run: Candidate and seed of the run.
+        policy: The constants of the model.
+        lengths: Combinations of length scales, if the most evident ones are known.
+
+    Returns:
+        Samples in the metric's unit, (N,).
+    """
+    point, seed = run
+    number = max(looks.runs[run])
+    there = {p: by[number] for (p, s), by in looks.runs.items() if s == seed and number in by}
+    wanted = [Look(each, number) for each in there]
+    surrogate = outlook(points, results, looks, policy, lengths, wanted)
+    ended = {p: e for (p, s), e in zip(results.runs(), results.error, strict=True) if s == seed}
+    draws = surrogate.draws
+    offset = np.mean(
+        [
+            error - draws[:, c]
+            for error, c in zip(ended.values(), surrogate.columns(ended), strict=True)
+        ],
+        axis=0,
+    )
+    # What the look deviates by from those of the seed's other runs is in part the run's own noise.
+    columns = surrogate.columns(wanted)
+    off = {p: error - draws[:, c] for (p, error), c in zip(there.items(), columns, strict=True)}
+    others = [each for p, each in off.items() if p != point]
+    share = number / looks.reports
+    kept = _kept(share, policy) / (1.0 + 1.0 / max(1, len(others)))
+    residual = off[point] - np.mean(others, axis=0) if others else 0.0 * off[point]
+    own = kept * residual
+    spread = (
+        policy.forecast_noise
+        * surrogate.noise
+        * (1.0 - kept * _kept(share, policy) + 1.0 / len(ended))
+    )
+    random, freedom = (
+        np.random.default_rng(1),
+        max(3, len(looks.runs) - len({s for _, s in looks.runs})),
+    )
+    normal = random.standard_normal(len(draws))
+    normal *= np.sqrt(freedom / random.chisquare(freedom, len(draws)))
+    found: Array = draws[:, surrogate.columns([point])[0]] + offset + own + np.sqrt(spread) * normal
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,8 +152,8 @@ class _Rows:
 
     items: tuple[Point, ...]
     """What has been measured: candidates' final errors and looks, I of them."""
-    place: Array
-    """Index of each row's item, (N,)."""
+    terms: Array
+    """How much of each item is in each row, (N, I)."""
     group: Array
     """Index of each row's group: its seed, at its look; (N,)."""
     error: Array
@@ -128,8 +179,9 @@ class _Rows:
         for (point, seed), by in sorted(looks.runs.items()):
             there = {n: e for n, e in by.items() if n in shares and np.isfinite(e)}
             for number, value in there.items():
-                share = 1.0 / (noise_share(shares[number], policy) * len(there))
-                rows.append((Look(point, number), (seed, number), value, share))
+                kept = _kept(shares[number], policy) if (point, seed) in ended else 0.0
+                size = 1.0 / (len(there) * (1.0 - kept**2))
+                rows.append((Look(point, number), (seed, number), value, size))
         items = tuple(dict.fromkeys(item for item, *_ in rows))
         index = {item: i for i, item in enumerate(items)}
         numbers = np.array([group[1] for _, group, *_ in rows])
@@ -147,12 +199,24 @@ class _Rows:
         beyond = np.maximum(error - policy.far, 0.0)
         drawn_in = np.minimum(error, policy.far) + np.log1p(beyond)
         error = np.where((numbers > 0) | is_whole, drawn_in, error)
+        # The noise that a look has in common with the end of its own run is known once that is.
+        ends = {(row[0], row[1][0]): i for i, row in enumerate(rows) if row[1][1] == 0}
+        terms = np.zeros((len(rows), len(items)))
+        terms[np.arange(len(rows)), place.astype(int)] = 1.0
+        for i, (item, (seed, _), *_) in enumerate(rows):
+            if not isinstance(item, Look):
+                continue
+            end = ends.get((item.point, seed))
+            if end is not None:
+                kept = _kept(shares[item.number], policy)
+                terms[i, int(place[end])] -= kept
+                error[i] -= kept * error[end]
         drift = [
             drift_share(shares[item.number], policy) if isinstance(item, Look) else 0.0
             for item in items
         ]
         weight = np.array([row[3] for row in rows])
-        return _Rows(items, place, group, error, weight, np.array(drift), spread)
+        return _Rows(items, terms, group, error, weight, np.array(drift), spread)
 
 
 class _Model:
@@ -195,21 +259,20 @@ class _Model:
 
     def _fit(self) -> None:
         rows = self.rows
-        count, groups = len(rows.items), int(rows.group.max()) + 1
-        place, group = rows.place.astype(int), rows.group.astype(int)
-        counts = np.zeros((count, groups))
-        np.add.at(counts, (place, group), rows.weight)
-        sums = counts.sum(axis=0)
-        means = np.bincount(group, rows.weight * rows.error, groups) / sums
+        group, weighted = rows.group.astype(int), rows.weight[:, None] * rows.terms
+        sums = np.bincount(group, rows.weight)
+        counts = np.zeros((len(sums), len(rows.items)))
+        np.add.at(counts, group, weighted)
+        means = np.bincount(group, rows.weight * rows.error) / sums
         centred = rows.error - means[group]
-        matrix = np.diag(counts.sum(axis=1)) - counts / sums @ counts.T
+        matrix = rows.terms.T @ weighted - counts.T / sums @ counts
         information, basis = np.linalg.eigh(matrix)
-        kept = information > _TINY * len(place)
+        kept = information > _TINY * len(group)
         self._root = basis[:, kept] * np.sqrt(information[kept])
-        score = basis[:, kept].T @ np.bincount(place, rows.weight * centred, count)
+        score = basis[:, kept].T @ (weighted.T @ centred)
         score = score / np.sqrt(information[kept])
         rest = max(0.0, float(rows.weight @ centred**2 - score @ score))
-        self.freedom = max(1, len(place) - groups)
+        self.freedom = max(1, len(group) - len(sums))
         logs, noises, solved, factors = [], [], [], []
         for length in self.lengths:
             parts = [self._root.T @ part @ self._root for part in self._parts(length, "items")]
@@ -245,7 +308,7 @@ class _Model:
 
     def posterior(self, results: Results) -> Surrogate:
         policy, spread, random = self.policy, self.rows.spread, np.random.default_rng(0)
-        least = 1.0 / self._weights.size
+        least = (1.0 - 1e-9) / self._weights.size  # all are alike where nothing is known yet
         used = self._weights > least
         total, means, drawn = self._weights[used].sum(), np.zeros(len(self._of_target)), []
         for place, length in enumerate(self.lengths):

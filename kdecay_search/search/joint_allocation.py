@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from kdecay_search.search.allocation import Remaining, worthiest
+from kdecay_search.search.allocation import (
+    ROUNDING,
+    Remaining,
+    is_worth_going_on,
+    worthiest,
+)
 from kdecay_search.search.knowledge_gradient import Posterior, Run
 from kdecay_search.search.policy import Policy
 from kdecay_search.search.selection import Selection
@@ -36,6 +42,8 @@ class JointAllocator:
     """All candidates, new ones among them, by the results so far."""
     runs: Mapping[Candidate, int]
     """Number of complete runs of each candidate that may be chosen, 1 or more."""
+    begun: Sequence[Candidate]
+    """Candidates that have begun, and of which no run has ended yet: theirs are paused."""
     new: Sequence[Candidate]
     """Candidates that have not been tried."""
     tunings: Sequence[Tuning]
@@ -49,22 +57,42 @@ class JointAllocator:
 
     def next_runs(self) -> list[Run]:
         """The runs to be queued next; none if the stage is over."""
-        policy, left = self.policy, int(self.remaining.left)
+        policy, left = self.policy, math.ceil(self.remaining.left - ROUNDING)
         wanted = self.budget // policy.runs_per_decision
         size = min(left, max(policy.min_batch, min(policy.max_batch, wanted)))
         is_last = left <= size + len(self.tunings)
         chosen = [run for tuning in self.tunings for run in self._run_of_baseline(tuning)]
         chosen = self._closing() if is_last else chosen[: max(1, size // 2)]
         chosen = list(dict.fromkeys(chosen))[:left]
-        chosen += self._worthiest(self.runs, self.new, min(size, left) - len(chosen), chosen)
+        tried = [*self.runs, *self.begun]
+        chosen += self._worthiest(tried, self.new, min(size, left) - len(chosen), chosen)
         return chosen or self._closing()
 
     def _closing(self) -> list[Run]:
         """What is missing before the stage may end: the best, and each baseline's best, have run
         often enough to be chosen."""
-        groups = [self.runs, *(self._tried(tuning) for tuning in self.tunings)]
+        groups = [list(self.runs), *(self._tried(tuning) for tuning in self.tunings)]
         runs = [run for group in groups if group for run in self._replicate(group)]
+        runs += [run for tuning in self.tunings for run in self._first_end(tuning)]
         return list(dict.fromkeys(runs))
+
+    def goes_on(self, run: Run, others: Sequence[Run]) -> bool:
+        """Whether a run that has come to a look should train on.
+
+        Args:
+            run: The run, paused.
+            others: The runs that are under way.
+        """
+        posterior = self._posterior([*self.runs, *self.begun], self.new, [run, *others])
+        return is_worth_going_on(posterior, self.remaining, run, others)
+
+    def _first_end(self, tuning: Tuning) -> list[Run]:
+        """The run that gives a baseline its first result, if it is paused."""
+        paused = [point for point in self.begun if tuning.subspace.holds(point)]
+        if self._tried(tuning) or not paused:
+            return []
+        best = self._lowest(paused)
+        return [min(run for run in self.remaining.rest if run[0] == best)]
 
     def _tried(self, tuning: Tuning) -> list[Candidate]:
         return [point for point in self.runs if tuning.subspace.holds(point)]
@@ -76,6 +104,8 @@ class JointAllocator:
         if tuning.begun >= max(fewest, min(most, round(share))):
             return []
         tried = self._tried(tuning)
+        if first := self._first_end(tuning):
+            return first
         if not tried:
             return [(self._lowest(tuning.new), FIRST_SEED)] if tuning.new else []
         return self._worthiest(tried, tuning.new, 1, ())[:1] or self._replicate(tried)
@@ -95,12 +125,19 @@ class JointAllocator:
     ) -> list[Run]:
         """The runs that are worth most, of the likeliest candidates that were tried and of the
         likeliest new ones."""
+        return worthiest(self._posterior(tried, new, certain), self.remaining, size, certain)
+
+    def _posterior(
+        self, tried: Iterable[Candidate], new: Iterable[Candidate], certain: Sequence[Run]
+    ) -> Posterior:
+        """The likeliest of the candidates that were tried and of the new ones."""
         half = self.policy.max_considered // 2
         considered = [*self._likeliest(tried)[:half], *self._likeliest(new)[:half]]
         points = dict.fromkeys([*considered, *(point for point, _ in certain)])
+        if self.runs and not any(point in self.runs for point in points):
+            points[self._lowest(self.runs)] = None
         untried = [point for point in points if point not in self.runs]
-        posterior = Posterior.of(self.surrogate, points, self.policy, untried)
-        return worthiest(posterior, self.remaining, size, certain)
+        return Posterior.of(self.surrogate, points, self.policy, untried)
 
     def _likeliest(self, points: Iterable[Candidate]) -> list[Candidate]:
         """Candidates by their probability to be the best."""

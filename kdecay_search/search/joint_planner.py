@@ -69,7 +69,7 @@ class JointPlanner(StagePlanner):
             budget: Number of runs that the stage may begin, all in all.
         """
         self.schedules, self.budget = schedules, budget
-        policy = replace(policy, draws=policy.whole_draws)
+        policy = replace(policy, draws=policy.whole_draws, min_worth=policy.whole_min_worth)
         points = [
             _point_of(replicates[i]) if i in replicates else None
             for i in range(max(replicates, default=-1) + 1)
@@ -77,7 +77,6 @@ class JointPlanner(StagePlanner):
         k = schedules.families[0].axes.get("k", Axis((1.0,)))
         space = Space(spec.search, tuple(points), (k.low, k.high))
         super().__init__(spec, incumbent, space, replicates, machines, policy, memo)
-        self._next = self._next_runs()
 
     # ---- what the stage has found ------------------------------------------------------------
 
@@ -184,7 +183,8 @@ class JointPlanner(StagePlanner):
 
     def _to_go(self) -> int:
         under_way = sum(len(self._summary(c.index).open) for c in self.candidates)
-        return under_way + (max(0, self._left_of_budget()) if self._is_running() else 0)
+        left = math.ceil(max(0.0, self._left_of_budget() - _ROUNDING))
+        return under_way + (left if self._is_running() else 0)
 
     # ---- which runs come next ----------------------------------------------------------------
 
@@ -192,10 +192,21 @@ class JointPlanner(StagePlanner):
         return self._next
 
     def goes_on(self, index: int, seed: int) -> bool:
-        """Always: no run of a joint search is paused yet."""
-        return True
+        point = self.candidates[index].point
+        allocator = self._joint_allocator(self._left_of_budget())
+        if allocator is None or point is None:
+            return True
+        others = [
+            (c.point, each)
+            for c in self.candidates
+            if c.point is not None
+            for each in sorted(self._summary(c.index).open)
+        ]
+        return allocator.goes_on((point, seed), others)
 
-    def _next_runs(self) -> Following:
+    @cached_property
+    def _next(self) -> Following:
+        """What comes next, which is not asked for while runs are under way."""
         again = [
             (candidate, seed)
             for candidate in self.candidates
@@ -207,9 +218,9 @@ class JointPlanner(StagePlanner):
         if any(self._summary(c.index).open for c in self.candidates):
             return Following()
         if not self.candidates:
-            runs = [(point, FIRST_SEED) for point in self._design()][:left]
+            runs = [(point, FIRST_SEED) for point in self._design()][: int(left)]
         else:
-            runs = self._allocate_jointly(left) if left > 0 else []
+            runs = self._allocate_jointly(left) if left > _ROUNDING else []
         known = {c.point: c for c in self.candidates if c.point is not None}
         new = dict.fromkeys(point for point, _ in runs if point not in known)
         for index, point in enumerate(new, start=len(self.candidates)):
@@ -265,41 +276,68 @@ class JointPlanner(StagePlanner):
             [[point for point in dict.fromkeys(each) if point not in tried] for each in own],
         )
 
-    def _allocate_jointly(self, left: int) -> list[Run]:
-        """The next runs once there are results; none if the stage is over."""
+    def _allocate_jointly(self, left: float) -> list[Run]:
+        """The next runs once some have begun; none if the stage is over."""
+        allocator = self._joint_allocator(left)
+        if allocator is not None:
+            return allocator.next_runs()
+        return [
+            (c.point, seed)
+            for c in self.candidates
+            if c.point is not None
+            for seed in self._summary(c.index).paused
+        ]
+
+    def _joint_allocator(self, left: float) -> JointAllocator | None:
+        """What chooses the next runs; None without results."""
         tried = {c.point: c for c in self.candidates if c.point is not None}
         able = {point: c for point, c in tried.items() if not c.diverged and not c.failed}
         runs = {point: len(c.errors) for point, c in able.items() if c.errors}
         if not runs or self._surrogate is None:
-            return []
+            return None
+        begun = [
+            point for point, c in able.items() if not c.errors and self._summary(c.index).paused
+        ]
         new, own = self._new(tried)
         every = dict.fromkeys([*new, *(point for points in own for point in points)])
         seeds = self.spec.search.seeds
-        summaries = {point: self._summary(able[point].index) for point in runs}
+        summaries = {point: self._summary(able[point].index) for point in (*runs, *begun)}
         missing = {point: each.missing | each.paused.keys() for point, each in summaries.items()}
+        rest = {
+            (point, seed): 1 - trial.epochs / self._epochs
+            for point, each in summaries.items()
+            for seed, trial in each.paused.items()
+        }
         missing |= dict.fromkeys(every, frozenset(range(seeds)))
         tunings = [
             Tuning(subspace, points, self._begun_of(self._tried_in(subspace)))
             for subspace, points in zip(self.schedules.baselines, own, strict=True)
         ]
         return JointAllocator(
-            surrogate=self._memo.surrogate(
-                (*self._surrogate.points, *every),
-                self._surrogate.results,
-                self.policy,
-                self._surrogate.lengths,
-            ),
+            surrogate=self._seen_from(every),
             runs=runs,
+            begun=begun,
             new=list(every),
             tunings=tunings,
-            remaining=Remaining(missing, seeds, left, left),
+            remaining=Remaining(missing, seeds, left, left, rest),
             budget=self.budget,
             policy=self.policy,
-        ).next_runs()
+        )
 
-    def _left_of_budget(self) -> int:
-        """Trainings that are left of the budget, whole ones."""
-        return math.floor(self.budget - self.spent + _ROUNDING)
+    def _seen_from(self, new: Iterable[Candidate]) -> Surrogate:
+        """The surrogate of all candidates and of new ones."""
+        assert self._surrogate is not None
+        results, lengths = self._surrogate.results, self._surrogate.lengths
+        looks = self._looks()
+        if looks.compared(results.runs()):
+            points = tuple(dict.fromkeys((*self._points(), *new)))
+            return self._memo.outlook(points, results, looks, self.policy, lengths)
+        points = (*self._surrogate.points, *new)
+        return self._memo.surrogate(points, results, self.policy, lengths)
+
+    def _left_of_budget(self) -> float:
+        """Trainings of full length that are left of the budget."""
+        return self.budget - self.spent
 
     # ---- as on a grid ------------------------------------------------------------------------
 

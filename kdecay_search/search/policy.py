@@ -43,9 +43,12 @@ class Policy:
     extra_runs_for_leader: int = 4
     """The same where the last of them make sure of the leader. On 15 recorded grids of 4 to 6
     exponents, with 2 instead, fewer replays find an exponent near the best (docs/pruning.md)."""
-    min_worth: float = 0.003
+    min_worth: float = 0.015
     """Smallest expected gain for which a further run is trained: by how much the chosen candidate's
-    error falls, in standard deviations of the noise of a run."""
+    error falls for each training of full length, in standard deviations of the noise of a run."""
+    verdict_share: float = 0.25
+    """Share of what a grid may train that goes to the leader and to its reference in the end, so
+    that the verdict can say by how much they differ; two runs of each at least."""
     max_considered: int = 16
     """Number of candidates, the most probable to be the best, whose further runs are considered. A
     bound on computing time: it changes nothing for smaller grids."""
@@ -101,6 +104,8 @@ class Policy:
     """The same in the floor's and in the warm-up's coordinate."""
     far: float = 2.0
     """Units of spread above the median beyond which the results of whole schedules are drawn in."""
+    whole_min_worth: float = 0.003
+    """The same as ``min_worth`` for whole schedules, whose budget the study file states."""
     whole_draws: int = 2000
     """Joint samples of the errors of whole schedules. A bound on computing time."""
     max_lengths: int = 24
@@ -138,9 +143,12 @@ class Policy:
     evidence."""
     own_drift: float = 0.3
     """The drift that a candidate has for itself, in units of the smooth one."""
-    look_noise: float = 0.35
-    """By how much the noise of a look at half of a training exceeds that of a final error, as a
-    share of its standard deviation; it shrinks as the drift does."""
+    look_correlation: float = 0.8
+    """Correlation of the noise of a look with that of the same run's final error, as it would be at
+    the end; it grows with the share of the training."""
+    forecast_noise: float = 1.3
+    """Factor on the variance of the noise in forecasts of single runs, by which their intervals
+    hold what they say on recorded curves (docs/pruning.md)."""
     clear: float = 0.5
     """A run is paused at a look if going on is worth less than this share of what the best other
     run is worth, for each epoch."""

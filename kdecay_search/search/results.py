@@ -29,8 +29,6 @@ class Look:
 
 Point = Candidate | Look
 """What is measured: a candidate's final error, or its averaged error at a look."""
-Group = int | tuple[int, int]
-"""What measurements are compared within: a seed, or a seed and the number of a look's report."""
 
 _EXACT = 1e-12
 """Share of a variance, or of the information on an effect, that rounding may leave."""
@@ -137,7 +135,7 @@ class Results:
         rows: NDArray[np.intp] = known[self.place.astype(np.intp)]
         return rows
 
-    def ran(self) -> dict[Group, frozenset[Point]]:
+    def ran(self) -> dict[int, frozenset[Candidate]]:
         """The candidates that have run, by seed."""
         if not len(self):
             return {}

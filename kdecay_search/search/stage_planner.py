@@ -11,7 +11,7 @@ from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size,
 from kdecay_search.search.forecast import Looks
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import Policy
-from kdecay_search.search.results import Look, Results, blow_up_limit
+from kdecay_search.search.results import Results, blow_up_limit
 from kdecay_search.search.selection import Gain, Selection
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Progress, Stage
@@ -298,7 +298,6 @@ class StagePlanner:
             if c.point is not None and self._may_win(c, len(seeds[c.index]))
         }
         reference = able.get(self.selection.points[0]) or self.incumbent
-        looks, first = self._looks(), self.spec.looks[:1]
         return RunAllocator(
             surrogate=self._outlook,
             selection=self.selection,
@@ -315,11 +314,17 @@ class StagePlanner:
                     for c, seed in paused
                     if c.point is not None
                 },
-                first_look=(first[0], first[0] / self._epochs) if first else None,
             ),
-            looked=looks.ran(),
+            pairs=self._pairs(),
             policy=self.policy,
         )
+
+    def _pairs(self) -> int:
+        """Number of seeds that the leader is to meet its reference on: their runs take the
+        verdict's share of what may be trained."""
+        policy, seeds = self.policy, self.spec.search.seeds
+        most = max_runs(len(self.candidates), seeds, policy.extra_runs, policy)
+        return min(seeds, max(policy.min_runs_to_win, int(policy.verdict_share * most / 2)))
 
     def _may_win(self, candidate: CandidateResult, left: int) -> bool:
         """Whether the candidate may be chosen once it has run on the ``left`` seeds. A candidate
@@ -354,11 +359,14 @@ class StagePlanner:
         looks, results = self._looks(), self._results()
         if not looks.compared(results.runs()):
             return self._surrogate
-        reference = self._reference()
+        points = self._points()
+        lengths = self._surrogate.lengths if self._surrogate else ()
+        return self._memo.outlook(points, results, looks, self.policy, lengths)
+
+    def _points(self) -> tuple[Candidate, ...]:
+        """What the candidates are compared with, and the candidates."""
         given = (c.point for c in self.candidates if c.point is not None)
-        points = tuple(dict.fromkeys([reference, *given]))
-        wanted = [Look(point, self.spec.looks[0]) for point in points]
-        return self._memo.outlook(points, results, looks, wanted, self.policy)
+        return tuple(dict.fromkeys([self._reference(), *given]))
 
     def _looks(self) -> Looks:
         """What the runs of the stage have shown at their looks."""

@@ -15,7 +15,7 @@ from weakref import WeakKeyDictionary
 from kdecay_search.search.forecast import Looks, outlook
 from kdecay_search.search.machines import NO_MACHINES, Machines, attempts
 from kdecay_search.search.policy import POLICY, Policy
-from kdecay_search.search.results import Look, Results
+from kdecay_search.search.results import Results
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import ERROR, LOST, MEMORY, WRONG, CandidateTrials, State, Trial
@@ -176,15 +176,14 @@ class Memo:
         points: Iterable[Candidate],
         results: Results,
         looks: Looks,
-        wanted: Sequence[Look],
         policy: Policy,
         lengths: tuple[tuple[float, ...], ...] = (),
     ) -> Surrogate:
         """The surrogate of these points by these results and looks: the last few are kept."""
-        every, wanted = tuple(points), tuple(wanted)
-        key = every, results.packed(), _frozen(looks), wanted, policy, lengths
+        every = tuple(points)
+        key = every, results.packed(), _frozen(looks), policy, lengths
         found = self._surrogates.pop(key, None)
-        found = found or outlook(every, results, looks, wanted, policy, lengths)
+        found = found or outlook(every, results, looks, policy, lengths)
         self._surrogates[key] = found
         if len(self._surrogates) > _SURROGATES_KEPT:
             self._surrogates.popitem(last=False)

@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks import pruning
 
-NAMES = {"none", "former", "ours"} | {
+NAMES = {"none", "asha-averaged", "former", "ours"} | {
     f"{pruner}-{signal}"
     for pruner in ("median", "halving", "hyperband")
     for signal in ("raw", "averaged")

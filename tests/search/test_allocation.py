@@ -15,7 +15,7 @@ from kdecay_search.search import Progress, make_plan
 from kdecay_search.search.allocation import (
     Remaining,
     batch_size,
-    options,
+    possible_runs,
     worthiest,
 )
 from kdecay_search.search.knowledge_gradient import Posterior
@@ -213,7 +213,7 @@ def test_a_thousand_seeds_are_looked_at_by_who_has_run_on_them() -> None:
     remaining = Remaining(
         {Candidate(3.0): range(1000), Candidate(2.0): range(0, 1000, 2)}, 1000, 99, 99
     )
-    assert {option.runs for option in options(known, remaining, [])} == {
+    assert set(possible_runs(known, remaining, [])) == {
         ((Candidate(3.0), 0),), ((Candidate(3.0), 1),), ((Candidate(2.0), 0),),
     }  # fmt: skip
 

@@ -10,7 +10,7 @@ import pytest
 
 from kdecay_search.search import make_plan
 from kdecay_search.search.early_stopping import goes_on, is_look
-from kdecay_search.search.forecast import Looks, outlook
+from kdecay_search.search.forecast import Looks, forecast, outlook
 from kdecay_search.search.results import Results
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
@@ -111,9 +111,9 @@ def test_the_drift_of_averaged_errors_is_learned_from_the_runs_that_have_ended()
     assert by_look > truth[last] - truth[2] + 1.5
 
 
-def test_forecasts_are_wide_before_a_run_has_ended_and_narrower_the_later_the_look() -> None:
+def test_before_a_run_has_ended_looks_tell_the_less_the_earlier_they_are() -> None:
     random = np.random.default_rng(0)
-    results, looks = seen(1, 0.0, random)
+    _, looks = seen(1, 0.0, random)
     none = Results.by_seed([(point, {}) for point in POINTS])
 
     def width(number: int) -> float:
@@ -122,5 +122,14 @@ def test_forecasts_are_wide_before_a_run_has_ended_and_narrower_the_later_the_lo
         return float((draws[:, 0] - draws[:, 4]).std())
 
     assert width(5) > width(8) > width(11)
-    ended = outlook(POINTS, results, looks).draws
-    assert float((ended[:, 0] - ended[:, 4]).std()) < width(5)
+
+
+def test_final_errors_lie_in_the_intervals_of_their_forecasts() -> None:
+    inside = []
+    for study_seed in range(20):
+        random = np.random.default_rng(study_seed)
+        results, looks = seen(5, 1.0, random)
+        run = POINTS[5 + study_seed % 4], study_seed % 2
+        low, high = np.quantile(forecast(POINTS, results, looks, run), (0.05, 0.95))
+        inside.append(low <= surface(run[0]) + random.normal(0.0, 0.1) <= high)
+    assert sum(inside) >= 16

@@ -241,7 +241,7 @@ def test_a_belief_is_the_choice_s_draws_and_its_noise() -> None:
     some = POINTS[2:6]
     posterior_, selection = posterior(POINTS, known, some), select(POINTS, known)
     assert posterior_.means.tolist() == pytest.approx([selection.mean(point) for point in some])
-    assert [posterior_.mean(p) for p in some] == posterior_.means.tolist()
+    assert posterior_.lowest(some) == min(some, key=selection.mean)
     assert 0.15 < np.sqrt(posterior_.noise) < 0.6
     widths = [high - low for low, high in selection.intervals]
     gain = posterior(POINTS, known, (POINTS[0], POINTS[4]))
