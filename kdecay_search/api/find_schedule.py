@@ -5,6 +5,7 @@ tests/support/find_schedule_file.py writes this file from the keys of a study fi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -204,6 +205,9 @@ def find_schedule(
     """
     own = ("train", "study_file", "workers", "storage", "device", "catch", "progress")
     stated = {key: value for key, value in locals().items() if key not in (*own, "own")}
-    from kdecay_search.api.find import find  # noqa: PLC0415 - slow
+    with warnings.catch_warnings():
+        # Of tqdm, which Optuna imports: we show a bar of our own.
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        from kdecay_search.api.find import find  # noqa: PLC0415 - slow
 
     return find(train, study_file, workers, storage, device, catch, progress, stated)

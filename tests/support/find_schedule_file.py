@@ -77,6 +77,7 @@ tests/support/find_schedule_file.py writes this file from the keys of a study fi
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -142,7 +143,10 @@ def source() -> str:
     call = (
         f"    own = ({own})\n"
         '    stated = {key: value for key, value in locals().items() if key not in (*own, "own")}\n'
-        "    from kdecay_search.api.find import find  # noqa: PLC0415 - slow\n\n"
+        "    with warnings.catch_warnings():\n"
+        "        # Of tqdm, which Optuna imports: we show a bar of our own.\n"
+        '        warnings.filterwarnings("ignore", message="IProgress not found")\n'
+        "        from kdecay_search.api.find import find  # noqa: PLC0415 - slow\n\n"
         "    return find(train, study_file, workers, storage, device, catch, progress, stated)\n"
     )
     return HEAD + "".join(signature) + ") -> Result:\n" + SUMMARY + "".join(texts) + TAIL + call
