@@ -1,4 +1,4 @@
-"""The rules by which version 0.2.0 ended runs in mid-training, to compare with.
+"""The rules by which runs ended in mid-training before they could be paused, to compare with.
 
 Runs of the first seed are compared by their averaged errors after equal numbers of epochs. A run
 ends if it is behind by its own error and by a smooth curve over log k through all of them. At share

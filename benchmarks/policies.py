@@ -60,7 +60,7 @@ class Ours:
 
 
 class Former:
-    """The rules of version 0.2.0 (:mod:`benchmarks.former_stopping`)."""
+    """The rules before runs could be paused (:mod:`benchmarks.former_stopping`)."""
 
     pauses = False
 

@@ -60,7 +60,7 @@ def spec_of(load: Load) -> StudySpec:
         "task": {"kind": "simulated", "epochs": load.epochs, "epoch_seconds": load.epoch_seconds},
         "search": {"ks": [round(1 + i * step, 9) for i in range(candidates)], "k_cap": 5.0}
         | {"seeds": math.ceil(load.trials / candidates), "max_terms": 1},
-        "pruning": {"keep_at_least": 1000, "enabled": load.candidates is None},
+        "pruning": {"first_share": 1.0, "enabled": load.candidates is None},
     }
     return StudySpec.model_validate_json(json.dumps(table))
 

@@ -163,8 +163,8 @@ def find_schedule(
             ``0.5``).
         pruning_looks: Number of evenly spaced moments of a run, its end included, at which it may
             be paused; those before ``first_share`` are left out (default ``12``).
-        pruning_keep_at_least: Number of candidates, besides the baseline, that run to the end on
-            the first seed (default ``6``).
+        pruning_keep_at_least: Has no effect any more; files of earlier versions may state it
+            (default ``6``).
         confirm_seeds: Trainings of each schedule; 0 means no confirmation, and the test set stays
             closed (default ``0``).
         confirm_first_seed: Seed of the first training of each schedule; the others count up from

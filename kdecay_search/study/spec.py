@@ -90,7 +90,7 @@ class PruningSpec(Settings):
     """Number of evenly spaced moments of a run, its end included, at which it may be paused; those
     before ``first_share`` are left out."""
     keep_at_least: Annotated[int, Field(ge=1, le=1000)] = 6
-    """Number of candidates, besides the baseline, that run to the end on the first seed."""
+    """Has no effect any more; files of earlier versions may state it."""
 
 
 class ConfirmSpec(Settings):
