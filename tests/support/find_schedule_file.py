@@ -94,7 +94,7 @@ def find_schedule(
 SUMMARY = '''    """Find the learning-rate schedule that trains a network best.
 
     The search runs in this process: it needs no database, writes no file, and gives the same answer
-    each time, which is that of ``kdecay launch`` for the same study. Ctrl-C ends it early, with a
+    each time, which is that of ``kdecay launch`` with one worker. Ctrl-C ends it early, with a
     result of the runs so far. See docs/python.md.
 
     Args:
