@@ -108,16 +108,16 @@ class Bench:
     def _train(self, trial: ClaimedTrial, claim: Claim) -> None:
         assert isinstance(self.spec.task, SimulatedTask)
         done = []
-        finish, name = trial.complete, "finish"
+        finish = trial.complete
         ks = (*claim.request.earlier_ks, trial.candidate.k)
         for epoch in curve(self.spec.task, ks, claim.request.key.seed):
             done.append(epoch)
             with self._timed("report at a look" if trial.is_decision(epoch) else "report"):
                 interruption = trial.report(epoch)
             if interruption is not None:
-                finish, name = trial.pause, "pause"
+                finish = trial.pause
                 break
-        with self._timed(name):
+        with self._timed("finish or pause"):
             finish(done)
 
     def _reconcile(self) -> None:

@@ -24,10 +24,16 @@ def test_the_history_benchmark_measures_every_operation_in_both_sizes(storage: S
     names = {operation.name for operation in operations}
     assert {
         f"{name}, {kind}"
-        for name in ("claim", "report", "finish", "reconcile", "first reconcile of a process")
+        for name in (
+            "claim",
+            "report",
+            "finish or pause",
+            "reconcile",
+            "first reconcile of a process",
+        )
         for kind in ("full grid", "allocated", "first seed")
     } <= names
-    assert "report, pruner asked, first seed" in names
+    assert "report at a look, first seed" in names
     told = json.loads(history.as_json([20, 40], operations))
     assert {"sizes", "operations", "machine", "versions"} <= told.keys()
     assert all(len(each["ms"]) == 2 and each["ratio"] > 0 for each in told["operations"])
