@@ -94,6 +94,14 @@ class OnPostgres:
             queue.fail(self.storage, trial.trial_id, trial.reason or "error", trial.message)
 
 
+def _with_looks(spec: StudySpec, ended: Trial) -> Trial:
+    """A trial whose averaged error was the same at each of its reports."""
+    if ended.averaged_error is None:
+        return ended
+    at = [number for number in spec.looks if number <= ended.epochs]
+    return replace(ended, looks=dict.fromkeys(at, ended.averaged_error))
+
+
 def play_both(spec: StudySpec, storage: Storage, outcome: Outcome) -> int:
     """Play a study both ways, and compare every plan and every trial; return the trials' number."""
     memory, postgres = InMemory(spec), OnPostgres(spec, storage)
@@ -105,11 +113,11 @@ def play_both(spec: StudySpec, storage: Storage, outcome: Outcome) -> int:
         while trial is not None:
             other = postgres.claimed()
             assert other == trial
-            ended = outcome(trial)
+            ended = _with_looks(spec, outcome(trial))
             memory.end(ended)
             postgres.end(replace(ended, trial_id=other.trial_id))
             trial = memory.claimed()
-    stored = records.read_trials(storage, spec.name)
+    stored = list(records.read_history(storage, spec.name, spec.looks))
     assert list(memory.store.trials) == stored
     return len(stored)
 
