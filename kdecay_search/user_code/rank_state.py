@@ -63,7 +63,7 @@ class RankStateStore(StateStore):
             set_random_state(kept[self._reports])
         else:
             logger.warning(
-                "rank %d has no random state of report %d: it goes on with rank 0's",
+                "rank %d has no random state of report %d: it continues with rank 0's",
                 self._rank, self._reports,
             )  # fmt: skip
 
