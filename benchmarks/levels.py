@@ -30,7 +30,6 @@ from benchmarks.curves import Curves
 from benchmarks.policies import NoPruning, Ours
 from benchmarks.replay import Judge, Replay, Scenario
 from kdecay_search import __version__
-from kdecay_search.search.policy import POLICY
 from kdecay_search.study.builtin_tasks import SimulatedTask
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
@@ -139,7 +138,7 @@ def _curves(spec: StudySpec, points: Sequence[Candidate]) -> Curves:
 
 POLICIES: dict[str, tuple[bool, Callable[[StudySpec], Judge]]] = {
     "none": (False, lambda spec: NoPruning()),
-    "ours": (True, lambda spec: Ours(spec, POLICY)),
+    "ours": (True, Ours),
 }
 """Whether the study has ``pruning.enabled``, and what judges its runs."""
 

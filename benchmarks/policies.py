@@ -16,6 +16,7 @@ from benchmarks.former_stopping import Curve, may_stop, should_stop
 from benchmarks.replay import Job, Judge
 from kdecay_search.search import Memo
 from kdecay_search.search.early_stopping import goes_on, is_look
+from kdecay_search.search.policy import POLICY
 from kdecay_search.search.policy import Policy as Constants
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, RunKey, Trial
@@ -44,7 +45,7 @@ class Ours:
 
     pauses = True
 
-    def __init__(self, spec: StudySpec, constants: Constants) -> None:
+    def __init__(self, spec: StudySpec, constants: Constants = POLICY) -> None:
         self._spec, self._constants, self._memo = spec, constants, Memo()
 
     def start(self, job: Job) -> None:

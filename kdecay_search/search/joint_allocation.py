@@ -66,7 +66,15 @@ class JointAllocator:
         chosen = list(dict.fromkeys(chosen))[:left]
         tried = [*self.runs, *self.begun]
         chosen += self._worthiest(tried, self.new, min(size, left) - len(chosen), chosen)
-        return chosen or self._closing()
+        return self._affordable(chosen or self._closing())
+
+    def _affordable(self, runs: Sequence[Run]) -> list[Run]:
+        """The first of these runs, as far as what is left of the budget goes."""
+        found: list[Run] = []
+        for run in runs:
+            if self.remaining.cost(*found, run) <= self.remaining.left + ROUNDING:
+                found.append(run)
+        return found
 
     def _closing(self) -> list[Run]:
         """What is missing before the stage may end: the best, and each baseline's best, have run

@@ -72,7 +72,7 @@ def assert_same(plan: Plan, scaled: Plan, a: float) -> None:
     assert judge(scaled, "done").outcome == judge(plan, "done").outcome
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=6)
 @given(scale=scales(), key=st.integers(0, 10**6), gain=st.sampled_from([0.0, 1.0, 3.0]))
 def test_a_recorded_study_runs_and_stops_alike_on_every_scale(
     scale: tuple[float, float], key: int, gain: float
