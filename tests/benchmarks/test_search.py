@@ -90,7 +90,7 @@ def test_a_surface_with_a_stated_k_shows_how_often_it_is_found(
 ) -> None:
     found = iter([0.3, 0.5, 0.51, None])
 
-    def play(ground: SimulatedGround, each: bool) -> search_methods.Played:
+    def play(ground: SimulatedGround, each: bool, pauses: bool) -> search_methods.Played:
         k = next(found)
         point = Candidate(k, LEVEL, "cooldown" if k is None else "polynomial", lr_min=0.0)
         if k is None:
