@@ -249,8 +249,12 @@ class _Model:
         step = max(1, -(-len(every) // policy.max_lengths))
         self.lengths = tuple(every[:: step + (step % 2 == 0)])
         is_whole = any(point.is_whole for point in points)
-        signals = np.array([s for s in policy.signals for _ in policy.drifts])
-        drifts = np.array([d for _ in policy.signals for d in policy.drifts])
+        sizes = policy.drifts
+        if len(rows.items) > policy.max_items:
+            self.lengths = self.lengths[:1]
+            sizes = policy.drifts[len(sizes) // 2 :][:1]
+        signals = np.array([s for s in policy.signals for _ in sizes])
+        drifts = np.array([d for _ in policy.signals for d in sizes])
         nugget = np.minimum(policy.whole_nugget if is_whole else policy.nugget, signals)
         own = policy.own_drift * drifts * signals
         # Variances of f, of the smooth drift, of the candidates' own deviations and own drifts.

@@ -141,6 +141,9 @@ class Policy:
     drifts: tuple[float, ...] = (0.5, 1.0, 2.0)
     """Sizes of the drift at half of a training, in units of the curve's size, averaged by their
     evidence."""
+    max_items: int = 120
+    """Measured schedules and looks beyond which one length scale and one size of the drift, the
+    middle one, are tried. A bound on computing time."""
     own_drift: float = 0.3
     """The drift that a candidate has for itself, in units of the smooth one."""
     look_correlation: float = 0.8

@@ -204,6 +204,12 @@ class StagePlanner:
         gain, reference = selection.gain(best), selection.points[0]
         if self._surrogate is None or best == reference:
             return gain
+        if self._outlook is not self._surrogate:
+            # Which runs were trained to their ends depends on their looks, so neither the ends nor
+            # the looks are believed alone.
+            alone = Selection.of(self._surrogate, (reference, best)).gain(best).interval
+            low, high = gain.interval
+            gain = replace(gain, interval=(min(low, alone[0]), max(high, alone[1])))
         results = self._surrogate.results
         return gain.widened(results.uneven_noise((reference, best), self.policy))
 
