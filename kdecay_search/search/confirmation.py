@@ -119,7 +119,8 @@ def confirm(
     Args:
         spec: The study.
         found: The schedule that the search found.
-        original: The original schedule, at its best learning-rate level.
+        original: The original schedule, at its best learning-rate level. If that is what the
+            search found, its level is confirmed against the study file's own.
         tuned: Usual schedules that a search of whole schedules has tuned.
         known: The study's trials.
         memo: What earlier plans have worked out.
@@ -127,6 +128,8 @@ def confirm(
     """
     first = spec.confirm.first_seed
     seeds = range(first, first + spec.confirm.seeds)
+    if (found.ks, found.point) == (original.ks, original.point):
+        original = replace(original, point=found.point and spec.original)
     if (found.ks, found.point) == (original.ks, original.point):
         return Confirmation(found.ks, seeds, (), (), (), found.name)
     wanted = _wanted(spec, found, original, tuned)

@@ -85,12 +85,15 @@ class JointAllocator:
         return list(dict.fromkeys(runs))
 
     def goes_on(self, run: Run, others: Sequence[Run]) -> bool:
-        """Whether a run that has come to a look should train on.
+        """Whether a run that has come to a look should train on; the runs that a baseline is tuned
+        with do.
 
         Args:
             run: The run, paused.
             others: The runs that are under way.
         """
+        if any(t.subspace.holds(run[0]) and self._ended(t) < self._due(t) for t in self.tunings):
+            return True
         posterior = self._posterior([*self.runs, *self.begun], self.new, [run, *others])
         return is_worth_going_on(posterior, self.remaining, run, others)
 
@@ -105,11 +108,19 @@ class JointAllocator:
     def _tried(self, tuning: Tuning) -> list[Candidate]:
         return [point for point in self.runs if tuning.subspace.holds(point)]
 
-    def _run_of_baseline(self, tuning: Tuning) -> list[Run]:
-        """The next of the runs that a baseline is tuned with, if it is due one."""
+    def _ended(self, tuning: Tuning) -> int:
+        """Number of a baseline's complete runs."""
+        return sum(self.runs[point] for point in self._tried(tuning))
+
+    def _due(self, tuning: Tuning) -> int:
+        """Number of runs that a baseline is tuned with."""
         fewest, most = self.policy.baseline_runs
         share = self.policy.baseline_share * self.budget / len(self.tunings)
-        if tuning.begun >= max(fewest, min(most, round(share))):
+        return max(fewest, min(most, round(share)))
+
+    def _run_of_baseline(self, tuning: Tuning) -> list[Run]:
+        """The next of the runs that a baseline is tuned with, if it is due one."""
+        if tuning.begun >= self._due(tuning):
             return []
         tried = self._tried(tuning)
         if first := self._first_end(tuning):

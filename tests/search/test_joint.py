@@ -14,12 +14,14 @@ import pytest
 
 from kdecay_search.search import Progress, make_plan
 from kdecay_search.search.coordinates import coordinates
+from kdecay_search.search.early_stopping import goes_on
 from kdecay_search.search.policy import POLICY
 from kdecay_search.search.verdict import Outcome, judge, judge_confirmation
 from kdecay_search.study.candidate import Candidate
+from kdecay_search.study.comparators import FOUND, GIVEN, ORIGINAL
 from kdecay_search.study.space import SEARCHED_FAMILIES
-from kdecay_search.study.spec import StudySpec
-from kdecay_search.study.trials import RunKey, Trial
+from kdecay_search.study.spec import ConfirmSpec, PruningSpec, StudySpec
+from kdecay_search.study.trials import RunKey, State, Trial
 from tests.support.memory_studies import MemoryQueue, completed, failed, study
 
 LEVEL = 0.1
@@ -344,3 +346,43 @@ def test_the_confirmation_tells_the_level_s_part_from_the_shape_s() -> None:
     )
     assert "No detectable difference to the original at its own best level, k = 1" in told.sentence
     assert "So the level may be all of the gain." in told.sentence
+
+
+def test_an_original_that_is_the_best_is_confirmed_against_its_level_in_the_study_file() -> None:
+    def error(point: Candidate) -> float:
+        is_original = (point.family, point.k, point.power) == ("polynomial", 1.0, 1.0)
+        return 5 + 2 * (place(point)[2] - np.log(0.3)) ** 2 + (0 if is_original else 3)
+
+    spec = joint(max_terms=1).model_copy(update={"confirm": ConfirmSpec(seeds=2)})
+    queue = played(spec, on(error, noise=0.01))
+    plan = queue.plan()
+    assert plan.incumbent.point == plan.baseline.point != spec.original
+    assert plan.confirmation is not None
+    rows = {row.comparator: row for row in plan.confirmation.rows}
+    assert {FOUND, ORIGINAL, "cosine"} <= rows.keys()
+    assert GIVEN not in rows
+    assert rows[ORIGINAL].lr_max == LEVEL
+    verdict = judge_confirmation(plan.confirmation, plan.format)
+    assert verdict.outcome == Outcome.BETTER
+    assert verdict.sentence.startswith("Confirmed: on the test set, 2 fresh seeds, better than k =")
+
+
+def test_runs_that_a_baseline_is_tuned_with_are_not_paused() -> None:
+    spec = joint().model_copy(update={"pruning": PruningSpec(enabled=True)})
+    requests = make_plan(spec, []).enqueue
+    half = spec.looks[0]
+    goes = {}
+    for behind in requests:
+        trials = [
+            Trial(number, request, State.COMPLETE, request.k, error=5.0 + number / 10, epochs=20)
+            for number, request in enumerate(requests)
+        ]
+        trials = [replace(t, looks={half: t.error or 0.0}, trial_id=t.number) for t in trials]
+        own = trials[requests.index(behind)]
+        looked = replace(own, state=State.RUNNING, error=None, epochs=half, looks={half: 50.0})
+        trials[own.number] = looked
+        goes[behind.point] = goes_on(spec, trials, looked.trial_id)
+    tuned = {t.name: t.best.point for t in make_plan(spec, trials).stages[0].baselines}
+    assert goes[tuned["original"]]
+    assert goes[tuned["cosine"]]
+    assert not all(goes.values()), "the design has cooldowns enough, and other schedules"
