@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import optuna
@@ -187,6 +189,8 @@ class Policy:
     early stopping."""
     judge: Callable[[StudySpec, str, Constants], Judge]
     """Makes a new judge from the study, a name for the replay and the constants of the search."""
+    constants: Mapping[str, Any] = field(default_factory=dict)
+    """Constants of the search that differ from those that a replay is given."""
 
 
 def median(averaged: bool, spec: StudySpec, name: str, _: Constants) -> OfOptuna:
@@ -225,6 +229,8 @@ def _rungs(first: int, factor: int, epochs: int) -> frozenset[int]:
     return frozenset(steps)
 
 
+FORMER_CONSTANTS: Mapping[str, Any] = MappingProxyType({"min_worth": 0.003, "verdict_share": 0.0})
+"""The constants of the rules before runs could be paused, where they differ."""
 POLICIES = (
     Policy("none", False, lambda spec, name, constants: NoPruning()),
     *(
@@ -233,6 +239,6 @@ POLICIES = (
         for signal in ("raw", "averaged")
     ),
     Policy("asha-averaged", False, lambda spec, name, constants: Asha(spec)),
-    Policy("former", True, lambda spec, name, constants: Former(spec)),
+    Policy("former", True, lambda spec, name, constants: Former(spec), FORMER_CONSTANTS),
     Policy("ours", True, lambda spec, name, constants: Ours(spec, constants)),
 )

@@ -82,6 +82,7 @@ def measure(
         constants: The constants of the search.
     """
     rows = []
+    constants = replace(constants, **policy.constants)
     for number in range(replays):
         random = np.random.default_rng((seed, number))
         drawn = curves.shuffled(random) if shuffles else curves

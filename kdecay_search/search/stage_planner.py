@@ -201,15 +201,11 @@ class StagePlanner:
     def _gain(self, selection: Selection, best: Candidate) -> Gain:
         """By how much the best candidate improves on the reference. The surrogate takes the noise
         of all candidates as one, so the interval is widened where these two are noisier."""
-        gain, reference = selection.gain(best), selection.points[0]
+        reference = selection.points[0]
         if self._surrogate is None or best == reference:
-            return gain
-        if self._outlook is not self._surrogate:
-            # Which runs were trained to their ends depends on their looks, so neither the ends nor
-            # the looks are believed alone.
-            alone = Selection.of(self._surrogate, (reference, best)).gain(best).interval
-            low, high = gain.interval
-            gain = replace(gain, interval=(min(low, alone[0]), max(high, alone[1])))
+            return selection.gain(best)
+        # Which looks there are depends on what they showed: a claim rests on the ends alone.
+        gain = Selection.of(self._surrogate, (reference, best)).gain(best)
         results = self._surrogate.results
         return gain.widened(results.uneven_noise((reference, best), self.policy))
 

@@ -204,7 +204,8 @@ def _of_state(tryout: Tryout) -> Iterator[Finding]:
     elif not tryout.looked_for_state and len(tryout.epochs) > 1:
         yield Finding(
             Severity.MISSING,
-            f"no state is saved, so {_cost_of_no_state(tryout)}; call run.keep(model, optimizer, …)",
+            f"no state is saved, so {_cost_of_no_state(tryout)}; "
+            "call run.keep(model, optimizer, …)",
         )
 
 
