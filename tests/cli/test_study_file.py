@@ -70,4 +70,4 @@ def test_launch_refuses_a_missing_data_folder(run_kdecay: Run, tmp_path: Path) -
 def test_unknown_device(run_kdecay: Run, study_file: Path, command: str) -> None:
     file = [study_file.name] if command == "launch" else []
     line = refusal(run_kdecay(command, *file, "--device", "tpu"))
-    assert line == "kdecay: --device tpu: must be auto, cpu, cuda, cuda:N or all"
+    assert line == "kdecay: --device tpu: TPUs are not supported; use cpu"

@@ -263,19 +263,19 @@ def test_what_failed_is_told_and_nothing_that_was_written_there_is_obeyed(
 def test_device_seconds_are_those_from_claim_to_end_and_of_lost_trials_by_their_epochs(
     storage: Storage, tmp_path: Path
 ) -> None:
-    spec = launched(storage, tmp_path, "timed")
+    spec = launched(storage, tmp_path, "timed-report")
     train(storage, spec, 2, "a:1:cpu")
     train(storage, spec, 1, "b:2:cuda:0")
-    lost = queue.claim(storage, "timed", "b:2:cuda:0")
+    lost = queue.claim(storage, "timed-report", "b:2:cuda:0")
     assert lost is not None
     storage.optuna.set_trial_intermediate_value(lost.trial_id, 1, 44.0)
     queue.fail(storage, lost.trial_id, "lost", "its worker was killed")
     with storage.engine.begin() as connection:
         statement = """UPDATE trials SET datetime_complete = datetime_start + interval '8 s'
             WHERE state IN ('COMPLETE', 'FAIL') AND study_id IN
-            (SELECT study_id FROM studies WHERE study_name = 'timed/k1')"""
+            (SELECT study_id FROM studies WHERE study_name = 'timed-report/k1')"""
         connection.execute(sqlalchemy.text(statement))
-    cost = cost_of(read_snapshot(storage, "timed"), read_durations(storage, "timed"))
+    cost = cost_of(read_snapshot(storage, "timed-report"), read_durations(storage, "timed-report"))
     assert cost.whole.seconds == pytest.approx(3 * 8 + 8 / 4)  # four epochs a trial
     assert cost.estimated_epochs == 1
     assert {name: share.seconds for name, share in cost.by_worker.items()} == {

@@ -33,6 +33,7 @@ from kdecay_search.storage import (
     schema,
     sql,
 )
+from kdecay_search.storage.sql import queue as queue_sql
 from kdecay_search.storage.sql import server
 from kdecay_search.storage.url import parse_url
 from kdecay_search.study.file import load
@@ -55,7 +56,11 @@ UTILITY = {"server.TRY_CREATE"}
 """Statements that are no query, and name none of Optuna's tables."""
 FINDS_NOTHING = UTILITY | {"server.MISSING_PERMISSIONS"}  # a superuser lacks none
 """Statements for which there are no rows in the example."""
-BEFORE = {"server.TRY_DELETE": server.TRY_WORK}
+BEFORE = {
+    "server.TRY_DELETE": server.TRY_WORK,
+    "queue.RESUME": (queue_sql.PAUSE,),
+    "queue.CLOSE_PAUSED": (queue_sql.PAUSE,),
+}
 """Statements that make the rows for another one."""
 
 
@@ -105,10 +110,11 @@ def values(fresh: Storage) -> dict[str, Any]:
         "id": -1,
         "ids": [row.trial_id for row in by_state.values()],
         "key": "worker",
-        "keys": ["added"],
+        "keys": ["paused"],
         "latest": -1,
         "level": "lr_max",
         "longest": 1000,
+        "looks": [1],
         "marks": ["spec"],
         "memory": '"memory"',
         "name": "a name",
