@@ -99,7 +99,7 @@ class StopsAt(RecordedRun):
 
 
 LOGGED = """
-import json, os, pathlib, signal
+import json, os, pathlib, signal, time
 import torch
 import train as example
 from kdecay_search.user_code.run import TaskRun
@@ -131,8 +131,9 @@ def train(run):
         updates += 1
         with open(f"rates{run.rank}-{trainings}", "a") as file:
             print(optimizer.param_groups[0]["lr"], file=file)
-        if run.epochs_done == 1 and updates == 30:  # in the second epoch
+        if run.epochs_done == 1 and updates >= 30:  # in the second epoch
             pathlib.Path("stop").touch()
+            time.sleep(1)  # the stop is seen by another process
         if trainings == 2 and updates == 30 and run.rank == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 

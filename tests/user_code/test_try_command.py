@@ -90,13 +90,13 @@ def test_a_program(tmp_path: Path) -> None:
     out = run_try(tmp_path, PROGRAM, PRINTS, "--k", "3")
     assert "running python mine.py 2 3.0" in out
     assert "epoch 2: validation error 20.00 %" in out
-    assert "no run can end early" in out
+    assert "no run can be paused or end early" in " ".join(out.split())
     assert "print averaged_error, too" in out
     assert (
         "another seed changes nothing, so more seeds say nothing about the noise; pass {seed}"
         in (" ".join(out.split()))
     )
-    assert "It works, except for what is marked ! (2). Search: kdecay launch study.toml" in out
+    assert "It works, except for what is marked ! (3). Search: kdecay launch study.toml" in out
 
 
 ACCURACIES = """
