@@ -196,13 +196,7 @@ class JointPlanner(StagePlanner):
         allocator = self._joint_allocator(self._left_of_budget())
         if allocator is None or point is None:
             return True
-        others = [
-            (c.point, each)
-            for c in self.candidates
-            if c.point is not None
-            for each in sorted(self._summary(c.index).open)
-        ]
-        return allocator.goes_on((point, seed), others)
+        return allocator.goes_on((point, seed), self._under_way())
 
     @cached_property
     def _next(self) -> Following:

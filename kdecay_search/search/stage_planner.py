@@ -277,13 +277,16 @@ class StagePlanner:
         allocator = self._allocator(*self._missing())
         if allocator is None or point is None:
             return True
-        others = [
-            (c.point, each)
+        return allocator.goes_on((point, seed), self._under_way())
+
+    def _under_way(self) -> list[tuple[Candidate, int]]:
+        """The runs that are waiting or running."""
+        return [
+            (c.point, seed)
             for c in self.candidates
             if c.point is not None
-            for each in sorted(self._summary(c.index).open)
+            for seed in sorted(self._summary(c.index).open)
         ]
-        return allocator.goes_on((point, seed), others)
 
     def _allocator(
         self, missing: Sequence[CandidateRun], paused: Sequence[CandidateRun]
