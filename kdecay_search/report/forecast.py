@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from kdecay_search.report.cost import duration, seconds_per_run
 from kdecay_search.report.names import counted
 from kdecay_search.search import Progress
+from kdecay_search.search.allocation import batch_size, joint_batch_size
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.comparators import comparators_of
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import CONFIRMATION
 
@@ -118,14 +120,11 @@ def _rounds(runs: float, workers: int) -> float:
 
 def _at_once(snapshot: StudySnapshot, policy: Policy) -> int:
     """How many runs are chosen together once there are results."""
-    search = snapshot.spec.search
-    wanted = search.budget // policy.runs_per_decision
-    if not snapshot.is_joint:
-        if not snapshot.spec.pruning.enabled:
-            return MANY
-        candidates = len(snapshot.plan.stages[-1].candidates)
-        wanted = candidates // policy.candidates_per_batched_run
-    return max(policy.min_batch, min(policy.max_batch, wanted))
+    if snapshot.is_joint:
+        return joint_batch_size(snapshot.spec.search.budget, policy)
+    if not snapshot.spec.pruning.enabled:
+        return MANY
+    return batch_size(len(snapshot.plan.stages[-1].candidates), policy)
 
 
 MANY = 1_000_000
@@ -139,7 +138,7 @@ def _confirmation_runs(snapshot: StudySnapshot) -> int:
         return sum(row.unfinished for row in confirmation.rows)
     if not spec.confirm.seeds or snapshot.plan.progress in (Progress.DONE, Progress.FAILED):
         return 0
-    schedules = 2 + len(spec.confirm.baselines) + spec.confirm.area_matched
+    schedules = len(comparators_of(spec))
     if snapshot.is_joint:
         schedules = 2 + len(spec.schedule_space().baselines)
     return schedules * spec.confirm.seeds

@@ -45,8 +45,16 @@ class Remaining:
 
 def batch_size(candidates: int, policy: Policy = POLICY) -> int:
     """How many runs of a stage with so many candidates are chosen together."""
-    wanted = candidates // policy.candidates_per_batched_run
-    return max(policy.min_batch, min(policy.max_batch, wanted))
+    return _bounded(candidates // policy.candidates_per_batched_run, policy)
+
+
+def joint_batch_size(budget: int, policy: Policy = POLICY) -> int:
+    """How many runs of a joint search with this budget are chosen together."""
+    return _bounded(budget // policy.runs_per_decision, policy)
+
+
+def _bounded(size: int, policy: Policy) -> int:
+    return max(policy.min_batch, min(policy.max_batch, size))
 
 
 def max_runs(candidates: int, seeds: int, extra_runs: int, policy: Policy = POLICY) -> int:

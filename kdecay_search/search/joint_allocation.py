@@ -11,6 +11,7 @@ from kdecay_search.search.allocation import (
     ROUNDING,
     Remaining,
     is_worth_going_on,
+    joint_batch_size,
     worthiest,
 )
 from kdecay_search.search.knowledge_gradient import Posterior, Run
@@ -58,8 +59,7 @@ class JointAllocator:
     def next_runs(self) -> list[Run]:
         """The runs to be queued next; none if the stage is over."""
         policy, left = self.policy, math.ceil(self.remaining.left - ROUNDING)
-        wanted = self.budget // policy.runs_per_decision
-        size = min(left, max(policy.min_batch, min(policy.max_batch, wanted)))
+        size = min(left, joint_batch_size(self.budget, policy))
         is_last = left <= size + len(self.tunings)
         chosen = [run for tuning in self.tunings for run in self._run_of_baseline(tuning)]
         chosen = self._closing() if is_last else chosen[: max(1, size // 2)]

@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import cached_property
 from statistics import fmean
 
-from kdecay_search.search.allocation import Remaining
+from kdecay_search.search.allocation import ROUNDING, Remaining
 from kdecay_search.search.joint_allocation import JointAllocator, Tuning
 from kdecay_search.search.knowledge_gradient import Run
 from kdecay_search.search.machines import Machines
@@ -37,8 +37,6 @@ from kdecay_search.study.space import Axis, ScheduleSpace, Subspace
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, CandidateTrials
 
-_ROUNDING = 1e-9
-"""Trainings by which a sum of shares may be off."""
 NORMAL_95 = 1.96
 """Standard errors on either side of a 95 % interval."""
 
@@ -183,7 +181,7 @@ class JointPlanner(StagePlanner):
 
     def _to_go(self) -> int:
         under_way = sum(len(self._summary(c.index).open) for c in self.candidates)
-        left = math.ceil(max(0.0, self._left_of_budget() - _ROUNDING))
+        left = math.ceil(max(0.0, self._left_of_budget() - ROUNDING))
         return under_way + (left if self._is_running() else 0)
 
     # ---- which runs come next ----------------------------------------------------------------
@@ -214,7 +212,7 @@ class JointPlanner(StagePlanner):
         if not self.candidates:
             runs = [(point, FIRST_SEED) for point in self._design()][: int(left)]
         else:
-            runs = self._allocate_jointly(left) if left > _ROUNDING else []
+            runs = self._allocate_jointly(left) if left > ROUNDING else []
         known = {c.point: c for c in self.candidates if c.point is not None}
         new = dict.fromkeys(point for point, _ in runs if point not in known)
         for index, point in enumerate(new, start=len(self.candidates)):
@@ -297,11 +295,9 @@ class JointPlanner(StagePlanner):
         seeds = self.spec.search.seeds
         summaries = {point: self._summary(able[point].index) for point in (*runs, *begun)}
         missing = {point: each.missing | each.paused.keys() for point, each in summaries.items()}
-        rest = {
-            (point, seed): 1 - trial.epochs / self._epochs
-            for point, each in summaries.items()
-            for seed, trial in each.paused.items()
-        }
+        rest = self._rest(
+            (able[point], seed) for point, each in summaries.items() for seed in each.paused
+        )
         missing |= dict.fromkeys(every, frozenset(range(seeds)))
         tunings = [
             Tuning(subspace, points, self._begun_of(self._tried_in(subspace)))
@@ -322,10 +318,9 @@ class JointPlanner(StagePlanner):
         """The surrogate of all candidates and of new ones."""
         assert self._surrogate is not None
         results, lengths = self._surrogate.results, self._surrogate.lengths
-        looks = self._looks()
-        if looks.compared(results.runs()):
+        if self._has_looks:
             points = tuple(dict.fromkeys((*self._points(), *new)))
-            return self._memo.outlook(points, results, looks, self.policy, lengths)
+            return self._memo.outlook(points, results, self._looks, self.policy, lengths)
         points = (*self._surrogate.points, *new)
         return self._memo.surrogate(points, results, self.policy, lengths)
 

@@ -101,17 +101,16 @@ def make_plan(
 def planner_of(
     spec: StudySpec, trials: Trials, memo: Memo, policy: Policy, number: int
 ) -> StagePlanner | None:
-    """The planner of a stage as the records are; None if the search has not come to it or has gone
-    beyond it."""
-    planners = _searched(spec, trials, memo, policy)[0]
+    """The planner of a stage as the records are; None if the search has not come to it."""
+    planners = _searched(spec, trials, memo, policy, number)[0]
     return planners[-1] if len(planners) == number else None
 
 
 def _searched(
-    spec: StudySpec, known: Trials, memo: Memo, policy: Policy
+    spec: StudySpec, known: Trials, memo: Memo, policy: Policy, last: int | None = None
 ) -> tuple[list[StagePlanner], list[Stage], Incumbent, Incumbent]:
     """The stages that have begun, the original at its best, and the best schedule of the stages
-    that are done."""
+    that are done; of stage ``last`` the planner alone, which asks no stage for its verdict."""
     by_stage: dict[CandidateKey, dict[int, CandidateTrials]] = defaultdict(dict)
     for key, replicates in known.by_candidate.items():
         by_stage[key._replace(candidate=0)][key.candidate] = replicates
@@ -131,6 +130,8 @@ def _searched(
         if number == 1:
             incumbent = baseline = planner.baseline()
         planners.append(planner)
+        if number == last:
+            break
         stage = planner.stage(incumbent)
         stages.append(stage)
         if not stage.kept:

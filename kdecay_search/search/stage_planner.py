@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size, max_runs
 from kdecay_search.search.forecast import Looks
+from kdecay_search.search.knowledge_gradient import Run
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import Policy
 from kdecay_search.search.results import Results, blow_up_limit
@@ -89,8 +90,11 @@ class StagePlanner:
         """Fit the surrogate to what the candidates gave, and choose the best."""
         self.candidates = tuple(self._candidate(i) for i in range(len(self.space.points)))
         self._worst = self._diverged()
-        self._surrogate = self._fit()
-        self._outlook = self._with_looks()
+        results = self._results()
+        self._looks = self._shown()
+        self._has_looks = bool(self._looks.compared(results.runs()))
+        self._surrogate = self._fit(results)
+        self._outlook = self._with_looks(results)
         self.selection = self._select()
         best = self._lowest(self.candidates)
         self.best = self._with_probability(best) if best else None
@@ -279,7 +283,7 @@ class StagePlanner:
             return True
         return allocator.goes_on((point, seed), self._under_way())
 
-    def _under_way(self) -> list[tuple[Candidate, int]]:
+    def _under_way(self) -> list[Run]:
         """The runs that are waiting or running."""
         return [
             (c.point, seed)
@@ -314,15 +318,19 @@ class StagePlanner:
                 seeds=self.spec.search.seeds,
                 left=self._left(self.policy.extra_runs),
                 left_for_leader=self._left(self.policy.extra_runs_for_leader),
-                rest={
-                    (c.point, seed): 1 - self._summary(c.index).paused[seed].epochs / self._epochs
-                    for c, seed in paused
-                    if c.point is not None
-                },
+                rest=self._rest(paused),
             ),
             pairs=self._pairs(),
             policy=self.policy,
         )
+
+    def _rest(self, paused: Iterable[CandidateRun]) -> dict[Run, float]:
+        """What is left of the trainings of some paused runs, as a share of each."""
+        return {
+            (c.point, seed): 1 - self._summary(c.index).paused[seed].epochs / self._epochs
+            for c, seed in paused
+            if c.point is not None
+        }
 
     def _pairs(self) -> int:
         """Number of seeds that the leader is to meet its reference on: their runs take the
@@ -338,7 +346,7 @@ class StagePlanner:
         is_lost = is_lost or bool(candidate.failed and not candidate.errors)
         return not is_lost and len(candidate.errors) + left >= self.policy.min_runs_to_win
 
-    def _fit(self) -> Surrogate | None:
+    def _fit(self, results: Results) -> Surrogate | None:
         """The surrogate of the candidates and of what they are compared with, which comes first;
         None without results.
 
@@ -346,7 +354,6 @@ class StagePlanner:
         incumbent's results stand on the curve at k = k1, and in later stages at the last term,
         where that is nearly so.
         """
-        results = self._results()
         if not len(results):
             return None
         points = tuple(dict.fromkeys(results.points))
@@ -358,22 +365,20 @@ class StagePlanner:
         given = {c.point: self._learned(c) for c in self.candidates if c.point is not None}
         return Results.by_seed([(self._reference(), earlier), *given.items()])
 
-    def _with_looks(self) -> Surrogate | None:
+    def _with_looks(self, results: Results) -> Surrogate | None:
         """The surrogate by the results and by the looks of the runs that have not ended; the same
         as by the results alone if there are none."""
-        looks, results = self._looks(), self._results()
-        if not looks.compared(results.runs()):
+        if not self._has_looks:
             return self._surrogate
-        points = self._points()
         lengths = self._surrogate.lengths if self._surrogate else ()
-        return self._memo.outlook(points, results, looks, self.policy, lengths)
+        return self._memo.outlook(self._points(), results, self._looks, self.policy, lengths)
 
     def _points(self) -> tuple[Candidate, ...]:
         """What the candidates are compared with, and the candidates."""
         given = (c.point for c in self.candidates if c.point is not None)
         return tuple(dict.fromkeys([self._reference(), *given]))
 
-    def _looks(self) -> Looks:
+    def _shown(self) -> Looks:
         """What the runs of the stage have shown at their looks."""
         return Looks(
             self._epochs,

@@ -8,7 +8,7 @@ costs the same however long the study's history is.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -165,11 +165,7 @@ class Memo:
     ) -> Surrogate:
         """The surrogate of these points by these results: the last few are kept."""
         key = tuple(points), results.points, results.packed(), policy, lengths
-        found = self._surrogates.pop(key, None) or Surrogate.of(key[0], results, policy, lengths)
-        self._surrogates[key] = found
-        if len(self._surrogates) > _SURROGATES_KEPT:
-            self._surrogates.popitem(last=False)
-        return found
+        return self._kept(key, lambda: Surrogate.of(key[0], results, policy, lengths))
 
     def outlook(
         self,
@@ -182,8 +178,10 @@ class Memo:
         """The surrogate of these points by these results and looks: the last few are kept."""
         every = tuple(points)
         key = every, results.packed(), _frozen(looks), policy, lengths
-        found = self._surrogates.pop(key, None)
-        found = found or outlook(every, results, looks, policy, lengths)
+        return self._kept(key, lambda: outlook(every, results, looks, policy, lengths))
+
+    def _kept(self, key: object, make: Callable[[], Surrogate]) -> Surrogate:
+        found = self._surrogates.pop(key, None) or make()
         self._surrogates[key] = found
         if len(self._surrogates) > _SURROGATES_KEPT:
             self._surrogates.popitem(last=False)
