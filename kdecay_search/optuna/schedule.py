@@ -9,9 +9,7 @@ from pydantic import ValidationError
 
 from kdecay_search.errors import InvalidSchedule
 from kdecay_search.schedules.base import Schedule
-from kdecay_search.schedules.baselines import WarmupStableDecay
-from kdecay_search.schedules.kdecay import Family, KDecaySchedule
-from kdecay_search.study.candidate import COOLDOWNS, LINEAR_COOLDOWN, Candidate
+from kdecay_search.study.candidate import Candidate, floor_of, schedule_with
 from kdecay_search.study.space import PARAMETERS_OF, Axis, SpaceSpec, axis_of
 
 if TYPE_CHECKING:
@@ -129,15 +127,5 @@ def _suggested(trial: BaseTrial, name: str, axis: Axis) -> float:
 
 def _schedule(point: Candidate, warmup_steps: int) -> Schedule:
     high = point.lr_max or 1.0
-    low = min(float(f"{(point.lr_min or 0.0) * high:.12g}"), high)
-    if point.family in COOLDOWNS:
-        return WarmupStableDecay(
-            lr_max=high,
-            lr_min=low,
-            warmup_steps=warmup_steps,
-            decay_share=point.decay_share or 0.0,
-            decay="linear" if point.family == LINEAR_COOLDOWN else "1-sqrt",
-        )
     ks = (1.0 if point.k is None else point.k,)
-    family = cast("Family", point.family)
-    return KDecaySchedule(family, ks, point.power or 1.0, high, low, warmup_steps)
+    return schedule_with(point, ks, high, floor_of(point.lr_min or 0.0, high), warmup_steps)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-from kdecay_search.schedules.kdecay import FAMILIES
+from kdecay_search.schedules.base import Schedule
+from kdecay_search.schedules.baselines import WarmupStableDecay
+from kdecay_search.schedules.kdecay import FAMILIES, Family, KDecaySchedule
 
 COOLDOWN, LINEAR_COOLDOWN = "cooldown", "linear-cooldown"
 """Families without an exponent: a constant rate, then a decay of shape 1 − √v, or 1 − v, over the
@@ -64,6 +66,36 @@ class Candidate(NamedTuple):
 
 def _sort_key(point: Candidate) -> list[tuple[bool, Any]]:
     return [(value is not None, 0 if value is None else value) for value in tuple(point)]
+
+
+def floor_of(share: float, lr_max: float) -> float:
+    """The lowest rate that is a share of the highest: 5 % of 0.1 is 0.005, and not
+    0.005000000000000001."""
+    return min(float(f"{share * lr_max:.12g}"), lr_max)
+
+
+def schedule_with(
+    point: Candidate, ks: tuple[float, ...], lr_max: float, lr_min: float, warmup_steps: int
+) -> Schedule:
+    """The schedule of a whole candidate.
+
+    Args:
+        point: The candidate, of which the family, N and a cooldown's length are used.
+        ks: All terms; without effect for a cooldown.
+        lr_max: Highest learning rate.
+        lr_min: Lowest learning rate.
+        warmup_steps: Optimizer updates of linear warm-up.
+    """
+    if point.family in COOLDOWNS:
+        return WarmupStableDecay(
+            lr_max=lr_max,
+            lr_min=lr_min,
+            warmup_steps=warmup_steps,
+            decay_share=point.decay_share or 0.0,
+            decay="linear" if point.family == LINEAR_COOLDOWN else "1-sqrt",
+        )
+    power = 1.0 if point.power is None else point.power
+    return KDecaySchedule(cast("Family", point.family), ks, power, lr_max, lr_min, warmup_steps)
 
 
 def candidate_name(point: Candidate, earlier_ks: Iterable[float] = ()) -> str:

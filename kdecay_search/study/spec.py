@@ -10,12 +10,12 @@ import hashlib
 import json
 import math
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from kdecay_search.schedules.base import Schedule
-from kdecay_search.schedules.baselines import BASELINES, WarmupStableDecay
+from kdecay_search.schedules.baselines import BASELINES
 from kdecay_search.schedules.kdecay import Family, KDecaySchedule
 from kdecay_search.study.base import (
     OMITTED_IF_NONE,
@@ -26,7 +26,7 @@ from kdecay_search.study.base import (
     at_least,
 )
 from kdecay_search.study.builtin_tasks import ImagesTask, SimulatedTask
-from kdecay_search.study.candidate import COOLDOWNS, LINEAR_COOLDOWN, Candidate
+from kdecay_search.study.candidate import Candidate, floor_of, schedule_with
 from kdecay_search.study.search_spec import MAX_SEEDS, SearchSpec
 from kdecay_search.study.space import SCHEDULE_LIMITS, ScheduleSpace
 from kdecay_search.study.user_tasks import (
@@ -259,22 +259,12 @@ class StudySpec(Settings):
             updates = self.task.length.updates(steps_per_epoch)
             warmup_steps = min(round(point.warmup * updates), math.ceil(updates) - 1)
         high = self.schedule.lr_max if point.lr_max is None else point.lr_max
-        low = self.schedule.lr_min
-        if point.lr_min is not None:  # 5 % of 0.1 is 0.005, and not 0.005000000000000001
-            low = min(float(f"{point.lr_min * high:.12g}"), high)
-        if point.family in COOLDOWNS:
-            return WarmupStableDecay(
-                lr_max=high,
-                lr_min=low,
-                warmup_steps=warmup_steps,
-                decay_share=point.decay_share or 0.0,
-                decay="linear" if point.family == LINEAR_COOLDOWN else "1-sqrt",
-            )
+        low = self.schedule.lr_min if point.lr_min is None else floor_of(point.lr_min, high)
         ks = (*earlier_ks, *(() if point.k is None else (point.k,)))
-        family = cast("Family", point.family or self.schedule.family)
-        power = 1.0 if point.family else self.schedule.power
-        power = power if point.power is None else point.power
-        return KDecaySchedule(family, ks, power, high, low, warmup_steps)
+        if point.family is None:
+            power = self.schedule.power if point.power is None else point.power
+            point = point._replace(family=self.schedule.family, power=power)
+        return schedule_with(point, ks, high, low, warmup_steps)
 
     @property
     def looks(self) -> tuple[int, ...]:
