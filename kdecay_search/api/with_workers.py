@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from kdecay_search import reconcile
 from kdecay_search.api.in_process import Listener, UserFunction
 from kdecay_search.api.result import Result
 from kdecay_search.errors import KDecayError, StorageUnavailable
-from kdecay_search.paths import home_folder
 from kdecay_search.snapshot import StudySnapshot, read_snapshot
 from kdecay_search.storage import Storage, embedded, queue
 from kdecay_search.storage import curves as stored_curves
@@ -25,7 +25,7 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.user_code import carried
 from kdecay_search.user_code.allowance import Allowance
 from kdecay_search.worker.devices import expand
-from kdecay_search.worker.local_workers import LocalWorkers, thread_limit
+from kdecay_search.worker.local_workers import LocalWorkers, start_workers
 
 PERIOD_SECONDS = 0.5
 """Time between two looks at the study."""
@@ -72,7 +72,10 @@ def search(
         storage = _opened(helpers.storage)
         stack.callback(storage.close)
         reconcile.launch(storage, spec)
-        workers = _started(spec, helpers, environment)
+        if helpers.storage:
+            environment["KDECAY_STORAGE"] = helpers.storage
+        devices = expand(helpers.device or "auto")
+        workers = start_workers(spec, helpers.workers, devices, Allowance.of(spec), environment)
         snapshot = _watched(storage, spec, workers, listener)
         ids = [trial.trial_id for trial in snapshot.trials if not trial.open]
         return Result(
@@ -97,20 +100,6 @@ def _carrying(train: UserFunction) -> Iterator[dict[str, str]]:
         yield {carried.VARIABLE: str(file)}
 
 
-def _started(spec: StudySpec, helpers: Helpers, environment: dict[str, str]) -> LocalWorkers:
-    given = dict(environment)
-    if helpers.storage:
-        given["KDECAY_STORAGE"] = helpers.storage
-    given |= thread_limit(spec.task, helpers.workers)
-    devices = expand(helpers.device or "auto")
-    workers = LocalWorkers()
-    for index in range(helpers.workers):
-        arguments = ["--study", spec.name, "--drain", "--device", devices[index % len(devices)]]
-        log = home_folder("logs", spec.name) / f"worker-{index}.log"
-        workers.start([*arguments, *Allowance.of(spec).options], given, log)
-    return workers
-
-
 def _watched(
     storage: Storage, spec: StudySpec, workers: LocalWorkers, listener: Listener
 ) -> StudySnapshot:
@@ -124,12 +113,11 @@ def _watched(
                 workers.wait(grace)
                 return snapshot
             with suppress(StorageUnavailable):
-                for process in workers.restart_killed():
-                    queue.reap_process(storage, spec.name, process)
+                workers.restart_killed(partial(queue.reap_process, storage, spec.name))
             if workers.processes and not workers.running:
                 snapshot = read_snapshot(storage, spec.name)
                 if snapshot.state == "running":
-                    raise _no_worker_left(workers)
+                    raise workers.none_left()
             time.sleep(PERIOD_SECONDS)
     except KeyboardInterrupt:
         workers.drain(grace)
@@ -137,11 +125,6 @@ def _watched(
     except BaseException:
         workers.drain(grace)
         raise
-
-
-def _no_worker_left(workers: LocalWorkers) -> KDecayError:
-    reason = workers.failure() or "they ended before the study did"
-    return KDecayError(f"no local worker is left: {reason} (log: {workers.processes[0].log})")
 
 
 def worker_count(workers: int | None) -> int:

@@ -8,6 +8,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -230,10 +231,18 @@ def _run(
 ) -> StudySnapshot:
     """Start the local workers and, unless detached, watch the study to its end."""
     from kdecay_search.snapshot import read_snapshot
+    from kdecay_search.worker.local_workers import start_workers
     from kdecay_search.worker.signals import drain_signal
 
     name = snapshot.spec.name
-    workers = _start_workers(snapshot.spec, options)
+    workers = start_workers(
+        snapshot.spec,
+        options.workers,
+        options.devices,
+        options.allowance,
+        worker_environment(options.storage, options.checkpoints),
+        options.detach,
+    )
     if options.detach:
         return snapshot
     grace = snapshot.spec.workers.grace_seconds
@@ -254,25 +263,6 @@ def _run(
     return read_snapshot(store, name) if final.state == "running" else final
 
 
-def _start_workers(spec: StudySpec, options: LaunchOptions) -> LocalWorkers:
-    from kdecay_search.paths import home_folder
-    from kdecay_search.tasks.device_names import devices_of
-    from kdecay_search.worker.devices import worker_options
-    from kdecay_search.worker.local_workers import LocalWorkers, thread_limit
-
-    environment = worker_environment(options.storage, options.checkpoints)
-    processes = options.workers * len(devices_of(options.devices[0]))
-    environment |= thread_limit(spec.task, processes)
-    workers = LocalWorkers()
-    for index in range(options.workers):
-        device = options.devices[index % len(options.devices)]
-        arguments = ["--study", spec.name, "--drain", *worker_options(device)]
-        arguments += options.allowance.options
-        log = home_folder("logs", spec.name) / f"worker-{index}.log"
-        workers.start(arguments, environment, log, detached=options.detach)
-    return workers
-
-
 def _watch(
     store: Storage, name: str, workers: LocalWorkers, interrupted: threading.Event
 ) -> StudySnapshot:
@@ -284,11 +274,8 @@ def _watch(
     """
     from kdecay_search import reconcile
     from kdecay_search.cli.watch import watch_study
-    from kdecay_search.errors import KDecayError
     from kdecay_search.snapshot import read_snapshot
     from kdecay_search.storage import queue
-
-    dead: list[str] = []
 
     def read() -> StudySnapshot:
         return reconcile.reconcile(store, name) or read_snapshot(store, name)
@@ -296,15 +283,9 @@ def _watch(
     def check() -> None:
         if interrupted.is_set():
             raise KeyboardInterrupt
-        dead.extend(workers.restart_killed())
-        while dead:  # what the database does not take now is repeated at the next check
-            queue.reap_process(store, name, dead[-1])
-            dead.pop()
+        workers.restart_killed(partial(queue.reap_process, store, name))
         if workers.processes and not workers.running and read().state == "running":
-            reason = workers.failure() or "they ended before the study did"
-            raise KDecayError(
-                f"no local worker is left: {reason} (log: {workers.processes[0].log})"
-            )
+            raise workers.none_left()
 
     return watch_study(read, progress_console(), check)
 

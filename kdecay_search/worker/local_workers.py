@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from kdecay_search.errors import KDecayError
-from kdecay_search.study.spec import Task
-from kdecay_search.worker.devices import usable_cores
+from kdecay_search.paths import home_folder
+from kdecay_search.study.spec import StudySpec, Task
+from kdecay_search.tasks.device_names import devices_of
+from kdecay_search.user_code.allowance import Allowance
+from kdecay_search.worker.devices import usable_cores, worker_options
 from kdecay_search.worker.names import ID_VARIABLE, name_prefix, new_id
 from kdecay_search.worker.signals import DRAIN_SIGNALS, drain_signal
 
@@ -83,6 +86,9 @@ class LocalWorkers:
 
     processes: list[WorkerProcess] = field(default_factory=list)
     """All processes that were started, including those that have ended."""
+    dead: list[str] = field(default_factory=list)
+    """The :attr:`WorkerProcess.name_prefix` of each process that was found killed, and whose trials
+    are not back in the queue yet."""
     clock: Callable[[], float] = time.monotonic
     """Returns the time in seconds."""
 
@@ -110,21 +116,23 @@ class LocalWorkers:
         self.processes.append(process)
         return process
 
-    def restart_killed(self) -> list[str]:
+    def restart_killed(self, reap: Callable[[str], object]) -> None:
         """Restart the workers that a signal killed, at most :data:`MAX_RESTARTS` times each.
 
         A worker that is killed again soon after its start is restarted after a pause, which grows:
         what kills it, such as a lack of memory, may pass.
 
-        Returns:
-            The :attr:`WorkerProcess.name_prefix` of each process that was found killed.
+        Args:
+            reap: Puts the trials of a killed process back into the queue, given what its name
+                begins with. What it does not do, because it raises an error, is repeated by the
+                next call.
         """
-        now, dead = self.clock(), []
+        now = self.clock()
         for process in self.processes:
             if not process.was_killed or process.restarts >= MAX_RESTARTS:
                 continue
             if process.restart_at is None:
-                dead.append(process.name_prefix)
+                self.dead.append(process.name_prefix)
                 is_short = now - process.started < SHORT_LIFE_SECONDS
                 process.short_lives = process.short_lives + 1 if is_short else 0
                 process.restart_at = now + restart_pause(process.short_lives)
@@ -134,7 +142,9 @@ class LocalWorkers:
                 )
                 process.started, process.restart_at = now, None
                 process.restarts += 1
-        return dead
+        while self.dead:
+            reap(self.dead[-1])
+            self.dead.pop()
 
     @property
     def running(self) -> int:
@@ -182,6 +192,40 @@ class LocalWorkers:
                 lines = text.strip().splitlines()
                 return lines[-1] if lines else f"it ended with code {process.popen.returncode}"
         return None
+
+    def none_left(self) -> KDecayError:
+        """The error that a study has lost all its local workers."""
+        reason = self.failure() or "they ended before the study did"
+        return KDecayError(f"no local worker is left: {reason} (log: {self.processes[0].log})")
+
+
+def start_workers(
+    spec: StudySpec,
+    count: int,
+    devices: Sequence[str],
+    allowance: Allowance,
+    environment: Mapping[str, str],
+    detached: bool = False,
+) -> LocalWorkers:
+    """Start workers that train a study's runs on this machine, and end with it.
+
+    Args:
+        spec: The study.
+        count: How many workers.
+        devices: The devices of each worker; further workers begin again with the first.
+        allowance: The training code that they may run.
+        environment: Environment variables to add.
+        detached: Whether they outlive the terminal.
+    """
+    processes = count * len(devices_of(devices[0]))
+    given = {**environment, **thread_limit(spec.task, processes)}
+    workers = LocalWorkers()
+    for index in range(count):
+        options = worker_options(devices[index % len(devices)])
+        arguments = ["--study", spec.name, "--drain", *options, *allowance.options]
+        log = home_folder("logs", spec.name) / f"worker-{index}.log"
+        workers.start(arguments, given, log, detached)
+    return workers
 
 
 def restart_pause(short_lives: int) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from kdecay_search.errors import KDecayError
+from kdecay_search.errors import KDecayError, StorageUnavailable
 from kdecay_search.worker import local_workers
 from kdecay_search.worker.local_workers import (
     MAX_RESTART_SECONDS,
@@ -44,20 +44,23 @@ def test_a_worker_that_dies_at_once_is_restarted_ever_more_slowly(
     now = [0.0]
     workers = LocalWorkers(clock=lambda: now[0])
     workers.start([], {}, Path("unused"))
-    pauses = []
+    pauses: list[float] = []
+    reaped: list[str] = []
     for life in range(1, 9):
         killed(spawned[-1])
-        assert workers.restart_killed() == [f"host:{life}:"], "each death is reported once"
+        workers.restart_killed(reaped.append)
         died = now[0]
         while len(spawned) == life:
             assert workers.running == 1, "a worker that will be restarted counts"
             now[0] += 0.5
-            assert workers.restart_killed() == []
+            workers.restart_killed(reaped.append)
+        assert reaped == [f"host:{each}:" for each in range(1, life + 1)], "each death once"
         pauses.append(now[0] - died)
     assert pauses == [0, 1, 2, 4, 8, 16, 32, 60]
     now[0] += SHORT_LIFE_SECONDS
     killed(spawned[-1])
-    assert workers.restart_killed() == ["host:9:"]
+    workers.restart_killed(reaped.append)
+    assert reaped[-1] == "host:9:"
     assert len(spawned) == 10, "after a long life, at once"
     workers.signal(signal.SIGKILL)
     assert workers.wait(10)
@@ -71,11 +74,30 @@ def test_a_worker_is_restarted_at_most_twenty_times(
     workers.start([], {}, Path("unused"))
     for _ in range(MAX_RESTARTS + 5):
         killed(spawned[-1])
-        workers.restart_killed()
+        workers.restart_killed(lambda _: None)
         now[0] += MAX_RESTART_SECONDS
-        workers.restart_killed()
+        workers.restart_killed(lambda _: None)
     assert len(spawned) == MAX_RESTARTS + 1
     assert workers.running == 0
+
+
+def test_a_death_that_the_database_does_not_take_is_told_again(
+    spawned: list[subprocess.Popen[bytes]],
+) -> None:
+    workers, reaped = LocalWorkers(), []
+    workers.start([], {}, Path("unused"))
+
+    def unreachable(_: str) -> None:
+        raise StorageUnavailable("no database")
+
+    killed(spawned[-1])
+    with pytest.raises(StorageUnavailable):
+        workers.restart_killed(unreachable)
+    workers.restart_killed(reaped.append)
+    workers.restart_killed(reaped.append)
+    assert reaped == ["host:1:"]
+    workers.signal(signal.SIGKILL)
+    assert workers.wait(10)
 
 
 @pytest.mark.parametrize(("lives", "pause"), [(0, 0), (1, 0), (2, 1), (5, 8), (8, 60), (5000, 60)])
