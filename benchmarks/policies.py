@@ -17,7 +17,7 @@ from optuna.trial import TrialState
 from benchmarks.former_stopping import Curve, may_stop, should_stop
 from benchmarks.replay import Job, Judge
 from kdecay_search.search import Memo
-from kdecay_search.search.early_stopping import goes_on, is_look
+from kdecay_search.search.early_stopping import goes_on
 from kdecay_search.search.policy import POLICY
 from kdecay_search.search.policy import Policy as Constants
 from kdecay_search.study.spec import StudySpec
@@ -54,7 +54,7 @@ class Ours:
         pass
 
     def should_stop(self, job: Job, trials: Sequence[Trial]) -> bool:
-        if not is_look(self._spec, job.epochs):
+        if job.epochs not in self._spec.looks:
             return False
         return not goes_on(self._spec, trials, job.number, self._memo, self._constants)
 

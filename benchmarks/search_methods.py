@@ -236,9 +236,9 @@ _SAMPLERS: Mapping[str, Mapping[str, tuple[Callable[[int], BaseSampler], bool]]]
 """The first of each sampler's is its best (benchmarks/README.md)."""
 SEEDINGS = ("fixed", "own", "pairs")
 METHODS = ("joint", *_SAMPLERS)
+"""Names of the methods, each in its best configuration."""
 WHOLE = "joint/whole"
 """The joint search without pausing."""
-"""Names of the methods, each in its best configuration."""
 
 
 def configuration(method: str) -> Configuration:

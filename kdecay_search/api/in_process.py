@@ -13,7 +13,7 @@ from typing import Protocol
 from kdecay_search.api.memory import MemoryCheckpoint, MemoryStore
 from kdecay_search.errors import TaskError
 from kdecay_search.search import Memo
-from kdecay_search.search.early_stopping import goes_on, is_look
+from kdecay_search.search.early_stopping import goes_on
 from kdecay_search.search.store import carry_out, wants_changes
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import Candidate, candidate_name
@@ -21,7 +21,7 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State, Trial
 from kdecay_search.study.user_tasks import PythonTask
 from kdecay_search.tasks.checkpoint import Checkpoint
-from kdecay_search.tasks.outcome import is_worsened, reported_value, result_of
+from kdecay_search.tasks.outcome import is_worsened, may_be_paused, reported_value, result_of
 from kdecay_search.tasks.protocol import Epoch, Paused, Run, TrainFunction
 from kdecay_search.user_code.entry import InvalidEntry, import_function
 from kdecay_search.user_code.function import run_function
@@ -228,21 +228,14 @@ class _MemoryRun:
     def report(self, epoch: Epoch) -> None:
         self.curve.append(epoch)
         self._search.listener.reported(epoch.number / self.spec.task.length.reports)
-        if self._may_be_paused(epoch):
+        is_decision = may_be_paused(self.spec, epoch, self._restored)
+        if is_decision and self.checkpoint and keeps_state(self.spec, self.checkpoint):
             self.trial = _with_reports(self.trial, self.curve, self.spec)
             if not self._search.goes_on(self.trial):
                 raise Paused
 
     def poll(self) -> None:
         """Nothing: Ctrl-C arrives by itself."""
-
-    def _may_be_paused(self, epoch: Epoch) -> bool:
-        """Whether the run is at a look, and could be resumed from there."""
-        is_comparable = not epoch.diverged and epoch.averaged_error is not None
-        is_new = epoch.number > self._restored
-        if self.checkpoint is None or not (is_new and is_comparable):
-            return False
-        return is_look(self.spec, epoch.number) and keeps_state(self.spec, self.checkpoint)
 
 
 def _task_of(

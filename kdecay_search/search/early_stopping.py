@@ -19,11 +19,6 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import CONFIRMATION, State, Trial, Trials
 
 
-def is_look(spec: StudySpec, number: int) -> bool:
-    """Whether a run may be paused after this report."""
-    return number in spec.looks
-
-
 def goes_on(
     spec: StudySpec,
     trials: Iterable[Trial],

@@ -241,13 +241,6 @@ def complete(
     _finish(storage, [trial_id], "COMPLETE", error, user_attrs)
 
 
-def prune(
-    storage: Storage, trial_id: int, averaged_error: float, user_attrs: UserAttrs = NO_USER_ATTRS
-) -> None:
-    """Finish a trial early; by Optuna's convention its value is the one that it reported last."""
-    _finish(storage, [trial_id], "PRUNED", averaged_error, user_attrs)
-
-
 def fail(
     storage: Storage, trial_id: int, reason: str, message: str | None, output: str | None = None
 ) -> None:

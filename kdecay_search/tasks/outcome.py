@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from kdecay_search.study.metric import Metric
+from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.protocol import Epoch, is_finite, worst_value
 
 
@@ -45,6 +46,20 @@ def curves_of(curve: Sequence[Epoch], names: Iterable[str]) -> dict[str, list[fl
         for name, column in columns.items()
         if column.count(None) < len(column)
     }
+
+
+def may_be_paused(spec: StudySpec, epoch: Epoch, reported_before: int) -> bool:
+    """Whether a run may be paused after a report: at a look, with an averaged value that can be
+    compared.
+
+    Args:
+        spec: The study.
+        epoch: The report.
+        reported_before: The last report that an earlier holder or trial of the run has made: there,
+            the decision has been made before.
+    """
+    is_comparable = not epoch.diverged and epoch.averaged_error is not None
+    return is_comparable and epoch.number > reported_before and epoch.number in spec.looks
 
 
 def reported_value(epoch: Epoch) -> float:

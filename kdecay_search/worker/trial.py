@@ -10,14 +10,20 @@ import optuna
 from optuna.exceptions import UpdateFinishedTrialError
 
 from kdecay_search.search import Memo
-from kdecay_search.search.early_stopping import goes_on, is_look
+from kdecay_search.search.early_stopping import goes_on
 from kdecay_search.storage import Storage, attributes, parameters, pausing, queue, records
 from kdecay_search.storage.connect import retried
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RAW_ONLY, State, key_of
-from kdecay_search.tasks.outcome import curves_of, is_worsened, reported_value, result_of
+from kdecay_search.tasks.outcome import (
+    curves_of,
+    is_worsened,
+    may_be_paused,
+    reported_value,
+    result_of,
+)
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Paused
 from kdecay_search.worker.sampling import make_sampler, suggested
 
@@ -92,10 +98,9 @@ class ClaimedTrial:
 
         It may not be where it was before and an earlier holder has gone on, nor in a confirmation.
         """
-        is_new = epoch.number > max(self._restored, *self._claim.reported, 0)
-        is_comparable = not epoch.diverged and epoch.averaged_error is not None
+        before = max(self._restored, *self._claim.reported, 0)
         is_search = self._claim.request.comparator is None
-        return is_search and is_new and is_comparable and is_look(self._spec, epoch.number)
+        return is_search and may_be_paused(self._spec, epoch, before)
 
     def _decision(self) -> type[Interruption] | None:
         if self._is_pausing or not self.keeps_state:

@@ -19,7 +19,7 @@ from kdecay_search.api.memory import MemoryStore
 from kdecay_search.search import Plan, make_plan
 from kdecay_search.search.store import carry_out, wants_changes
 from kdecay_search.snapshot import read_snapshot
-from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage import Storage, pausing, queue, records
 from kdecay_search.study.file import to_toml
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State, Trial
@@ -89,7 +89,8 @@ class OnPostgres:
         if trial.state == State.COMPLETE:
             queue.complete(self.storage, trial.trial_id, trial.error or 0.0)
         elif trial.state == State.PRUNED:
-            queue.prune(self.storage, trial.trial_id, trial.averaged_error or 0.0)
+            pausing.pause(self.storage, claim, trial.epochs)
+            pausing.close_paused(self.storage, [trial.trial_id])
         else:
             queue.fail(self.storage, trial.trial_id, trial.reason or "error", trial.message)
 

@@ -13,7 +13,7 @@ import sqlalchemy
 from kdecay_search import reconcile
 from kdecay_search.search import make_plan
 from kdecay_search.snapshot import read_snapshot
-from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage import Storage, pausing, queue, records
 from kdecay_search.storage.deletion import delete_study
 from kdecay_search.storage.queue import Claim
 from kdecay_search.study.file import load
@@ -60,7 +60,8 @@ def test_trial_of_another_process_is_seen_in_every_state(
     assert (trial.epochs, trial.averaged_error, trial.worker) == (2, 48.0, "me")
     report(other, second.trial_id, 1)
     queue.complete(other, first.trial_id, 7.5)
-    queue.prune(other, second.trial_id, 49.0)
+    pausing.pause(other, second, 1)
+    pausing.close_paused(other, [second.trial_id])
     queue.fail(other, third.trial_id, "error", "it broke")
     trials = seen(storage, "watched")
     assert (trials[first.trial_id].state, trials[first.trial_id].error) == (State.COMPLETE, 7.5)
@@ -182,7 +183,8 @@ def _end(storage: Storage, claim: Claim, dice: random.Random) -> None:
     if outcome == "complete":
         queue.complete(storage, claim.trial_id, 5 + dice.random())
     elif outcome == "prune":
-        queue.prune(storage, claim.trial_id, 20.0)
+        pausing.pause(storage, claim, 1)
+        pausing.close_paused(storage, [claim.trial_id])
     elif outcome == "fail":
         queue.fail(storage, claim.trial_id, "error", "it broke")
     else:
