@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ from benchmarks import search_table
 from benchmarks.files import read_object
 from benchmarks.replay import study_ks
 from kdecay_search.errors import KDecayError
-from kdecay_search.search.forecast import Looks, forecast
+from kdecay_search.search.forecast import forecast
+from kdecay_search.search.looks import Looks, look_rows
 from kdecay_search.search.results import Results
 from kdecay_search.study.candidate import Candidate
 
@@ -104,16 +106,17 @@ def _forecasts(
     number = max(1, round(share * reports))
     chosen = random.permutation(every)[: min(every, MOST)].tolist()
     points = [recorded.points[i] for i in chosen]
-    ended, looks, open_runs = [], {}, []
+    ended, open_runs = [], []
+    looks: dict[Candidate, dict[int, dict[int, float]]] = defaultdict(dict)
     for seed in random.permutation(seeds)[:3].tolist():
         done = set(random.permutation(len(chosen))[: random.integers(1, len(chosen))].tolist())
         for place, i in enumerate(chosen):
-            looks[points[place], seed] = {number: float(recorded.averaged[seed, i, number - 1])}
+            looks[points[place]][seed] = {number: float(recorded.averaged[seed, i, number - 1])}
             if place in done:
                 ended.append((points[place], seed, float(recorded.final[seed, i])))
             else:
                 open_runs.append((points[place], seed, float(recorded.final[seed, i])))
-    seen = Looks(reports, looks)
+    seen = Looks.of(reports, ((point, look_rows(runs)) for point, runs in looks.items()))
     for place in random.permutation(len(open_runs))[:3].tolist():
         point, seed, truth = open_runs[place]
         scale = float(recorded.final[seed].std())

@@ -17,13 +17,15 @@ for all looks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kdecay_search.search.coordinates import coordinates
+from kdecay_search.search.looks import Looks
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.results import Array, Look, Point, Results
 from kdecay_search.search.surrogate import Surrogate
@@ -32,33 +34,13 @@ from kdecay_search.study.candidate import Candidate
 _TINY = 1e-12
 
 
-@dataclass(frozen=True, eq=False)
-class Looks:
-    """What the runs of a stage have shown at their looks."""
-
-    reports: int
-    """Number of reports of a whole run."""
-    runs: Mapping[tuple[Candidate, int], Mapping[int, float]]
-    """Averaged errors by candidate and seed, then by number of the report: lower is better."""
-
-    def compared(self, ended: Iterable[tuple[Candidate, int]]) -> dict[int, float]:
-        """The numbers of the reports that runs are compared at: the last looks of those that have
-        not ended.
-
-        Returns:
-            The share of the training that is done at each.
-        """
-        known = frozenset(ended)
-        last = {max(by) for run, by in self.runs.items() if run not in known and by}
-        return {number: number / self.reports for number in sorted(last)}
-
-
-def drift_share(share: float, policy: Policy = POLICY) -> float:
+def drift_share(share: Array, policy: Policy = POLICY) -> Array:
     """How large the drift is after this share of the training, in units of that at half of it."""
-    return float((2.0 * (1.0 - share)) ** policy.drift_power)
+    sizes: Array = (2.0 * (1.0 - share)) ** policy.drift_power
+    return sizes
 
 
-def _kept(share: float, policy: Policy) -> float:
+def _kept(share: float | Array, policy: Policy) -> float | Array:
     """Correlation of the noise of a look, after this share of the training, with that of the same
     run's final error."""
     return policy.look_correlation * share
@@ -110,8 +92,11 @@ def forecast(
         Samples in the metric's unit, (N,).
     """
     point, seed = run
-    number = max(looks.runs[run])
-    there = {p: by[number] for (p, s), by in looks.runs.items() if s == seed and number in by}
+    of_seed = looks.seed == seed
+    own = of_seed & (looks.place == looks.points.index(point))
+    number = int(looks.number[own].max())
+    same = np.flatnonzero(of_seed & (looks.number == number))
+    there = {looks.points[int(looks.place[i])]: float(looks.error[i]) for i in same}
     wanted = [Look(each, number) for each in there]
     surrogate = outlook(points, results, looks, policy, lengths, wanted)
     ended = {p: e for (p, s), e in zip(results.runs(), results.error, strict=True) if s == seed}
@@ -130,7 +115,7 @@ def forecast(
     share = number / looks.reports
     kept = _kept(share, policy) / (1.0 + 1.0 / max(1, len(others)))
     residual = off[point] - np.mean(others, axis=0) if others else 0.0 * off[point]
-    own = kept * residual
+    told = kept * residual
     spread = (
         policy.forecast_noise
         * surrogate.noise
@@ -138,11 +123,13 @@ def forecast(
     )
     random, freedom = (
         np.random.default_rng(1),
-        max(3, len(looks.runs) - len({s for _, s in looks.runs})),
+        max(3, int(looks.run[-1]) + 1 - len(np.unique(looks.seed))),
     )
     normal = random.standard_normal(len(draws))
     normal *= np.sqrt(freedom / random.chisquare(freedom, len(draws)))
-    found: Array = draws[:, surrogate.columns([point])[0]] + offset + own + np.sqrt(spread) * normal
+    found: Array = (
+        draws[:, surrogate.columns([point])[0]] + offset + told + np.sqrt(spread) * normal
+    )
     return found
 
 
@@ -152,9 +139,13 @@ class _Rows:
 
     items: tuple[Point, ...]
     """What has been measured: candidates' final errors and looks, I of them."""
-    terms: Array
-    """How much of each item is in each row, (N, I)."""
-    group: Array
+    own: NDArray[np.intp]
+    """Index of each row's item, (N,)."""
+    end: NDArray[np.intp]
+    """Index of the final error of each row's run among the items; any where ``kept`` is 0; (N,)."""
+    kept: Array
+    """How much of that final error has been taken from each row, (N,)."""
+    group: NDArray[np.intp]
     """Index of each row's group: its seed, at its look; (N,)."""
     error: Array
     """The errors, (N,)."""
@@ -167,56 +158,52 @@ class _Rows:
 
     @staticmethod
     def of(results: Results, looks: Looks, policy: Policy) -> _Rows:
-        finals = [
-            (results.points[int(place)], int(seed), float(error))
-            for place, seed, error in zip(results.place, results.seed, results.error, strict=True)
-        ]
-        ended = {(point, seed) for point, seed, _ in finals}
-        shares = looks.compared(ended)
-        rows: list[tuple[Point, tuple[int, int], float, float]] = [
-            (point, (seed, 0), value, 1.0) for point, seed, value in finals
-        ]
-        for (point, seed), by in sorted(looks.runs.items()):
-            there = {n: e for n, e in by.items() if n in shares and np.isfinite(e)}
-            for number, value in there.items():
-                kept = _kept(shares[number], policy) if (point, seed) in ended else 0.0
-                size = 1.0 / (len(there) * (1.0 - kept**2))
-                rows.append((Look(point, number), (seed, number), value, size))
-        items = tuple(dict.fromkeys(item for item, *_ in rows))
-        index = {item: i for i, item in enumerate(items)}
-        numbers = np.array([group[1] for _, group, *_ in rows])
-        groups = {group: i for i, group in enumerate(dict.fromkeys(row[1] for row in rows))}
-        error = np.array([row[2] for row in rows])
-        for number in set(numbers.tolist()):
-            error[numbers == number] -= np.median(error[numbers == number])
-        place = np.array([index[row[0]] for row in rows], float)
-        group = np.array([groups[row[1]] for row in rows], float)
-        pairs = len(finals) - len({seed for _, seed, _ in finals})
-        every = Results((), place, group, error)
+        shares = looks.compared(results)
+        at = np.isin(looks.number, list(shares)) & np.isfinite(looks.error)
+        number, ended = looks.number[at].astype(int), looks.ends(results)[at]
+        share = number / looks.reports
+        # The noise that a look has in common with the end of its own run is known once that is.
+        kept = np.where(ended >= 0, _kept(share, policy), 0.0)
+        run = looks.run[at]
+        weight = 1.0 / (np.bincount(run)[run] * (1.0 - kept**2)) if len(run) else kept
+
+        final, place = np.unique(results.place.astype(int), return_inverse=True)
+        code = looks.place[at] * (looks.reports + 1) + number
+        _, first, seen = np.unique(code, return_index=True, return_inverse=True)
+        items: list[Point] = [results.points[i] for i in final.tolist()]
+        items += [Look(looks.points[int(looks.place[at][i])], int(number[i])) for i in first]
+        own = np.concatenate([place, len(final) + seen])
+        none = np.zeros(len(results), int)
+        end = np.concatenate([none, place[ended] if len(results) else np.zeros(len(seen), int)])
+        drift = np.concatenate([np.zeros(len(final)), drift_share(share[first], policy)])
+
+        numbers = np.concatenate([none, number])
+        seeds = np.concatenate([results.seed, looks.seed[at]])
+        _, group = np.unique(seeds * (looks.reports + 1) + numbers, return_inverse=True)
+        error = np.concatenate([results.error, looks.error[at]])
+        for each in np.unique(numbers):
+            error[numbers == each] -= np.median(error[numbers == each])
+        pairs = len(results) - len(np.unique(results.seed))
+        every = Results((), own.astype(float), group.astype(float), error)
         spread = results.spread if pairs > 1 else every.spread
         error = error / spread
-        is_whole = any(point.is_whole for point, *_ in looks.runs)
+        is_whole = any(point.is_whole for point in looks.points)
         beyond = np.maximum(error - policy.far, 0.0)
         drawn_in = np.minimum(error, policy.far) + np.log1p(beyond)
         error = np.where((numbers > 0) | is_whole, drawn_in, error)
-        # The noise that a look has in common with the end of its own run is known once that is.
-        ends = {(row[0], row[1][0]): i for i, row in enumerate(rows) if row[1][1] == 0}
-        terms = np.zeros((len(rows), len(items)))
-        terms[np.arange(len(rows)), place.astype(int)] = 1.0
-        for i, (item, (seed, _), *_) in enumerate(rows):
-            if not isinstance(item, Look):
-                continue
-            end = ends.get((item.point, seed))
-            if end is not None:
-                kept = _kept(shares[item.number], policy)
-                terms[i, int(place[end])] -= kept
-                error[i] -= kept * error[end]
-        drift = [
-            drift_share(shares[item.number], policy) if isinstance(item, Look) else 0.0
-            for item in items
-        ]
-        weight = np.array([row[3] for row in rows])
-        return _Rows(items, terms, group, error, weight, np.array(drift), spread)
+        if len(results):
+            error[len(results) :] -= kept * error[ended]
+        return _Rows(
+            items=tuple(items),
+            own=own,
+            end=end,
+            kept=np.concatenate([np.zeros(len(results)), kept]),
+            group=group,
+            error=error,
+            weight=np.concatenate([np.ones(len(results)), weight]),
+            drift=drift,
+            spread=spread,
+        )
 
 
 class _Model:
@@ -262,18 +249,20 @@ class _Model:
         self._fit()
 
     def _fit(self) -> None:
-        rows = self.rows
-        group, weighted = rows.group.astype(int), rows.weight[:, None] * rows.terms
+        rows, group = self.rows, self.rows.group
         sums = np.bincount(group, rows.weight)
-        counts = np.zeros((len(sums), len(rows.items)))
-        np.add.at(counts, group, weighted)
+        items, groups = len(rows.items), len(sums)
+        terms = (rows.own, 1.0), (rows.end, -rows.kept)  # of each row: its items, how much of each
+        counts = _summed(((group, i, rows.weight * a) for i, a in terms), groups, items)
         means = np.bincount(group, rows.weight * rows.error) / sums
-        centred = rows.error - means[group]
-        matrix = rows.terms.T @ weighted - counts.T / sums @ counts
+        centred, none = rows.error - means[group], np.zeros(len(group), int)
+        pulls = _summed(((i, none, rows.weight * a * centred) for i, a in terms), items, 1)
+        pairs = ((i, j, rows.weight * a * b) for i, a in terms for j, b in terms)
+        matrix = _summed(pairs, items, items) - counts.T / sums @ counts
         information, basis = np.linalg.eigh(matrix)
         kept = information > _TINY * len(group)
         self._root = basis[:, kept] * np.sqrt(information[kept])
-        score = basis[:, kept].T @ (weighted.T @ centred)
+        score = basis[:, kept].T @ pulls[:, 0]
         score = score / np.sqrt(information[kept])
         rest = max(0.0, float(rows.weight @ centred**2 - score @ score))
         self.freedom = max(1, len(group) - len(sums))
@@ -345,6 +334,16 @@ class _Model:
             noise=noise,
             lengths=self.lengths,
         )
+
+
+def _summed(
+    parts: Iterable[tuple[NDArray[np.intp], NDArray[np.intp], Array]], rows: int, columns: int
+) -> Array:
+    """Values that are given with their rows and columns, added up: (rows, columns)."""
+    total = np.zeros(rows * columns)
+    for row, column, values in parts:
+        total += np.bincount(row * columns + column, values, len(total))
+    return total.reshape(rows, columns)
 
 
 def _point(item: Point) -> Candidate:

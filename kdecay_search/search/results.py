@@ -195,7 +195,8 @@ def blow_up_limit(errors: Iterable[float], policy: Policy = POLICY) -> float:
         ``blow_up`` times as far above the median as the lowest error lies below it; infinite for
         fewer than three errors.
     """
-    finite = np.array([error for error in errors if np.isfinite(error)])
+    finite = np.fromiter(errors, float)
+    finite = finite[np.isfinite(finite)]
     if len(finite) < _FEWEST_COMPARED:
         return np.inf
     median = float(np.median(finite))

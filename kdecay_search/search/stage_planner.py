@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size, max_runs
-from kdecay_search.search.forecast import Looks
 from kdecay_search.search.knowledge_gradient import Run
+from kdecay_search.search.looks import Looks
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import Policy
 from kdecay_search.search.results import Results, blow_up_limit
@@ -92,7 +92,7 @@ class StagePlanner:
         self._worst = self._diverged()
         results = self._results()
         self._looks = self._shown()
-        self._has_looks = bool(self._looks.compared(results.runs()))
+        self._has_looks = bool(self._looks.compared(results))
         self._surrogate = self._fit(results)
         self._outlook = self._with_looks(results)
         self.selection = self._select()
@@ -380,15 +380,10 @@ class StagePlanner:
 
     def _shown(self) -> Looks:
         """What the runs of the stage have shown at their looks."""
-        return Looks(
-            self._epochs,
-            {
-                (candidate.point, seed): looks
-                for candidate in self.candidates
-                if candidate.point is not None
-                for seed, looks in self._summary(candidate.index).looks.items()
-            },
+        shown = (
+            (c.point, self._summary(c.index).looks) for c in self.candidates if c.point is not None
         )
+        return Looks.of(self._epochs, shown)
 
     def _learned(self, candidate: CandidateResult) -> Mapping[int, float]:
         """What the surrogate learns of a candidate: errors by seed."""
@@ -498,7 +493,11 @@ class StagePlanner:
         return CandidateResult(
             index=index,
             k=point.k if point else None,
-            errors={s: error for s, error in summary.errors.items() if s not in blown_up},
+            errors=(
+                {s: error for s, error in summary.errors.items() if s not in blown_up}
+                if blown_up
+                else summary.errors
+            ),
             diverged=len(summary.diverged) + len(blown_up),
             pruned=summary.pruned,
             skipped=summary.skipped,

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
-from kdecay_search.search.forecast import Looks, outlook
+from kdecay_search.search.forecast import outlook
+from kdecay_search.search.looks import Looks, look_rows
 from kdecay_search.search.machines import NO_MACHINES, Machines, attempts
 from kdecay_search.search.policy import POLICY, Policy
-from kdecay_search.search.results import Results
+from kdecay_search.search.results import Array, Results
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.trials import ERROR, LOST, MEMORY, WRONG, CandidateTrials, State, Trial
@@ -55,8 +56,8 @@ class CandidateSummary:
     """Seeds whose trial is waiting or running."""
     paused: Mapping[int, Trial]
     """The trials of paused runs, by seed."""
-    looks: Mapping[int, Mapping[int, float]]
-    """Averaged errors by seed and number of the report, of the runs that have come to a look."""
+    looks: Array
+    """What the runs have shown at their looks: rows of :func:`look_rows`."""
     saved: int
     """Number of epochs that paused and pruned runs, without ``skipped``, have not been trained."""
     begun: int
@@ -113,7 +114,7 @@ class CandidateSummary:
             missing=rest - failed,
             open=frozenset(seed for seed, t in serving.items() if t.open),
             paused={s: t for s, t in serving.items() if t.state == State.PAUSED},
-            looks={s: t.looks for s, t in serving.items() if t.looks},
+            looks=look_rows({seed: t.looks for seed, t in serving.items()}),
             saved=sum(
                 max(0, epochs - t.epochs)
                 for t in serving.values()
@@ -177,7 +178,7 @@ class Memo:
     ) -> Surrogate:
         """The surrogate of these points by these results and looks: the last few are kept."""
         every = tuple(points)
-        key = every, results.packed(), _frozen(looks), policy, lengths
+        key = every, results.packed(), looks.points, looks.packed(), policy, lengths
         return self._kept(key, lambda: outlook(every, results, looks, policy, lengths))
 
     def _kept(self, key: object, make: Callable[[], Surrogate]) -> Surrogate:
@@ -186,10 +187,6 @@ class Memo:
         if len(self._surrogates) > _SURROGATES_KEPT:
             self._surrogates.popitem(last=False)
         return found
-
-
-def _frozen(looks: Looks) -> object:
-    return tuple((run, tuple(sorted(by.items()))) for run, by in sorted(looks.runs.items()))
 
 
 def _is_exhausted(

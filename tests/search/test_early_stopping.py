@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 from kdecay_search.search import make_plan
 from kdecay_search.search.early_stopping import goes_on
-from kdecay_search.search.forecast import Looks, forecast, outlook
-from kdecay_search.search.results import Results
+from kdecay_search.search.forecast import forecast, outlook
+from kdecay_search.search.looks import Looks, look_rows
+from kdecay_search.search.results import Result, Results
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State, Trial
@@ -86,16 +88,18 @@ def surface(point: Candidate) -> float:
 
 def seen(ended: int, drift: float, random: np.random.Generator) -> tuple[Results, Looks]:
     """Two seeds at half of a training, of which the first ``ended`` candidates have gone on."""
-    results, looks = [], {}
+    results: list[Result] = []
+    looks: dict[Candidate, dict[int, dict[int, float]]] = defaultdict(dict)
     for seed in range(2):
         for number, point in enumerate(POINTS):
             assert point.k is not None
             noise = random.normal(0.0, 0.1, 2)
             off = drift * math.log(point.k) + 7.0
-            looks[point, seed] = {HALF: surface(point) + off + float(noise[0])}
+            looks[point][seed] = {HALF: surface(point) + off + float(noise[0])}
             if number < ended:
                 results.append((point, seed, surface(point) + float(noise[1])))
-    return Results.of(results), Looks(EPOCHS, looks)
+    shown = [(point, look_rows(runs)) for point, runs in looks.items()]
+    return Results.of(results), Looks.of(EPOCHS, shown)
 
 
 def test_the_drift_of_averaged_errors_is_learned_from_the_runs_that_have_ended() -> None:
@@ -107,7 +111,7 @@ def test_the_drift_of_averaged_errors_is_learned_from_the_runs_that_have_ended()
     worst = np.abs(found.means - (truth - truth.mean())).max()
     assert worst < 0.8
     last = len(POINTS) - 1
-    by_look = looks.runs[POINTS[last], 0][HALF] - looks.runs[POINTS[2], 0][HALF]
+    by_look = float(looks.error[2 * last] - looks.error[2 * 2])
     assert by_look > truth[last] - truth[2] + 1.5
 
 
@@ -117,8 +121,8 @@ def test_before_a_run_has_ended_looks_tell_the_less_the_earlier_they_are() -> No
     none = Results.by_seed([(point, {}) for point in POINTS])
 
     def width(number: int) -> float:
-        moved = {run: {number: by[HALF]} for run, by in looks.runs.items()}
-        draws = outlook(POINTS, none, Looks(EPOCHS, moved)).draws
+        moved = replace(looks, number=np.full(len(looks), float(number)))
+        draws = outlook(POINTS, none, moved).draws
         return float((draws[:, 0] - draws[:, 4]).std())
 
     assert width(5) > width(8) > width(11)
