@@ -295,9 +295,7 @@ class JointPlanner(StagePlanner):
         seeds = self.spec.search.seeds
         summaries = {point: self._summary(able[point].index) for point in (*runs, *begun)}
         missing = {point: each.missing | each.paused.keys() for point, each in summaries.items()}
-        rest = self._rest(
-            (able[point], seed) for point, each in summaries.items() for seed in each.paused
-        )
+        rest = self._rest(able[point] for point in summaries)
         missing |= dict.fromkeys(every, frozenset(range(seeds)))
         tunings = [
             Tuning(subspace, points, self._begun_of(self._tried_in(subspace)))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from kdecay_search.search.allocation import Remaining, RunAllocator, batch_size, max_runs
@@ -108,12 +107,11 @@ class StagePlanner:
 
     def _blow_up_limit(self) -> float:
         """The error above which a run that ended worse than it began counts as diverged."""
-        usual = [
-            error
-            for summary in self.summaries.values()
-            for seed, error in summary.errors.items()
-            if seed not in summary.worsened
-        ]
+        usual: list[float] = []
+        for summary in self.summaries.values():
+            errors, worsened = summary.errors, summary.worsened
+            some = (error for seed, error in errors.items() if seed not in worsened)
+            usual += some if worsened else errors.values()
         return blow_up_limit(usual, self.policy)
 
     def _diverged(self) -> frozenset[Candidate]:
@@ -215,27 +213,42 @@ class StagePlanner:
 
     def following(self) -> Following:
         """What becomes of the runs that no open or finished trial serves."""
-        missing, paused = self._missing()
+        if self.spec.pruning.enabled:
+            due = self._due()
+            if due or any(self._summary(c.index).open for c in self.candidates):
+                return self._begun_with(due)
+            further = self._allocate()
+            if further:
+                return self._begun_with(further)
+        missing = [(c, seed) for c in self.candidates for seed in self._missing(c)]
+        missing.sort(key=lambda run: run[1])
+        paused = [(c, s) for c in self.candidates for s in self._summary(c.index).paused]
         if not self.spec.pruning.enabled:
             return self._begun_with([*missing, *paused])
-        due = [(c, seed) for c, seed in missing if self._is_due(c, seed)]
-        if due or any(self._summary(c.index).open for c in self.candidates):
-            return self._begun_with(due)
-        further = self._allocate(missing, paused)
-        if further:
-            return self._begun_with(further)
         return Following(skip=self._requests(missing), close=self._paused(paused))
 
-    def _missing(self) -> tuple[list[CandidateRun], list[CandidateRun]]:
-        """The runs that no trial serves, and those that are paused."""
-        missing = [
-            (candidate, seed)
-            for candidate in self.candidates
-            for seed in self._summary(candidate.index).missing
-            if candidate.k is not None or seed == FIRST_SEED  # where the sampler chooses k
-        ]
-        missing.sort(key=lambda run: run[1])
-        return missing, [(c, s) for c in self.candidates for s in self._summary(c.index).paused]
+    def _missing(self, candidate: CandidateResult) -> list[int]:
+        """Seeds of the candidate's runs that no trial serves; the first alone where the sampler
+        has not chosen k yet."""
+        seeds = sorted(self._summary(candidate.index).missing)
+        return seeds if candidate.k is not None else [s for s in seeds if s == FIRST_SEED]
+
+    def _due(self) -> list[CandidateRun]:
+        """The runs that are needed however the others end: a part of the candidates begins on the
+        first seed and, if there is one level, the baseline on the second; and failed runs are
+        tried again."""
+        needed = self.policy.min_runs_to_win
+        later = self.space.later if self.spec.search.seeds > needed else frozenset()
+        has_level = len(self.space.levels) == 1
+        due: list[CandidateRun] = []
+        for candidate in self.candidates:
+            seeds = set(self._summary(candidate.index).retry)
+            if candidate.index not in later:
+                seeds.add(FIRST_SEED)
+            if has_level and self._is_baseline(candidate):
+                seeds |= set(range(needed))
+            due += [(candidate, seed) for seed in self._missing(candidate) if seed in seeds]
+        return sorted(due, key=lambda run: run[1])
 
     def _begun_with(self, runs: Iterable[CandidateRun]) -> Following:
         """Some runs begin or, if they are paused, go on."""
@@ -252,23 +265,9 @@ class StagePlanner:
         for summary in self.summaries.values():
             yield from summary.redundant
 
-    def _is_due(self, candidate: CandidateResult, seed: int) -> bool:
-        """Whether this run is needed however the others end: a part of the candidates begins on the
-        first seed and, if there is one level, the baseline on the second; and failed runs are
-        tried again."""
-        if seed in self._summary(candidate.index).retry:
-            return True
-        needed = self.policy.min_runs_to_win
-        later = self.space.later if self.spec.search.seeds > needed else frozenset()
-        has_level = len(self.space.levels) == 1
-        pair = seed < needed and has_level and self._is_baseline(candidate)
-        return pair or (seed == FIRST_SEED and candidate.index not in later)
-
-    def _allocate(
-        self, missing: Sequence[CandidateRun], paused: Sequence[CandidateRun]
-    ) -> list[CandidateRun]:
-        """Which of these runs come next; none if the stage is over."""
-        allocator = self._allocator(missing, paused)
+    def _allocate(self) -> list[CandidateRun]:
+        """Which runs come next; none if the stage is over."""
+        allocator = self._allocator()
         if allocator is None:
             return []
         runs = allocator.next_runs(batch_size(len(self.candidates), self.policy))
@@ -278,7 +277,7 @@ class StagePlanner:
     def goes_on(self, index: int, seed: int) -> bool:
         """Whether a paused run should train on now, while others are under way."""
         point = self.candidates[index].point
-        allocator = self._allocator(*self._missing())
+        allocator = self._allocator()
         if allocator is None or point is None:
             return True
         return allocator.goes_on((point, seed), self._under_way())
@@ -292,15 +291,13 @@ class StagePlanner:
             for seed in sorted(self._summary(c.index).open)
         ]
 
-    def _allocator(
-        self, missing: Sequence[CandidateRun], paused: Sequence[CandidateRun]
-    ) -> RunAllocator | None:
-        """What chooses among these runs; None without results."""
+    def _allocator(self) -> RunAllocator | None:
+        """What chooses among the missing and the paused runs; None without results."""
         if self.selection is None or self._outlook is None:
             return None
-        seeds: dict[int, list[int]] = defaultdict(list)
-        for candidate, seed in (*missing, *paused):
-            seeds[candidate.index].append(seed)
+        seeds = {
+            c.index: [*self._missing(c), *self._summary(c.index).paused] for c in self.candidates
+        }
         able = {
             c.point: c
             for c in self.candidates
@@ -318,18 +315,19 @@ class StagePlanner:
                 seeds=self.spec.search.seeds,
                 left=self._left(self.policy.extra_runs),
                 left_for_leader=self._left(self.policy.extra_runs_for_leader),
-                rest=self._rest(paused),
+                rest=self._rest(self.candidates),
             ),
             pairs=self._pairs(),
             policy=self.policy,
         )
 
-    def _rest(self, paused: Iterable[CandidateRun]) -> dict[Run, float]:
-        """What is left of the trainings of some paused runs, as a share of each."""
+    def _rest(self, candidates: Iterable[CandidateResult]) -> dict[Run, float]:
+        """What is left of the trainings of some candidates' paused runs, as a share of each."""
         return {
-            (c.point, seed): 1 - self._summary(c.index).paused[seed].epochs / self._epochs
-            for c, seed in paused
+            (c.point, seed): 1 - trial.epochs / self._epochs
+            for c in candidates
             if c.point is not None
+            for seed, trial in self._summary(c.index).paused.items()
         }
 
     def _pairs(self) -> int:
