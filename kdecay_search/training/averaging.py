@@ -43,10 +43,11 @@ class AveragedModel:
         self.updates = 0
         """Number of updates that are averaged."""
         self._decay = 0.5 ** (1.0 / half_life)
-        self._current = floats(model)
+        self._current = _floating(model)
         self._average = floats(self.model)
         self._masks = _infinite(self._current)
 
+    @torch.no_grad()
     def update(self) -> None:
         """Include the model's present weights. Call this after every optimizer update."""
         self.updates += 1
@@ -162,8 +163,13 @@ def floats(model: nn.Module) -> list[Tensor]:
 
     Counters such as batch norm's ``num_batches_tracked`` are integers and left out.
     """
+    return [tensor.detach() for tensor in _floating(model)]
+
+
+def _floating(model: nn.Module) -> list[Tensor]:
+    """The same tensors themselves, which stay those of the model if its weights are moved."""
     state = [*model.parameters(), *model.buffers()]
-    return [tensor.detach() for tensor in state if tensor.is_floating_point()]
+    return [tensor for tensor in state if tensor.is_floating_point()]
 
 
 def _infinite(tensors: list[Tensor]) -> list[int]:

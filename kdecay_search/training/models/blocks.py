@@ -109,13 +109,13 @@ class PaddedShortcut(nn.Module):
 
     def __init__(self, shape: BlockShape) -> None:
         super().__init__()
-        self._stride = shape.stride
-        self._before = (shape.outputs - shape.inputs) // 2
-        self._after = shape.outputs - shape.inputs - self._before
+        self.stride = shape.stride
+        self.before = (shape.outputs - shape.inputs) // 2
+        self.after = shape.outputs - shape.inputs - self.before
 
     def forward(self, images: Tensor) -> Tensor:
-        pixels = images[:, :, :: self._stride, :: self._stride]
-        return functional.pad(pixels, (0, 0, 0, 0, self._before, self._after))
+        pixels = images[:, :, :: self.stride, :: self.stride]
+        return functional.pad(pixels, (0, 0, 0, 0, self.before, self.after))
 
 
 def _shortcut(shape: BlockShape, option: ShortcutOption, norm: bool) -> nn.Module:

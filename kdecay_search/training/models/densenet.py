@@ -50,11 +50,20 @@ class DenseLayer(nn.Module):
         self.conv1 = nn.Conv2d(inputs, bottleneck, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(bottleneck)
         self.conv2 = nn.Conv2d(bottleneck, growth, 3, padding=1, bias=False)
+        self.concatenation = Concatenation()
 
     def forward(self, images: Tensor) -> Tensor:
         hidden = self.conv1(functional.relu(self.norm1(images), inplace=True))
         hidden = self.conv2(functional.relu(self.norm2(hidden), inplace=True))
-        return torch.cat((images, hidden), 1)
+        result: Tensor = self.concatenation(images, hidden)
+        return result
+
+
+class Concatenation(nn.Module):
+    """The channels of several tensors, (N, channels, H, W) each, one after the other."""
+
+    def forward(self, *images: Tensor) -> Tensor:
+        return torch.cat(images, 1)
 
 
 class Transition(nn.Module):

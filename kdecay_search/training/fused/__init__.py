@@ -1,0 +1,1 @@
+"""Several runs of one architecture, trained together as one network."""
