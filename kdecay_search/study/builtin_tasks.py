@@ -112,7 +112,11 @@ class ImagesTask(Settings):
     epochs: Epochs
     """Epochs of every run."""
     batch_size: Count = 128
-    """Images per optimizer update."""
+    """Images per optimizer update, on all devices of a run together."""
+    sync_batch_norm: bool = Field(False, exclude_if=lambda given: given is False)
+    """Whether batch norm takes its statistics of the whole batch where a run has several GPUs; else
+    each device normalises by those of its own part, as torch does. Left out of what is stored while
+    it is the default."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the forward and backward pass; bfloat16 is autocast."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 1

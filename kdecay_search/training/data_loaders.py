@@ -20,11 +20,17 @@ from torch import Tensor
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.training.data.split import AnySplit, StreamedSplit
 from kdecay_search.training.in_memory_loader import InMemoryTrainLoader, InMemoryValidationLoader
+from kdecay_search.training.process_group import ProcessGroup
 
 
 class TrainLoader(Protocol):
-    """The images to train on, in a new order and with new augmentation in every epoch."""
+    """The images to train on, in a new order and with new augmentation in every epoch.
 
+    Batches are those of the run. If several ranks train it, each iterates over its own parts.
+    """
+
+    size: int
+    """Number of images in a batch."""
     steps_per_epoch: int
     """Number of batches, and so of optimizer updates, in an epoch."""
 
@@ -56,7 +62,12 @@ class DataLoaders:
 
 
 def make_data_loaders(
-    task: ImagesTask, split: AnySplit, seed: int, device: torch.device, decoders: int
+    task: ImagesTask,
+    split: AnySplit,
+    seed: int,
+    device: torch.device,
+    decoders: int,
+    group: ProcessGroup,
 ) -> DataLoaders:
     """Make the data loaders of a run.
 
@@ -66,10 +77,11 @@ def make_data_loaders(
         seed: The run's seed, which decides order and augmentation.
         device: Where the batches go.
         decoders: Number of processes that decode image files; unused for images in memory.
+        group: The ranks that train the run.
     """
     if not isinstance(split, StreamedSplit):
-        train = InMemoryTrainLoader(task.data, split, task.batch_size, seed)
-        return DataLoaders(train, InMemoryValidationLoader(split, device))
+        train = InMemoryTrainLoader(task.data, split, task.batch_size, seed, group)
+        return DataLoaders(train, InMemoryValidationLoader(split, device, group))
     # Imported here because torchvision takes a second to import.
     from kdecay_search.training.streaming_loader import (  # noqa: PLC0415
         StreamingTrainLoader,
@@ -77,6 +89,6 @@ def make_data_loaders(
     )
 
     return DataLoaders(
-        StreamingTrainLoader(task.data, split, task.batch_size, seed, device, decoders),
-        StreamingValidationLoader(task.data, split, task.batch_size, device, decoders),
+        StreamingTrainLoader(task.data, split, task.batch_size, seed, device, decoders, group),
+        StreamingValidationLoader(task.data, split, task.batch_size, device, decoders, group),
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from kdecay_search.training.data_loaders import ValidationLoader
+from kdecay_search.training.process_group import ALONE, ProcessGroup
 
 
 class Evaluator:
@@ -14,11 +15,16 @@ class Evaluator:
     Args:
         loader: The images to measure on, the same at every pass.
         device: Where the models and the loader's batches are.
+        group: The ranks that share the images. They count together, and evaluate the same models:
+            those of rank 0.
     """
 
-    def __init__(self, loader: ValidationLoader, device: torch.device) -> None:
+    def __init__(
+        self, loader: ValidationLoader, device: torch.device, group: ProcessGroup = ALONE
+    ) -> None:
         self._loader = loader
         self._device = device
+        self._group = group
 
     def error(self, model: nn.Module) -> Tensor:
         """Top-1 error of one model in percent: a float64 scalar that stays on the device."""
@@ -36,6 +42,7 @@ class Evaluator:
             One float64 scalar per model, in percent. They stay on the device, so that the caller
             decides when to wait for it.
         """
+        self._group.broadcast(models)
         were_training = [model.training for model in models]
         for model in models:
             model.eval()
@@ -47,4 +54,5 @@ class Evaluator:
                 wrong[index] += (model(images).argmax(1) != labels).sum()
         for model, was_training in zip(models, were_training, strict=True):
             model.train(was_training)
-        return list(100.0 * wrong.double() / count)
+        *wrongs, whole = self._group.summed(torch.cat([wrong, wrong.new_tensor([count])])).double()
+        return [100.0 * wrong / whole for wrong in wrongs]

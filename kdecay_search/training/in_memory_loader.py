@@ -15,6 +15,7 @@ from torch.nn import functional
 from kdecay_search.errors import DataError
 from kdecay_search.study.builtin_tasks import DataSpec
 from kdecay_search.training.data.split import AnySplit, Split
+from kdecay_search.training.process_group import ALONE, ProcessGroup
 from kdecay_search.training.seeding import generator
 
 CROP_PADDING_DIVISOR = 8
@@ -62,15 +63,24 @@ class InMemoryTrainLoader:
         split: The images to train on.
         batch_size: Number of images in a batch.
         seed: The run's seed; it fixes order, crops and flips of every epoch.
+        group: The ranks that train the run; each gets its own part of every batch.
 
     Raises:
-        DataError: The batches would have one image.
+        DataError: A rank's part of a batch would have one image.
     """
 
-    def __init__(self, data: DataSpec, split: Split, batch_size: int, seed: int) -> None:
+    def __init__(
+        self,
+        data: DataSpec,
+        split: Split,
+        batch_size: int,
+        seed: int,
+        group: ProcessGroup = ALONE,
+    ) -> None:
         images = split.training_images
         self.count, self._channels, self._height, self._width = images.shape
-        self.size, self.steps_per_epoch = batch_plan(self.count, batch_size)
+        self.size, self.steps_per_epoch = batch_plan(self.count, batch_size, group.size)
+        self._group = group
         self._padding = (
             data.crop_padding
             if data.crop_padding is not None
@@ -84,10 +94,10 @@ class InMemoryTrainLoader:
 
     def epoch(self, number: int, done: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Iterate over the batches ``(images, labels)`` of epoch ``number``, after ``done``."""
-        parts = [torch.split(part, self.size) for part in self._draw(number)]
-        for order, rows, columns, flipped in list(zip(*parts, strict=True))[done:]:
-            if len(order) == self.size:
-                yield self._batch(order, rows, columns, flipped), self._labels[order]
+        drawn = [torch.split(numbers, self.size) for numbers in self._draw(number)]
+        for batch in list(zip(*drawn, strict=True))[done : self.steps_per_epoch]:
+            order, rows, columns, flipped = map(self._group.part, batch)
+            yield self._batch(order, rows, columns, flipped), self._labels[order]
 
     def _draw(self, epoch: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Draw an epoch's random numbers, one of each kind per image.
@@ -125,11 +135,14 @@ class InMemoryTrainLoader:
 
 
 class InMemoryValidationLoader:
-    """Iterates over the validation images of a :class:`Split`, without augmentation."""
+    """Iterates over the validation images of a :class:`Split`, without augmentation.
 
-    def __init__(self, split: Split, device: torch.device) -> None:
-        self._images = torch.split(split.validation_images, VALIDATION_BATCH_SIZE)
-        self._labels = torch.split(split.validation_labels, VALIDATION_BATCH_SIZE)
+    Each rank of ``group`` gets its own part of them.
+    """
+
+    def __init__(self, split: Split, device: torch.device, group: ProcessGroup = ALONE) -> None:
+        self._images = torch.split(group.part(split.validation_images), VALIDATION_BATCH_SIZE)
+        self._labels = torch.split(group.part(split.validation_labels), VALIDATION_BATCH_SIZE)
         self._normalise = Normalisation(split, device)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -137,22 +150,26 @@ class InMemoryValidationLoader:
             yield self._normalise(images).contiguous(memory_format=torch.channels_last), labels
 
 
-def batch_plan(count: int, batch_size: int) -> tuple[int, int]:
+def batch_plan(count: int, batch_size: int, ranks: int = 1) -> tuple[int, int]:
     """Size and number of an epoch's batches.
 
     Args:
         count: Number of images to train on.
         batch_size: ``task.batch_size`` of the study.
+        ranks: Number of processes that share each batch.
 
     Returns:
         The number of images in a batch, at most ``count``, and the number of full batches.
 
     Raises:
-        DataError: A batch would have one image, which batch norm cannot train on.
+        DataError: A process would have one image, which batch norm cannot train on.
     """
     size = min(batch_size, count)
-    if size == 1:
-        raise DataError("task.batch_size = 1: batch norm needs two images; use 2 or more")
+    if size < 2 * ranks:
+        needs = "two images" if ranks == 1 else f"two images on each of {ranks} devices"
+        raise DataError(
+            f"task.batch_size = {size}: batch norm needs {needs}; use {2 * ranks} or more"
+        )
     return size, count // size
 
 

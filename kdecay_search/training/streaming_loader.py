@@ -29,6 +29,7 @@ from kdecay_search.training.decoder_processes import (
     keep_sockets_short,
 )
 from kdecay_search.training.in_memory_loader import Normalisation, batch_plan, flips_images
+from kdecay_search.training.process_group import ALONE, ProcessGroup
 from kdecay_search.training.seeding import derived_seed, generator
 
 DEFAULT_SIDE = 224
@@ -111,9 +112,10 @@ class StreamingTrainLoader:
         seed: The run's seed; it fixes order, crops and flips of every epoch.
         device: Where the batches go.
         decoders: Number of decoder processes; 0 decodes in this process.
+        group: The ranks that train the run; each gets its own part of every batch.
 
     Raises:
-        DataError: The batches would have one image.
+        DataError: A rank's part of a batch would have one image.
     """
 
     def __init__(
@@ -124,11 +126,13 @@ class StreamingTrainLoader:
         seed: int,
         device: torch.device,
         decoders: int,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self._decoder = ImageDecoder(data)
         self._paths, self._labels = split.training_paths, split.training_labels
-        self._size, self.steps_per_epoch = batch_plan(len(self._labels), batch_size)
+        self.size, self.steps_per_epoch = batch_plan(len(self._labels), batch_size, group.size)
         self._normalise = Normalisation(split, device)
+        self._group = group
         self._seed, self._device, self._decoders = seed, device, decoders
 
     def epoch(self, number: int, done: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -140,14 +144,14 @@ class StreamingTrainLoader:
     def _requests(self, number: int, done: int) -> Iterator[list[ImageRequest]]:
         random = generator("batches", self._seed, number)
         order = torch.randperm(len(self._labels), generator=random)
-        for positions in torch.split(order, self._size)[done : self.steps_per_epoch]:
+        for positions in torch.split(order, self.size)[done : self.steps_per_epoch]:
             yield [
                 ImageRequest(
                     bytes(self._paths[position]),
                     int(self._labels[position]),
                     derived_seed(f"view/{number}", self._seed, position),
                 )
-                for position in positions.tolist()
+                for position in self._group.part(positions).tolist()
             ]
 
 
@@ -160,6 +164,7 @@ class StreamingValidationLoader:
         batch_size: Number of images in a batch; the last batch may be smaller.
         device: Where the batches go.
         decoders: Number of decoder processes; 0 decodes in this process.
+        group: The ranks that train the run; each gets its own part of the images.
     """
 
     def __init__(
@@ -169,9 +174,11 @@ class StreamingValidationLoader:
         batch_size: int,
         device: torch.device,
         decoders: int,
+        group: ProcessGroup = ALONE,
     ) -> None:
         self._decoder = ImageDecoder(data)
-        self._paths, self._labels = split.validation_paths, split.validation_labels
+        own = group.part(torch.arange(len(split.validation_labels))).numpy()
+        self._paths, self._labels = split.validation_paths[own], split.validation_labels[own]
         self._size = batch_size
         self._normalise = Normalisation(split, device)
         self._device, self._decoders = device, decoders

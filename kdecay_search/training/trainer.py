@@ -12,10 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from kdecay_search.errors import KDecayError
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.study.comparators import schedule_of
-from kdecay_search.tasks.device_names import devices_of
 from kdecay_search.tasks.protocol import Epoch, Released, Run
 from kdecay_search.training import checkpoints, models
 from kdecay_search.training.averaging import AveragedModel
@@ -25,6 +23,7 @@ from kdecay_search.training.data.split import AnySplit
 from kdecay_search.training.data_loaders import make_data_loaders
 from kdecay_search.training.device import make_deterministic, release_memory, resolve_device
 from kdecay_search.training.evaluation import Evaluator
+from kdecay_search.training.process_group import ALONE, ProcessGroup, process_group
 from kdecay_search.training.seeding import forked_rng
 
 
@@ -34,6 +33,9 @@ def train(run: Run) -> None:
     Training resumes from the run's checkpoint if there is one. A run's numbers are the same to the
     last bit on one device with the same settings and library versions, wherever the run was
     interrupted and whatever this process trained before.
+
+    Each of several processes that train a run together (:mod:`.process_group`) calls it with its
+    own rank and device.
 
     Args:
         run: The run to train; its study must have a task of kind ``images``.
@@ -46,29 +48,42 @@ def train(run: Run) -> None:
     task = run.spec.task
     if not isinstance(task, ImagesTask):
         raise TypeError(f"a task of kind 'images' was expected, not {task.kind!r}")
-    if len(devices_of(run.device)) > 1:
-        raise KDecayError(
-            "the built-in image task trains a run on one device: leave out --devices-per-run"
-        )
     device = resolve_device(run.device)
     make_deterministic(task.threads)
     release_memory(device)
     split = load(task.data, device, Purpose.CONFIRMATION if run.comparator else Purpose.SEARCH)
-    with forked_rng("model", run.seed, device):
-        Trainer(run, task, split, device).fit()
+    with forked_rng("model", run.seed, device), process_group(run, device) as group:
+        Trainer(run, task, split, device, group).fit()
 
 
 class Trainer:
-    """Trains one run: its model, averaged model, optimizer, schedule and data loaders."""
+    """Trains one run: its model, averaged model, optimizer, schedule and data loaders.
 
-    def __init__(self, run: Run, task: ImagesTask, split: AnySplit, device: torch.device) -> None:
-        self._run, self._task, self._device = run, task, device
-        loaders = make_data_loaders(task, split, run.seed, device, run.spec.workers.decoders)
+    Args:
+        run: The run.
+        task: The task of its study.
+        split: Its images, on ``device`` if they are held there.
+        device: Where to train.
+        group: The ranks that train the run. All hold the same weights, and the state that a
+            checkpoint holds is rank 0's, so that any number of ranks can go on from it.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        task: ImagesTask,
+        split: AnySplit,
+        device: torch.device,
+        group: ProcessGroup = ALONE,
+    ) -> None:
+        self._run, self._task, self._device, self._group = run, task, device, group
+        loaders = make_data_loaders(task, split, run.seed, device, run.spec.workers.decoders, group)
         self._train_loader = loaders.train
-        self._evaluator = Evaluator(loaders.validation, device)
+        self._evaluator = Evaluator(loaders.validation, device, group)
         # Built on the CPU, so that the first weights are the same on every device.
         model = models.build(task.model, split.classes, split.channels)
         self._model = model.to(device).to(memory_format=torch.channels_last)
+        self._network = group.wrapped(self._model, task.sync_batch_norm)
         steps_per_epoch = self._train_loader.steps_per_epoch
         half_life = task.averaging_share * task.epochs * steps_per_epoch
         self._averaged = AveragedModel(self._model, half_life)
@@ -132,31 +147,34 @@ class Trainer:
         """Make one optimizer update at the schedule's learning rate.
 
         Args:
-            images: Normalised float32 images (N, C, H, W), channels last in memory.
+            images: Normalised float32 images (N, C, H, W), channels last in memory: this rank's
+                part of the batch.
             labels: int64 class numbers (N,).
 
         Returns:
-            The batch's mean cross-entropy before the update: a scalar on the device.
+            The whole batch's mean cross-entropy before the update: a scalar on the device.
         """
+        self._group.seed_update(self._run.seed, self._step)
         self._learning_rate = self._schedule(self._step, self._total_steps)
         for group in self._optimizer.param_groups:
             group["lr"] = self._learning_rate
         with self._precision():
-            loss = functional.cross_entropy(self._model(images), labels)
+            loss = functional.cross_entropy(self._network(images), labels)
+        loss = self._group.scaled(loss, len(labels), self._train_loader.size)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._averaged.update()
         self._step += 1
-        return loss.detach()
+        return self._group.mean(loss.detach())
 
     def _precision(self) -> torch.autocast:
         reduced = self._task.precision == "bfloat16"
         return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=reduced)
 
     def _save(self) -> None:
-        if self._run.checkpoint is None:
-            return
+        if self._run.checkpoint is None or self._group.rank or getattr(self._run, "is_lost", False):
+            return  # rank 0 saves, unless another worker may hold the run by now
         state: checkpoints.State = {
             "step": self._step,
             "learning_rate": self._learning_rate,
