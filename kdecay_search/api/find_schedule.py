@@ -33,6 +33,7 @@ def find_schedule(
     steps_per_epoch: int | None = None,
     averaging_share: float | None = None,
     epoch_timeout: float | None = None,
+    fork: bool | None = None,
     metric: str | None = None,
     direction: Literal["min", "max", "minimize", "maximize"] | None = None,
     unit: str | None = None,
@@ -106,6 +107,8 @@ def find_schedule(
         averaging_share: Half-life, as a share of the training, of the averaged weights of
             ``run.average`` (default ``0.08``).
         epoch_timeout: Seconds without a report after which a run has failed (default ``7200.0``).
+        fork: Whether a worker may import the code's libraries once and fork its runs from there,
+            instead of starting Python anew for each (default ``True``).
         metric: Name of the metric, as tables and axes show it.
         direction: Whether a lower or a higher value is better (default ``'min'``).
         unit: Unit behind every value, such as ``%`` or ``nats``; empty for none.

@@ -198,6 +198,7 @@ def differences(old: StudySpec, new: StudySpec) -> list[str]:
         "search.budget",
         "confirm",
         "task.epoch_timeout",
+        "task.fork",
     }
     before, after = (_decisive(spec) for spec in (old, new))
     keys = sorted(before.keys() | after.keys())

@@ -340,7 +340,7 @@ class StudySpec(Settings):
             32 bytes.
         """
         schedule = self.schedule.model_dump() | ({} if lr_max is None else {"lr_max": lr_max})
-        task = self.task.model_dump(exclude={"epoch_timeout", "metric"})
+        task = self.task.model_dump(exclude={"epoch_timeout", "fork", "metric"})
         decisive: list[object] = [task, schedule]
         decisive += [list(ks), seed]
         decisive += [comparator] if comparator else []

@@ -137,6 +137,9 @@ class PythonTask(_UserTask):
     """Half-life, as a share of the training, of the averaged weights of ``run.average``."""
     epoch_timeout: EpochTimeout = EPOCH_TIMEOUT_SECONDS
     """Seconds without a report after which a run has failed."""
+    fork: bool = Field(True, exclude_if=lambda fork: fork is True)
+    """Whether a worker may import the code's libraries once and fork its runs from there, instead
+    of starting Python anew for each."""
 
     @field_validator("entry")
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import pickletools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,21 @@ def carried(function: Any) -> bytes:
             f"{_name(function)} cannot be carried to workers: {error}; leave workers out, or make "
             "in the function what cannot be pickled"
         ) from error
-    return pickle.dumps({"path": [entry for entry in sys.path if entry], "function": body})
+    named = {text for _, text, _ in pickletools.genops(body) if isinstance(text, str)}
+    return pickle.dumps(
+        {
+            "path": [entry for entry in sys.path if entry],
+            "modules": [name for name in sys.modules if name in named],
+            "function": body,
+        }
+    )
+
+
+def modules() -> tuple[list[str], list[str]]:
+    """The modules that the carried function may import here, and the folders to look for more."""
+    file = os.environ.get(VARIABLE)
+    content = pickle.loads(Path(file).read_bytes()) if file else {}
+    return content.get("modules", []), content.get("path", [])
 
 
 def train(run: TaskRun) -> object:

@@ -38,27 +38,47 @@ def main() -> None:
     """Receive a job over the channel, do it, and send back the outcome."""
     descriptor = int(sys.argv[2])
     os.set_inheritable(descriptor, False)
-    channel = Channel(socket.socket(fileno=descriptor))
+    search_working_folder(sys.argv[1])
+    do_job(Channel(socket.socket(fileno=descriptor)))
+
+
+def search_working_folder(root: str) -> None:
+    """Let modules be imported from the working folder, and from the folder ``root`` at last."""
+    sys.path.remove(root)
+    sys.path[:0] = [os.getcwd()]
+    sys.path.append(root)
+
+
+def do_job(channel: Channel, is_forked: bool = False) -> None:
+    """Receive a job, do it, and send back the outcome.
+
+    Args:
+        channel: The connection to the worker, or to the launcher of several processes.
+        is_forked: Whether the libraries were imported before this process came to be. If the
+            user's module sets environment variables, they would come too late for the libraries:
+            the job is given back.
+    """
     job = channel.receive()
     run = RankRun(channel, job) if "rank" in job else RemoteRun(channel, job)
-    _forward_log(channel, logging.WARNING if run.rank else logging.INFO)
+    forward_log(channel, logging.WARNING if run.rank else logging.INFO)
     with suppress(KDecayError, OSError):  # user code may need no sockets
         keep_sockets_short()
-    sys.path.remove(sys.argv[1])
-    sys.path[:0] = [os.getcwd()]
-    sys.path.append(sys.argv[1])
     task = run.spec.task
     assert isinstance(task, PythonTask)
     sys.argv = [task.entry]
-    outcome = _outcome(task.entry, run)
+    outcome = _outcome(task.entry, run, is_forked)
     sys.stdout.flush()
     channel.send(outcome)
 
 
-def _outcome(entry: str, run: RemoteRun) -> Message:
+def _outcome(entry: str, run: RemoteRun, is_forked: bool) -> Message:
     """Call the user's function; return the message that says what came of it."""
+    before = dict(os.environ)
     try:
         function = import_function(entry)
+        if is_forked and (changed := before.items() ^ os.environ.items()):
+            names = ", ".join(sorted({name for name, _ in changed}))
+            return {"unsuitable": f"importing {entry.partition(':')[0]} sets {names}"}
         if not run.rank:
             return {"returned": run_function(function, run)}
         follow(function, run)
@@ -68,11 +88,16 @@ def _outcome(entry: str, run: RemoteRun) -> Message:
     except Interruption as error:
         return {"interrupted": type(error).__name__}
     except BaseException as error:  # SystemExit, too
-        return {
-            "failed": describe(error),
-            "traceback": user_traceback(error)[-KEPT_BYTES:],
-            "is_wrong": isinstance(error, WrongReport),
-        }
+        return failure(error)
+
+
+def failure(error: BaseException) -> Message:
+    """The message that says that the training raised ``error``."""
+    return {
+        "failed": describe(error),
+        "traceback": user_traceback(error)[-KEPT_BYTES:],
+        "is_wrong": isinstance(error, WrongReport),
+    }
 
 
 class RemoteRun:
@@ -171,7 +196,7 @@ class RankRun(RemoteRun):
         self.is_lost = self.is_lost or ending == Lost.__name__
 
 
-def _forward_log(channel: Channel, level: int) -> None:
+def forward_log(channel: Channel, level: int) -> None:
     """Send what our own modules log in this process to the worker's log."""
 
     class ChannelHandler(logging.Handler):

@@ -7,7 +7,7 @@ import time
 from typing import Protocol
 
 from kdecay_search.errors import cleaned
-from kdecay_search.study.user_tasks import UserTask
+from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.tasks.protocol import Interruption, Released, Run
 from kdecay_search.user_code.process import Program
 
@@ -35,6 +35,20 @@ class RunFailed(Exception):
         self.output, self.is_wrong = cleaned(output), is_wrong
 
 
+class ServedTask(Protocol):
+    """What is asked of the task whose run a program trains."""
+
+    @property
+    def length(self) -> TrainingLength:
+        """How long a run trains, and when it reports."""
+        ...
+
+    @property
+    def epoch_timeout(self) -> float:
+        """Seconds without a report after which a run has failed."""
+        ...
+
+
 class Hung(Exception):
     """Nothing was reported for ``task.epoch_timeout`` seconds; the program has been killed."""
 
@@ -51,7 +65,7 @@ class Handler(Protocol):
         ...
 
 
-def serve(run: Run, task: UserTask, program: Program, handler: Handler) -> None:
+def serve(run: Run, task: ServedTask, program: Program, handler: Handler) -> None:
     """Pass what the program reports to ``handler`` until the program has ended.
 
     Raises:
@@ -76,7 +90,7 @@ def serve(run: Run, task: UserTask, program: Program, handler: Handler) -> None:
         raise
 
 
-def hang_text(task: UserTask, reports: int) -> str:
+def hang_text(task: ServedTask, reports: int) -> str:
     """Return the message for a program that hung after it had made this many planned reports."""
     place = task.length.place(min(reports + 1, task.length.reports))
     return (

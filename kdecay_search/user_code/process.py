@@ -22,12 +22,14 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Protocol, Self
 
 from kdecay_search.user_code.output import LineSplitter, ReportLines, Tail
 
 logger = logging.getLogger(__name__)
 
+ROOT = str(Path(__file__).parents[2])
+"""The folder that contains the package ``kdecay_search``."""
 SUPERVISOR = str(Path(__file__).with_name("supervisor.py"))
 MARK = "KDECAY_PROGRAM"
 """Environment variable that marks a program and, by inheritance, all processes that it starts."""
@@ -54,6 +56,16 @@ class ProgramExit:
             name = f"signal {-self.status}"
         hint = "; perhaps the machine's memory was full" if name == "SIGKILL" else ""
         return f"was killed by {name}{hint}"
+
+
+class Supervisor(Protocol):
+    """The process that supervises a program."""
+
+    pid: int
+
+    def wait(self) -> object:
+        """Wait until the process is gone."""
+        ...
 
 
 class Program:
@@ -85,23 +97,26 @@ class Program:
     ) -> None:
         self.stdout, self.stderr = Tail(), Tail()
         self.exit = None
+        self._command, self._environment = command, environment
         self._inbox: queue.SimpleQueue[bytes | ProgramExit] = queue.SimpleQueue()
         self._mark = uuid.uuid4().hex
         self._exit_line = bytearray()
         self._control, control = socket.socketpair()
-        passed = [end for end in (control, program_end) if end is not None]
-        self._supervisor = subprocess.Popen(
-            [sys.executable, "-I", "-S", SUPERVISOR, str(control.fileno()), "--", *command],
-            env={**environment, MARK: self._mark},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            pass_fds=[end.fileno() for end in passed],
-            start_new_session=True,
-        )
-        for end in passed:
-            end.close()
-        output, log = _pipe(self._supervisor.stdout), _pipe(self._supervisor.stderr)
+        (read_output, stdout), (read_log, stderr) = os.pipe(), os.pipe()
+        output, log = os.fdopen(read_output, "rb", 0), os.fdopen(read_log, "rb", 0)
+        passed = [control] if program_end is None else [control, program_end]
+        try:
+            self._supervisor = self._start([end.fileno() for end in passed], stdout, stderr)
+        except BaseException:
+            for source in (self._control, output, log, channel):
+                if source is not None:
+                    source.close()
+            raise
+        finally:
+            os.close(stdout)
+            os.close(stderr)
+            for end in passed:
+                end.close()
         self._feeds: dict[IO[bytes] | socket.socket, Callable[[bytes], None]] = {
             output: self.stdout.feed,
             log: self.stderr.feed,
@@ -118,6 +133,25 @@ class Program:
         self._feeds |= {source: lines.feed for source, lines in self._splitters.items()}
         self._thread = threading.Thread(target=self._read_all, name="program", daemon=True)
         self._thread.start()
+
+    def _start(self, passed: Sequence[int], stdout: int, stderr: int) -> Supervisor:
+        """Start the supervisor, and by it the program.
+
+        Args:
+            passed: File descriptors: of the socket that controls the supervisor and, if there is
+                one, of that over which the program reports.
+            stdout: File descriptor of the program's standard output.
+            stderr: File descriptor of its standard error.
+        """
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", SUPERVISOR, str(passed[0]), "--", *self._command],
+            env={**self._environment, MARK: self._mark},
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            pass_fds=passed,
+            start_new_session=True,
+        )
 
     def next_line(self, seconds: float) -> bytes | None:
         """Wait up to ``seconds`` for the next report line.
@@ -212,8 +246,3 @@ def _marked_processes(mark: str) -> list[int]:
             if variable in file.read_bytes().split(b"\0"):
                 found.append(int(file.parent.name))
     return found
-
-
-def _pipe(stream: IO[bytes] | None) -> IO[bytes]:
-    assert stream is not None  # Popen was called with PIPE
-    return stream

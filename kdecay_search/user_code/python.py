@@ -1,4 +1,8 @@
-"""Runs a Python function of the user in a process of its own: ``kind = "python"``."""
+"""Runs a Python function of the user in a process of its own: ``kind = "python"``.
+
+The process is forked from one that has imported the function's libraries (:mod:`.forked_runs`), or
+else is started anew.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +13,9 @@ import pickle
 import signal
 import socket
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Protocol
 
 from kdecay_search.errors import TaskError
 from kdecay_search.study.user_tasks import PythonTask
@@ -18,30 +23,40 @@ from kdecay_search.tasks.protocol import Epoch, Interruption, Run
 from kdecay_search.user_code.channel import Message, encode
 from kdecay_search.user_code.environment import device_and_environment, own_devices
 from kdecay_search.user_code.failures import user_frames
-from kdecay_search.user_code.monitoring import Hung, RunFailed, hang_text, last_output, serve
+from kdecay_search.user_code.forked_runs import FORKED_RUNS, ForkedProgram, Unsuitable
+from kdecay_search.user_code.monitoring import (
+    Hung,
+    RunFailed,
+    ServedTask,
+    hang_text,
+    last_output,
+    serve,
+)
 from kdecay_search.user_code.output import ReportLines
-from kdecay_search.user_code.process import Program
+from kdecay_search.user_code.process import ROOT, Program
 from kdecay_search.user_code.reports import too_few_reports
 
 logger = logging.getLogger(__name__)
 
-ROOT = str(Path(__file__).parents[2])
-"""The folder that contains the package ``kdecay_search``."""
 CHILD = (
     "import sys; sys.path.append(sys.argv[1]); "
     "from kdecay_search.user_code import child; child.main()"
 )
 """What the child process executes. With Python's option ``-P``, no module in the user's folder can
 take the place of one that our own modules import."""
-LAUNCHER = (
-    "import sys; sys.path.append(sys.argv[1]); "
-    f"from kdecay_search.user_code import ranks; ranks.main({CHILD!r})"
-)
-"""What is executed in its place for a run on several devices: it starts a child for each."""
 EXIT_SECONDS = 10.0
 """Time that the process gets to exit after the function has returned: for threads and atexit."""
 COOPERATION_SHARE = 0.8
 """Share of the grace period in which the function may end by itself, before SIGTERM is sent."""
+
+
+class FunctionTask(ServedTask, Protocol):
+    """What is asked of the task whose run is trained by a function."""
+
+    @property
+    def entry(self) -> str:
+        """The function's name."""
+        ...
 
 
 def train(run: Run) -> float | None:
@@ -60,10 +75,57 @@ def train(run: Run) -> float | None:
         raise TypeError(f"a task of kind 'python' was expected, not {task.kind!r}")
     _, environment = device_and_environment(run.device)
     devices = own_devices(run.device)
-    channel, program_end = socket.socketpair()
-    code = CHILD if len(devices) == 1 else LAUNCHER
+    serve = partial(_serve, run, task, devices)
+    if len(devices) == 1:
+        with contextlib.suppress(Unsuitable):
+            return FORKED_RUNS.train(
+                task, environment, run.poll, lambda server: serve(partial(ForkedProgram, server))
+            )
+        return serve(partial(_started, environment, CHILD))
+    return train_together(run, task, CHILD)
+
+
+def train_together(run: Run, task: FunctionTask, child: str) -> float | None:
+    """Let a process for each device of ``run`` train it together with the others.
+
+    Args:
+        run: The run.
+        task: What to serve, and by what name to call it.
+        child: What each of the processes executes.
+
+    Returns:
+        What the function returned on rank 0.
+
+    Raises:
+        RunFailed: One of the processes failed.
+        TaskError: No run can succeed on this worker.
+        Interruption: The run is interrupted.
+    """
+    _, environment = device_and_environment(run.device)
+    launcher = (
+        "import sys; sys.path.append(sys.argv[1]); "
+        f"from kdecay_search.user_code import ranks; ranks.main({child!r})"
+    )
+    return _serve(run, task, own_devices(run.device), partial(_started, environment, launcher))
+
+
+def _started(
+    environment: Mapping[str, str], code: str, channel: socket.socket, program_end: socket.socket
+) -> Program:
+    """Start Python anew for a run."""
     command = [sys.executable, "-P", "-c", code, ROOT, str(program_end.fileno())]
-    with Program(command, environment, ReportLines(), channel, program_end) as program:
+    return Program(command, environment, ReportLines(), channel, program_end)
+
+
+def _serve(
+    run: Run,
+    task: FunctionTask,
+    devices: Sequence[str],
+    start: Callable[[socket.socket, socket.socket], Program],
+) -> float | None:
+    """Start the process of a run, and serve it to its end; return what the function returned."""
+    channel, program_end = socket.socketpair()
+    with start(channel, program_end) as program:
         return _FunctionRun(run, task, program, channel).result(devices)
 
 
@@ -71,7 +133,7 @@ class _FunctionRun:
     """The worker's side of one run: a :class:`kdecay_search.user_code.monitoring.Handler`."""
 
     def __init__(
-        self, run: Run, task: PythonTask, program: Program, channel: socket.socket
+        self, run: Run, task: FunctionTask, program: Program, channel: socket.socket
     ) -> None:
         self._run, self._task, self._program, self._channel = run, task, program, channel
         self._reports = 0
@@ -95,8 +157,10 @@ class _FunctionRun:
             logger.log(message["level"], "%s", message["log"])
             return False
         if "restore" in message:
-            self._run.restore([Epoch(*values) for values in message["restore"]])
-            self._reports = len(message["restore"])
+            epochs = [Epoch(*values) for values in message["restore"]]
+            self._run.restore(epochs)
+            self._reports = len(epochs)
+            self._has_diverged = any(epoch.diverged for epoch in epochs)
         elif "report" in message:
             epoch = Epoch(*message["report"])
             self._reports, self._has_diverged = epoch.number, epoch.diverged
@@ -124,6 +188,8 @@ class _FunctionRun:
         if outcome is None:
             text = f"{self._task.entry} {self._program.exit} and returned nothing"
             raise RunFailed(text, last_output(self._program))
+        if "unsuitable" in outcome:
+            raise Unsuitable(outcome["unsuitable"])
         if "invalid_entry" in outcome:
             raise TaskError(outcome["invalid_entry"])
         if "failed" in outcome:

@@ -3,11 +3,11 @@
     python -I -S supervisor.py CONTROL -- PROGRAM [ARGUMENT ...]
 
 A script of its own, so that it is small and starts fast; :mod:`kdecay_search.user_code.process`
-starts it. ``CONTROL`` is the number of a socket whose other end the worker holds. A byte that
-arrives over it is the number of a signal to send to the program; SIGKILL goes to its whole process
-tree. When the worker dies, however it dies, the socket closes, and the process tree is killed.
-When the program ends, the processes that it left behind are killed, and one line tells the worker
-how the program ended.
+starts it, or :mod:`kdecay_search.user_code.fork_server` becomes one by :func:`fork_program`.
+``CONTROL`` is the number of a socket whose other end the worker holds. A byte that arrives over it
+is the number of a signal to send to the program; SIGKILL goes to its whole process tree. When the
+worker dies, however it dies, the socket closes, and the process tree is killed. When the program
+ends, the processes that it left behind are killed, and one line tells the worker how it ended.
 
 On Linux the supervisor adopts orphans (it is a child subreaper), so that the process tree includes
 processes that forked twice or have a session of their own. Elsewhere, the process tree is the
@@ -40,11 +40,45 @@ NOT_STARTED = 127
 def main(control: socket.socket, command: list[str]) -> None:
     """Run ``command`` to its end, kill what it left behind, and report its exit status."""
     os.set_inheritable(control.fileno(), False)
-    inherited = {number: signal.signal(number, signal.SIG_IGN) for number in IGNORED}
-    restored = [n for n in IGNORED if inherited[n] is not signal.SIG_IGN]
-    _prctl(PR_SET_CHILD_SUBREAPER, 1)
-    child_ended = _child_exit_notifier()
+    handlers, child_ended = _prepare()
+    restored = [n for n in IGNORED if handlers[n] is not signal.SIG_IGN]
     program, reason = _start(command, [*restored, *RESTORED])
+    _follow(program, reason, control, child_ended)
+
+
+def fork_program(control: socket.socket) -> None:
+    """Fork. Only the new process, which is the program, returns; this one supervises it, and exits.
+
+    Signals are handled in the program as they were in this process.
+    """
+    os.setsid()
+    handlers, child_ended = _prepare()
+    supervisor = os.getpid()
+    program = os.fork()
+    if program:
+        try:
+            _follow(program, "", control, child_ended)
+        finally:
+            os._exit(0)
+    _leave_supervisor(supervisor)
+    control.close()
+    os.close(child_ended)
+    os.close(signal.set_wakeup_fd(-1))
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+def _prepare() -> "tuple[dict[signal.Signals, signal._HANDLER], int]":
+    """Make this process a supervisor; return the former signal handlers, and the file descriptor
+    that becomes readable when a child has ended."""
+    handlers = {number: signal.signal(number, signal.SIG_IGN) for number in IGNORED}
+    handlers[signal.SIGCHLD] = signal.SIG_DFL
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
+    return handlers, _child_exit_notifier()
+
+
+def _follow(program: int, reason: str, control: socket.socket, child_ended: int) -> None:
+    """Follow the program to its end, kill what it left behind, and report its exit status."""
     status = _supervise(program, control, child_ended)
     _kill_tree(program)
     with contextlib.suppress(OSError):
@@ -85,15 +119,20 @@ def _start(command: list[str], restored: list[signal.Signals]) -> tuple[int, str
 
 def _execute(command: list[str], supervisor: int, restored: list[signal.Signals]) -> None:
     """Replace this forked process by the program, which gets the default action of ``restored``."""
-    os.setsid()
-    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != supervisor:
-        os._exit(NOT_STARTED)
+    _leave_supervisor(supervisor)
     signal.set_wakeup_fd(-1)
     for number in restored:
         signal.signal(number, signal.SIG_DFL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     os.execvp(command[0], command)
+
+
+def _leave_supervisor(supervisor: int) -> None:
+    """Give this forked process a session of its own, but let it die with its supervisor."""
+    os.setsid()
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != supervisor:
+        os._exit(NOT_STARTED)
 
 
 def _supervise(program: int, control: socket.socket, child_ended: int) -> int:
@@ -150,12 +189,19 @@ def _kill_tree(program: int) -> int:
                 os.kill(pid, signal.SIGKILL)
         status = _reap(program)
         found = found if status is None else status
-        try:
-            if os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-                time.sleep(pause)
-                pause = min(2 * pause, LONGEST_POLL_SECONDS)
-        except ChildProcessError:
+        if not _has_children():
             return found
+        time.sleep(pause)
+        pause = min(2 * pause, LONGEST_POLL_SECONDS)
+
+
+def _has_children() -> bool:
+    """Whether there is a process that this one has started or adopted, and has not reaped."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _process_tree(program: int) -> list[int]:
@@ -163,6 +209,8 @@ def _process_tree(program: int) -> list[int]:
     if not IS_LINUX:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(program, signal.SIGKILL)
+        return []
+    if not _has_children():  # as when most programs end
         return []
     children: dict[int, list[int]] = {}
     for name in os.listdir("/proc"):

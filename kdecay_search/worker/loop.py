@@ -26,6 +26,7 @@ from kdecay_search.study.candidate import candidate_name
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_STAGE, State, Trial
 from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
+from kdecay_search.user_code.forked_runs import FORKED_RUNS
 from kdecay_search.worker.names import own_prefix
 from kdecay_search.worker.train import (
     FAILED,
@@ -50,6 +51,8 @@ MAX_IDLE_SECONDS = 15.0
 FIRST_STUDY_SECONDS = 2.0
 """First pause between two reconciliations of a study, by a worker that waits for work of several,
 when there was nothing to do. It doubles each time, up to :data:`MAX_IDLE_SECONDS`."""
+LIBRARIES_SECONDS = 60.0
+"""How long a worker without work keeps the libraries of its last run in memory."""
 LIST_SECONDS = 1.0
 """How long a worker of all studies remembers which of them are active."""
 REVISIT_SECONDS = 30.0
@@ -140,6 +143,12 @@ class Worker:
         Raises:
             KDecayError: This worker cannot do what the study needs.
         """
+        try:
+            self._serve()
+        finally:
+            FORKED_RUNS.end()
+
+    def _serve(self) -> None:
         if self._options.study is not None:
             records.read_study(self._storage, self._options.study)
         pause, last_work = FIRST_IDLE_SECONDS, self._clock()
@@ -150,6 +159,8 @@ class Worker:
                 continue
             if not more and self._options.drain:
                 return
+            if self._clock() - last_work > LIBRARIES_SECONDS:
+                FORKED_RUNS.end()
             self._context.stop.wait(pause)
             pause = min(1.5 * pause, longest_pause(self._clock() - last_work))
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import sqlalchemy
 
-from benchmarks import history, honesty, levels, past
+from benchmarks import history, honesty, levels, own_runs, past
 from kdecay_search.storage import Storage, queue, records
 from kdecay_search.tasks.simulated import curve
 from kdecay_search.worker.trial import ClaimedTrial
@@ -185,6 +185,13 @@ from benchmarks import coordination
 coordination.FEWEST_TRIALS = 6
 sys.exit(coordination.main(sys.argv[1:]))
 """
+
+
+@pytest.mark.usefixtures("own_folder")
+def test_the_benchmark_of_own_runs_trains_them_both_ways(storage: Storage) -> None:
+    rows = [own_runs.measure(storage, "csv", forked, 2, 0.0) for forked in (True, False)]
+    assert [(row.forked, row.runs) for row in rows] == [(True, 2), (False, 2)]
+    assert all(row.first > 0 < row.later for row in rows)
 
 
 def test_the_coordination_benchmark_counts_statements_and_finishes_every_trial() -> None:
