@@ -28,8 +28,9 @@ from optuna.trial import TrialState, create_trial
 from benchmarks.landscapes import Landscape, MultiPowerLaw
 from kdecay_search.search import Memo, Plan, make_plan
 from kdecay_search.search.early_stopping import goes_on
+from kdecay_search.study.axis import Axis
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.space import Axis, Subspace
+from kdecay_search.study.space import Subspace
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import RunRequest, State, Trial
 

@@ -22,6 +22,7 @@ def find_schedule(
     workers: int | None = None,
     storage: str | None = None,
     device: str | None = None,
+    space: Mapping[str, Any] | None = None,
     catch: type[Exception] | tuple[type[Exception], ...] = (),
     progress: bool | None = None,
     name: str | None = None,
@@ -94,6 +95,11 @@ def find_schedule(
         storage: URL of a Postgres database, ``postgresql://…``: the study is kept there, and any
             other worker may train its runs, too.
         device: Device to train on: ``cpu``, ``cuda`` or ``cuda:N``; None is a GPU if there is one.
+        space: Parameters of your own that are searched together with the schedule, by name, such as
+            ``{"weight_decay": (1e-5, 1e-2, "log"), "batch_size": [64, 128, 256]}``: ``train`` gets
+            the values of its run in ``run.args``, and the result has the best in ``result.args``.
+            Each is a list of values or a range, ``(low, high, "log")`` or ``(low, high,
+            "linear")``, of integers if both ends are; its usual value may be stated in ``args``.
         catch: Exceptions that fail an attempt at a run and do not end the search.
         progress: Whether to show a progress bar; None shows one in a terminal and in a notebook.
         name: Name of the study; its stages are stored as NAME/k1, NAME/k2, … and NAME/confirm.

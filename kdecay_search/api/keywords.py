@@ -47,6 +47,8 @@ UNSTATED = ("task.kind", "task.entry")
 """Keys that follow from the function that is given."""
 DIRECTIONS = {"minimize": "min", "maximize": "max"}
 """Optuna's names of the directions, which are accepted as well."""
+SPACE = "space"
+"""Keyword of the whole table ``search.space``, which takes parameters of the user's own."""
 DEFAULT_NAME = "study"
 """Name of a study whose name is not stated."""
 FLOOR_SHARE = 0.01
@@ -92,8 +94,10 @@ def spec_of(
         source = str(study_file_path) if not stated else f"find_schedule with {study_file_path}"
     _require_python(table, entry)
     known = keywords()
+    if (space := stated.get(SPACE)) is not None:
+        _put_space(table, space)
     for keyword, value in stated.items():
-        if value is not None:
+        if value is not None and keyword != SPACE:
             plain = DIRECTIONS.get(value, value) if keyword == "direction" else value
             _put(table, known[keyword], plain)
     table.setdefault("name", DEFAULT_NAME)
@@ -129,6 +133,19 @@ def _put(table: dict[str, Any], dotted: str, value: Any) -> None:
             raise InvalidSpec(f"find_schedule: {part} of the study file is not a table")
         table = inner
     table[key] = value
+
+
+def _put_space(table: dict[str, Any], space: Any) -> None:
+    if not isinstance(space, Mapping) or not all(isinstance(name, str) for name in space):
+        raise InvalidSpec(
+            f"find_schedule: space = {space!r}: must be a mapping of names to settings, such as "
+            '{"weight_decay": (1e-5, 1e-2, "log")}'
+        )
+    search = table.setdefault("search", {})
+    inner = search.setdefault("space", {}) if isinstance(search, dict) else None
+    if not isinstance(inner, dict):
+        raise InvalidSpec("find_schedule: search.space of the study file is not a table")
+    inner.update(space)
 
 
 def _spread_level(table: dict[str, Any], lr_max: Any) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from kdecay_search.api.runs import Curves, Runs, runs_of
 from kdecay_search.schedules.base import Schedule
@@ -16,6 +16,7 @@ from kdecay_search.search.verdict import Verdict
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study import file as study_file
 from kdecay_search.study.spec import StudySpec
+from kdecay_search.study.user_tasks import PythonTask
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -63,6 +64,14 @@ class Result:
         from kdecay_search.report.winner import best_schedule  # noqa: PLC0415 - slow
 
         return best_schedule(self.snapshot, self.steps_per_epoch)
+
+    @property
+    def args(self) -> dict[str, Any]:
+        """What the best run got as ``run.args``: your settings, and the values that the search has
+        found for the parameters of your own in its space."""
+        task, point = self.spec.task, self.snapshot.plan.leader.point
+        stated = task.args if isinstance(task, PythonTask) else {}
+        return {**stated, **dict(point.args if point else ())}
 
     @property
     def original(self) -> Schedule:

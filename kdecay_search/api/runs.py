@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from kdecay_search.errors import MissingPackage
 from kdecay_search.schedules.base import Schedule
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Curves = Mapping[str, Sequence[float]]
 """The curves of a run by name: one value for each report."""
-NOT_COLUMNS = ("schedule", "values", "averaged_values")
+NOT_COLUMNS = ("schedule", "args", "values", "averaged_values")
 """Fields of a record that are no column of a table."""
 
 
@@ -42,6 +42,8 @@ class RunRecord:
     """Highest learning rate."""
     lr_min: float
     """Lowest learning rate, at the end."""
+    args: Mapping[str, Any]
+    """Values of the parameters of your own that the search varies, by name."""
     seed: int
     """Seed of the run."""
     state: str
@@ -66,7 +68,8 @@ class Runs(list[RunRecord]):
     """The runs of a search: a list that can become a table."""
 
     def to_dataframe(self) -> pd.DataFrame:
-        """The runs as a table of pandas, one in each row.
+        """The runs as a table of pandas, one in each row. A parameter of your own is a column such
+        as ``args.weight_decay``.
 
         Raises:
             MissingPackage: pandas is not installed.
@@ -76,8 +79,13 @@ class Runs(list[RunRecord]):
         except ImportError as error:
             raise MissingPackage("pandas is not installed here; pip install pandas") from error
         names = [field.name for field in fields(RunRecord) if field.name not in NOT_COLUMNS]
-        rows = [{name: getattr(run, name) for name in names} for run in self]
-        return pd.DataFrame(rows, columns=names)
+        own = dict.fromkeys(name for run in self for name in run.args)
+        rows = [
+            {name: getattr(run, name) for name in names}
+            | {f"args.{name}": value for name, value in run.args.items()}
+            for run in self
+        ]
+        return pd.DataFrame(rows, columns=[*names, *(f"args.{name}" for name in own)])
 
 
 def runs_of(
@@ -133,6 +141,7 @@ def _record(
         ks=schedule.ks if isinstance(schedule, KDecaySchedule) else (),
         lr_max=schedule.lr_max,
         lr_min=schedule.lr_min,
+        args=dict(point.args),
         seed=trial.key.seed,
         state=str(trial.state),
         value=None if trial.error is None else metric.value(trial.error),

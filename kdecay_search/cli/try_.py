@@ -90,12 +90,15 @@ def _total(spec: StudySpec, epochs: int | None, steps: int | None) -> int:
 
 
 def _announce(spec: StudySpec, short: StudySpec, k: float, device: str) -> None:
+    from kdecay_search.study.own_parameters import own_text
+
     length, trained = spec.task.length, spec.task.length == short.task.length
     how_many = "all" if trained else f"{short.task.length.total:,} of"
     compressed = "" if trained else "; the schedule is compressed into them"
+    own = "".join(f", {name} = {own_text(value)}" for name, value in spec.original.args)
     echo(
         f"{spec.name}: one run in this process, without a database\n"
-        f"{how_many} {length}, k = {k:g}, seed 0, {device}{compressed}\n"
+        f"{how_many} {length}, k = {k:g}{own}, seed 0, {device}{compressed}\n"
     )
 
 

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from kdecay_search.errors import InvalidSchedule
 from kdecay_search.schedules.base import Schedule
+from kdecay_search.study.axis import Axis, axis_of
 from kdecay_search.study.candidate import Candidate, floor_of, schedule_with
-from kdecay_search.study.space import PARAMETERS_OF, Axis, SpaceSpec, axis_of
+from kdecay_search.study.space import PARAMETERS_OF, SpaceSpec
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

@@ -22,6 +22,7 @@ from kdecay_search.study import file as study_file
 from kdecay_search.study.candidate import candidate_name, level_name, schedule_name
 from kdecay_search.study.comparators import FOUND
 from kdecay_search.study.metric import MetricFormat
+from kdecay_search.study.own_parameters import own_text
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.study.trials import State, Trial
@@ -161,12 +162,15 @@ def _highlights(snapshot: StudySnapshot, cost: Cost) -> list[tuple[str, str]]:
             (
                 found[0][0],
                 candidate_name(
-                    leader.point._replace(lr_max=None, lr_min=None, warmup=None), leader.ks[:-1]
+                    leader.point._replace(lr_max=None, lr_min=None, warmup=None, args=()),
+                    leader.ks[:-1],
                 ),
             )
         ]
     if leader.lr_max is not None:
         found.append(("lr_max", f"{leader.lr_max:.4g}"))
+    if leader.point is not None:
+        found += [(name, own_text(value)) for name, value in leader.point.args]
     trained = (f"{snapshot.spec.task.length.unit}s trained", f"{cost.whole.epochs:,}")
     return [*found, *_measured(snapshot), trained]
 

@@ -13,9 +13,11 @@ from kdecay_search.search.coordinates import coordinates
 from kdecay_search.search.policy import POLICY
 from kdecay_search.search.stage import TunedBaseline
 from kdecay_search.snapshot import StudySnapshot
+from kdecay_search.study.axis import Axis
 from kdecay_search.study.candidate import Candidate, candidate_name
 from kdecay_search.study.metric import MetricFormat
-from kdecay_search.study.space import CAPS, LEVEL_CAP, ORIGINAL_NAME, Axis
+from kdecay_search.study.own_parameters import OwnAxis, own_text
+from kdecay_search.study.space import CAPS, LEVEL_CAP, ORIGINAL_NAME
 from kdecay_search.study.spec import StudySpec
 
 MOST_ROWS = 8
@@ -39,7 +41,7 @@ class Column:
 
     def of(self, point: Candidate) -> str:
         """The parameter of a candidate as text; empty if its family has none."""
-        value = getattr(point, self.key)
+        value = point.value(self.key)
         return "" if value is None else self.text(value)
 
 
@@ -67,12 +69,19 @@ NOTE = "decay: of the updates after the warm-up; lr_min: of lr_max; warm-up: of 
 """What the shares of a table are shares of."""
 
 
+def column_of(key: str) -> Column:
+    """The column of one parameter, which may be one of the user's own."""
+    own = Column(key, key, own_text)
+    return next((column for column in COLUMNS if column.key == key), own)
+
+
 def columns(candidates: Sequence[CandidateResult]) -> list[Column]:
     """The parameters that differ among candidates; k in any case where one has it."""
     points = [c.point for c in candidates if c.point is not None]
+    own = dict.fromkeys(name for point in points for name, _ in point.args)
     return [
         column
-        for column in COLUMNS
+        for column in (*COLUMNS, *map(column_of, own))
         if len({column.of(point) for point in points}) > 1
         or (column.key == "k" and any(point.k is not None for point in points))
     ]
@@ -133,9 +142,14 @@ def edges(stage: Stage, spec: StudySpec) -> list[str]:
 
 
 def _edge(name: str, point: Candidate, spec: StudySpec) -> str:
-    value, called = getattr(point, name), NAMES[name]
-    column = next(column for column in COLUMNS if column.key == name)
+    value, called, column = point.value(name), NAMES.get(name, name), column_of(name)
     axes = [f.axes[name] for f in spec.schedule_space().families if name in f.axes]
+    if name not in NAMES:
+        ends = " to ".join(map(column.text, axes[0].values))
+        return (
+            f"The best {name}, {column.text(value)}, lies near an end of its range, {ends}, which "
+            "is not widened: its best may lie beyond."
+        )
     at = f"The best {called}, {column.text(value)}, lies at the end of what"
     for low, high in [_caps(name, axes[0])] if axes else []:
         for cap in (low, high):
@@ -211,12 +225,9 @@ def _tuned(each: TunedBaseline, stage: Stage, form: MetricFormat) -> tuple[str, 
 
 def settings(point: Candidate) -> str:
     """What was tuned of a usual schedule, such as ``lr_max 0.1, lr_min 1 %``."""
-    keys = ("decay_share", "lr_max", "lr_min", "warmup")
-    parts = [
-        f"{column.heading} {column.of(point)}"
-        for column in COLUMNS
-        if column.key in keys and column.of(point)
-    ]
+    keys = ("decay_share", "lr_max", "lr_min", "warmup", *dict(point.args))
+    shown = [column for column in map(column_of, keys) if column.of(point)]
+    parts = [f"{column.heading} {column.of(point)}" for column in shown]
     return ", ".join(parts)
 
 
@@ -229,18 +240,19 @@ def space_rows(spec: StudySpec) -> list[tuple[str, str, str]]:
             rows.setdefault((name, _axis(name, axis)), []).append(family.family)
     every = len(space.families)
     return [
-        (NAMES[name], text, "" if len(of) == every else ", ".join(of))
+        (NAMES.get(name, name), text, "" if len(of) == every else ", ".join(of))
         for (name, text), of in rows.items()
     ]
 
 
 def _axis(name: str, axis: Axis) -> str:
-    column = next(column for column in COLUMNS if column.key == name)
+    column = column_of(name)
     if axis.is_fixed:
         return column.text(axis.low)
     if axis.scale is None:
         return ", ".join(map(column.text, axis.values))
-    return f"{column.text(axis.low)} to {column.text(axis.high)}, {axis.scale}"
+    kind = ", integers" if isinstance(axis, OwnAxis) and axis.is_integer else ""
+    return f"{column.text(axis.low)} to {column.text(axis.high)}, {axis.scale}{kind}"
 
 
 def baseline_names(spec: StudySpec) -> str:

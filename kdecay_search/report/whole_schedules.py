@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rich.console import Group
+from rich.console import Group, JustifyMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +24,8 @@ def table(stage: Stage, snapshot: StudySnapshot) -> Group:
     )
     drawn = Table(box=None)
     for column in columns:
-        drawn.add_column(column.heading, justify="left" if column.key == "family" else "right")
+        justify: JustifyMethod = "left" if column.key == "family" else "right"
+        drawn.add_column(Text(column.heading), justify=justify)
     mean = metrics.with_unit(f"mean {metrics.word(form.metric)}", form.metric)
     for heading in ("runs", mean, "P(best)"):
         drawn.add_column(Text(heading), justify="right")
@@ -35,7 +36,7 @@ def table(stage: Stage, snapshot: StudySnapshot) -> Group:
         notes = ["best"] * is_best + names.outcomes(candidate, early="pruned")
         error = candidate.error.mean
         drawn.add_row(
-            *(column.of(candidate.point) for column in columns),
+            *(Text(column.of(candidate.point)) for column in columns),
             str(len(candidate.errors) or ""),
             "" if error is None else form.number(error),
             names.best_chance(candidate),

@@ -13,6 +13,7 @@ from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.forms import Form
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.builtin_tasks import ImagesTask
+from kdecay_search.study.own_parameters import own_text
 
 _JSON_KEYS = ("study", "state", "metric", "schedule", "error", "baseline", "gain")
 _SOURCES = {
@@ -55,8 +56,18 @@ def winner_as(snapshot: StudySnapshot, form: Form, total_steps: int | None = Non
         raise StudyError("the schedule has a warm-up, counted in updates: give --total-steps")
     schedule = best_schedule(snapshot, (total_steps or length) / length)
     if form == Form.LIGHTNING:
-        return _lightning(snapshot, schedule, total_steps)
-    return _SOURCES[form](schedule, total_steps)
+        return _own(snapshot) + _lightning(snapshot, schedule, total_steps)
+    return _own(snapshot) + _SOURCES[form](schedule, total_steps)
+
+
+def _own(snapshot: StudySnapshot) -> str:
+    """A comment that says with which of the user's own parameters the schedule is the best; empty
+    if the study has none."""
+    point = snapshot.plan.leader.point
+    if point is None or not point.args:
+        return ""
+    values = ", ".join(f"{name} = {own_text(value)}" for name, value in point.args)
+    return f"# Found together with {values}.\n"
 
 
 def _lightning(snapshot: StudySnapshot, schedule: Schedule, total_steps: int | None) -> str:

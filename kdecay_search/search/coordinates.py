@@ -10,7 +10,9 @@ its range, and
 the log k of the schedule 1 − u^k that is there at that time. *Lateness* is κ at q = 1/2, and
 *sharpness* is κ at 0.9 less κ at 0.1. For the polynomial family with N = 1 these are log k and 0,
 and every family has a closed form. The floor and the warm-up enter by the logarithm of their shares
-plus 0.02, since little of either differs little from none.
+plus 0.02, since little of either differs little from none. A parameter of the user's own enters by
+how far along its range, or its ascending list, a value is; values without an order all lie at a
+distance of one from each other.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import numpy as np
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.results import Array
 from kdecay_search.study.candidate import COOLDOWNS, LINEAR_COOLDOWN, Candidate
+from kdecay_search.study.own_parameters import OwnAxis
 
 _SMALL_SHARE = 0.02
 _SAME = 1e-9
@@ -53,10 +56,26 @@ def coordinates(
         policy.floor_lengths,
         policy.floor_lengths,
     )
+    every: list[tuple[Array, tuple[float, ...]]] = [*zip(table.T, scales_of_whole, strict=True)]
+    every += [column for axis in policy.own for column in _of_own(axis, points, policy)]
     return [
         (column, scale)
-        for index, (column, scale) in enumerate(zip(table.T, scales_of_whole, strict=True))
+        for index, (column, scale) in enumerate(every)
         if index == 0 or np.ptp(column) > _SAME
+    ]
+
+
+def _of_own(
+    axis: OwnAxis, points: Sequence[Candidate], policy: Policy
+) -> list[tuple[Array, tuple[float, ...]]]:
+    """The coordinates of a parameter of the user's own, and their length scales."""
+    values = [point.value(axis.name) for point in points]
+    if not axis.is_category:
+        return [(np.array([axis.share(value) for value in values]), policy.own_lengths)]
+    root = math.sqrt(0.5)  # two values differ in two of these coordinates
+    return [
+        (np.array([root * (value == each) for value in values]), (policy.own_distance,))
+        for each in axis.values
     ]
 
 

@@ -33,6 +33,9 @@ class Tuning:
     """Those that may be tried next."""
     begun: int
     """Number of its runs that have begun."""
+    matched: Candidate | None = None
+    """Its best with the values of the user's own parameters that the best of all candidates has;
+    None without such parameters."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +63,8 @@ class JointAllocator:
         """The runs to be queued next; none if the stage is over."""
         policy, left = self.policy, math.ceil(self.remaining.left - ROUNDING)
         size = min(left, joint_batch_size(self.budget, policy))
-        is_last = left <= size + len(self.tunings)
+        is_matched = any(tuning.matched for tuning in self.tunings)
+        is_last = left <= size + len(self.tunings) * (2 if is_matched else 1)
         chosen = [run for tuning in self.tunings for run in self._run_of_baseline(tuning)]
         chosen = self._closing() if is_last else chosen[: max(1, size // 2)]
         chosen = list(dict.fromkeys(chosen))[:left]
@@ -77,10 +81,13 @@ class JointAllocator:
         return found
 
     def _closing(self) -> list[Run]:
-        """What is missing before the stage may end: the best, and each baseline's best, have run
-        often enough to be chosen."""
+        """What is missing before the stage may end: each baseline has run with the user's own
+        parameters as the best has them, and the best, and each baseline's best, have run often
+        enough to be chosen."""
+        matched = [t.matched for t in self.tunings if t.matched in t.new and self._tried(t)]
+        runs = [(point, FIRST_SEED) for point in matched if point is not None]
         groups = [list(self.runs), *(self._tried(tuning) for tuning in self.tunings)]
-        runs = [run for group in groups if group for run in self._replicate(group)]
+        runs += [run for group in groups if group for run in self._replicate(group)]
         runs += [run for tuning in self.tunings for run in self._first_end(tuning)]
         return list(dict.fromkeys(runs))
 

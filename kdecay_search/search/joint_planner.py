@@ -31,9 +31,10 @@ from kdecay_search.search.stage_planner import Following, StagePlanner
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.search.tally import Memo
 from kdecay_search.statistics import Sample
+from kdecay_search.study.axis import Axis
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
-from kdecay_search.study.space import Axis, ScheduleSpace, Subspace
+from kdecay_search.study.space import ScheduleSpace, Subspace
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, CandidateTrials
 
@@ -67,7 +68,12 @@ class JointPlanner(StagePlanner):
             budget: Number of runs that the stage may begin, all in all.
         """
         self.schedules, self.budget = schedules, budget
-        policy = replace(policy, draws=policy.whole_draws, min_worth=policy.whole_min_worth)
+        policy = replace(
+            policy,
+            draws=policy.whole_draws,
+            min_worth=policy.whole_min_worth,
+            own=schedules.own,
+        )
         points = [
             _point_of(replicates[i]) if i in replicates else None
             for i in range(max(replicates, default=-1) + 1)
@@ -260,13 +266,24 @@ class JointPlanner(StagePlanner):
             *nearby(best, searched, policy.proposals_nearby, seed),
         ]
         own = [
-            spread([self._wide(each)], policy.proposals_nearby, seed, first)
+            [
+                *(point for point in [self._matched(each)] if point),
+                *spread([self._wide(each)], policy.proposals_nearby, seed, first),
+            ]
             for each in self.schedules.baselines
         ]
         return (
             [point for point in dict.fromkeys(general) if point not in tried],
             [[point for point in dict.fromkeys(each) if point not in tried] for each in own],
         )
+
+    def _matched(self, baseline: Subspace) -> Candidate | None:
+        """A baseline's best with the values of the user's own parameters that the best candidate
+        has; None if there are no such parameters, or no results."""
+        own, best = self._lowest(self._tried_in(baseline)), self.best
+        if own is None or own.point is None or best is None or best.point is None:
+            return None
+        return own.point._replace(args=best.point.args) if own.point.args else None
 
     def _allocate_jointly(self, left: float) -> list[Run]:
         """The next runs once some have begun; none if the stage is over."""
@@ -298,7 +315,9 @@ class JointPlanner(StagePlanner):
         rest = self._rest(able[point] for point in summaries)
         missing |= dict.fromkeys(every, frozenset(range(seeds)))
         tunings = [
-            Tuning(subspace, points, self._begun_of(self._tried_in(subspace)))
+            Tuning(
+                subspace, points, self._begun_of(self._tried_in(subspace)), self._matched(subspace)
+            )
             for subspace, points in zip(self.schedules.baselines, own, strict=True)
         ]
         return JointAllocator(

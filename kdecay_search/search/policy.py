@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from kdecay_search.study.own_parameters import OwnAxis
+
 
 @dataclass(frozen=True)
 class Policy:
@@ -102,6 +104,13 @@ class Policy:
     """The same in log lr_max."""
     floor_lengths: tuple[float, ...] = (1.5, 4.0)
     """The same in the floor's and in the warm-up's coordinate."""
+    own_lengths: tuple[float, ...] = (0.4, 1.5)
+    """The same in a parameter of the user's own, in units of the width of its range. Not tuned."""
+    own_distance: float = 1.0
+    """The length scale between two values without an order, whose distance is one. Not tuned."""
+    own: tuple[OwnAxis, ...] = ()
+    """The user's own parameters of the study that is searched: the one thing here that is no
+    constant, since where a candidate lies follows from their ranges."""
     far: float = 2.0
     """Units of spread above the median beyond which the results of whole schedules are drawn in."""
     whole_min_worth: float = 0.003

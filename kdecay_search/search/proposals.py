@@ -5,25 +5,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from kdecay_search.search.policy import Policy
 from kdecay_search.search.results import Array
+from kdecay_search.study.axis import Axis
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.space import CAPS, LEVEL_CAP, Axis, ScheduleSpace, Subspace
+from kdecay_search.study.space import CAPS, LEVEL_CAP, ScheduleSpace, Subspace
 
 USUAL_DECAY_SHARE = 0.2
 """Length of the first cooldown that is tried, which is what people usually take."""
 
 
 def as_in_file(subspace: Subspace, original: Candidate) -> Candidate:
-    """A baseline at the level and floor of the study file's own schedule, or as near to these as
-    its ranges allow."""
-    wanted = {
+    """A baseline at the level and floor of the study file's own schedule and with its usual values
+    of the user's own parameters, or as near to these as its ranges allow."""
+    wanted: dict[str, Any] = {
         "lr_max": original.lr_max or 0.0,
         "lr_min": original.lr_min or 0.0,
         "decay_share": USUAL_DECAY_SHARE,
+        **dict(original.args),
     }
     axes = {
         name: Axis((axis.nearest(wanted[name]),)) if name in wanted else axis
@@ -78,7 +81,7 @@ def widened(subspace: Subspace, point: Candidate, policy: Policy) -> Subspace:
         wider: Axis | None = axes[name]
         while wider is not None:
             axes[name] = wider
-            share = wider.share(getattr(point, name))
+            share = wider.share(point.value(name))
             if policy.edge < share < 1 - policy.edge:
                 break
             caps = _caps(name, subspace.axes[name])
@@ -91,7 +94,7 @@ def edges(subspace: Subspace, point: Candidate, policy: Policy) -> tuple[str, ..
     warm-up are no edges, since nothing lies beyond them."""
     found = []
     for name in subspace.searched:
-        axis, value = subspace.axes[name], getattr(point, name)
+        axis, value = subspace.axes[name], point.value(name)
         share = axis.share(value)
         is_inner = policy.edge < share < 1 - policy.edge
         is_natural = axis.low == 0.0 and share <= policy.edge
@@ -121,7 +124,7 @@ def further_terms(
     top = max(family.axes["k"].high for family in schedules.families if "k" in family.axes)
     fixed = {
         name: Axis((value,))
-        for name, value in point.stated().items()
+        for name, value in point.settings.items()
         if name not in ("k", "family")
     }
     k = Axis((low, min(cap, max(top, 4 * low))), "log", (low, cap))

@@ -182,9 +182,9 @@ def _read_point(values: object) -> Candidate:
         raise ValueError("not a candidate")
     stated = point.stated()
     needed = {"family", *PARAMETERS_OF[point.family], "lr_max", "lr_min"}
-    _require(needed <= stated.keys() <= needed | {"warmup"})
+    _require(needed <= stated.keys() <= needed | {"warmup", "args"})
     # One form of each number, since a checkpoint is found by its text: 2.0, not 2, and no -0.0.
-    numbers = {name: value + 0.0 for name, value in stated.items() if name != "family"}
+    numbers = {name: value + 0.0 for name, value in stated.items() if name in LIMITS}
     _require(all(LIMITS[name][0] <= value <= LIMITS[name][1] for name, value in numbers.items()))
     return point._replace(**numbers)
 

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from kdecay_search.storage import attributes as attribute
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import COMPARATORS
+from kdecay_search.study.own_parameters import OwnAxis
 from kdecay_search.study.space import AXES, CAPS, LEVEL_CAP, SEARCHED_FAMILIES, ScheduleSpace
 from kdecay_search.study.trials import RunRequest
 
@@ -33,7 +35,7 @@ def parameters(request: RunRequest) -> dict[str, Any]:
     if request.point is not None:
         stated = request.point.stated()
         numbers = {NAMES[name]: stated[name] for name in AXES if name in stated}
-        return {attribute.FAMILY: request.point.family, **numbers}
+        return {attribute.FAMILY: request.point.family, **numbers, **dict(request.point.args)}
     if request.k is None:
         return {}
     return {attribute.K: request.k} | ({attribute.LR_MAX: request.lr_max} if request.levels else {})
@@ -54,7 +56,8 @@ def distributions(
         return {attribute.SCHEDULE: CategoricalDistribution(COMPARATORS)}
     if request.point is not None:
         families = CategoricalDistribution(SEARCHED_FAMILIES)
-        return {attribute.FAMILY: families, **_ranges(request.point.stated(), space)}
+        ranges = _ranges(request.point.stated(), space)
+        return {attribute.FAMILY: families, **ranges, **_own_ranges(request.point, space)}
     spaces: dict[str, BaseDistribution] = {attribute.K: k_range(request)}
     if request.levels:
         spaces[attribute.LR_MAX] = CategoricalDistribution(request.levels)
@@ -84,6 +87,28 @@ def _ranges(
             log = name in LOGARITHMIC
             ranges[NAMES[name]] = FloatDistribution(min(ends), max(ends), log=log)
     return ranges
+
+
+def _own_ranges(point: Candidate, space: ScheduleSpace | None) -> Mapping[str, BaseDistribution]:
+    """The range of each of the user's own parameters that a whole candidate has."""
+    axes = {axis.name: axis for axis in space.own} if space else {}
+    return {name: _own_range(axes.get(name, OwnAxis((value,)))) for name, value in point.args}
+
+
+def _own_range(axis: OwnAxis) -> BaseDistribution:
+    """A parameter of the user's own, as Optuna knows it."""
+    from optuna.distributions import (  # noqa: PLC0415 - loads slowly
+        CategoricalDistribution,
+        FloatDistribution,
+        IntDistribution,
+    )
+
+    if axis.scale is None:
+        return CategoricalDistribution(axis.values)
+    low, high = axis.values
+    if axis.is_integer:
+        return IntDistribution(low, high, log=axis.scale == "log")
+    return FloatDistribution(low, high, log=axis.scale == "log")
 
 
 def k_range(request: RunRequest) -> FloatDistribution:

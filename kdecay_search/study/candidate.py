@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, cast
 from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.baselines import WarmupStableDecay
 from kdecay_search.schedules.kdecay import FAMILIES, Family, KDecaySchedule
+from kdecay_search.study.own_parameters import is_own_name, is_own_value, own_text
 
 COOLDOWN, LINEAR_COOLDOWN = "cooldown", "linear-cooldown"
 """Families without an exponent: a constant rate, then a decay of shape 1 − √v, or 1 − v, over the
@@ -37,6 +38,16 @@ class Candidate(NamedTuple):
     """Lowest learning rate as a share of ``lr_max``."""
     warmup: float | None = None
     """Length of the warm-up as a share of all updates."""
+    args: tuple[tuple[str, Any], ...] = ()
+    """Values of the user's own parameters, by name in the order of the names."""
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> Candidate:
+        """The candidate with these settings, the user's own among them."""
+        own = {name: value for name, value in settings.items() if name not in Candidate._fields}
+        fields = {name: value for name, value in settings.items() if name not in own}
+        known: dict[str, Any] = {"k": None, **fields, "args": tuple(sorted(own.items()))}
+        return Candidate(**known)
 
     def __lt__(self, other: object) -> bool:
         """Whether this candidate sorts before another."""
@@ -55,9 +66,22 @@ class Candidate(NamedTuple):
         """Whether this is a point of the space of whole schedules, and not of a grid."""
         return self.family is not None
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The parameters that are not None, by name, the user's own among them."""
+        schedule = self._replace(args=()).stated()
+        return schedule | dict(self.args)
+
+    def value(self, name: str) -> Any:
+        """One of the parameters; None if the candidate has none of this name."""
+        return getattr(self, name) if name in self._fields else dict(self.args).get(name)
+
     def stated(self) -> dict[str, Any]:
-        """The parameters that are not None, by name."""
-        return {name: value for name, value in self._asdict().items() if value is not None}
+        """The parameters that are not None, by name; the user's own, if there are any, are a table
+        of their own, ``args``."""
+        found = {name: value for name, value in self._asdict().items() if value is not None}
+        own = dict(found.pop("args"))
+        return found | ({"args": own} if own else {})
 
     def without_term(self) -> Candidate:
         """Everything but the searched term: what later stages keep."""
@@ -107,7 +131,8 @@ def candidate_name(point: Candidate, earlier_ks: Iterable[float] = ()) -> str:
 
     Returns:
         Text such as ``k = 2``, ``k = 2, N = 1.5 at lr_max 0.1, lr_min 1 %`` or ``cooldown over 20 %
-        at lr_max 0.1``. The floor and the warm-up are shares of lr_max and of the training.
+        at lr_max 0.1, weight_decay 0.001``. The floor and the warm-up are shares of lr_max and of
+        the training.
     """
     ks = (*earlier_ks, *(() if point.k is None else (point.k,)))
     name = schedule_name(ks) if ks else ""
@@ -123,7 +148,7 @@ def candidate_name(point: Candidate, earlier_ks: Iterable[float] = ()) -> str:
         name += f", lr_min {_percent(point.lr_min)}"
     if point.warmup:
         name += f", warm-up {_percent(point.warmup)}"
-    return name
+    return ", ".join([name, *(f"{own} {own_text(value)}" for own, value in point.args)])
 
 
 def _percent(share: float) -> str:
@@ -156,10 +181,13 @@ def read_candidate(values: object) -> Candidate | None:
     """
     if not isinstance(values, Mapping) or not values.keys() <= set(Candidate._fields):
         return None
-    numbers = [value for name, value in values.items() if name != "family"]
-    if values.get("family") not in (*FAMILIES, *COOLDOWNS):
+    settings = dict(values)
+    family, own = settings.get("family"), settings.pop("args", {})
+    numbers = [value for name, value in settings.items() if name != "family"]
+    if family not in (*FAMILIES, *COOLDOWNS) or not isinstance(own, Mapping):
+        return None
+    if not all(is_own_name(name) and is_own_value(value) for name, value in own.items()):
         return None
     if not all(type(number) in (int, float) and 0 <= number < 1e9 for number in numbers):  # noqa: PLR2004
         return None
-    known: dict[str, Any] = {"k": None, **values}
-    return Candidate(**known)
+    return None if own.keys() & set(Candidate._fields) else Candidate.of({**settings, **own})

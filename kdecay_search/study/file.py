@@ -304,8 +304,10 @@ def _located(detail: ErrorDetails) -> tuple[list[str], Tables]:
     """Where an error is: its keys as in the file, and the models of the last key's table.
 
     Pydantic puts the tag of a union's member between the keys, and leaves out the key of a tag that
-    is wrong.
+    is wrong. A rule that several tables have in common states the place itself.
     """
+    if "at" in detail.get("ctx", {}):
+        return detail["ctx"]["at"].split("."), ()
     keys: list[str] = []
     holders: Tables = ()
     tables: Tables = (StudySpec,)

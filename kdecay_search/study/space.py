@@ -6,19 +6,32 @@ range: ``[low, high, "log"]`` or ``[low, high, "linear"]``.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from kdecay_search.schedules.kdecay import FAMILIES
+from kdecay_search.study.axis import Axis, axis_of
 from kdecay_search.study.base import Settings
 from kdecay_search.study.candidate import COOLDOWN, COOLDOWNS, Candidate
+from kdecay_search.study.own_parameters import (
+    MOST_SEARCHED,
+    OwnAxis,
+    is_own_name,
+    own_axes,
+    own_axis,
+)
 
-Scale = Literal["log", "linear"]
 AXES = ("k", "power", "decay_share", "lr_max", "lr_min", "warmup")
 """The numbers that make up a whole schedule, in the order in which they are shown."""
 SEARCHED_FAMILIES = (*FAMILIES, *COOLDOWNS)
@@ -41,6 +54,9 @@ SETTING_LIMITS: Mapping[str, tuple[float, float]] = {
     "warmup": (0.0, 0.9),
 }
 """What a study file may state for each parameter; the last two are shares."""
+RESERVED = frozenset({"args", "lr_min_share", "warmup_share", "schedule"})
+"""Names that no parameter of the user's own may have: of parts of a candidate, and of parameters
+that Optuna's dashboard shows."""
 LEVEL_CAP = 16.0
 """Factor, either side of the range's middle, up to which a range of lr_max is widened."""
 DEFAULT_LEVEL_FACTOR = 4.0
@@ -48,118 +64,6 @@ DEFAULT_LEVEL_FACTOR = 4.0
 SCHEDULE_LIMITS = {"lr_max": (1e-30, 5e7), "power": (1e-30, 1e8)}
 """Smallest and largest values that ``[schedule]`` may state where whole schedules are searched: no
 candidate that follows from them is too large to be stored."""
-DIGITS = 3
-"""Significant digits of a candidate's numbers."""
-
-
-@dataclass(frozen=True)
-class Axis:
-    """What one parameter may be: a range, or a list of values; a single value is fixed."""
-
-    values: tuple[float, ...]
-    """Low and high of a range, or all values of a list."""
-    scale: Scale | None = None
-    """How a range is divided; None for a list."""
-    bounds: tuple[float, float] | None = None
-    """How far a range may be widened; None for :data:`CAPS`."""
-
-    @property
-    def is_fixed(self) -> bool:
-        """Whether there is nothing to search."""
-        return min(self.values) == max(self.values)
-
-    @property
-    def low(self) -> float:
-        """The smallest value."""
-        return min(self.values)
-
-    @property
-    def high(self) -> float:
-        """The largest value."""
-        return max(self.values)
-
-    def at(self, share: float) -> float:
-        """The value at a share of the way, from 0 to 1, rounded to :data:`DIGITS` digits."""
-        if self.scale is None:
-            return self.values[min(int(share * len(self.values)), len(self.values) - 1)]
-        if self.scale == "log":
-            value = self.low * (self.high / self.low) ** share
-        else:
-            value = self.low + (self.high - self.low) * share
-        return min(max(float(f"{value:.{DIGITS}g}"), self.low), self.high)
-
-    def share(self, value: float) -> float:
-        """How far along the way a value is; below 0 or above 1 outside the range."""
-        if self.is_fixed:
-            return 0.5
-        if self.scale is None:
-            places = [index for index, each in enumerate(self.values) if each <= value]
-            return (len(places) - 0.5) / len(self.values)
-        if self.scale == "log":
-            return math.log(value / self.low) / math.log(self.high / self.low)
-        return (value - self.low) / (self.high - self.low)
-
-    def nearest(self, value: float) -> float:
-        """The value that is allowed and nearest to another."""
-        if self.scale is None:
-            return min(self.values, key=lambda each: abs(each - value))
-        return min(max(value, self.low), self.high)
-
-    def widened(self, lowest: float, highest: float, share: float, up: bool) -> Axis | None:
-        """A range that is wider on one side.
-
-        Args:
-            lowest: Smallest low that is allowed.
-            highest: Largest high that is allowed.
-            share: By how much of its width the range grows.
-            up: Whether it grows upwards.
-
-        Returns:
-            The range; None if it cannot grow.
-        """
-        low, high = self.low, self.high
-        if self.scale == "log":
-            step = (high / low) ** share
-            low, high = (low, high * step) if up else (low / step, high)
-        else:
-            step = (high - low) * share
-            low, high = (low, high + step) if up else (low - step, high)
-        wider = replace(
-            self, values=(max(low, min(lowest, self.low)), min(high, max(highest, self.high)))
-        )
-        return None if self.scale is None or wider.values == self.values else wider
-
-
-def axis_of(setting: object) -> Axis:
-    """An axis from a study file's setting.
-
-    Raises:
-        ValueError: It is none; the text says what would be right.
-    """
-    if _is_number(setting):
-        return Axis((float(cast("float", setting)),))
-    if isinstance(setting, Sequence) and not isinstance(setting, str) and setting:
-        *numbers, last = setting
-        if last in ("log", "linear") and len(numbers) == 2 and all(map(_is_number, numbers)):  # noqa: PLR2004
-            low, high = map(float, numbers)
-            if last == "log" and not low > 0:
-                raise ValueError("must begin above 0 to be logarithmic; or say 'linear'")
-            if not low < high:
-                raise ValueError("must rise from its first number to its second")
-            return Axis((low, high), last)
-        if all(map(_is_number, setting)):
-            values = tuple(map(float, setting))
-            if any(later <= earlier for earlier, later in pairwise(values)):
-                raise ValueError("must strictly increase; a range ends with 'log' or 'linear'")
-            return Axis(values)
-    raise ValueError(
-        "must be a number, a list of numbers, or a range: [low, high, 'log'] or "
-        "[low, high, 'linear']"
-    )
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _checked(setting: object) -> object:
@@ -169,13 +73,24 @@ def _checked(setting: object) -> object:
     return setting
 
 
+def _checked_own(setting: Any) -> Any:
+    own_axis("", setting)
+    return tuple(setting) if isinstance(setting, list) else setting
+
+
 Setting = Annotated[float | tuple[float | str, ...], BeforeValidator(_checked)]
 """An axis as the study file states it."""
+OwnSetting = Annotated[Any, AfterValidator(_checked_own)]
+"""An axis of a parameter of the user's own code, as the study file states it."""
 Family = Literal["polynomial", "cosine", "exponential", "cooldown", "linear-cooldown"]
 
 
 class SpaceSpec(Settings):
-    """What ``joint`` searches. Each is a number, a list, or a range ``[low, high, "log"]``."""
+    """What ``joint`` searches. Each is a number, a list, or a range ``[low, high, "log"]``. Further
+    keys are parameters of the user's own code."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, OwnSetting]
 
     k: Setting = (0.3, 30.0, "log")
     """Exponent of the first term; below 1 the rate falls at once, above 1 it is held for longer."""
@@ -209,6 +124,22 @@ class SpaceSpec(Settings):
             raise ValueError("must name each family once")
         return families
 
+    @model_validator(mode="after")
+    def _own_parameters_have_names(self) -> Self:
+        for name in self.own:
+            if not is_own_name(name):
+                raise ValueError(f"{name!r} is no name: use letters, digits and _")
+            if name in RESERVED:
+                raise ValueError(f"{name} is the name of something else; use another one")
+        if sum(not axis.is_fixed for axis in self.own.values()) > MOST_SEARCHED:
+            raise ValueError(f"holds more than {MOST_SEARCHED} parameters of your own that vary")
+        return self
+
+    @property
+    def own(self) -> dict[str, OwnAxis]:
+        """The axes of the parameters of the user's own code, by name."""
+        return own_axes(self.model_extra or {})
+
 
 @dataclass(frozen=True)
 class Subspace:
@@ -229,12 +160,12 @@ class Subspace:
     def at(self, shares: Iterable[float]) -> Candidate:
         """The candidate at a share of the way along each searched axis, in order."""
         way = dict(zip(self.searched, shares, strict=True))
-        values: dict[str, Any] = {n: axis.at(way.get(n, 0.5)) for n, axis in self.axes.items()}
-        return Candidate(**{"k": None, "family": self.family, **values})
+        values = {name: axis.at(way.get(name, 0.5)) for name, axis in self.axes.items()}
+        return Candidate.of({"family": self.family, **values})
 
     def shares(self, point: Candidate) -> list[float]:
         """How far along each searched axis a candidate of this family is."""
-        return [self.axes[name].share(getattr(point, name)) for name in self.searched]
+        return [self.axes[name].share(point.value(name)) for name in self.searched]
 
     def holds(self, point: Candidate) -> bool:
         """Whether a candidate lies here; ranges may have been widened since."""
@@ -272,6 +203,8 @@ class ScheduleSpace:
     """The families that are searched."""
     baselines: tuple[Subspace, ...]
     """The schedules that the found one is compared with, each to be tuned; the original first."""
+    own: tuple[OwnAxis, ...] = ()
+    """The user's own parameters, which are among the axes of every family and baseline."""
 
     @staticmethod
     def of(
@@ -299,6 +232,8 @@ class ScheduleSpace:
         common: dict[str, Axis] = {
             name: axes[name] for name in ("lr_max", "lr_min", "warmup") if name in axes
         }
+        of_user = space.own
+        common |= of_user
 
         def box(name: str, family: str, fixed: Mapping[str, float]) -> Subspace:
             shape = {
@@ -315,4 +250,5 @@ class ScheduleSpace:
             family, fixed = TUNED_BASELINES[name]
             if (family, fixed) != (original.family, own):
                 tuned.append(box(name, family, fixed))
-        return ScheduleSpace(tuple(box(name, name, {}) for name in families), tuple(tuned))
+        searched = tuple(box(name, name, {}) for name in families)
+        return ScheduleSpace(searched, tuple(tuned), tuple(of_user.values()))

@@ -28,6 +28,7 @@ from kdecay_search.study.base import (
 from kdecay_search.study.builtin_tasks import ImagesTask, SimulatedTask
 from kdecay_search.study.candidate import Candidate, floor_of, schedule_with
 from kdecay_search.study.search_spec import MAX_SEEDS, SearchSpec
+from kdecay_search.study.searched_args import require_own_parameters, usual_args
 from kdecay_search.study.space import SCHEDULE_LIMITS, ScheduleSpace
 from kdecay_search.study.user_tasks import (
     PURPOSE,
@@ -45,7 +46,6 @@ NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 _ROUNDING = 1e-9
 """Reports by which a share of all reports may be off."""
-
 Task = ImagesTask | PythonTask | CommandTask | SimulatedTask
 
 
@@ -213,6 +213,14 @@ class StudySpec(Settings):
                 )
         return search
 
+    @field_validator("search")
+    @classmethod
+    def _own_parameters_reach_the_task(cls, search: SearchSpec, info: ValidationInfo) -> SearchSpec:
+        task = info.data.get("task")
+        if task is not None:
+            require_own_parameters(search, task)
+        return search
+
     @field_validator("confirm")
     @classmethod
     def _command_can_be_confirmed(cls, confirm: ConfirmSpec, info: ValidationInfo) -> ConfirmSpec:
@@ -279,11 +287,13 @@ class StudySpec(Settings):
 
     @property
     def original(self) -> Candidate:
-        """The schedule that the study file states, with k = 1, as a point of the search space."""
+        """The schedule that the study file states, with k = 1 and the usual values of the user's
+        own parameters, as a point of the search space."""
         schedule = self.schedule
         power = schedule.power if schedule.family == "polynomial" else None
         floor = schedule.lr_min / schedule.lr_max
-        return Candidate(1.0, schedule.lr_max, schedule.family, power, lr_min=floor)
+        args = usual_args(self.search.space, self.task)
+        return Candidate(1.0, schedule.lr_max, schedule.family, power, lr_min=floor, args=args)
 
     def schedule_space(self) -> ScheduleSpace:
         """What a search of whole schedules may try.

@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, ValidationInfo, field_validator, model_va
 
 from kdecay_search.study.base import AVERAGING_SHARE, OMITTED_IF_NONE, Count, Epochs, Settings
 from kdecay_search.study.metric import VALIDATION_ERROR, Metric
+from kdecay_search.study.own_parameters import is_own_name
 from kdecay_search.study.report_source import CHECKPOINT_DIR, OUTPUT_DIR, ReportSource
 from kdecay_search.study.training_length import TrainingLength
 
@@ -47,7 +48,8 @@ PLACEHOLDERS = (
     CHECKPOINT_DIR,
     PURPOSE,
 )
-"""Names that may stand in braces in a command's arguments; docs/own-code.md lists their values."""
+"""Names that may stand in braces in a command's arguments, besides those of parameters of the
+user's own; docs/own-code.md lists their values."""
 
 _IDENTIFIER = r"[^\W\d]\w*"
 _ENTRY = re.compile(rf"{_IDENTIFIER}(\.{_IDENTIFIER})*:{_IDENTIFIER}(\.{_IDENTIFIER})*")
@@ -249,6 +251,11 @@ class CommandTask(_UserTask):
         """Names in braces that the command uses."""
         return placeholders(self.command)
 
+    @property
+    def own_placeholders(self) -> set[str]:
+        """Those of them that stand for parameters of the user's own."""
+        return self.placeholders - set(PLACEHOLDERS)
+
 
 UserTask = PythonTask | CommandTask
 
@@ -262,7 +269,8 @@ def placeholders(command: Iterable[str]) -> set[str]:
     """The names in braces in a command's arguments.
 
     Raises:
-        ValueError: A name is not one of :data:`PLACEHOLDERS`, or a brace is single.
+        ValueError: A name can be neither one of :data:`PLACEHOLDERS` nor that of a parameter of the
+            user's own, or a brace is single.
     """
     return {name for argument in command for name in _names(argument)}
 
@@ -285,15 +293,20 @@ def filled(command: Iterable[str], values: Mapping[str, str]) -> list[str]:
     return [_BRACES.sub(value, argument) for argument in command]
 
 
+def unknown_placeholder(name: str) -> str:
+    """What is wrong with a name in braces that stands for nothing."""
+    known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
+    return f"has an unknown {{{name}}}; known are {known}; write {{{{ for a brace"
+
+
 def _names(argument: str) -> Iterable[str]:
     """The names in braces in one argument. Raises ValueError for what cannot be filled in."""
     for match in _BRACES.finditer(argument):
         found, name = match.group(), match.group(1)
         if found in ("{", "}"):
             raise ValueError(f"has a single {found} in {argument!r}; write {found * 2} for a brace")
-        if name is not None and name not in PLACEHOLDERS:
-            known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
-            raise ValueError(f"has an unknown {found}; known are {known}; write {{{{ for a brace")
+        if name is not None and name not in PLACEHOLDERS and not is_own_name(name):
+            raise ValueError(unknown_placeholder(name))
         if name is not None:
             yield name
 

@@ -17,6 +17,7 @@ from kdecay_search.errors import TaskError
 from kdecay_search.schedules.export import schedule_csv
 from kdecay_search.schedules.kdecay import KDecaySchedule
 from kdecay_search.study.comparators import schedule_of
+from kdecay_search.study.own_parameters import own_text
 from kdecay_search.study.report_source import CHECKPOINT_DIR, OUTPUT_DIR
 from kdecay_search.study.training_length import TrainingLength, Unit
 from kdecay_search.study.user_tasks import (
@@ -283,6 +284,8 @@ def _placeholder_values(
         NPROC: str(len(devices_of(run.device))),
         PURPOSE: "confirmation" if run.comparator else "search",
     }
+    if run.point is not None:
+        values |= {name: own_text(value) for name, value in run.point.args}
     if SCHEDULE_CSV in task.placeholders:
         path = folder / "schedule.csv"
         path.write_text(schedule_csv(schedule, total))

@@ -27,9 +27,11 @@ class GivenRun:
 
     @property
     def args(self) -> Mapping[str, Any]:
-        """Your own settings: the table ``task.args`` of the study file."""
-        task = self._run.spec.task
-        return task.args if isinstance(task, PythonTask) else {}
+        """Your own settings: the table ``task.args`` of the study file, and the run's values of the
+        parameters of your own that ``search.space`` states."""
+        task, point = self._run.spec.task, self._run.point
+        stated = task.args if isinstance(task, PythonTask) else {}
+        return {**stated, **dict(point.args)} if point else stated
 
     @property
     def seed(self) -> int:

@@ -92,7 +92,8 @@ class TryoutRun:
         self.seed, self.device = SEED, device
         levels = self.spec.search.lr_max
         self.lr_max = levels[0] if levels else None
-        self.point: Candidate | None = None
+        original = self.spec.original
+        self.point: Candidate | None = original._replace(k=k) if original.args else None
         self.checkpoint = _ObservedCheckpoint(folder, self.spec.fingerprint(self.ks, SEED))
         self._tryout, self._log, self._interrupts = tryout, log, interrupts
         self._updates = 0

@@ -27,8 +27,9 @@ from benchmarks.search_methods import Recommended, SimulatedGround
 from kdecay_search.schedules.base import Schedule
 from kdecay_search.schedules.baselines import WarmupStableDecay
 from kdecay_search.schedules.kdecay import KDecaySchedule
+from kdecay_search.study.axis import Axis
 from kdecay_search.study.candidate import Candidate
-from kdecay_search.study.space import Axis, Subspace
+from kdecay_search.study.space import Subspace
 
 PEAK = 3e-4
 FLOOR = 0.01

@@ -9,9 +9,9 @@ import pytest
 import tomli_w
 
 from kdecay_search.errors import InvalidSpec
+from kdecay_search.study.axis import Axis, axis_of
 from kdecay_search.study.candidate import Candidate, candidate_name
 from kdecay_search.study.file import differences, load
-from kdecay_search.study.space import Axis, axis_of
 from kdecay_search.study.spec import StudySpec
 
 

@@ -15,7 +15,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel
 
-from kdecay_search.api.keywords import TABLES, keywords
+from kdecay_search.api.keywords import SPACE, TABLES, keywords
 
 FILE = Path(__file__).parents[2] / "kdecay_search" / "api" / "find_schedule.py"
 WIDTH = 100
@@ -38,6 +38,14 @@ OWN: Mapping[str, tuple[str, str]] = {
     "device": (
         "str | None",
         "Device to train on: ``cpu``, ``cuda`` or ``cuda:N``; None is a GPU if there is one.",
+    ),
+    "space": (
+        "Mapping[str, Any] | None",
+        "Parameters of your own that are searched together with the schedule, by name, such as "
+        '``{"weight_decay": (1e-5, 1e-2, "log"), "batch_size": [64, 128, 256]}``: ``train`` gets '
+        "the values of its run in ``run.args``, and the result has the best in ``result.args``. "
+        'Each is a list of values or a range, ``(low, high, "log")`` or ``(low, high, '
+        '"linear")``, of integers if both ends are; its usual value may be stated in ``args``.',
     ),
     "catch": (
         "type[Exception] | tuple[type[Exception], ...]",
@@ -139,7 +147,7 @@ def source() -> str:
         if default is not None and keyword not in TEXTS:
             text += f" (default {default})"
         texts.append(_argument(keyword, f"{text}."))
-    own = ", ".join(f'"{name}"' for name in ("train", *OWN))
+    own = ", ".join(f'"{name}"' for name in ("train", *OWN) if name != SPACE)
     call = (
         f"    own = ({own})\n"
         '    stated = {key: value for key, value in locals().items() if key not in (*own, "own")}\n'

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import quantiles
 from typing import Any
 
@@ -21,6 +21,7 @@ from kdecay_search.report.figures.palette import STOPS, Palette
 from kdecay_search.report.names import counted
 from kdecay_search.report.whole import lateness
 from kdecay_search.search import CandidateResult, Stage
+from kdecay_search.search.policy import POLICY
 from kdecay_search.search.surrogate import smooth_curve
 from kdecay_search.snapshot import StudySnapshot
 from kdecay_search.study.candidate import COOLDOWNS, Candidate, candidate_name
@@ -144,7 +145,7 @@ def plane(snapshot: StudySnapshot, stage: Stage) -> go.Figure | None:
     tried = [c for c in tried if _y(c, side) is not None]
     form = snapshot.plan.format
     shown = theme.figure(LATENESS, side.title, height=470)
-    means = _smooth(stage, [_point(c) for c in tried])
+    means = _smooth(snapshot, stage, [_point(c) for c in tried])
     low, high = _colour_range(list(means.values()), form)
     scale = _scale(form)
     colours = {"cmin": low, "cmax": high, "colorscale": scale}
@@ -277,10 +278,13 @@ def _mark_best(
     )
 
 
-def _smooth(stage: Stage, points: Sequence[Candidate]) -> Mapping[Candidate, float]:
+def _smooth(
+    snapshot: StudySnapshot, stage: Stage, points: Sequence[Candidate]
+) -> Mapping[Candidate, float]:
     """The smooth surface through all runs at some points."""
     results = [(c.point, s, e) for c in stage.candidates if c.point for s, e in c.errors.items()]
-    drawn = smooth_curve(points, results)
+    policy = replace(POLICY, own=snapshot.spec.schedule_space().own)
+    drawn = smooth_curve(points, results, policy)
     return dict(zip(drawn.points, drawn.errors, strict=True))
 
 
@@ -319,7 +323,7 @@ def _add_surface(
     across = _shapes(best, [lateness(_point(c)) for c in tried])
     up = _steps(_ends([_y(c, side) or 0.0 for c in tried], side.is_log), ROWS, side.is_log)
     grid = [[_with(shape, side.key, height) for shape in across] for height in up]
-    means = _smooth(stage, [point for row in grid for point in row])
+    means = _smooth(snapshot, stage, [point for row in grid for point in row])
     digits, unit = f".{form.decimals}f", form.unit
     shown.add_heatmap(
         x=[lateness(shape) for shape in across],
