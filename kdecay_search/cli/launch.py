@@ -145,9 +145,9 @@ def run_study(
 def worker_count(spec: StudySpec, asked: int | None, devices: Sequence[str]) -> int:
     """Return how many local workers to start.
 
-    By default a built-in task gets one worker per GPU, or as many as the cores can keep busy, and
-    none if torch is missing. Training code of the user's own, whose needs are not known, gets one
-    per device.
+    By default a built-in task gets one worker per GPU (or group of GPUs), or as many as the cores
+    can keep busy, and none if torch is missing. Training code of the user's own, whose needs are
+    not known, gets one per device.
 
     Args:
         spec: The study.
@@ -156,22 +156,17 @@ def worker_count(spec: StudySpec, asked: int | None, devices: Sequence[str]) -> 
 
     Raises:
         MissingPackage: Workers are asked for, and torch is missing.
-        KDecayError: The built-in image task is to train a run on several devices.
     """
     import importlib.util
 
-    from kdecay_search.errors import KDecayError, MissingPackage
-    from kdecay_search.tasks.device_names import devices_of
+    from kdecay_search.errors import MissingPackage
+    from kdecay_search.tasks.device_names import CPU, devices_of
     from kdecay_search.worker.devices import usable_cores
 
     if spec.task.kind == "simulated":
         return usable_cores() if asked is None else asked
     if spec.task.kind != "images":
         return len(devices) if asked is None else asked
-    if asked != 0 and len(devices_of(devices[0])) > 1:
-        raise KDecayError(
-            "--devices-per-run: the built-in image task trains a run on one device; leave it out"
-        )
     if asked != 0 and importlib.util.find_spec("torch") is None:
         if asked is not None:
             raise MissingPackage(
@@ -185,8 +180,9 @@ def worker_count(spec: StudySpec, asked: int | None, devices: Sequence[str]) -> 
         return 0
     if asked is not None:
         return asked
-    if devices[0] == "cpu":
-        return max(1, usable_cores() // max(1, spec.task.threads))
+    processes = devices_of(devices[0])
+    if processes[0] == CPU:
+        return max(1, usable_cores() // (max(1, spec.task.threads) * len(processes)))
     return len(devices)
 
 

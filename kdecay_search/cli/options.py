@@ -82,8 +82,7 @@ DevicesPerRun = Annotated[
         metavar="N",
         min=1,
         max=64,
-        help="Devices on which one run is trained, by a process each; on the CPU, the processes. "
-        "Only for training code of your own.",
+        help="Devices on which one run is trained, by a process each; on the CPU, the processes.",
     ),
 ]
 Checkpoints = Annotated[

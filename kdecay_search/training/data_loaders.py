@@ -20,7 +20,7 @@ from torch import Tensor
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.training.data.split import AnySplit, StreamedSplit
 from kdecay_search.training.in_memory_loader import InMemoryTrainLoader, InMemoryValidationLoader
-from kdecay_search.training.process_group import ProcessGroup
+from kdecay_search.training.process_group import ALONE, ProcessGroup
 
 
 class TrainLoader(Protocol):
@@ -67,7 +67,7 @@ def make_data_loaders(
     seed: int,
     device: torch.device,
     decoders: int,
-    group: ProcessGroup,
+    group: ProcessGroup = ALONE,
 ) -> DataLoaders:
     """Make the data loaders of a run.
 

@@ -288,10 +288,10 @@ def load_task(spec: StudySpec) -> TrainFunction:
     if spec.task.kind == "command":
         return train_command
     try:
-        from kdecay_search.training import trainer  # noqa: PLC0415 - imports torch
+        from kdecay_search.user_code import built_in  # noqa: PLC0415 - imports torch
     except ImportError as error:
         raise _missing_package(error) from error
-    return trainer.train
+    return built_in.train
 
 
 def _missing_package(error: ImportError) -> MissingPackage:

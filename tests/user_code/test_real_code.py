@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -78,10 +77,8 @@ _, *sys.argv = sys.argv
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 """Stands in for the calls of CUDA that the script makes in several processes."""
-TORCHRUN = "KDECAY_TORCHRUN"
 
 
-@pytest.mark.skipif(TORCHRUN not in os.environ, reason=f"{TORCHRUN} is not set: it takes a minute")
 def test_the_unchanged_script_under_torchrun(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
     Path("on_cpu.py").write_text(ON_CPU)

@@ -11,12 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from kdecay_search.cli.launch import worker_count
-from kdecay_search.errors import KDecayError
 from kdecay_search.snapshot import read_snapshot
 from kdecay_search.storage import Storage
 from kdecay_search.study.file import load
-from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import ERROR, State
 from kdecay_search.tasks.checkpoint import CheckpointFolder
 from kdecay_search.tasks.protocol import Released
@@ -25,7 +22,6 @@ from kdecay_search.user_code.allowance import Allowance
 from kdecay_search.worker.loop import Options, Worker
 from kdecay_search.worker.train import WorkerContext
 from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay
-from tests.support.memory_studies import images_table
 from tests.support.recorded_run import RecordedRun
 from tests.support.wait import wait_for
 from tests.user_code.programs import alive, failure, program
@@ -191,10 +187,3 @@ def test_a_command_gets_the_number_of_processes() -> None:
     run.device = "cuda:1,3"
     failure(command.train, run)
     assert Path("given").read_text() == "2 1,3\n"
-
-
-def test_the_built_in_task_is_refused_before_anything_starts() -> None:
-    spec = StudySpec.model_validate_json(json.dumps(images_table()))
-    assert worker_count(spec, 0, ["cpu,cpu"]) == 0
-    with pytest.raises(KDecayError, match="the built-in image task trains"):
-        worker_count(spec, None, ["cpu,cpu"])
