@@ -19,6 +19,7 @@ import gc
 import importlib
 import io
 import os
+import pkgutil
 import signal
 import socket
 import sys
@@ -63,7 +64,7 @@ def main() -> None:
 def _import(names: list[str]) -> None:
     for name in names:
         with suppress(Exception):  # a run that needs it will raise the same
-            importlib.import_module(name)
+            pkgutil.resolve_name(name)
     if "torch" in sys.modules:  # what a run's own methods import
         importlib.import_module("kdecay_search.training.lr_driver")
         importlib.import_module("kdecay_search.training.averaging")

@@ -17,11 +17,12 @@ BUILT_IN = ("built-in", "frozen")
 
 
 def libraries_of(entry: str, path: Sequence[str]) -> list[str]:
-    """Return the names of the libraries' modules that importing ``task.entry`` imports, in order.
+    """Return what importing ``task.entry`` imports from libraries, in order.
 
-    Only the user's own source files are read: that of the function, and those that it imports.
-    What is imported under a condition or inside a function is left out. All of the package that
-    ``entry`` names is the user's own, even where it is installed.
+    That is the names of modules, and of what is imported from them: libraries may load that only
+    when it is asked for. Only the user's own source files are read: that of the function, and
+    those that it imports. What is imported under a condition or inside a function is left out. All
+    of the package that ``entry`` names is the user's own, even where it is installed.
 
     Args:
         entry: The function, as ``module:function``.
@@ -57,7 +58,7 @@ class _Search:
         self._found: list[str] = []
 
     def found_from(self, names: Sequence[str]) -> list[str]:
-        """The modules of libraries that are imported when these modules are."""
+        """What is imported from libraries when these modules are imported."""
         for name in names:
             self._follow(name)
         return self._found
@@ -68,26 +69,25 @@ class _Search:
         for end in [i for i, letter in enumerate(name) if letter == "."] + [len(name)]:
             part = name[:end]
             if part not in self._specs:
-                self._specs[part] = _find(part, folders)
+                self._specs[part] = None if folders is None else _find(part, folders)
                 self._take(part, self._specs[part])
             spec = self._specs[part]
-            if spec is None or spec.submodule_search_locations is None:
+            if spec is None:
                 return
-            folders = list(spec.submodule_search_locations)
+            folders = spec.submodule_search_locations
 
     def _take(self, name: str, spec: ModuleSpec | None) -> None:
-        """Note a module of a library; follow the imports of a module of the user's."""
-        if spec is None:
-            return
-        if is_library(spec) and name.partition(".")[0] != self._own:
+        """Note what belongs to a library; follow the imports of a module of the user's."""
+        module = spec or self._specs.get(name.rpartition(".")[0])
+        if is_library(module) and name.partition(".")[0] != self._own:
             self._found.append(name)
-        elif spec.origin and spec.origin.endswith(".py"):
+        elif spec and spec.origin and spec.origin.endswith(".py"):
             package = name if spec.submodule_search_locations is not None else spec.parent or ""
             for imported in _imports(Path(spec.origin), package):
                 self._follow(imported)
 
 
-def _find(name: str, folders: Sequence[str] | None) -> ModuleSpec | None:
+def _find(name: str, folders: Sequence[str]) -> ModuleSpec | None:
     """Find a module without importing the packages that contain it."""
     for finder in (BuiltinImporter, FrozenImporter):
         if (spec := finder.find_spec(name)) is not None:
