@@ -20,7 +20,7 @@ from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.data.held_out import Purpose
 from kdecay_search.training.data.loading import load
 from kdecay_search.training.data.split import AnySplit
-from kdecay_search.training.data_loaders import make_data_loaders
+from kdecay_search.training.data_loaders import DataLoaders, make_data_loaders
 from kdecay_search.training.device import make_deterministic, release_memory, resolve_device
 from kdecay_search.training.evaluation import Evaluator
 from kdecay_search.training.process_group import ALONE, ProcessGroup, process_group
@@ -66,6 +66,7 @@ class Trainer:
         device: Where to train.
         group: The ranks that train the run. All hold the same weights, and the state that a
             checkpoint holds is rank 0's, so that any number of ranks can go on from it.
+        loaders: The run's data loaders, if another run of its seed has them already.
     """
 
     def __init__(
@@ -75,9 +76,12 @@ class Trainer:
         split: AnySplit,
         device: torch.device,
         group: ProcessGroup = ALONE,
+        loaders: DataLoaders | None = None,
     ) -> None:
         self._run, self._task, self._device, self._group = run, task, device, group
-        loaders = make_data_loaders(task, split, run.seed, device, run.spec.workers.decoders, group)
+        if loaders is None:
+            decoders = run.spec.workers.decoders
+            loaders = make_data_loaders(task, split, run.seed, device, decoders, group)
         self._train_loader = loaders.train
         self._evaluator = Evaluator(loaders.validation, device, group)
         # Built on the CPU, so that the first weights are the same on every device.
@@ -114,15 +118,18 @@ class Trainer:
         """
         self._resume()
         try:
-            while len(self._curve) < self._task.epochs:
-                if self._curve and self._curve[-1].diverged:
-                    break
-                self._curve.append(self._train_epoch(len(self._curve) + 1))
-                self._run.report(self._curve[-1])
-                self._save()
+            while not self.is_over:
+                self._record(self._train_epoch(len(self._curve) + 1))
         except Released:
             self._save()
             raise
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all epochs are trained, or the loss has diverged."""
+        return len(self._curve) == self._task.epochs or (
+            bool(self._curve) and self._curve[-1].diverged
+        )
 
     def _train_epoch(self, number: int) -> Epoch:
         """Train epoch ``number`` (from 1), then measure it.
@@ -131,17 +138,31 @@ class Trainer:
         """
         done = self._step % self._train_loader.steps_per_epoch
         for images, labels in self._train_loader.epoch(number, done):
-            self._run.poll()
-            if self._run.checkpoint is not None and self._run.checkpoint.is_due:
-                self._save()
+            self._before_update()
             self._loss_sum += self._train_step(images, labels)
         with self._precision():
             raw, averaged = self._evaluator.errors(self._model, self._averaged.model)
+        return self._measured(number, raw, averaged)
+
+    def _before_update(self) -> None:
+        """End the training if it must end, and save the state if that is due."""
+        self._run.poll()
+        if self._run.checkpoint is not None and self._run.checkpoint.is_due:
+            self._save()
+
+    def _measured(self, number: int, raw: Tensor, averaged: Tensor) -> Epoch:
+        """What is known after epoch ``number``: the errors are scalars on the device."""
         mean_loss = self._loss_sum.double() / self._train_loader.steps_per_epoch
         self._loss_sum.zero_()
         loss, error, averaged_error = torch.stack([mean_loss, raw, averaged]).tolist()
         measured = Epoch(number, loss, error, averaged_error, self._learning_rate)
         return measured.as_diverged(self._task.metric) if measured.diverged else measured
+
+    def _record(self, epoch: Epoch) -> None:
+        """Report an epoch and save the state after it."""
+        self._curve.append(epoch)
+        self._run.report(epoch)
+        self._save()
 
     def _train_step(self, images: Tensor, labels: Tensor) -> Tensor:
         """Make one optimizer update at the schedule's learning rate.
@@ -155,18 +176,23 @@ class Trainer:
             The whole batch's mean cross-entropy before the update: a scalar on the device.
         """
         self._group.seed_update(self._run.seed, self._step)
-        self._learning_rate = self._schedule(self._step, self._total_steps)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._learning_rate
         with self._precision():
             loss = functional.cross_entropy(self._network(images), labels)
         loss = self._group.scaled(loss, len(labels), self._train_loader.size)
         self._optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self._update()
+        return self._group.mean(loss.detach())
+
+    def _update(self) -> None:
+        """Make one optimizer update at the schedule's learning rate, by the gradients that the
+        parameters have."""
+        self._learning_rate = self._schedule(self._step, self._total_steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate
         self._optimizer.step()
         self._averaged.update()
         self._step += 1
-        return self._group.mean(loss.detach())
 
     def _precision(self) -> torch.autocast:
         reduced = self._task.precision == "bfloat16"
@@ -180,7 +206,8 @@ class Trainer:
             "learning_rate": self._learning_rate,
             "loss_sum": self._loss_sum,
             "curve": [astuple(epoch) for epoch in self._curve],
-            "model": self._model.state_dict(),
+            # Copies, since torch saves all of a tensor's memory, which fused networks share.
+            "model": {name: each.clone() for name, each in self._model.state_dict().items()},
             "averaged": self._averaged.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "random": checkpoints.random_state(self._device),

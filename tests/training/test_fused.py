@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from types import NoneType
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,9 +21,14 @@ from kdecay_search.study.networks import (
     ResNetSpec,
     WideResNetSpec,
 )
+from kdecay_search.study.trials import RunKey
+from kdecay_search.tasks.checkpoint import Checkpoint
+from kdecay_search.tasks.protocol import Released
 from kdecay_search.training import models
 from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.fused.network import FusedNetwork
+from kdecay_search.training.fused.trainer import train_together
+from kdecay_search.training.trainer import train
 
 RATES = (0.03, 0.1)
 """Learning rate of each network."""
@@ -107,3 +117,51 @@ def test_fused_networks_are_trained_as_one_by_one(spec: ModelSpec, side: int, up
     for one, other in zip(alone, fused, strict=True):
         assert difference(one.network, other.network) < 1e-9
         assert difference(one.averaged.model, other.averaged.model) < 1e-9
+
+
+def curves(runs: Sequence[Any]) -> list[list[list[float]]]:
+    return [[list(astuple(epoch))[1:4] for epoch in run.epochs] for run in runs]
+
+
+class Interrupted:
+    """Makes the poll of a run raise an exception after some updates."""
+
+    def __init__(self, run: Any, polls: int, error: Exception) -> None:
+        self.run, self.polls, self.error, run.poll = run, polls, error, self
+
+    def __call__(self) -> None:
+        self.polls -= 1
+        if self.polls < 0:
+            raise self.error
+
+
+def test_runs_that_are_trained_together_report_what_they_report_alone(
+    recorder: Callable[..., Any], tmp_path: Path
+) -> None:
+    """One is released in mid-epoch and goes on alone, one fails, and one diverges."""
+    keys = {"epochs": 3, "batch_size": 40, "schedule": {"warmup_epochs": 0}}
+    ks = [(1.0,), (2.0,), (4.0,), (1.0,)]
+    alone = [recorder(ks=each, **keys) for each in ks]
+    together = [recorder(ks=each, **keys) for each in ks]
+    alone[3].lr_max = together[3].lr_max = 1e30
+    for run in alone:
+        train(run)
+    for number, run in enumerate(together):
+        run.checkpoint = Checkpoint(tmp_path / str(number), RunKey(1, 0, 0), b"x" * 32, 600.0)
+    released, failed = together[1], together[2]
+    Interrupted(released, 8, Released())  # two updates into the second epoch
+    Interrupted(failed, 14, OSError("no space"))  # two into the third
+    ended: list[tuple[Any, Exception | None]] = []
+    train_together(together, lambda run, error: ended.append((run, error)))
+    assert [type(error) for _, error in ended] == [NoneType, Released, OSError, NoneType]
+    assert [run for run, _ in ended] == [together[3], released, failed, together[0]]
+    assert [len(run.epochs) for run in together] == [3, 1, 2, 1]
+    assert together[3].epochs[0].diverged
+    resumed = recorder(ks=ks[1], **keys)
+    resumed.checkpoint = released.checkpoint
+    size = released.checkpoint.path.stat().st_size
+    train(resumed)
+    assert released.checkpoint.path.stat().st_size == pytest.approx(size, rel=0.1)
+    released.epochs += resumed.epochs
+    for one, other in zip(curves(alone), curves(together), strict=True):
+        np.testing.assert_allclose(other, one[: len(other)], rtol=1e-4)
