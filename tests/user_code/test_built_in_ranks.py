@@ -6,18 +6,20 @@ import json
 import os
 import signal
 import uuid
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy
 import pytest
+import torch
 from PIL import Image
 
 from kdecay_search.cli.launch import worker_count
-from kdecay_search.errors import TaskError
 from kdecay_search.study.spec import StudySpec
-from kdecay_search.tasks.protocol import Epoch, Paused
-from kdecay_search.user_code import built_in
+from kdecay_search.tasks.protocol import Epoch, Lost, Paused
+from kdecay_search.user_code import built_in, built_in_rank
 from kdecay_search.worker.devices import usable_cores
 from tests.support.kdecay_command import Kdecay
 from tests.support.memory_studies import images_table
@@ -26,8 +28,6 @@ from tests.user_code.programs import alive, failure
 
 MARK = "KDECAY_TEST_MARK"
 EPOCHS = 6
-
-pytestmark = pytest.mark.usefixtures("own_folder")
 
 
 class Disturbed(RecordedRun):
@@ -60,10 +60,30 @@ def process_of(variable: str) -> int:
     raise AssertionError(variable)
 
 
-def digits(folder: str | None, device: str = "cpu,cpu", **task: Any) -> Disturbed:
-    data = {"name": "digits", "subset": 320, "validation": 0.25}
+@pytest.fixture(autouse=True)
+def images(own_folder: Path) -> None:
+    """A folder of images whose class is their brightness."""
+    random = numpy.random.default_rng(0)
+    for index in range(120):
+        place = Path("images", f"class{index % 3}", f"{index}.png")
+        place.parent.mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 120, (12, 12, 3)) + 60 * (index % 3)
+        Image.fromarray(pixels.astype("uint8")).save(place)
+
+
+@pytest.fixture(autouse=True)
+def settings_restored() -> Iterator[None]:
+    """Restore what a training sets for the whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(threads)
+
+
+def image_run(folder: str | None, device: str = "cpu,cpu", **task: Any) -> Disturbed:
+    data = {"name": "image-folder", "root": "images"}
     model = {"name": "wide-resnet", "depth": 10, "widen": 1, "dropout": 0.2}
-    whole = {"kind": "images", "epochs": EPOCHS, "batch_size": 49, "model": model, "data": data}
+    whole = {"kind": "images", "epochs": EPOCHS, "batch_size": 15, "model": model, "data": data}
     run = Disturbed(folder and Path(folder).resolve(), task=whole | task)
     run.device = device
     return run
@@ -74,32 +94,41 @@ def test_a_paused_and_killed_run_ends_with_the_same_numbers(
 ) -> None:
     """With dropout; at last, one process goes on with what two of them have kept."""
     monkeypatch.setenv(MARK, uuid.uuid4().hex)
-    undisturbed = digits(None)
+    undisturbed = image_run(None)
     built_in.train(undisturbed)
-    paused = digits("kept")
+    paused = image_run("kept")
     paused.pauses_after = 2
     with pytest.raises(Paused):
         built_in.train(paused)
-    killed = digits("kept")
+    killed = image_run("kept")
     killed.kills_after = 4
     error = failure(built_in.train, killed)
     assert str(error).startswith("rank 1 was killed by SIGKILL and returned nothing")
     for run in (undisturbed, paused, killed):
         assert not any(alive(pid) for pid in run.ranks)
     assert len(killed.restored) >= 2
-    resumed = digits("kept")
+    resumed = image_run("kept")
     built_in.train(resumed)
     assert 3 <= len(resumed.restored) < EPOCHS
     assert [*resumed.restored, *resumed.epochs] == undisturbed.epochs
-    alone = digits("kept", "cpu")
+    alone = image_run("kept", "cpu")
     built_in.train(alone)
     assert (alone.restored, alone.epochs) == (undisturbed.epochs, [])
 
 
-def test_what_cannot_work_is_said_in_one_line() -> None:
-    run = digits(None, sync_batch_norm=True)
-    with pytest.raises(TaskError, match=r"^task.sync_batch_norm = true: torch synchronises batch"):
-        built_in.train(run)
+def test_what_a_rank_sends_when_it_ends() -> None:
+    run: Any = image_run(None)
+    run.device = "cpu"
+    run.end = Lost()
+    run.poll = partial(RecordedRun.poll, run)
+    assert built_in_rank._outcome(run) == {"interrupted": "Lost"}
+    run.poll = partial(int, "x")
+    sent = built_in_rank._outcome(run)
+    assert sent["failed"].startswith("ValueError: invalid literal for int()")
+    assert "Traceback" in sent["traceback"]
+    run.device = "gpu"
+    refused = "device 'gpu' is unknown: must be auto, cpu, cuda or cuda:N"
+    assert built_in_rank._outcome(run) == {"invalid_entry": refused}
 
 
 def test_the_number_of_workers() -> None:
@@ -110,12 +139,6 @@ def test_the_number_of_workers() -> None:
 
 
 def test_a_whole_study_of_image_files(kdecay: Kdecay) -> None:
-    random = numpy.random.default_rng(0)
-    for index in range(120):
-        place = Path("images", f"class{index % 3}", f"{index}.png")
-        place.parent.mkdir(parents=True, exist_ok=True)
-        pixels = random.integers(0, 120, (12, 12, 3)) + 60 * (index % 3)
-        Image.fromarray(pixels.astype("uint8")).save(place)
     study = """
 name = "image-ranks"
 task.kind = "images"
