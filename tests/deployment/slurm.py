@@ -3,7 +3,8 @@
 As Slurm does, it copies the script away, gives every task its numbers and its log, warns the batch
 shell alone (``--signal=B:…``) and runs a task again that was requeued. The time limit comes when a
 file named ``limit`` appears beside the copy, once for every task. ``scancel`` sends SIGTERM to all
-processes of all tasks.
+processes of all tasks. ``srun`` starts a command once for each node, all of them on this machine,
+and passes signals on.
 """
 
 from __future__ import annotations
@@ -106,6 +107,22 @@ def scancel(job: str) -> int:
     return 0
 
 
+def srun(*words: str) -> int:
+    """``srun --OPTION=VALUE... COMMAND``; return the first exit code that is not 0."""
+    options = [word for word in words if word.startswith("--")]
+    first = next(index for index, word in enumerate(words) if not word.startswith("--"))
+    nodes = next(int(option.removeprefix("--nodes=")) for option in options if "nodes=" in option)
+    numbers = [os.environ | {"SLURM_NODEID": str(node)} for node in range(nodes)]
+    steps = [subprocess.Popen(words[first:], env=environment) for environment in numbers]
+
+    def forward(number: int, _frame: object) -> None:
+        for step in steps:
+            step.send_signal(number)
+
+    signal.signal(signal.SIGTERM, forward)
+    return next((code for step in steps if (code := step.wait())), 0)
+
+
 def install(folder: Path) -> None:
     """Write the commands into ``folder``."""
     for name in COMMANDS:
@@ -114,7 +131,7 @@ def install(folder: Path) -> None:
         command.chmod(0o755)
 
 
-COMMANDS = {"sbatch": sbatch, "scontrol": scontrol, "scancel": scancel}
+COMMANDS = {"sbatch": sbatch, "scontrol": scontrol, "scancel": scancel, "srun": srun}
 
 if __name__ == "__main__":
     sys.exit(COMMANDS[sys.argv[1]](*sys.argv[2:]))

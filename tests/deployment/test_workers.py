@@ -19,9 +19,11 @@ from kdecay_search.storage import Storage
 from kdecay_search.storage.records import read_trials
 from kdecay_search.study.spec import WorkersSpec
 from kdecay_search.study.trials import State
+from kdecay_search.user_code import command as user_command
 from tests.deployment import slurm
 from tests.deployment.studies import launched
 from tests.support.kdecay_command import KDECAY, TIMEOUT_SECONDS, Kdecay, simulated_study
+from tests.support.recorded_run import RecordedRun
 from tests.support.wait import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -385,3 +387,35 @@ def test_kubernetes_hook_drains_process_1(alone: Kdecay, database: Storage, tmp_
     _, log = pod.communicate(timeout=TIMEOUT_SECONDS)
     assert (pod.returncode, "ends after" in log) == (0, True), log
     assert set(states(database)) <= {State.WAITING, State.COMPLETE}
+
+
+ON_TWO_NODES = """
+import json, os
+import torch
+
+torch.distributed.init_process_group("gloo")
+for epoch in (1, 2, 3):
+    nodes = torch.tensor(float(os.environ["SLURM_NODEID"]))
+    torch.distributed.all_reduce(nodes)
+    if os.environ["RANK"] == "0":
+        ranks = torch.distributed.get_world_size()
+        print(json.dumps({"epoch": epoch, "error": 10.0 * ranks + float(nodes)}))
+torch.distributed.destroy_process_group()
+"""
+
+
+def test_a_run_on_two_nodes(
+    user: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun itself, twice on this machine; only ``srun`` is a stand-in."""
+    monkeypatch.chdir(tmp_path)
+    Path("train.py").write_text(ON_TWO_NODES)
+    for name, value in {
+        "PATH": user["PATH"], "SLURM_JOB_NUM_NODES": "2", "SLURM_JOB_ID": slurm.JOB,
+        "SLURM_CPUS_PER_TASK": "1",
+    }.items():  # fmt: skip
+        monkeypatch.setenv(name, value)
+    words = [str(WORKERS / "torchrun-nodes.sh"), "{nproc}", "train.py", "{k}"]
+    run = RecordedRun(task={"kind": "command", "epochs": 3, "command": words})
+    user_command.train(run)
+    assert [epoch.validation_error for epoch in run.epochs] == [21.0] * 3
