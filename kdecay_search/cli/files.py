@@ -130,6 +130,7 @@ def _seconds_per_run(spec: StudySpec, storage: str | None) -> float:
 def _print_budget(spec: StudySpec, seconds: float | None) -> None:
     """Print what a search of whole schedules may try, and what its budget means."""
     from rich.table import Table
+    from rich.text import Text
 
     from kdecay_search.report import whole
     from kdecay_search.report.cost import budget_sentence
@@ -144,7 +145,7 @@ def _print_budget(spec: StudySpec, seconds: float | None) -> None:
     for heading in ("parameter", "searched", "of"):
         table.add_column(heading)
     for row in whole.space_rows(spec):
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     print_result(table)
     echo(f"usual schedules, tuned within the budget: {whole.baseline_names(spec)}")
     table = Table(box=None)

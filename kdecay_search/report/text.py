@@ -177,7 +177,7 @@ def _trials_table(snapshot: StudySnapshot, state: State, trials: Sequence[Trial]
     for trial in trials[:RUNNING_SHOWN]:
         chosen = "…" if trial.lr_max is None else f"{trial.lr_max:.4g}"
         table.add_row(
-            trial.request.comparator or _tried(trial),
+            Text(trial.request.comparator or _tried(trial)),
             *([chosen] if level else []),
             str(trial.key.seed),
             f"{length.position(trial.epochs)}/{length.total}",
@@ -244,7 +244,7 @@ def studies_table(overviews: Iterable[Mapping[str, Any]]) -> Table:
             form, baseline, best = _format_of(each), each["baseline"], each["schedule"]
             level = best["lr_max"] if "lr_max" in baseline else None
             found = best.get("name") or schedule_name(best["ks"], level)
-            row.append(found if each["error"]["n"] else "")
+            row.append(Text(found if each["error"]["n"] else ""))
             row += [] if is_shared else [Text(form.metric.name)]
             samples = [_sample(shown, form.metric) for shown in (each["error"], baseline)]
             row += [Text(form.mean(one) if is_shared else form.sample(one)) for one in samples]
