@@ -78,7 +78,7 @@ def widened(subspace: Subspace, point: Candidate, policy: Policy) -> Subspace:
     """A family's space with every range widened at whose edge a candidate lies, up to its cap."""
     axes = dict(subspace.axes)
     for name in subspace.searched:
-        wider: Axis | None = axes[name]
+        wider: Axis | None = None if axes[name].scale is None else axes[name]
         while wider is not None:
             axes[name] = wider
             share = wider.share(point.value(name))
