@@ -161,14 +161,17 @@ def _loop(setting: Setting, way: str, precision: str) -> tuple[nn.Module, Callab
 
 
 def jobs(options: argparse.Namespace, device: torch.device) -> list[tuple[str, str]]:
-    """The networks and the ways to measure, such as ``("resnet20", "graphs-bf16")``."""
+    """The networks and the ways to measure, such as ``("resnet20", "graphs-bf16")``.
+
+    What takes longest, compiling, comes last: it is what there may be no time for.
+    """
     names = []
     for way in options.ways:
         if way == "plain":
             names.append("plain-fp32")
         elif way != "graphs" or device.type == "cuda":
             names += [f"{way}-{precision}" for precision in options.precisions]
-    return [(model, name) for model in options.models for name in names]
+    return [(model, name) for name in names for model in options.models]
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
