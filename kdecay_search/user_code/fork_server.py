@@ -65,9 +65,11 @@ def _import(names: list[str]) -> None:
     for name in names:
         with suppress(Exception):  # a run that needs it will raise the same
             pkgutil.resolve_name(name)
-    if "torch" in sys.modules:  # what a run's own methods import
-        importlib.import_module("kdecay_search.training.lr_driver")
-        importlib.import_module("kdecay_search.training.averaging")
+    if "torch" in sys.modules:
+        for name in ("lr_driver", "averaging"):  # what a run's own methods import
+            importlib.import_module(f"kdecay_search.training.{name}")
+        torch = sys.modules["torch"]
+        torch.optim.SGD([torch.zeros(1)], lr=1.0)  # the first optimizer imports a lot
 
 
 def _obstacle(open_files: set[str]) -> str:
