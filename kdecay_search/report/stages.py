@@ -108,8 +108,12 @@ def tuned(stage: Stage, snapshot: StudySnapshot) -> dict[str, Any] | None:
     """The table of the usual schedules that a stage has tuned; None if it has tuned none."""
     if not stage.baselines:
         return None
-    form = snapshot.plan.format
-    return {"headings": whole.tuned_headings(form), "rows": whole.tuned_rows(stage, form)}
+    form, has_own = snapshot.plan.format, bool(snapshot.spec.search.space.own)
+    return {
+        "headings": whole.tuned_headings(form),
+        "rows": whole.tuned_rows(stage, form),
+        "what": "level, floor and parameters of your own" if has_own else "level and floor",
+    }
 
 
 def _required(snapshot: StudySnapshot) -> str:
