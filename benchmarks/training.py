@@ -3,6 +3,9 @@
 Both train the same network on the same images with the same batch size, in turns, each in a process
 with the settings that it has for its users; images a second are the median of several turns. With
 --data FOLDER --epochs N, both are also trained to the end and their errors are compared.
+
+With --fuse 1,4,8, our loop is compared with itself instead: so many runs trained together in one
+process, as :mod:`kdecay_search.training.fused` does, beside one run at a time.
 """
 
 from __future__ import annotations
@@ -28,11 +31,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from benchmarks.fused_runs import FusedLoop, compared, counts, show_fused
 from benchmarks.limits import limits, wait_for
 from benchmarks.plain import READY_BATCHES, Pictures, PlainLoop
 from benchmarks.recording import BareRun
 from kdecay_search.errors import KDecayError
 from kdecay_search.study.builtin_tasks import DataSpec, ImagesTask
+from kdecay_search.study.networks import ResNetSpec
 from kdecay_search.study.paper_networks import PAPER_NETWORKS
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.training import models
@@ -53,7 +58,7 @@ NETWORKS = {
     network.title.lower().replace("resnet-", "resnet"): network.spec
     for network in reversed(PAPER_NETWORKS)  # of two with one name, the first in the list counts
     if "cifar10" in network.data_sets
-}
+} | {"quick-start": ResNetSpec(width=8)}
 LR = (0.1, 0.001)
 """First and last learning rate."""
 PRECISIONS = {"fp32": "float32", "bf16": "bfloat16"}
@@ -107,6 +112,10 @@ class Setting:
         spec = self.spec.model_copy(update={"task": task})
         return OurLoop(BareRun(spec, (1.0,), seed, str(self.device)), task, self.split, self.device)
 
+    def fused(self, runs: int) -> FusedLoop:
+        """The loop of several runs that are trained together, in float32."""
+        return FusedLoop(self.spec, self.task, self.split, self.device, runs)
+
     def plain(self, seed: int = 0) -> PlainLoop:
         """The loop that a user would write."""
         torch.manual_seed(seed)
@@ -143,6 +152,12 @@ def random_split(device: torch.device, count: int = 4096, side: int = 32) -> Spl
 def speeds(options: argparse.Namespace, device: torch.device) -> dict[str, float]:
     """Measure the images a second of each loop, as medians of the turns."""
     names = ["plain", "fp32", *(["bf16"] if has_bfloat16(device) else [])]
+    times = update_seconds(names, options)
+    return {name: options.batch_size / seconds for name, seconds in times.items()}
+
+
+def update_seconds(names: Sequence[str], options: argparse.Namespace) -> dict[str, float]:
+    """Measure the seconds of an update of each loop, as medians of the turns."""
     measured: dict[str, list[float]] = {name: [] for name in names}
     with contextlib.ExitStack() as stack:
         loops = {name: stack.enter_context(Loop(name, options)) for name in names}
@@ -150,7 +165,7 @@ def speeds(options: argparse.Namespace, device: torch.device) -> dict[str, float
             for name, loop in loops.items():
                 seconds = loop.turn()
                 if turn:  # the first warms up
-                    measured[name].append(options.steps * options.batch_size / seconds)
+                    measured[name].append(seconds / options.steps)
     return {name: statistics.median(values) for name, values in measured.items()}
 
 
@@ -202,7 +217,8 @@ def _serve(pipe: Connection, name: str, options: argparse.Namespace) -> None:
         step = setting.plain().step
     else:
         make_deterministic(0)
-        step = setting.ours(PRECISIONS[name]).step
+        loop = setting.fused(int(name)) if name.isdigit() else setting.ours(PRECISIONS[name])
+        step = loop.step
     with contextlib.suppress(EOFError):
         while pipe.recv():
             pipe.send(_time(setting.device, step, options.steps))
@@ -293,6 +309,24 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return report
 
 
+def measure_fused(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure runs trained together, and return the object that ``--fuse --json`` prints."""
+    setting = setting_of(options)
+    names = [f"{runs}" for runs in options.fuse]
+    seconds = update_seconds(["fp32", *names], options)
+    return {
+        "device": named(setting.device),
+        "model": options.model,
+        "batch_size": options.batch_size,
+        "size": options.size,
+        "steps": options.steps,
+        "turns": options.turns,
+        "threads": torch.get_num_threads(),
+        **compared(seconds["fp32"], {int(name): seconds[name] for name in names}),
+        "versions": {"python": platform.python_version(), "torch": torch.__version__},
+    }
+
+
 def _limits(setting: Setting, precision: str) -> dict[str, float]:
     dtype = getattr(torch, PRECISIONS[precision])
     model = models.build(setting.task.model, setting.split.classes, 3).to(setting.device)
@@ -339,6 +373,7 @@ def parser() -> argparse.ArgumentParser:
     result.add_argument("--subset", type=int, help="number of its images to use")
     result.add_argument("--epochs", type=int, default=0, help="compare errors after this number")
     result.add_argument("--seeds", type=int, default=3, help="for the comparison of errors")
+    result.add_argument("--fuse", type=counts, help="numbers of runs to train together: 1,4,8")
     result.add_argument("--json", action="store_true")
     return result
 
@@ -348,14 +383,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     os.environ.setdefault("OMP_NUM_THREADS", str(usable_cores()))
     try:
-        report = measure(options)
+        report = (measure_fused if options.fuse else measure)(options)
     except KDecayError as error:
         print(f"benchmarks.training: {error}", file=sys.stderr)
         return 2
     if options.json:
         print(json.dumps(report, indent=2))
     else:
-        show(report)
+        (show_fused if options.fuse else show)(report)
     return 0
 
 

@@ -120,6 +120,23 @@ def test_the_training_benchmark_measures_both_loops_and_the_device_s_limits(
     assert report["limits"]["bytes_per_image"] > 4 * 3 * 32 * 32
 
 
+def test_the_training_benchmark_compares_runs_together_with_one_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from benchmarks import training
+
+    options = ["--fuse=2", "--model=quick-start", "--batch-size=4", "--images=8", "--size=8"]
+    loop = training.setting_of(training.parser().parse_args([*options, "--device=cpu"])).fused(2)
+    for _ in range(3):  # more updates than an epoch has
+        loop.step()
+    assert [member.step for member in loop._members] == [3, 3]
+    times = {"fp32": 0.003, "2": 0.004}
+    monkeypatch.setattr(training, "update_seconds", lambda names, _: {n: times[n] for n in names})
+    assert training.main([*options, "--json"]) == 0
+    [fused] = json.loads(capsys.readouterr().out)["fused"]
+    assert fused == {"runs": 2, "ms_per_run": pytest.approx(2.0), "ratio": pytest.approx(1.5)}
+
+
 def test_the_honesty_benchmark_shows_that_the_search_flatters_and_fresh_seeds_do_not(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
