@@ -94,7 +94,7 @@ class StudySnapshot:
     @property
     def is_joint(self) -> bool:
         """Whether the study searches whole schedules on a budget."""
-        return self.spec.search.sampler == "joint"
+        return self.spec.search.is_joint
 
     @property
     def runs_begun(self) -> int:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from kdecay_search.api.result import Result
+    from kdecay_search.study.search_spec import Sampler
     from kdecay_search.user_code.run import TaskRun
 
 
@@ -45,7 +46,7 @@ def find_schedule(
     lr_max: float | tuple[float, float] | None = None,
     warmup_epochs: float | None = None,
     warmup_steps: int | None = None,
-    sampler: Literal["joint", "grid", "tpe", "gp", "random"] | None = None,
+    sampler: Sampler | None = None,
     budget: int | None = None,
     baselines: Sequence[str] | None = None,
     ks: Sequence[float] | None = None,
@@ -133,7 +134,8 @@ def find_schedule(
             counts.
         sampler: How candidates are chosen: ``joint`` searches whole schedules on a budget; ``grid``
             tries every k of a grid, as the paper does, and is the default where a key of the grid
-            is stated; the others are Optuna's samplers.
+            is stated; the others let a sampler of Optuna's choose, ``joint-tpe``, ``joint-gp`` and
+            ``joint-random`` whole schedules, ``tpe``, ``gp`` and ``random`` each k alone.
         budget: Trainings of full length that ``joint`` may spend, those of the baselines included
             (default ``30``).
         baselines: Usual schedules whose level and floor ``joint`` tunes as well, to compare with

@@ -113,7 +113,8 @@ class InProcessSearch:
         trial = replace(waiting, state=State.RUNNING, worker=WORKER)
         if trial.request.is_open and trial.k is None:
             chosen = self._sampler.choose(trial.request, self.store.trials)
-            trial = replace(trial, k=chosen.k, lr_max=chosen.lr_max)
+            request = trial.request.chosen(chosen) if chosen.is_whole else trial.request
+            trial = replace(trial, request=request, k=chosen.k, lr_max=chosen.lr_max)
         self.store.put(trial)
         name = run_name(trial)
         self.listener.began(trial, name)

@@ -48,7 +48,7 @@ def check(
     echo(f"{spec.name}: {file} is valid")
     for line in found:
         echo(f"data: {line}")
-    if spec.search.sampler == "joint":
+    if spec.search.is_joint:
         _print_budget(spec, _seconds_per_run(spec, storage) if timed else None)
     else:
         _print_plan(spec)

@@ -113,7 +113,7 @@ def plan(
             _print(spec, form, used, measured, rows)
     if json:
         return
-    if spec.search.sampler == "joint":
+    if spec.search.is_joint:
         from kdecay_search.report.cost import budget_sentence
 
         echo(budget_sentence(spec, seconds, "by its runs so far"))
@@ -134,7 +134,7 @@ def _forecast_as_json(forecast: Forecast) -> dict[str, object]:
 
 def _budget(spec: StudySpec, seconds: float | None) -> dict[str, object]:
     """What the budget of a search of whole schedules means; nothing for any other search."""
-    if spec.search.sampler != "joint":
+    if not spec.search.is_joint:
         return {}
     runs, length = spec.search.budget, spec.task.length
     whole = None if seconds is None else runs * seconds

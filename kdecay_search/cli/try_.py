@@ -211,7 +211,7 @@ def _say_budget(spec: StudySpec, tryout: Tryout, times: list[float]) -> None:
     """Say what the budget of a search of whole schedules takes at the pace of the first run."""
     from kdecay_search.report.cost import budget_sentence
 
-    if spec.search.sampler == "joint":
+    if spec.search.is_joint:
         share = tryout.spec.task.length.total / spec.task.length.total
         echo(budget_sentence(spec, times[0] / share, "by this run, its start included"))
 

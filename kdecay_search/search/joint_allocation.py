@@ -65,12 +65,15 @@ class JointAllocator:
         size = min(left, joint_batch_size(self.budget, policy))
         is_matched = any(tuning.matched for tuning in self.tunings)
         is_last = left <= size + len(self.tunings) * (2 if is_matched else 1)
-        chosen = [run for tuning in self.tunings for run in self._run_of_baseline(tuning)]
-        chosen = self._closing() if is_last else chosen[: max(1, size // 2)]
-        chosen = list(dict.fromkeys(chosen))[:left]
+        chosen = (self._closing() if is_last else self.tuning_runs(size))[:left]
         tried = [*self.runs, *self.begun]
         chosen += self._worthiest(tried, self.new, min(size, left) - len(chosen), chosen)
         return self._affordable(chosen or self._closing())
+
+    def tuning_runs(self, size: int) -> list[Run]:
+        """The runs that the baselines are tuned with next: half of ``size`` at most, or one."""
+        runs = [run for tuning in self.tunings for run in self._run_of_baseline(tuning)]
+        return list(dict.fromkeys(runs[: max(1, size // 2)]))
 
     def _affordable(self, runs: Sequence[Run]) -> list[Run]:
         """The first of these runs, as far as what is left of the budget goes."""

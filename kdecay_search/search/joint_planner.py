@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import cached_property
 from statistics import fmean
 
-from kdecay_search.search.allocation import ROUNDING, Remaining
+from kdecay_search.search.allocation import ROUNDING, Remaining, joint_batch_size
 from kdecay_search.search.joint_allocation import JointAllocator, Tuning
 from kdecay_search.search.knowledge_gradient import Run
 from kdecay_search.search.machines import Machines
@@ -197,6 +197,8 @@ class JointPlanner(StagePlanner):
 
     def goes_on(self, index: int, seed: int) -> bool:
         point = self.candidates[index].point
+        if self._is_sampled:
+            return True
         allocator = self._joint_allocator(self._left_of_budget())
         if allocator is None or point is None:
             return True
@@ -212,11 +214,13 @@ class JointPlanner(StagePlanner):
         ]
         if again:
             return Following(self._requests(again))
-        left = self._left_of_budget()
+        left, proposals = self._left_of_budget(), 0
         if any(self._summary(c.index).open for c in self.candidates):
             return Following()
         if not self.candidates:
             runs = [(point, FIRST_SEED) for point in self._design()][: int(left)]
+        elif self._is_sampled and left > self.policy.verdict_share * self.budget:
+            runs, proposals = self._sampled(left)
         else:
             runs = self._allocate_jointly(left) if left > ROUNDING else []
         known = {c.point: c for c in self.candidates if c.point is not None}
@@ -225,8 +229,13 @@ class JointPlanner(StagePlanner):
             known[point] = CandidateResult(
                 index, point.k, {}, 0, 0, 0, 0, lr_max=point.lr_max, whole=point
             )
-        if runs:
-            return self._begun_with((known[point], seed) for point, seed in runs)
+        if runs or proposals:
+            first = len(self.candidates) + len(new)
+            open_ones = [
+                (CandidateResult(index, None, {}, 0, 0, 0, 0), FIRST_SEED)
+                for index in range(first, first + proposals)
+            ]
+            return self._begun_with([*((known[point], seed) for point, seed in runs), *open_ones])
         paused = [(c, seed) for c in self.candidates for seed in self._summary(c.index).paused]
         return Following(close=self._paused(paused))
 
@@ -265,6 +274,8 @@ class JointPlanner(StagePlanner):
             *spread(searched, policy.proposals, seed, first),
             *nearby(best, searched, policy.proposals_nearby, seed),
         ]
+        if self._is_sampled:
+            general = []
         own = [
             [
                 *(point for point in [self._matched(each)] if point),
@@ -284,6 +295,21 @@ class JointPlanner(StagePlanner):
         if own is None or own.point is None or best is None or best.point is None:
             return None
         return own.point._replace(args=best.point.args) if own.point.args else None
+
+    @property
+    def _is_sampled(self) -> bool:
+        """Whether a sampler of Optuna's proposes the candidates, on the first seed. Its runs are
+        not paused, and the verdict's share of the budget goes to those that are worth most of the
+        candidates that it has tried. A further term is searched as always."""
+        return self.spec.search.sampler != "joint" and self.number == 1
+
+    def _sampled(self, left: float) -> tuple[list[Run], int]:
+        """The next runs that the baselines are tuned with, and how many more are proposed by the
+        sampler."""
+        size = min(math.ceil(left - ROUNDING), joint_batch_size(self.budget, self.policy))
+        allocator = self._joint_allocator(left)
+        runs = allocator.tuning_runs(size) if allocator else []
+        return runs, size - len(runs)
 
     def _allocate_jointly(self, left: float) -> list[Run]:
         """The next runs once some have begun; none if the stage is over."""
@@ -324,7 +350,7 @@ class JointPlanner(StagePlanner):
             surrogate=self._seen_from(every),
             runs=runs,
             begun=begun,
-            new=list(every),
+            new=[] if self._is_sampled else list(every),
             tunings=tunings,
             remaining=Remaining(missing, seeds, left, left, rest),
             budget=self.budget,

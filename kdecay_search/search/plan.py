@@ -163,7 +163,7 @@ def _planner(
 ) -> StagePlanner | None:
     """The next stage's planner; None if no larger term is left to try, or no budget for it."""
     number, earlier = len(before) + 1, incumbent.ks if before else ()
-    if spec.search.sampler == "joint":
+    if spec.search.is_joint:
         spent = sum(planner.spent for planner in before)
         budget = math.floor(spec.search.budget - spent + 1e-9)
         schedules, base = spec.schedule_space(), None
@@ -227,7 +227,7 @@ def runs_at_most(spec: StudySpec, policy: Policy = POLICY) -> list[tuple[int, in
     """
     counts = []
     search = spec.search
-    if search.sampler == "joint":
+    if search.is_joint:
         return [(search.budget, search.budget)]
     earlier: tuple[float, ...] = ()
     for number in range(1, search.max_terms + 1):

@@ -26,6 +26,9 @@ GRID_KEYS = frozenset({"ks", "k_min", "k_max", "k_cap", "k_step", "lr_max"})
 UNUSED_BY_JOINT = ("ks", "k_min", "k_max", "k_cap", "lr_max")
 """Keys of the search table that a search of whole schedules does not look at."""
 
+Sampler = Literal["joint", "joint-tpe", "joint-gp", "joint-random", "grid", "tpe", "gp", "random"]
+"""How candidates are chosen."""
+
 Exponent = Annotated[float, Field(ge=SMALLEST_K, le=LARGEST_K)]
 
 
@@ -55,10 +58,11 @@ def _with_tuples(value: Any) -> Any:
 class SearchSpec(Settings):
     """The search for the terms k1 < k2 < … of eq. 14."""
 
-    sampler: Literal["joint", "grid", "tpe", "gp", "random"] = "joint"
+    sampler: Sampler = "joint"
     """How candidates are chosen: ``joint`` searches whole schedules in ``space`` on a budget;
-    ``grid`` tries every k of a grid, as the paper does; the others are Optuna's samplers. The
-    default is ``grid`` where a key of the grid is stated, and else ``joint``."""
+    ``joint-tpe``, ``joint-gp`` and ``joint-random`` let a sampler of Optuna's propose them;
+    ``grid`` tries every k of a grid, as the paper does; ``tpe``, ``gp`` and ``random`` choose each
+    k by Optuna. The default is ``grid`` where a key of the grid is stated, and else ``joint``."""
     space: SpaceSpec = SpaceSpec()
     """What ``joint`` searches."""
     budget: Annotated[int, Field(ge=4, le=100_000)] = 30
@@ -172,12 +176,12 @@ class SearchSpec(Settings):
 
     @model_validator(mode="after")
     def _settings_have_an_effect(self) -> Self:
-        if self.sampler == "joint":
+        if self.is_joint:
             fields = SearchSpec.model_fields
             unused = [key for key in UNUSED_BY_JOINT if getattr(self, key) != fields[key].default]
             if unused:
                 raise ValueError(
-                    f"{unused[0]} has no effect with sampler = 'joint', which searches "
+                    f"{unused[0]} has no effect with sampler = {self.sampler!r}, which searches "
                     "search.space; state it there, or leave sampler out for a grid"
                 )
         elif self.space != SpaceSpec():
@@ -185,6 +189,11 @@ class SearchSpec(Settings):
                 f"space has no effect with sampler = {self.sampler!r}; it is what 'joint' searches"
             )
         return self
+
+    @property
+    def is_joint(self) -> bool:
+        """Whether whole schedules are searched on a budget, whoever proposes them."""
+        return self.sampler.startswith("joint")
 
     @property
     def cap(self) -> float:

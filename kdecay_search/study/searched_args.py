@@ -47,7 +47,7 @@ def require_own_parameters(search: SearchSpec, task: object) -> None:
     for name in space.own:
         if text := _problem(name, meant_by(name, known), task):
             raise _error(f"search.space.{name}", text)
-        if search.sampler != "joint":
+        if not search.is_joint:
             text = f"a parameter of your own needs sampler = 'joint'; it is {search.sampler!r}"
             raise _error(f"search.space.{name}", text)
 

@@ -202,14 +202,14 @@ class StudySpec(Settings):
         cls, search: SearchSpec, info: ValidationInfo
     ) -> SearchSpec:
         schedule = info.data.get("schedule")
-        if schedule is None or search.sampler != "joint":
+        if schedule is None or not search.is_joint:
             return search
         for name, (low, high) in SCHEDULE_LIMITS.items():
             value = getattr(schedule, name)
             if not low <= value <= high:
                 raise ValueError(
-                    f"sampler = 'joint' needs schedule.{name} within {low:g} and {high:g}; it is "
-                    f"{value:g}"
+                    f"sampler = {search.sampler!r} needs schedule.{name} within {low:g} and "
+                    f"{high:g}; it is {value:g}"
                 )
         return search
 

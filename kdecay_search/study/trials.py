@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import cached_property
 from types import MappingProxyType
@@ -100,6 +100,10 @@ class RunRequest:
     def is_open(self) -> bool:
         """Whether it is left to the sampler what to try."""
         return self.k is None and self.point is None
+
+    def chosen(self, point: Candidate) -> RunRequest:
+        """The same request for a whole candidate that a sampler has proposed."""
+        return replace(self, k=point.k, lr_max=point.lr_max, point=point)
 
 
 @dataclass(frozen=True)

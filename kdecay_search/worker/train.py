@@ -25,7 +25,7 @@ from kdecay_search.user_code.python import train as train_function
 from kdecay_search.worker.deadline import GRACE_SHARE, Deadline
 from kdecay_search.worker.heartbeat import Heartbeat, HeartbeatStopped
 from kdecay_search.worker.reporter import Reporter
-from kdecay_search.worker.trial import ClaimedTrial
+from kdecay_search.worker.trial import ClaimedTrial, with_choice
 
 logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -106,6 +106,7 @@ def _train(storage: Storage, spec: StudySpec, claim: Claim, context: WorkerConte
         Heartbeat(storage, claim, spec.workers) as heartbeat,
         Deadline(context.stop, seconds, release),
     ):
+        claim = with_choice(storage, spec, claim)
         trial = ClaimedTrial(storage, spec, claim)
         with Reporter(trial.report) as reporter:
             run = _WorkerRun(spec, claim, context, trial, heartbeat, reporter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import optuna
@@ -25,7 +26,7 @@ from kdecay_search.tasks.outcome import (
     result_of,
 )
 from kdecay_search.tasks.protocol import Epoch, Interruption, Lost, Paused
-from kdecay_search.worker.sampling import make_sampler, suggested
+from kdecay_search.worker.sampling import MemorySampler, make_sampler, suggested
 
 _memos: WeakKeyDictionary[Storage, Memo] = WeakKeyDictionary()
 """What this process worked out for earlier decisions to pause, by the storage that keeps the
@@ -147,6 +148,19 @@ class ClaimedTrial:
         """Put the trial aside after the last epoch of ``curve``, with its checkpoint written."""
         kept = curves_of(curve, attributes.CURVES)
         pausing.pause(self._storage, self._claim, curve[-1].number, kept)
+
+
+@retried
+def with_choice(storage: Storage, spec: StudySpec, claim: Claim) -> Claim:
+    """The claim, with a whole candidate that a sampler proposes where its request is for one. It is
+    stored as if the trial had been queued with it, so that another worker trains the same."""
+    request = claim.request
+    if not (spec.search.is_joint and request.is_open):
+        return claim
+    trials = records.read_history(storage, spec.name, spec.looks)
+    chosen = request.chosen(MemorySampler(spec).choose(request, trials))
+    queue.note(storage, claim.trial_id, attributes.request_attributes(chosen))
+    return replace(claim, request=chosen)
 
 
 @retried

@@ -201,6 +201,22 @@ def test_every_sampler_works_here(sampler: str) -> None:
     assert len({run.ks for run in result.runs}) > 3
 
 
+@pytest.mark.parametrize("sampler", ["joint-random", "joint-tpe", "joint-gp"])
+def test_a_sampler_of_optunas_proposes_whole_schedules(sampler: str) -> None:
+    """The last quarter of the budget repeats what it has found; its proposals differ from those of
+    the joint search after the design."""
+    keys = {**KEYS, "budget": 16, "seeds": 2, "max_terms": 1}
+    result = kd.find_schedule(train, **keys, sampler=sampler)
+    assert result.state == "done"
+    assert 12 <= len(result.runs) <= 16
+    assert {run.seed for run in result.runs} == {0, 1}
+    assert len({str(run.schedule) for run in result.runs}) >= 10
+    tried = [(run.schedule, run.seed) for run in result.runs]
+    again = kd.find_schedule(train, **keys, sampler=sampler)
+    assert tried == [(run.schedule, run.seed) for run in again.runs]
+    assert tried != [(run.schedule, run.seed) for run in kd.find_schedule(train, **keys).runs]
+
+
 def test_a_study_of_epochs_knows_how_long_its_warm_up_is() -> None:
     def by_epochs(run: kd.TaskRun) -> None:
         run.steps_per_epoch = 8

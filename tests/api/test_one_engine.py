@@ -149,10 +149,11 @@ def test_a_joint_search_has_the_same_plans_in_memory_and_on_postgres(storage: St
     "tables",
     [
         {"search": {"sampler": "joint", "budget": 8}, "confirm": {"seeds": 2}},
+        {"search": {"sampler": "joint-tpe", "budget": 14, "seeds": 2, "max_terms": 1}},
         {"search": {"k_max": 2.0, "k_step": 0.5, "seeds": 2}},
         {"search": {"sampler": "tpe", "trials": 5, "seeds": 2, "max_terms": 1}},
     ],
-    ids=["joint", "grid", "tpe"],
+    ids=["joint", "joint-tpe", "grid", "tpe"],
 )
 def test_a_worker_and_this_process_find_the_same(
     storage: Storage, tmp_path: Path, tables: dict[str, Any]

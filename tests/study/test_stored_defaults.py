@@ -66,7 +66,7 @@ def test_every_default_is_stored(kind: str) -> None:
     spec = StudySpec.model_validate_json(json.dumps(stated(kind)))
     stored = json.loads(spec.to_json())
     omitted = {("search", "lr_max"), ("schedule", "warmup_steps")}  # None there means: not used
-    left_out = ("steps", "report_every", "metric", "report", "sync_batch_norm")
+    left_out = ("steps", "report_every", "metric", "report", "sync_batch_norm", "fork")
     omitted_of_task = {("task", key) for key in left_out}
 
     def keys(values: dict[str, Any], prefix: tuple[str, ...] = ()) -> set[tuple[str, ...]]:

@@ -59,6 +59,7 @@ OWN: Mapping[str, tuple[str, str]] = {
 """Keywords that are no keys of a study file: their types and texts."""
 OWN_DEFAULTS = {"catch": "()"}
 TYPES = {
+    "sampler": "Sampler | None",
     "lr_max": "float | tuple[float, float] | None",
     "space_family": "Sequence[str] | None",
     "direction": 'Literal["min", "max", "minimize", "maximize"] | None',
@@ -71,7 +72,8 @@ TEXTS = {
     "only that is stated",
     "sampler": "How candidates are chosen: ``joint`` searches whole schedules on a budget; "
     "``grid`` tries every k of a grid, as the paper does, and is the default where a key of the "
-    "grid is stated; the others are Optuna's samplers",
+    "grid is stated; the others let a sampler of Optuna's choose, ``joint-tpe``, ``joint-gp`` and "
+    "``joint-random`` whole schedules, ``tpe``, ``gp`` and ``random`` each k alone",
     "metric": "Name of the metric, as tables and axes show it",
     "search_lr_max": "Learning-rate levels that a grid searches jointly with the first term: "
     "``search.lr_max`` of a study file",
@@ -92,6 +94,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from kdecay_search.api.result import Result
+    from kdecay_search.study.search_spec import Sampler
     from kdecay_search.user_code.run import TaskRun
 
 
