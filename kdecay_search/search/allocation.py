@@ -226,15 +226,14 @@ def is_worth_going_on(
         others: The runs that are under way.
     """
     worth = posterior.knowledge_gradient(others)
-    least = posterior.policy.min_worth * math.sqrt(posterior.noise)
 
     def gain(*runs: Run) -> float:
         return (posterior.knowledge_gradient([*others, *runs]) - worth) / remaining.cost(*runs)
 
     own = gain(run)
-    if own < least:
+    if own < posterior.policy.min_worth * math.sqrt(posterior.noise):
         return False
-    every = possible_runs(posterior, remaining, others)
+    every = possible_runs(posterior, remaining, others) if posterior.policy.clear else ()
     return all(own >= posterior.policy.clear * gain(*runs) for runs in every)
 
 

@@ -70,6 +70,7 @@ class JointPlanner(StagePlanner):
         self.schedules, self.budget = schedules, budget
         policy = replace(
             policy,
+            clear=0.0,
             draws=policy.whole_draws,
             min_worth=policy.whole_min_worth,
             own=schedules.own,
@@ -197,8 +198,8 @@ class JointPlanner(StagePlanner):
 
     def goes_on(self, index: int, seed: int) -> bool:
         point = self.candidates[index].point
-        if self._is_sampled:
-            return True
+        if self._is_sampled or index < len(self._design()):
+            return True  # what averaged values tell of the ends is learned from the design
         allocator = self._joint_allocator(self._left_of_budget())
         if allocator is None or point is None:
             return True

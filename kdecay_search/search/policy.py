@@ -163,7 +163,8 @@ class Policy:
     hold what they say on recorded curves (docs/pruning.md)."""
     clear: float = 0.5
     """A run is paused at a look if going on is worth less than this share of what the best other
-    run is worth, for each epoch."""
+    run is worth, for each epoch. 0 in a joint search, where some new candidate nearly always
+    promises more: there a run is paused if its rest is worth nothing."""
 
     # Runs that diverge (search/results.py)
     blow_up: float = 10.0

@@ -192,7 +192,7 @@ class SearchSpec(Settings):
 
     @property
     def is_joint(self) -> bool:
-        """Whether whole schedules are searched on a budget, whoever proposes them."""
+        """Whether whole schedules are searched on a budget, proposed by whichever sampler."""
         return self.sampler.startswith("joint")
 
     @property

@@ -21,7 +21,7 @@ from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import FOUND, GIVEN, ORIGINAL
 from kdecay_search.study.space import SEARCHED_FAMILIES
 from kdecay_search.study.spec import ConfirmSpec, PruningSpec, StudySpec
-from kdecay_search.study.trials import RunKey, State, Trial
+from kdecay_search.study.trials import RunKey, RunRequest, State, Trial
 from tests.support.memory_studies import MemoryQueue, completed, failed, study
 
 LEVEL = 0.1
@@ -367,22 +367,39 @@ def test_an_original_that_is_the_best_is_confirmed_against_its_level_in_the_stud
     assert verdict.sentence.startswith("Confirmed: on the test set, 2 fresh seeds, better than k =")
 
 
-def test_runs_that_a_baseline_is_tuned_with_are_not_paused() -> None:
+def test_runs_of_the_design_and_of_tuned_baselines_are_not_paused_and_others_are() -> None:
     spec = joint().model_copy(update={"pruning": PruningSpec(enabled=True)})
-    requests = make_plan(spec, []).enqueue
-    half = spec.looks[0]
-    goes = {}
-    for behind in requests:
-        trials = [
-            Trial(number, request, State.COMPLETE, request.k, error=5.0 + number / 10, epochs=20)
-            for number, request in enumerate(requests)
-        ]
-        trials = [replace(t, looks={half: t.error or 0.0}, trial_id=t.number) for t in trials]
-        own = trials[requests.index(behind)]
-        looked = replace(own, state=State.RUNNING, error=None, epochs=half, looks={half: 50.0})
-        trials[own.number] = looked
-        goes[behind.point] = goes_on(spec, trials, looked.trial_id)
-    tuned = {t.name: t.best.point for t in make_plan(spec, trials).stages[0].baselines}
-    assert goes[tuned["original"]]
-    assert goes[tuned["cosine"]]
-    assert not all(goes.values()), "the design has cooldowns enough, and other schedules"
+    half, trials = spec.looks[0], []
+
+    def ended(request: RunRequest) -> Trial:
+        error = 5.0 + len(trials) / 10
+        return Trial(
+            len(trials),
+            request,
+            State.COMPLETE,
+            request.k,
+            error=error,
+            epochs=20,
+            looks={half: error},
+            trial_id=len(trials),
+        )
+
+    def goes(request: RunRequest) -> bool:
+        looked = replace(ended(request), state=State.RUNNING, error=None, epochs=half)
+        looked = replace(looked, looks={half: 50.0})
+        return goes_on(spec, [*trials, looked], looked.trial_id)
+
+    later = {}
+    for decision in range(5):
+        requests = make_plan(spec, trials).enqueue
+        for request in requests:
+            if decision == 0:
+                assert goes(request), "what averaged errors tell is learned from the design"
+            else:
+                later[request.point] = goes(request)
+            trials.append(ended(request))
+    tuned = spec.schedule_space().baselines
+    of_baselines = {p: on for p, on in later.items() if p and any(b.holds(p) for b in tuned)}
+    assert of_baselines
+    assert all(of_baselines.values())
+    assert not all(on for p, on in later.items() if p not in of_baselines)
