@@ -114,9 +114,9 @@ def test_the_task_opens_the_test_set_for_comparators_alone(
     parts = []
     make_trainer = trainer.Trainer
 
-    def note(run: Run, task: object, split: Split, device: torch.device) -> object:
+    def note(run: Run, task: object, split: Split, *others: object) -> object:
         parts.append(len(split.validation_labels))
-        return make_trainer(run, task, split, device)  # type: ignore[arg-type]
+        return make_trainer(run, task, split, *others)  # type: ignore[arg-type]
 
     monkeypatch.setattr(trainer, "Trainer", note)
     for comparator in (None, "found", "area-matched"):
