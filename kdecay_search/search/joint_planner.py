@@ -271,12 +271,10 @@ class JointPlanner(StagePlanner):
         selection = self.selection
         assert selection is not None
         best = sorted(selection.points, key=lambda p: (selection.mean(p), p))[: policy.leaders]
-        general = [
-            *spread(searched, policy.proposals, seed, first),
-            *nearby(best, searched, policy.proposals_nearby, seed),
-        ]
-        if self._is_sampled:
-            general = []
+        general: list[Candidate] = []
+        if not self._is_sampled:
+            general += spread(searched, policy.proposals, seed, first)
+            general += nearby(best, searched, policy.proposals_nearby, seed)
         own = [
             [
                 *(point for point in [self._matched(each)] if point),

@@ -45,15 +45,32 @@ def train(run: Run) -> None:
         KDecayError: The device or the data cannot be used.
         Interruption: The run was pruned, released or lost; raised by ``run``.
     """
+    task, split, device = prepared(run)
+    with forked_rng("model", run.seed, device), process_group(run, device) as group:
+        Trainer(run, task, split, device, group).fit()
+
+
+def prepared(run: Run) -> tuple[ImagesTask, AnySplit, torch.device]:
+    """Make this process ready to train a run: its task, its images, and the device.
+
+    Raises:
+        TypeError: The study's task is of another kind.
+        KDecayError: The device or the data cannot be used.
+    """
     task = run.spec.task
     if not isinstance(task, ImagesTask):
         raise TypeError(f"a task of kind 'images' was expected, not {task.kind!r}")
     device = resolve_device(run.device)
     make_deterministic(task.threads)
     release_memory(device)
-    split = load(task.data, device, Purpose.CONFIRMATION if run.comparator else Purpose.SEARCH)
-    with forked_rng("model", run.seed, device), process_group(run, device) as group:
-        Trainer(run, task, split, device, group).fit()
+    purpose = Purpose.CONFIRMATION if run.comparator else Purpose.SEARCH
+    return task, load(task.data, device, purpose), device
+
+
+def precision(task: ImagesTask, device: torch.device) -> torch.autocast:
+    """The precision that the task's networks compute in."""
+    reduced = task.precision == "bfloat16"
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced)
 
 
 class Trainer:
@@ -195,8 +212,7 @@ class Trainer:
         self._step += 1
 
     def _precision(self) -> torch.autocast:
-        reduced = self._task.precision == "bfloat16"
-        return torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=reduced)
+        return precision(self._task, self._device)
 
     def _save(self) -> None:
         if self._run.checkpoint is None or self._group.rank or getattr(self._run, "is_lost", False):

@@ -19,14 +19,11 @@ from torch.nn import functional
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.tasks.protocol import Released, Run
 from kdecay_search.training import checkpoints
-from kdecay_search.training.data.held_out import Purpose
-from kdecay_search.training.data.loading import load
 from kdecay_search.training.data_loaders import DataLoaders, make_data_loaders
-from kdecay_search.training.device import make_deterministic, release_memory, resolve_device
 from kdecay_search.training.evaluation import Evaluator
 from kdecay_search.training.fused.network import FusedNetwork
 from kdecay_search.training.seeding import forked_rng
-from kdecay_search.training.trainer import Trainer
+from kdecay_search.training.trainer import Trainer, precision, prepared
 
 OnEnd = Callable[[Run, Exception | None], None]
 """Is told that a run has ended: trained to its end, or by this exception."""
@@ -51,13 +48,7 @@ def train_together(runs: Sequence[Run], on_end: OnEnd) -> None:
             runs that were under way.
     """
     first = runs[0]
-    task = first.spec.task
-    if not isinstance(task, ImagesTask):
-        raise TypeError(f"a task of kind 'images' was expected, not {task.kind!r}")
-    device = resolve_device(first.device)
-    make_deterministic(task.threads)
-    release_memory(device)
-    split = load(task.data, device, Purpose.CONFIRMATION if first.comparator else Purpose.SEARCH)
+    task, split, device = prepared(first)
     loaders = make_data_loaders(task, split, first.seed, device, first.spec.workers.decoders)
     members = []
     for run in runs:
@@ -147,9 +138,7 @@ class FusedTraining:
         self._members = list(members)
         self._loader = loaders.train
         self._evaluator = Evaluator(loaders.validation, device)
-        self._precision = partial(
-            torch.autocast, device.type, torch.bfloat16, task.precision == "bfloat16"
-        )
+        self._precision = partial(precision, task, device)
         self._on_end = on_end
         self._network: FusedNetwork | None = None
         """All members' networks; None if members have left since it was made."""
