@@ -73,22 +73,23 @@ class MemorySampler:
         """
         study = _new_study(make_sampler(self._spec.search, request.key), self._spec.task.metric)
         is_whole = self._spec.search.is_joint
+        known_as = self._whole if is_whole else self._frozen
         for trial in trials:
-            known = trial.state == State.COMPLETE and trial.key.stage == request.key.stage
-            if known and trial.error is not None and (trial.k is not None or is_whole):
-                past = self._whole(trial) if is_whole else self._frozen(trial)
-                if past is not None:
-                    study.add_trial(past)
+            is_past = trial.state == State.COMPLETE and trial.key.stage == request.key.stage
+            if is_past and (past := known_as(trial)) is not None:
+                study.add_trial(past)
         return self._proposed(study.ask()) if is_whole else suggested(study.ask(), request)
 
-    def _frozen(self, trial: Trial) -> optuna.trial.FrozenTrial:
-        given = {attributes.K: trial.k}
+    def _frozen(self, trial: Trial) -> optuna.trial.FrozenTrial | None:
+        if trial.k is None or trial.error is None:
+            return None
+        given: dict[str, float | None] = {attributes.K: trial.k}
         if trial.request.levels:
             given[attributes.LR_MAX] = trial.lr_max
         return optuna.trial.create_trial(
             params=given,
             distributions=parameters.distributions(trial.request),
-            value=self._spec.task.metric.value(trial.error or 0.0),
+            value=self._spec.task.metric.value(trial.error),
         )
 
     # ---- whole schedules: how far along each of its family's axes a candidate is ----------------
