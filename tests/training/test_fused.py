@@ -23,7 +23,7 @@ from kdecay_search.study.networks import (
 )
 from kdecay_search.study.trials import RunKey
 from kdecay_search.tasks.checkpoint import Checkpoint
-from kdecay_search.tasks.protocol import Released
+from kdecay_search.tasks.protocol import Epoch, Released
 from kdecay_search.training import models
 from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.fused.network import FusedNetwork
@@ -119,8 +119,8 @@ def test_fused_networks_are_trained_as_one_by_one(spec: ModelSpec, side: int, up
         assert difference(one.averaged.model, other.averaged.model) < 1e-9
 
 
-def curves(runs: Sequence[Any]) -> list[list[list[float]]]:
-    return [[list(astuple(epoch))[1:4] for epoch in run.epochs] for run in runs]
+def curves(runs: Sequence[Sequence[Epoch]]) -> list[list[list[float]]]:
+    return [[list(astuple(epoch))[1:4] for epoch in run] for run in runs]
 
 
 class Interrupted:
@@ -138,7 +138,8 @@ class Interrupted:
 def test_runs_that_are_trained_together_report_what_they_report_alone(
     recorder: Callable[..., Any], tmp_path: Path
 ) -> None:
-    """One is released in mid-epoch and goes on alone, one fails, and one diverges."""
+    """One is released in mid-epoch, one fails, and one diverges. The first goes on alone and, once
+    it has waited for a run that begins, with another."""
     keys = {"epochs": 3, "batch_size": 40, "schedule": {"warmup_epochs": 0}}
     ks = [(1.0,), (2.0,), (4.0,), (1.0,)]
     alone = [recorder(ks=each, **keys) for each in ks]
@@ -157,11 +158,22 @@ def test_runs_that_are_trained_together_report_what_they_report_alone(
     assert [run for run, _ in ended] == [together[3], released, failed, together[0]]
     assert [len(run.epochs) for run in together] == [3, 1, 2, 1]
     assert together[3].epochs[0].diverged
-    resumed = recorder(ks=ks[1], **keys)
-    resumed.checkpoint = released.checkpoint
-    size = released.checkpoint.path.stat().st_size
-    train(resumed)
-    assert released.checkpoint.path.stat().st_size == pytest.approx(size, rel=0.1)
-    released.epochs += resumed.epochs
-    for one, other in zip(curves(alone), curves(together), strict=True):
+    kept = released.checkpoint.path.read_bytes()
+    ends = []
+    for others in ([], [recorder(ks=(3.0,), **keys)]):
+        released.checkpoint.path.write_bytes(kept)
+        resumed = recorder(ks=ks[1], **keys)
+        resumed.checkpoint = released.checkpoint
+        if others:
+            train_together([resumed, *others], lambda run, error: ended.append((run, error)))
+            assert ended[-2:] == [(others[0], None), (resumed, None)]
+        else:
+            train(resumed)
+        assert resumed.restored == released.epochs
+        assert released.checkpoint.path.stat().st_size == pytest.approx(len(kept), rel=0.1)
+        ends.append(resumed.epochs)
+    np.testing.assert_allclose(*curves(ends), rtol=1e-4)
+    released.epochs += ends[1]
+    every = zip(*(curves([run.epochs for run in runs]) for runs in (alone, together)), strict=True)
+    for one, other in every:
         np.testing.assert_allclose(other, one[: len(other)], rtol=1e-4)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import groupby
 from operator import attrgetter
 
 import torch
@@ -32,9 +31,9 @@ OnEnd = Callable[[Run, Exception | None], None]
 def train_together(runs: Sequence[Run], on_end: OnEnd) -> None:
     """Train several runs to their ends, as one network as far as possible.
 
-    Runs that resume from different updates see different batches: those of the same update are
-    trained together, one such group after the other. A run that ends, by an interruption, an error
-    of its own or because it diverges, leaves the others as they are.
+    Runs may resume from different updates: those that are ahead wait for the others to catch up. A
+    run that ends, by an interruption, an error of its own or because it diverges, leaves the others
+    as they are.
 
     Args:
         runs: Runs of one study, stage and seed, on one device. All belong to a search, or all to a
@@ -60,9 +59,8 @@ def train_together(runs: Sequence[Run], on_end: OnEnd) -> None:
             on_end(run, error)
         else:
             members.append(member)
-    for _, group in groupby(sorted(members, key=attrgetter("step")), key=attrgetter("step")):
-        with forked_rng("model", first.seed, device):
-            FusedTraining(list(group), loaders, task, device, on_end).fit()
+    with forked_rng("model", first.seed, device):
+        FusedTraining(members, loaders, task, device, on_end).fit()
 
 
 class Member(Trainer):
@@ -117,7 +115,7 @@ class Member(Trainer):
 
 
 class FusedTraining:
-    """Trains runs that are at the same update, until each has ended.
+    """Trains runs until each has ended. Those that are at the same update are one network.
 
     Args:
         members: The runs.
@@ -135,30 +133,50 @@ class FusedTraining:
         device: torch.device,
         on_end: OnEnd,
     ) -> None:
-        self._members = list(members)
+        self._members: list[Member] = []
+        """The runs that are trained now: all are at the same update."""
+        self._waiting = sorted(members, key=attrgetter("step"))
+        """The runs that are ahead of those, the next one first."""
+        self._device = device
         self._loader = loaders.train
         self._evaluator = Evaluator(loaders.validation, device)
         self._precision = partial(precision, task, device)
         self._on_end = on_end
         self._network: FusedNetwork | None = None
-        """All members' networks; None if members have left since it was made."""
-        checkpoints.set_random_state(members[0].random_state, device)
+        """All members' networks; None if members have come or left since it was made."""
+        self._admit()
 
     def fit(self) -> None:
         """Train until every run has ended."""
         while True:
-            for member in [member for member in self._members if member.is_over]:
+            for member in [each for each in (*self._members, *self._waiting) if each.is_over]:
                 self._end(member, None)
+            self._admit()
             if not self._members:
                 return
             self._train_epoch()
+
+    def _admit(self) -> None:
+        """Take in the runs that have waited for the update that is next.
+
+        If no run is under way, that is the first one's, and the random generators are set to its
+        state. Else they are in the state of those that are taken in already.
+        """
+        if self._waiting and not self._members:
+            checkpoints.set_random_state(self._waiting[0].random_state, self._device)
+        while self._waiting and self._waiting[0].step == (self._members or self._waiting)[0].step:
+            self._members.append(self._waiting.pop(0))
+            self._network = None
 
     def _train_epoch(self) -> None:
         """Train what is left of an epoch, then measure it."""
         epoch, done = divmod(self._members[0].step, self._loader.steps_per_epoch)
         for images, labels in self._loader.epoch(epoch + 1, done):
+            self._admit()
             for member in list(self._members):
                 self._guarded(member, member.begin_update)
+            for member in list(self._waiting):
+                self._guarded(member, member.run.poll)
             if not self._members:
                 return
             self._train_step(images, labels)
@@ -197,11 +215,14 @@ class FusedTraining:
 
     def _end(self, member: Member, error: Exception | None) -> None:
         """Take a run out. One that is released keeps its state, as when it is trained alone."""
-        if isinstance(error, Released):
-            try:
-                member.save()
-            except Exception as failure:
-                error = failure
-        self._members.remove(member)
-        self._network = None
+        if member in self._waiting:  # its checkpoint is as it was
+            self._waiting.remove(member)
+        else:
+            if isinstance(error, Released):
+                try:
+                    member.save()
+                except Exception as failure:
+                    error = failure
+            self._members.remove(member)
+            self._network = None
         self._on_end(member.run, error)
