@@ -8,9 +8,9 @@ its range, and
     κ_q = log(log(1 − q) / log(u_q)),
 
 the log k of the schedule 1 − u^k that is there at that time. *Lateness* is κ at q = 1/2, and
-*sharpness* is κ at 0.9 less κ at 0.1. For the polynomial family with N = 1 these are log k and 0,
+*sharpness* is κ at 0.9 less κ at 0.25. For the polynomial family with N = 1 these are log k and 0,
 and every family has a closed form. The floor and the warm-up enter by the logarithm of their shares
-plus 0.02, since little of either differs little from none. A parameter of the user's own enters by
+plus 0.005, since little of either differs little from none. A parameter of the user's own enters by
 how far along its range, or its ascending list, a value is; values without an order all lie at a
 distance of one from each other.
 """
@@ -18,7 +18,8 @@ distance of one from each other.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from itertools import count, product
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from kdecay_search.search.results import Array
 from kdecay_search.study.candidate import COOLDOWNS, LINEAR_COOLDOWN, Candidate
 from kdecay_search.study.own_parameters import OwnAxis
 
-_SMALL_SHARE = 0.02
+_SMALL_SHARE = 0.005
 _SAME = 1e-9
 """Difference below which candidates do not differ in a coordinate."""
 
@@ -65,6 +66,22 @@ def coordinates(
     ]
 
 
+def combinations(
+    scales: Iterable[tuple[float, ...]], policy: Policy = POLICY
+) -> list[tuple[float, ...]]:
+    """Combinations of length scales, spread evenly if there are more than ``policy.max_lengths``.
+
+    Args:
+        scales: The length scales of each coordinate.
+        policy: Its ``max_lengths`` is used.
+    """
+    every = list(product(*scales))
+    least = math.ceil(len(every) / policy.max_lengths)
+    # A step without a common divisor with their number meets every scale of every coordinate.
+    step = next(step for step in count(least) if math.gcd(step, len(every)) == 1)
+    return every[::step]
+
+
 def _of_own(
     axis: OwnAxis, points: Sequence[Candidate], policy: Policy
 ) -> list[tuple[Array, tuple[float, ...]]]:
@@ -80,7 +97,7 @@ def _of_own(
 
 
 def _of_schedule(point: Candidate) -> tuple[float, ...]:
-    early, middle, late = (_kappa(point, q) for q in (0.9, 0.5, 0.1))
+    early, middle, late = (_kappa(point, q) for q in (0.9, 0.5, 0.25))
     return (
         middle,
         early - late,

@@ -19,12 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kdecay_search.search.coordinates import coordinates
+from kdecay_search.search.coordinates import combinations, coordinates
 from kdecay_search.search.looks import Looks
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.results import Array, Look, Point, Results
@@ -230,11 +229,9 @@ class _Model:
         )
         columns = coordinates(points, policy)
         self._values = np.array([column for column, _ in columns])
-        every = list(product(*(scales for _, scales in columns)))
-        if lengths and len(lengths[0]) == len(columns):
-            every = list(lengths)
-        step = max(1, -(-len(every) // policy.max_lengths))
-        self.lengths = tuple(every[:: step + (step % 2 == 0)])
+        is_known = lengths and len(lengths[0]) == len(columns)
+        every = lengths if is_known else combinations((each for _, each in columns), policy)
+        self.lengths = tuple(every)
         is_whole = any(point.is_whole for point in points)
         sizes = policy.drifts
         if len(rows.items) > policy.max_items:
@@ -307,16 +304,16 @@ class _Model:
         for place, length in enumerate(self.lengths):
             if not used[place].any():
                 continue
-            across = self._parts(length, "across")
-            within = self._parts(length, "targets")
+            across = np.array(self._parts(length, "across"))
+            within = np.array(self._parts(length, "targets"))
             for g in np.flatnonzero(used[place]).tolist():
                 weight = self._weights[place, g] / total
                 size = self._sizes[g]
-                pull = np.tensordot(size, np.array(across), 1) @ self._root
+                pull = np.tensordot(size, across, 1) @ self._root
                 mean = pull @ self._solved[place][g]
                 means += weight * mean
                 half = np.linalg.solve(self._factors[place][g], pull.T)
-                covariance = np.tensordot(size, np.array(within), 1) - half.T @ half
+                covariance = np.tensordot(size, within, 1) - half.T @ half
                 count = max(1, round(policy.draws * weight))
                 scale = self._noise[place, g] * self.freedom
                 scale = np.sqrt(scale / random.chisquare(self.freedom, (count, 1)))

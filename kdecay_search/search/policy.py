@@ -96,13 +96,13 @@ class Policy:
     """Length scales of the smooth curve in log k, averaged by their evidence."""
     lr_max_lengths: tuple[float, ...] = (0.5, 2.0)
     """Length scales in log lr_max, where candidates differ in it."""
-    lateness_lengths: tuple[float, ...] = (0.7, 1.4, 2.8)
+    lateness_lengths: tuple[float, ...] = (1.4, 2.8)
     """Length scales, for whole schedules, in how late the rate falls (search/coordinates.py)."""
-    sharpness_lengths: tuple[float, ...] = (1.5, 4.0)
+    sharpness_lengths: tuple[float, ...] = (4.0, 10.0)
     """The same in how sharply it falls."""
     level_lengths: tuple[float, ...] = (0.7, 1.4, 2.8)
     """The same in log lr_max."""
-    floor_lengths: tuple[float, ...] = (1.5, 4.0)
+    floor_lengths: tuple[float, ...] = (2.5,)
     """The same in the floor's and in the warm-up's coordinate."""
     own_lengths: tuple[float, ...] = (0.4, 1.5)
     """The same in a parameter of the user's own, in units of the width of its range. Not tuned."""
@@ -118,7 +118,8 @@ class Policy:
     whole_draws: int = 2000
     """Joint samples of the errors of whole schedules. A bound on computing time."""
     max_lengths: int = 24
-    """Number of combinations of length scales that are tried. A bound on computing time."""
+    """Largest number of combinations of length scales that are tried, as there are with parameters of
+    the user's own. A bound on computing time."""
     lengths_kept: int = 4
     """Number of these, the most evident, that whole schedules are judged by. A bound on computing
     time."""

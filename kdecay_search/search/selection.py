@@ -7,11 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from kdecay_search.search.results import Array
 from kdecay_search.search.surrogate import Surrogate
 from kdecay_search.study.candidate import Candidate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Selection:
     """What the results so far say about each candidate, up to a constant common to all."""
 
@@ -21,10 +22,8 @@ class Selection:
     """Smooth error of each point relative to the mean of all, in the metric's unit."""
     probabilities: tuple[float, ...]
     """Probability of each point to be the best."""
-    better: tuple[float, ...]
-    """Probability of each point to be better than the reference."""
-    intervals: tuple[tuple[float, float], ...]
-    """95 % credible interval of each point's gain on the reference, in the metric's unit."""
+    drawn: Array
+    """Joint samples of the points' errors, (N, K)."""
 
     @staticmethod
     def of(surrogate: Surrogate, among: Iterable[Candidate] | None = None) -> Selection:
@@ -33,15 +32,17 @@ class Selection:
         columns = surrogate.columns(points)
         means, drawn = surrogate.means[columns], surrogate.draws[:, columns]
         best = np.bincount(drawn.argmin(axis=1), minlength=len(points)) / len(drawn)
-        gains = drawn[:, :1] - drawn
-        low, high = np.quantile(gains, (0.025, 0.975), axis=0).tolist()
-        return Selection(
-            points,
-            means=tuple(means.tolist()),
-            probabilities=tuple(best.tolist()),
-            better=tuple((gains > 0).mean(axis=0).tolist()),
-            intervals=tuple(zip(low, high, strict=True)),
-        )
+        return Selection(points, tuple(means.tolist()), tuple(best.tolist()), drawn)
+
+    @property
+    def better(self) -> tuple[float, ...]:
+        """Probability of each point to be better than the reference."""
+        return tuple(self.gain(point).probability for point in self.points)
+
+    @property
+    def intervals(self) -> tuple[tuple[float, float], ...]:
+        """95 % credible interval of each point's gain on the reference, in the metric's unit."""
+        return tuple(self.gain(point).interval for point in self.points)
 
     def mean(self, point: Candidate) -> float:
         """Smooth error of ``point`` relative to the mean of all, in the metric's unit."""
@@ -54,8 +55,10 @@ class Selection:
     def gain(self, point: Candidate) -> Gain:
         """What ``point`` gains on the reference."""
         index = self.points.index(point)
+        gains = self.drawn[:, 0] - self.drawn[:, index]
+        low, high = np.quantile(gains, (0.025, 0.975)).tolist()
         mean = self.means[0] - self.means[index]
-        return Gain(mean, self.intervals[index], self.better[index])
+        return Gain(mean, (low, high), float((gains > 0).mean()))
 
 
 @dataclass(frozen=True)

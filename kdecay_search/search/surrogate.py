@@ -20,14 +20,12 @@ tests compare the two where both apply.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 
-from kdecay_search.search.coordinates import coordinates
+from kdecay_search.search.coordinates import combinations, coordinates
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.results import Array, Look, Point, Result, Results
 from kdecay_search.study.candidate import Candidate
@@ -100,7 +98,7 @@ def _mixture(
     """A model for each length scale, and the weight of each of its signals: (lengths, signals)."""
     columns = coordinates(points, policy)
     values = np.array([column for column, _ in columns])
-    every = list(product(*(scales for _, scales in columns)))
+    every = combinations((scales for _, scales in columns), policy)
     if any(point.is_whole for point in points):
         results = results.compressed(policy.far)
         if known_lengths and len(known_lengths[0]) == len(columns):
@@ -121,13 +119,11 @@ def _most_evident(
     policy: Policy,
 ) -> list[tuple[float, ...]]:
     """The few most evident of many combinations of length scales, by the candidates that ran."""
-    step = max(1, math.ceil(len(every) / policy.max_lengths))
-    some = every[:: step + (step % 2 == 0)]  # an odd step meets every value of every axis
     known = np.unique(results.rows(points))
     tried = tuple(points[index] for index in known)
-    fits = _fits(tried, values[:, known], results, some, policy)
+    fits = _fits(tried, values[:, known], results, every, policy)
     best = np.argsort([-fit.evidence.max() for fit in fits], kind="stable")
-    return [some[index] for index in best[: policy.lengths_kept]]
+    return [every[index] for index in best[: policy.lengths_kept]]
 
 
 def _fits(
@@ -189,9 +185,11 @@ class GaussianProcess:
     contrast_features: Array
     """The features on the contrasts, (K, M)."""
     precision: Array
-    """Posterior precision of the weights, (G, M, M)."""
-    weights: Array
-    """Posterior mean of the weights, (G, M)."""
+    """Posterior precision of the weights along each of its principal axes, (G, M)."""
+    axes: Array
+    """Its principal axes, orthonormal columns, (G, M, M)."""
+    along: Array
+    """Posterior mean of the weights along them, (G, M)."""
     noise: Array
     """Variance of the noise, (G,)."""
     evidence: Array
@@ -224,17 +222,20 @@ class GaussianProcess:
         root = np.sqrt(contrasts.information)
         on_contrasts = root[:, None] * (contrasts.basis.T @ features)
         variances = 1 + nuggets[:, None] ** 2 * contrasts.information
-        scaled = signals[:, None, None] * on_contrasts
-        precision = np.eye(features.shape[1]) + scaled.transpose(0, 2, 1) @ (
-            scaled / variances[..., None]
-        )
-        pull = np.einsum("grm,gr->gm", scaled, contrasts.score / variances)
-        weights = np.linalg.solve(precision, pull[..., None])[..., 0]
+        # The precision of the weights, 1 + signal² · gram, has the gram matrix's eigenvectors.
+        # Sizes of the curve differ in that matrix only if their nuggets do.
+        _, kinds = np.unique(nuggets, return_index=True)
+        grams = on_contrasts.T @ (on_contrasts / variances[kinds, :, None])
+        kind = np.searchsorted(nuggets[kinds], nuggets)
+        sizes, vectors = (found[kind] for found in np.linalg.eigh(grams))
+        precision = 1 + signals[:, None] ** 2 * np.maximum(sizes, 0.0)
+        pull = signals[:, None] * (contrasts.score / variances @ on_contrasts)
+        pull = np.einsum("gmn,gm->gn", vectors, pull)
         residual = contrasts.rest + (contrasts.score**2 / variances).sum(axis=1)
-        residual = residual - (pull * weights).sum(axis=1)
+        residual = residual - (pull**2 / precision).sum(axis=1)
         noise = (residual + noise_floor) / contrasts.freedom
         evidence = -0.5 * (
-            np.linalg.slogdet(precision)[1]
+            np.log(precision).sum(axis=1)
             + np.log(variances).sum(axis=1)
             + contrasts.freedom * np.log(noise)
         )
@@ -247,7 +248,8 @@ class GaussianProcess:
             variances,
             on_contrasts,
             precision,
-            weights,
+            vectors,
+            pull / precision,
             noise,
             evidence,
         )
@@ -255,7 +257,8 @@ class GaussianProcess:
     @property
     def means(self) -> Array:
         """Posterior means about a mean of zero, (G, K)."""
-        found = self._errors(self.signals, self.nuggets, self.variances, self.weights)
+        weights = np.einsum("gmn,gn->gm", self.axes, self.along)
+        found = self._errors(self.signals, self.nuggets, self.variances, weights)
         centred: Array = found - found.mean(axis=1, keepdims=True)
         return centred
 
@@ -277,9 +280,8 @@ class GaussianProcess:
         freedom = self.contrasts.freedom
         scale = np.sqrt(self.noise[g] * freedom / random.chisquare(freedom, (count, 1)))
         normal = random.standard_normal((self.features.shape[1], count))
-        # L⁻ᵀ normal has the covariance (L Lᵀ)⁻¹
-        root = np.linalg.cholesky(self.precision[g])
-        weights = self.weights[g] + scale * np.linalg.solve(root.T, normal).T
+        normal /= np.sqrt(self.precision[g])[:, None]
+        weights = (self.along[g] + scale * normal.T) @ self.axes[g].T
         if smooth:
             curves: Array = weights * self.signals[g] @ self.features.T
             return curves

@@ -55,7 +55,7 @@ WEATHER = st.builds(Weather, st.integers(0, 10**6), st.sampled_from([0.0, 0.2, 0
 AT_ONCE = st.none() | st.integers(1, 6)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(spec=specs(), weather=WEATHER, at_once=AT_ONCE)
 def test_no_study_runs_more_than_was_announced(
     spec: StudySpec, weather: Weather, at_once: int | None
@@ -94,7 +94,7 @@ def check_soundness(spec: StudySpec, queue: MemoryQueue, plan: Plan) -> None:
     assert all(stage.kept for stage in plan.stages[:-1])
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=50)
 @given(spec=specs(), weather=WEATHER, at_once=AT_ONCE)
 def test_every_study_ends_soundly_in_any_weather(
     spec: StudySpec, weather: Weather, at_once: int | None
@@ -115,7 +115,7 @@ def part_way(spec: StudySpec, weather: Weather, ticks: int) -> MemoryQueue:
     return queue
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(spec=specs(), weather=WEATHER, ticks=st.integers(0, 15), shuffling=st.randoms())
 def test_order_of_the_records_does_not_matter(
     spec: StudySpec, weather: Weather, ticks: int, shuffling: random.Random
@@ -128,7 +128,7 @@ def test_order_of_the_records_does_not_matter(
     assert make_plan(spec, shuffled) == queue.plan()
 
 
-@settings(deadline=None, max_examples=80)
+@settings(deadline=None, max_examples=40)
 @given(spec=specs(), weather=WEATHER, ticks=st.integers(0, 15))
 def test_planning_twice_changes_nothing(spec: StudySpec, weather: Weather, ticks: int) -> None:
     queue = part_way(spec, weather, ticks)
@@ -141,7 +141,7 @@ def test_planning_twice_changes_nothing(spec: StudySpec, weather: Weather, ticks
     assert queue.trials == trials
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(spec=specs(), weather=WEATHER)
 def test_killed_driver_is_healed_by_the_next_tick(spec: StudySpec, weather: Weather) -> None:
     """A tick that dies after each single enqueue leaves the same runs as one that does not."""

@@ -94,7 +94,7 @@ def test_coordinates_are_those_of_the_schedule_s_own_shape(family: str) -> None:
 
     lateness, sharpness, level = place(point)
     assert lateness == pytest.approx(kappa(0.5), abs=1e-3)
-    assert sharpness == pytest.approx(kappa(0.9) - kappa(0.1), abs=1e-3)
+    assert sharpness == pytest.approx(kappa(0.9) - kappa(0.25), abs=1e-3)
     assert level == pytest.approx(np.log(LEVEL))
 
 

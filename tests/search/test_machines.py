@@ -59,7 +59,7 @@ def errors(plan: Plan) -> dict[float | None, dict[int, float]]:
     return {c.k: dict(c.errors) for stage in plan.stages for c in stage.candidates}
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     broken=st.sampled_from([{BROKEN}, {BROKEN, OTHER_BROKEN}]),
@@ -92,7 +92,7 @@ def first_waiting(spec: object) -> Trial:
     return first
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=25)
 @given(
     seed=st.integers(0, 10**6),
     workers=st.lists(st.sampled_from([BROKEN, OTHER_BROKEN, GOOD, BETTER]), min_size=1, max_size=4),

@@ -95,7 +95,7 @@ def snapshots(draw: st.DrawFn) -> StudySnapshot:
     return seen(queue, stopped=draw(st.booleans()))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(deadline=None, max_examples=40)
 @given(snapshot=snapshots())
 def test_no_sentence_contradicts_its_interval(snapshot: StudySnapshot) -> None:
     check(snapshot.verdict)
