@@ -2,26 +2,36 @@
 
 This program, one for each test process, has imported what the commands import. It forks a child for
 every call, which becomes the command: with the arguments, environment, folder and files that it is
-given. How a process starts (``-m``, what is imported when) is none of this: ``Kdecay.start``,
-workers, and the tests of that run a new Python.
+given. The workers that such a command starts are forked as well. How a process starts (``-m``, what
+is imported when) is none of this: ``Kdecay.start``, the workers of what that starts, and the tests
+of that run a new Python.
 """
 
 from __future__ import annotations
 
 import atexit
+import ctypes
 import gc
 import importlib
 import json
 import os
 import pkgutil
+import socket
+import subprocess
 import sys
 import threading
 import traceback
-from typing import NoReturn
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import IO, Any, NoReturn
 
 NOT_SHARED = ("examples", "huggingface", "lightning", "report.dashboard.server", "torch",
               "training", "__main__")  # fmt: skip
 """Parts that few commands import, or none."""
+WITH_WORKERS = {"launch", "confirm", "worker"}
+"""Commands that start workers."""
+LONGEST_REQUEST = 1 << 17
+PR_SET_CHILD_SUBREAPER = 36
 
 
 def _serve() -> None:
@@ -41,8 +51,11 @@ def _serve() -> None:
 
 def _import_all() -> None:
     import scipy.special  # noqa: F401 - whose import is what takes long
+    import torch
 
     import kdecay_search
+
+    torch.optim.SGD([torch.zeros(1)], lr=1.0)  # the first optimizer imports a lot
 
     for module in pkgutil.walk_packages(kdecay_search.__path__, "kdecay_search."):
         if not module.name.removeprefix("kdecay_search.").startswith(NOT_SHARED):
@@ -57,16 +70,23 @@ def _become(
     files: list[str],
 ) -> NoReturn:
     os.chdir(folder)
-    os.environ.clear()
-    os.environ.update(environment)
     given = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:] = [*given, *path]  # without the folder, as ``kdecay_search.__main__``
-    sys.argv[:] = ["kdecay", *arguments]
     for target, name in enumerate([os.devnull, *files]):
         flags = os.O_RDONLY if target == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
         opened = os.open(name, flags)
         os.dup2(opened, target)
         os.close(opened)
+    if WITH_WORKERS.intersection(arguments):
+        _fork_workers()
+    _run(arguments, environment)
+
+
+def _run(arguments: list[str], environment: dict[str, str]) -> NoReturn:
+    """Run the command, and end."""
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv[:] = ["kdecay", *arguments]
 
     from kdecay_search.cli.main import main
 
@@ -86,6 +106,90 @@ def _end(code: int) -> NoReturn:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
+
+
+# ---- workers ----------------------------------------------------------------------------------
+
+
+def _fork_workers() -> None:
+    """Let this process, which becomes a command, fork its workers.
+
+    They are forked by a process that is forked now, since the command has neither threads nor
+    connections yet. The command adopts them, so that they are its children.
+    """
+    from kdecay_search.worker import local_workers
+
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        ours.close()
+        _serve_workers(theirs)
+    theirs.close()
+
+    class Worker(subprocess.Popen[bytes]):
+        """A worker, as ``subprocess.Popen`` starts it in a new Python."""
+
+        def __init__(
+            self,
+            command: Sequence[str],
+            env: Mapping[str, str],
+            stdin: int,
+            stdout: IO[bytes] | None,
+            stderr: IO[bytes] | None,
+            start_new_session: bool,
+            process_group: int | None,
+        ) -> None:
+            self.args, self.returncode = command, None
+            self.stdin = self.stdout = self.stderr = None
+            self._waitpid_lock = threading.Lock()
+            arguments = command[command.index("kdecay_search") + 1 :]
+            request = json.dumps([arguments, dict(env), start_new_session]).encode()
+            _adopt_orphans(True)
+            socket.send_fds(ours, [request], [2 if stdout is None else stdout.fileno()])
+            self.pid = int(ours.recv(LONGEST_REQUEST))
+            _adopt_orphans(False)
+            self._child_created = True
+
+    stand_in: Any = SimpleNamespace(**{**vars(subprocess), "Popen": Worker})
+    local_workers.subprocess = stand_in
+
+
+def _serve_workers(command: socket.socket) -> NoReturn:
+    """Fork a worker for each request, as an orphan, and answer with its process id."""
+    while True:
+        request, files, _, _ = socket.recv_fds(command, LONGEST_REQUEST, 1)
+        if not request:  # the command has ended
+            os._exit(0)
+        reading, writing = os.pipe()
+        parent = os.fork()
+        if parent == 0:
+            pid = os.fork()
+            if pid:
+                os.write(writing, f"{pid}".encode())
+                os._exit(0)
+            for descriptor in (command.fileno(), reading, writing):
+                os.close(descriptor)
+            _become_worker(files[0], *json.loads(request))
+        os.waitpid(parent, 0)
+        command.send(os.read(reading, LONGEST_REQUEST))
+        for descriptor in (*files, reading, writing):
+            os.close(descriptor)
+
+
+def _become_worker(
+    output: int, arguments: list[str], environment: dict[str, str], in_new_session: bool
+) -> NoReturn:
+    if in_new_session:
+        os.setsid()
+    else:
+        os.setpgid(0, 0)
+    for target in (1, 2):
+        os.dup2(output, target)
+    os.close(output)
+    _run(arguments, environment)
+
+
+def _adopt_orphans(whether: bool) -> None:
+    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(whether), 0, 0, 0)
 
 
 if __name__ == "__main__":
