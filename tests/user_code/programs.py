@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from kdecay_search.user_code import monitoring
 from kdecay_search.user_code.monitoring import RunFailed
 from tests.support.recorded_run import RecordedRun
 
 PYTHON = {"kind": "python", "epochs": 3, "entry": "mine:train"}
-ENOUGH_SECONDS = 3.0
-"""Time for a program to start, before it counts as hanging."""
+LONG = {"epoch_timeout": 600.0}
+"""Part of a task whose program is given up only as time is let fly (:func:`let_time_fly`)."""
 
 
 def function(body: str, **run: Any) -> RecordedRun:
@@ -37,6 +40,19 @@ def failure(train: Callable[[Any], Any], run: RecordedRun) -> RunFailed:
     with pytest.raises(RunFailed) as caught:
         train(run)
     return caught.value
+
+
+def let_time_fly(patch: pytest.MonkeyPatch, has_come: Callable[[], object]) -> None:
+    """Let an hour pass between two looks at a program's clock, as soon as ``has_come()``. However
+    slow this machine is, the program has then come to where it hangs."""
+    hours = 0
+
+    def monotonic() -> float:
+        nonlocal hours
+        hours += bool(has_come())
+        return time.monotonic() + 3600 * hours
+
+    patch.setattr(monitoring, "time", SimpleNamespace(monotonic=monotonic))
 
 
 def numbers(run: RecordedRun) -> list[int]:

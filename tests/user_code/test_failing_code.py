@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from kdecay_search.errors import TaskError
 from kdecay_search.user_code import command, python
 from tests.user_code.programs import (
     ALL_EPOCHS,
-    ENOUGH_SECONDS,
     EVERY_EPOCH,
+    LONG,
     failure,
     function,
+    let_time_fly,
     numbers,
     program,
     report_line,
@@ -99,17 +102,19 @@ def test_a_missing_program_is_a_worker_s_error() -> None:
         command.train(run)
 
 
-def test_a_hanging_function_shows_where_it_hung() -> None:
-    run = function("run.report(1, 40.0)\ntime.sleep(600)", task={"epoch_timeout": ENOUGH_SECONDS})
+def test_a_hanging_function_shows_where_it_hung(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = function("run.report(1, 40.0)\nopen('hangs', 'w'); time.sleep(6000)", task=LONG)
+    let_time_fly(monkeypatch, Path("hangs").exists)
     error = failure(python.train, run)
-    assert "epoch 2 was not reported within task.epoch_timeout = 3 s" in str(error)
+    assert "epoch 2 was not reported within task.epoch_timeout = 600 s" in str(error)
     assert 'mine.py", line 6 in train' in error.output
     assert "kdecay_search" not in error.output
 
 
-def test_a_hanging_program_is_killed() -> None:
-    script = f"{report_line(1, 40)}; echo busy; sleep 600"
-    run = program(script, task={"epoch_timeout": ENOUGH_SECONDS})
+def test_a_hanging_program_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f"{report_line(1, 40)}; echo busy; touch hangs; sleep 6000"
+    run = program(script, task=LONG)
+    let_time_fly(monkeypatch, lambda: run.epochs and Path("hangs").exists())
     error = failure(command.train, run)
-    assert "epoch 2 was not reported within task.epoch_timeout = 3 s" in str(error)
+    assert "epoch 2 was not reported within task.epoch_timeout = 600 s" in str(error)
     assert error.output == "busy"

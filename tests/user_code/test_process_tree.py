@@ -17,11 +17,12 @@ from kdecay_search.user_code import command, python
 from tests.support.wait import wait_for
 from tests.user_code.programs import (
     ALL_EPOCHS,
-    ENOUGH_SECONDS,
     EVERY_EPOCH,
+    LONG,
     alive,
     failure,
     function,
+    let_time_fly,
     numbers,
     program,
     report_line,
@@ -75,9 +76,10 @@ def test_a_program_that_is_lost() -> None:
 
 
 @pytest.mark.usefixtures("no_orphans")
-def test_a_function_that_hangs() -> None:
-    body = f"import subprocess\nsubprocess.run({CHILDREN!r}, shell=True)\ntime.sleep(600)"
-    failure(python.train, function(body, task={"epoch_timeout": ENOUGH_SECONDS}))
+def test_a_function_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    body = f"import subprocess\nsubprocess.run({CHILDREN!r}, shell=True)"
+    let_time_fly(monkeypatch, Path("hangs").exists)
+    failure(python.train, function(f"{body}\nopen('hangs', 'w')\ntime.sleep(6000)", task=LONG))
 
 
 WORKER = """

@@ -16,7 +16,7 @@ from kdecay_search.user_code import python
 from kdecay_search.user_code.board import Board
 from kdecay_search.user_code.environment import device_and_environment, own_devices
 from tests.support.recorded_run import RecordedRun
-from tests.user_code.programs import PYTHON, failure, numbers
+from tests.user_code.programs import LONG, PYTHON, failure, let_time_fly, numbers
 
 TOGETHER = '''
 import faulthandler, json, os, random, signal, socket, sys, time
@@ -176,12 +176,14 @@ def test_a_function_that_is_missing() -> None:
         python.train(run)
 
 
-def test_ranks_that_hang_write_down_where() -> None:
-    run = ranks(TRAIN.replace("updates += 1", "RANK and hang()"), task={"epoch_timeout": 10.0})
+def test_ranks_that_hang_write_down_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One rank hangs by itself, the other as it waits for that one."""
+    run = ranks(TRAIN.replace("updates += 1", "RANK and hang(peer)"), task=LONG)
     with Path("mine.py").open("a") as file:
-        file.write("\ndef hang():\n    time.sleep(600)\n")
+        file.write("\ndef hang(peer):\n    peer.recv(1), open('hangs', 'w'), time.sleep(6000)\n")
+    let_time_fly(monkeypatch, Path("hangs").exists)
     error = failure(python.train, run)
-    assert "epoch 1 was not reported within task.epoch_timeout = 10 s" in str(error)
+    assert "epoch 1 was not reported within task.epoch_timeout = 600 s" in str(error)
     assert "in together" in error.output
     assert "in hang" in error.output
     assert error.output.index("rank 0:") < error.output.index("rank 1:")

@@ -11,12 +11,12 @@ import pytest
 from kdecay_search.errors import TaskError
 from kdecay_search.study.training_length import TrainingLength
 from kdecay_search.tasks.protocol import Epoch, Lost, Released
-from kdecay_search.user_code import command
+from kdecay_search.user_code import command, reporting_program
 from kdecay_search.user_code.findings import findings
 from kdecay_search.user_code.report_numbers import ReportCounter, number_of
 from kdecay_search.user_code.tryout import Tryout, try_task
 from tests.support.recorded_run import RecordedRun
-from tests.user_code.programs import failure, numbers, program
+from tests.user_code.programs import LONG, failure, let_time_fly, numbers, program
 
 pytestmark = pytest.mark.usefixtures("own_folder")
 
@@ -134,11 +134,13 @@ def test_files_that_do_not_fit(script: str, report: dict[str, Any], message: str
     assert error.startswith((message, f"task.report.{message}", f"sh: task.report.{message}"))
 
 
-def test_a_program_that_hangs_says_what_its_file_lacks() -> None:
-    script = f"{HEADER}; {row(1, 2, 3, 4)}; sleep 60"
-    task = {"epoch_timeout": 1.5}
-    error = str(failure(command.train, with_file(script, report={"value": "top1"}, task=task)))
-    assert error.startswith("epoch 1 was not reported within task.epoch_timeout = 1.5 s")
+def test_a_program_that_hangs_says_what_its_file_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = f"{HEADER}; {row(1, 2, 3, 4)}; touch hangs; sleep 6000"
+    monkeypatch.setattr(reporting_program, "FILE_SECONDS", 0.0)
+    looks = iter([False, False])  # at the file
+    let_time_fly(monkeypatch, lambda: Path("hangs").exists() and next(looks, True))
+    error = str(failure(command.train, with_file(script, report={"value": "top1"}, task=LONG)))
+    assert error.startswith("epoch 1 was not reported within task.epoch_timeout = 600 s")
     assert error.endswith(f"; task.report.value = 'top1': {NO_COLUMN}")
 
 
