@@ -53,12 +53,9 @@ def run(
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("length", [76, 103])
-def test_decoders_work_under_a_long_path(
-    alone: Kdecay, tmp_path: Path, short: Path, length: int
-) -> None:
+def test_decoders_work_under_a_long_path(alone: Kdecay, tmp_path: Path, short: Path) -> None:
     """Before, all attempts failed: AF_UNIX path too long."""
-    temporary = folder_of_length(short, length)
+    temporary = folder_of_length(short, 103)
     file = decoded_study(tmp_path)
     done = run(alone, tmp_path, "launch", file, "--workers", "1", TMPDIR=str(temporary))
     assert done.returncode == 0, done.stderr
@@ -137,7 +134,18 @@ def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]
     return path, "Not a directory"
 
 
-@pytest.mark.parametrize("name", ["launch", "worker", "two workers", "try"])
+@pytest.mark.parametrize(
+    ("unusable", "name"),
+    [
+        ("missing", "launch"),
+        ("missing", "worker"),
+        ("missing", "two workers"),
+        ("missing", "try"),
+        ("file", "worker"),
+        ("unwritable", "worker"),
+    ],
+    indirect=["unusable"],
+)
 def test_a_folder_that_cannot_be_used_is_one_line_and_uses_no_attempt(
     alone: Kdecay, tmp_path: Path, unusable: tuple[Path, str], name: str
 ) -> None:

@@ -16,6 +16,8 @@ import optuna_dashboard
 import pytest
 import sqlalchemy
 
+from kdecay_search.doctor.check import Severity
+from kdecay_search.doctor.database import database_checks
 from kdecay_search.errors import InvalidSpec
 from kdecay_search.storage import Storage, records
 from kdecay_search.storage.attributes import LAUNCH
@@ -62,11 +64,11 @@ def users(home: Path, server: Server) -> tuple[Kdecay, Kdecay]:
 
 def test_permissions_of_the_guide_suffice(users: tuple[Kdecay, Kdecay], tmp_path: Path) -> None:
     owner, worker = users
-    worker.run("doctor", simulated_study(tmp_path, name="least"))
+    assert worker.url is not None
+    assert {check.severity for check in database_checks(worker.url, 2)} == {Severity.OK}
     summary = worker.json("launch", simulated_study(tmp_path, name="least"), "--workers", "2")
     assert summary["state"] == "done"
     worker.run("publish", "least")
-    assert worker.url is not None
     as_worker = Storage(worker.url)
     page = optuna.load_study(study_name="least/k1", storage=as_worker.rdb)
     assert "The study is done" in optuna_dashboard.get_note(page)
