@@ -118,8 +118,8 @@ class Policy:
     whole_draws: int = 2000
     """Joint samples of the errors of whole schedules. A bound on computing time."""
     max_lengths: int = 24
-    """Largest number of combinations of length scales that are tried, as there are with parameters of
-    the user's own. A bound on computing time."""
+    """Largest number of combinations of length scales that are tried; only a user's own parameters
+    make more. A bound on computing time."""
     lengths_kept: int = 4
     """Number of these, the most evident, that whole schedules are judged by. A bound on computing
     time."""
