@@ -14,10 +14,12 @@ from kdecay_search.cli.options import (
     Checkpoints,
     Device,
     DevicesPerRun,
+    Fuse,
     StorageUrl,
     StudyName,
     allowance,
     opened,
+    refuse_fused_devices,
 )
 from kdecay_search.errors import InvalidSpec
 
@@ -58,6 +60,7 @@ def confirm(
     workers: WorkerCount = None,
     device: Device = "auto",
     devices_per_run: DevicesPerRun = 1,
+    fuse: Fuse = 1,
     allow: Allow = None,
     allow_command: AllowCommand = False,
     detach: Detach = False,
@@ -80,6 +83,7 @@ def confirm(
     from kdecay_search.study import file as study_file
     from kdecay_search.worker.devices import expand
 
+    refuse_fused_devices(fuse, devices_per_run)
     with opened(storage) as store:
         spec = read_study(store, name).spec
     values: dict[str, object] = {"seeds": seeds or spec.confirm.seeds or DEFAULT_SEEDS}
@@ -99,7 +103,7 @@ def confirm(
     run_study(
         spec,
         start,
-        LaunchOptions(count, devices, allowed, detach, checkpoints, storage),
+        LaunchOptions(count, devices, allowed, detach, checkpoints, storage, fuse),
         resume_command=["kdecay", "confirm", name, *allowed.options],
         json=json,
     )

@@ -19,11 +19,13 @@ from kdecay_search.cli.options import (
     Checkpoints,
     Device,
     DevicesPerRun,
+    Fuse,
     Overrides,
     StorageUrl,
     StudyFile,
     checkpoint_folder,
     opened,
+    refuse_fused_devices,
     worker_environment,
 )
 from kdecay_search.cli.output import echo, print_json, print_result, progress_console
@@ -58,6 +60,7 @@ def launch(
     workers: WorkerCount = None,
     device: Device = "auto",
     devices_per_run: DevicesPerRun = 1,
+    fuse: Fuse = 1,
     set_: Overrides = None,
     detach: Detach = False,
     json: AsJson = False,
@@ -74,16 +77,19 @@ def launch(
     from kdecay_search.user_code.allowance import Allowance
     from kdecay_search.worker.devices import expand
 
+    refuse_fused_devices(fuse, devices_per_run)
     spec = load(file, set_ or [])
     repeated = [part for override in set_ or [] for part in ("--set", override)]
     if devices_per_run > 1:  # it decides the results
         repeated += ["--device", device, "--devices-per-run", str(devices_per_run)]
+    if fuse > 1:
+        repeated += ["--fuse", str(fuse)]
     devices = expand(device, devices_per_run)
     count = worker_count(spec, workers, devices)
     run_study(
         spec,
         lambda store: reconcile.launch(store, spec),
-        LaunchOptions(count, devices, Allowance.of(spec), detach, checkpoints, storage),
+        LaunchOptions(count, devices, Allowance.of(spec), detach, checkpoints, storage, fuse),
         resume_command=["kdecay", "launch", file, *repeated],
         json=json,
     )
@@ -105,6 +111,8 @@ class LaunchOptions:
     """The folder for checkpoints; None stands for the default."""
     storage: str | None
     """The URL of the database; None stands for the embedded one."""
+    fuse: int = 1
+    """How many runs each local worker trains at once."""
 
 
 def run_study(
@@ -127,7 +135,9 @@ def run_study(
     from kdecay_search.cli.files import require_data
     from kdecay_search.paths import temporary_folder
     from kdecay_search.snapshot import read_snapshot
+    from kdecay_search.worker.fused import require_fusible
 
+    require_fusible(spec, options.fuse)
     if options.workers:
         temporary_folder()
         options.allowance.require(spec)
@@ -238,6 +248,7 @@ def _run(
         options.allowance,
         worker_environment(options.storage, options.checkpoints),
         options.detach,
+        options.fuse,
     )
     if options.detach:
         return snapshot

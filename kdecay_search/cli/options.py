@@ -85,6 +85,17 @@ DevicesPerRun = Annotated[
         help="Devices on which one run is trained, by a process each; on the CPU, the processes.",
     ),
 ]
+Fuse = Annotated[
+    int,
+    typer.Option(
+        "--fuse",
+        metavar="N",
+        min=1,
+        max=64,
+        help="Runs of one seed that a worker trains at once, as one network; for the built-in task "
+        "on one device.",
+    ),
+]
 Checkpoints = Annotated[
     str | None,
     typer.Option(
@@ -114,19 +125,35 @@ AllowCommand = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
+def refuse_fused_devices(fuse: int, devices_per_run: int) -> None:
+    """Refuse to train runs together that have several devices each.
+
+    Raises:
+        KDecayError: Both numbers are above 1.
+    """
+    if fuse > 1 and devices_per_run > 1:
+        raise KDecayError(
+            f"--fuse {fuse} with --devices-per-run {devices_per_run}: runs that are trained "
+            "together share one device; leave out one of the two"
+        )
+
+
 @contextlib.contextmanager
-def opened(url: str | None, patience_seconds: float = 0.0) -> Iterator[Storage]:
+def opened(url: str | None, patience_seconds: float = 0.0, trials: int = 1) -> Iterator[Storage]:
     """Connect to the storage, and close it at the end.
 
     Args:
         url: The database; None or an empty text stands for the embedded one.
         patience_seconds: How long to retry, since the server may still be starting.
+        trials: How many trials this process holds at once, each with a connection.
     """
     from kdecay_search.storage import Storage, embedded
     from kdecay_search.storage.connect import retried_for
 
     def connect() -> Storage:
-        return Storage(url) if url else Storage(embedded.embedded_url(), embedded.revive)
+        if url:
+            return Storage(url, connections=1 + trials)
+        return Storage(embedded.embedded_url(), embedded.revive, connections=1 + trials)
 
     def log(text: str) -> None:
         echo(f"{text}; retrying for {patience_seconds:g} s", err=True)

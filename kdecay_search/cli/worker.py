@@ -14,10 +14,12 @@ from kdecay_search.cli.options import (
     Checkpoints,
     Device,
     DevicesPerRun,
+    Fuse,
     StorageUrl,
     allowance,
     checkpoint_folder,
     opened,
+    refuse_fused_devices,
     worker_environment,
 )
 from kdecay_search.cli.output import SafeFormatter, echo
@@ -49,6 +51,7 @@ def worker(
         ),
     ] = "1",
     devices_per_run: DevicesPerRun = 1,
+    fuse: Fuse = 1,
     drain: Annotated[bool, typer.Option("--drain", help="Exit when no work is left.")] = False,
     allow: Allow = None,
     allow_command: AllowCommand = False,
@@ -58,20 +61,21 @@ def worker(
     """Train trials on this machine's devices.
 
     Claims trials from the queue, trains them and reports the results, until it is stopped. The
-    first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 makes it save a checkpoint of the run, put its trial
+    first Ctrl-C, SIGTERM, SIGHUP or SIGUSR1 makes it save a checkpoint of each run, put the trials
     back into the queue, and exit; the second kills it.
     """
     from kdecay_search.worker.devices import expand
     from kdecay_search.worker.loop import Options
 
+    refuse_fused_devices(fuse, devices_per_run)
     is_auto = per_device == "auto"
     count = 1 if is_auto else _parse_per_device(per_device)
     devices = [name for name in expand(device, devices_per_run) for _ in range(count)]
     options = Options(study, drain, allowance(allow, allow_command))
     if len(devices) == 1 and not is_auto:
-        _serve(options, devices[0], checkpoints, storage)
+        _serve(options, devices[0], fuse, checkpoints, storage)
     else:
-        _start_many(options, devices, is_auto, checkpoints, storage)
+        _start_many(options, devices, fuse, is_auto, checkpoints, storage)
 
 
 def _parse_per_device(text: str) -> int:
@@ -83,7 +87,9 @@ def _parse_per_device(text: str) -> int:
     return count
 
 
-def _serve(options: Options, device: str, checkpoints: str | None, url: str | None) -> None:
+def _serve(
+    options: Options, device: str, fuse: int, checkpoints: str | None, url: str | None
+) -> None:
     import logging
 
     from kdecay_search.paths import temporary_folder
@@ -102,11 +108,12 @@ def _serve(options: Options, device: str, checkpoints: str | None, url: str | No
     keep_working_folder_off_path()
     stop = threading.Event()
     drain_on_signal(stop)
-    context = WorkerContext(device, checkpoint_folder(checkpoints), stop)
-    with opened(url, START_SECONDS) as storage:
+    context = WorkerContext(device, checkpoint_folder(checkpoints), stop, fuse)
+    with opened(url, START_SECONDS, fuse) as storage:
         keep_password(storage)
         server = Worker(storage, options, context)
-        log.info("worker %s serves %s", server.name, options.study or "all studies")
+        at_once = f", up to {fuse} runs at once" if fuse > 1 else ""
+        log.info("worker %s serves %s%s", server.name, options.study or "all studies", at_once)
         server.serve()
         log.info("worker %s ends after %d trials", server.name, server.trials)
 
@@ -114,6 +121,7 @@ def _serve(options: Options, device: str, checkpoints: str | None, url: str | No
 def _start_many(
     options: Options,
     devices: list[str],
+    fuse: int,
     is_auto: bool,
     checkpoints: str | None,
     url: str | None,
@@ -130,7 +138,7 @@ def _start_many(
     environment = worker_environment(url, checkpoints)
 
     def start(device: str) -> WorkerProcess:
-        arguments = [*worker_options(device), *options.allowance.options]
+        arguments = [*worker_options(device, fuse), *options.allowance.options]
         arguments += ["--study", options.study] if options.study else []
         arguments += ["--drain"] if options.drain else []
         return workers.start(arguments, environment, log=None)

@@ -7,6 +7,7 @@ import functools
 import os
 import random
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -49,13 +50,15 @@ T = TypeVar("T")
 class Storage:
     """The database that holds the studies.
 
-    A process keeps two connections at most. Optuna's own storage, which creating and deleting
-    studies, samplers and the dashboard need, opens a third one, which :meth:`borrow_optuna` closes.
+    Optuna's own storage, which creating and deleting studies, samplers and the dashboard need,
+    opens a further connection, which :meth:`borrow_optuna` closes.
 
     Args:
         url: The database, in any form that libpq accepts.
         revive: Called when the database cannot be reached, before the next attempt; the owner of an
             embedded server starts it again there.
+        connections: How many connections this process keeps at most: one for each trial that it
+            holds, and one more.
 
     Raises:
         StorageUnavailable: The database cannot be reached.
@@ -63,13 +66,16 @@ class Storage:
             another version than :data:`kdecay_search.storage.schema.VERSION`.
     """
 
-    def __init__(self, url: str, revive: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, url: str, revive: Callable[[], None] = lambda: None, connections: int = 2
+    ) -> None:
         self.url = parse_url(url)
         self.revive = revive
         self.histories: dict[str, History] = {}
         """What this process knows of the trials, by the study's name."""
+        self._borrowed = threading.Lock()
         os.environ["PGTZ"] = "UTC"  # heartbeats are naive timestamps: the same zone for everybody
-        self.engine = make_engine(self.url, pool_size=2, max_overflow=0)
+        self.engine = make_engine(self.url, pool_size=connections, max_overflow=0)
         try:
             with mapped_errors(self.url):
                 self._open_tables()
@@ -95,11 +101,15 @@ class Storage:
 
     @contextlib.contextmanager
     def borrow_optuna(self) -> Iterator[BaseStorage]:
-        """Use Optuna's storage for a moment; the connection that it opens is closed afterwards."""
-        try:
-            yield self.optuna
-        finally:
-            self.rdb.engine.dispose()
+        """Use Optuna's storage for a moment; the connection that it opens is closed afterwards.
+
+        One thread at a time does.
+        """
+        with self._borrowed:
+            try:
+                yield self.optuna
+            finally:
+                self.rdb.engine.dispose()
 
     @property
     def shown_url(self) -> str:

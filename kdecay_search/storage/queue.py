@@ -143,26 +143,58 @@ def claim(
     """
     if _has_waiting(storage, name):
         prepare()
-        while (taken := _take(storage, name, worker)) is not None:
-            attributes = {}
-            for key, text in taken.attributes.items():
-                with contextlib.suppress(TypeError, ValueError, RecursionError):
-                    attributes[key] = json.loads(text)
-            request = attribute.read_request(attributes)
-            repeated = attributes.get(attribute.REPEATED, 0)
-            if request is not None:
-                return Claim(
-                    study=name,
-                    study_id=taken.study_id,
-                    trial_id=taken.trial_id,
-                    request=request,
-                    worker=worker,
-                    reported=frozenset(taken.reported),
-                    launch=attributes.get(attribute.LAUNCH),
-                    repeated=repeated if attribute.is_index(repeated) else 0,
-                )
-            fail(storage, taken.trial_id, ERROR, "no run of this study's: queued by other means")
+        while (row := _take(storage, name, worker)) is not None:
+            taken = _claim_of(storage, name, worker, row)
+            if taken is not None:
+                return taken
     return None
+
+
+def claim_alike(storage: Storage, held: Claim, most: int) -> list[Claim]:
+    """Claim further trials of the stage and the seed of a claimed one, for the same worker.
+
+    Args:
+        storage: The database.
+        held: The claimed trial.
+        most: The largest number of trials to claim.
+
+    Raises:
+        StorageError: The database cannot be reached. Trials that were claimed nevertheless are
+            nobody's, and reaped after the grace period.
+    """
+    values = {
+        **_claiming(held.study, held.worker),
+        "study_id": held.study_id,
+        "seed": json.dumps(held.request.key.seed),
+        "most": most,
+    }
+    with mapped_errors(), storage.engine.begin() as connection:
+        rows = connection.execute(sql.CLAIM_ALIKE, values).all()
+    claims = [_claim_of(storage, held.study, held.worker, row) for row in rows]
+    return [claim for claim in claims if claim is not None]
+
+
+def _claim_of(storage: Storage, name: str, worker: str, taken: sqlalchemy.Row[Any]) -> Claim | None:
+    """The claim of a trial that was taken; None if it is no run of the study, and has failed."""
+    attributes = {}
+    for key, text in taken.attributes.items():
+        with contextlib.suppress(TypeError, ValueError, RecursionError):
+            attributes[key] = json.loads(text)
+    request = attribute.read_request(attributes)
+    if request is None:
+        fail(storage, taken.trial_id, ERROR, "no run of this study's: queued by other means")
+        return None
+    repeated = attributes.get(attribute.REPEATED, 0)
+    return Claim(
+        study=name,
+        study_id=taken.study_id,
+        trial_id=taken.trial_id,
+        request=request,
+        worker=worker,
+        reported=frozenset(taken.reported),
+        launch=attributes.get(attribute.LAUNCH),
+        repeated=repeated if attribute.is_index(repeated) else 0,
+    )
 
 
 @retried
@@ -175,14 +207,18 @@ def _has_waiting(storage: Storage, name: str) -> bool:
 def _take(storage: Storage, name: str, worker: str) -> sqlalchemy.Row[Any] | None:
     """Take the first waiting trial. When a dropped connection hides that it was taken, the
     repetition takes another: the first is then nobody's, and reaped after the grace period."""
-    values = {
+    with storage.engine.begin() as connection:
+        return connection.execute(sql.CLAIM, _claiming(name, worker)).one_or_none()
+
+
+def _claiming(name: str, worker: str) -> dict[str, Any]:
+    """Parameters of both statements that claim."""
+    return {
         "prefix": prefix(name),
         "now": now(),
         "key": attribute.WORKER,
         "worker": json.dumps(worker),
     }
-    with storage.engine.begin() as connection:
-        return connection.execute(sql.CLAIM, values).one_or_none()
 
 
 @retried

@@ -99,11 +99,16 @@ def expand(device: str, per_run: int = 1) -> list[str]:
     ]
 
 
-def worker_options(device: str) -> list[str]:
-    """Return the ``kdecay worker`` options for one of the devices that :func:`expand` returns."""
+def worker_options(device: str, fuse: int = 1) -> list[str]:
+    """Return the ``kdecay worker`` options for one of the devices that :func:`expand` returns.
+
+    Args:
+        device: The device, or the devices of each run.
+        fuse: How many runs the worker trains at once.
+    """
     devices = devices_of(device)
     if len(devices) == 1:
-        return ["--device", device]
+        return ["--device", device, *(["--fuse", str(fuse)] if fuse > 1 else [])]
     named = CPU if devices[0] == CPU else device
     return ["--device", named, "--devices-per-run", str(len(devices))]
 

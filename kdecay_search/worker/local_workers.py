@@ -206,6 +206,7 @@ def start_workers(
     allowance: Allowance,
     environment: Mapping[str, str],
     detached: bool = False,
+    fuse: int = 1,
 ) -> LocalWorkers:
     """Start workers that train a study's runs on this machine, and end with it.
 
@@ -216,12 +217,13 @@ def start_workers(
         allowance: The training code that they may run.
         environment: Environment variables to add.
         detached: Whether they outlive the terminal.
+        fuse: How many runs each of them trains at once.
     """
     processes = count * len(devices_of(devices[0]))
     given = {**environment, **thread_limit(spec.task, processes)}
     workers = LocalWorkers()
     for index in range(count):
-        options = worker_options(devices[index % len(devices)])
+        options = worker_options(devices[index % len(devices)], fuse)
         arguments = ["--study", spec.name, "--drain", *options, *allowance.options]
         log = home_folder("logs", spec.name) / f"worker-{index}.log"
         workers.start(arguments, given, log, detached)

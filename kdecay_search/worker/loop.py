@@ -27,6 +27,7 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_STAGE, State, Trial
 from kdecay_search.user_code.allowance import BUILT_IN_ONLY, Allowance
 from kdecay_search.user_code.forked_runs import FORKED_RUNS
+from kdecay_search.worker.fused import require_fusible, train_trials
 from kdecay_search.worker.names import own_prefix
 from kdecay_search.worker.train import (
     FAILED,
@@ -133,7 +134,7 @@ class Worker:
         self._study_pauses: dict[str, float] = {}
         """Pause (s), by study, before it is reconciled again, because there was nothing to do."""
         self._failures = 0
-        """Number of runs that have failed here since the last one with a result."""
+        """How often runs have failed here since the last one with a result."""
         self._paused_until: dict[str, float] = {}
         """Time (s), by study, before which no further run is claimed, because runs have failed."""
 
@@ -150,7 +151,8 @@ class Worker:
 
     def _serve(self) -> None:
         if self._options.study is not None:
-            records.read_study(self._storage, self._options.study)
+            study = records.read_study(self._storage, self._options.study)
+            require_fusible(study.spec, self._context.fuse)
         pause, last_work = FIRST_IDLE_SECONDS, self._clock()
         while not self._context.stop.is_set():
             worked, more = self._look_for_work()
@@ -212,7 +214,8 @@ class Worker:
         return [name for name in self._active if self._ignored_until.get(name, now) <= now]
 
     def _work_on(self, name: str) -> bool:
-        """Train one trial of the study if one is waiting; return whether one was."""
+        """Train one trial of the study, or several at once, if one is waiting; return whether one
+        was."""
         if self._is_paused(name):
             return False
         study = self._running_study(name)
@@ -223,6 +226,7 @@ class Worker:
         def prepare() -> None:
             """Find out whether the study can be trained here, before a trial is claimed."""
             self._options.allowance.require(spec)
+            require_fusible(spec, self._context.fuse)
             load_task(spec)  # importing torch takes seconds
             self._context.checkpoints.require_private(spec, study.launch)
 
@@ -235,7 +239,7 @@ class Worker:
                 return True
             self._kept_for.add(name)
             self._study_pauses.pop(name, None)
-            outcome = train_trial(self._storage, spec, claim, self._context)
+            outcomes = self._train(spec, claim)
         except StorageUnavailable:
             raise
         except KDecayError as error:
@@ -244,13 +248,27 @@ class Worker:
             logger.warning("%s cannot be served here: %s", name, error)
             self._ignored_until[name] = self._clock() + UNSUITABLE_SECONDS
             return False
-        self.trial_ended(claim, outcome)
-        if outcome.startswith(LOST):
+        if any(outcome.startswith(LOST) for outcome in outcomes):
             self._remove_if_deleted(study)
-        self._count_failures(spec, outcome)
+        self._count_failures(spec, outcomes)
         if self._clock() - self._reconciled_at.get(name, -math.inf) >= RECONCILE_SECONDS:
             self._reconcile(name)
         return True
+
+    def _train(self, spec: StudySpec, claim: Claim) -> list[str]:
+        """Train a claimed trial, and with it those of its stage and seed that can be claimed, if
+        runs are fused; return their outcomes."""
+        claims = [claim]
+        if self._context.fuse > 1:
+            try:
+                claims += queue.claim_alike(self._storage, claim, self._context.fuse - 1)
+            except StorageUnavailable as error:
+                logger.warning("%s", error)
+        if len(claims) > 1:
+            return train_trials(self._storage, spec, claims, self._context, self.trial_ended)
+        outcome = train_trial(self._storage, spec, claim, self._context)
+        self.trial_ended(claim, outcome)
+        return [outcome]
 
     def _remove_if_deleted(self, study: StoredStudy) -> None:
         """Remove the checkpoints of a study that was deleted while its run was trained here."""
@@ -263,11 +281,13 @@ class Worker:
         logger.info("%s %s: %s", claim.study, _describe(claim), outcome)
         self.trials += 1
 
-    def _count_failures(self, spec: StudySpec, outcome: str) -> None:
-        """Pause after a failed run of the study, for longer with each one in succession."""
-        if not outcome.startswith(FAILED):
-            if not outcome.startswith((RELEASED, LOST)):
-                self._failures = 0
+    def _count_failures(self, spec: StudySpec, outcomes: Sequence[str]) -> None:
+        """Pause after a failed run of the study, for longer with each one in succession. Of runs
+        that are trained at once, those that fail count as one, for they may have one reason."""
+        if not all(outcome.startswith((FAILED, RELEASED, LOST)) for outcome in outcomes):
+            self._failures = 0
+            return
+        if not any(outcome.startswith(FAILED) for outcome in outcomes):
             return
         self._failures += 1
         name = spec.name

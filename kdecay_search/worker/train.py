@@ -37,8 +37,8 @@ DELIVERY_POLL_SECONDS = 0.2
 """Time between two checks, while the last reports are delivered, that the trial is still held."""
 FAILED, RELEASED, LOST = "failed", "released", "lost"
 """Beginnings of the outcomes of trials without a result."""
-MEMORY_PHRASES = ("out of memory", "not enough memory", "can't allocate memory")
-"""Phrases in the error messages of torch and the operating system when memory is full."""
+MEMORY_PHRASES = ("out of memory", "not enough memory", "can't allocate memory", "MemoryError: ")
+"""Phrases in the error messages of Python, torch and the operating system when memory is full."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,44 @@ class WorkerContext:
     """The folder that holds the checkpoints of all studies."""
     stop: threading.Event
     """Set when the worker process is asked to end."""
+    fuse: int = 1
+    """How many runs of one stage and seed it trains at once (:mod:`.fused`)."""
 
 
 def train_trial(storage: Storage, spec: StudySpec, claim: Claim, context: WorkerContext) -> str:
+    """Train a claimed trial in time and record its outcome, as :func:`attempt` does."""
+    with in_time(storage, spec, [claim], context):
+        return attempt(storage, spec, claim, context)
+
+
+def in_time(
+    storage: Storage, spec: StudySpec, claims: Sequence[Claim], context: WorkerContext
+) -> Deadline:
+    """What ends this process if the training of some trials does not stop in time; they are back in
+    the queue then."""
+
+    def release() -> None:
+        for claim in claims:
+            queue.release(storage, claim)
+
+    return Deadline(context.stop, GRACE_SHARE * spec.workers.grace_seconds, release)
+
+
+def attempt(
+    storage: Storage,
+    spec: StudySpec,
+    claim: Claim,
+    context: WorkerContext,
+    train: TrainFunction | None = None,
+) -> str:
     """Train a claimed trial and record its outcome.
+
+    Args:
+        storage: The database that holds the trial.
+        spec: The study that the trial belongs to.
+        claim: The trial, as this worker claimed it.
+        context: What the worker trains with.
+        train: Trains the run; None for the study's task.
 
     Returns:
         The outcome for the log, such as ``4.71 %``, ``diverged``, ``paused after 8 epochs`` or
@@ -66,7 +100,7 @@ def train_trial(storage: Storage, spec: StudySpec, claim: Claim, context: Worker
         HeartbeatStopped: The heartbeat thread has died. The trial is back in the queue.
     """
     try:
-        return _train(storage, spec, claim, context)
+        return _train(storage, spec, claim, context, train or load_task(spec))
     except Released:
         queue.release(storage, claim)
         return RELEASED
@@ -94,18 +128,15 @@ def train_trial(storage: Storage, spec: StudySpec, claim: Claim, context: Worker
         return FAILED
 
 
-def _train(storage: Storage, spec: StudySpec, claim: Claim, context: WorkerContext) -> str:
-    """Train with a heartbeat, a deadline for ending, and a thread that reports."""
-    train = load_task(spec)
-    seconds = GRACE_SHARE * spec.workers.grace_seconds
-
-    def release() -> None:
-        queue.release(storage, claim)
-
-    with (
-        Heartbeat(storage, claim, spec.workers) as heartbeat,
-        Deadline(context.stop, seconds, release),
-    ):
+def _train(
+    storage: Storage,
+    spec: StudySpec,
+    claim: Claim,
+    context: WorkerContext,
+    train: TrainFunction,
+) -> str:
+    """Train with a heartbeat and a thread that reports."""
+    with Heartbeat(storage, claim, spec.workers) as heartbeat:
         claim = with_choice(storage, spec, claim)
         trial = ClaimedTrial(storage, spec, claim)
         with Reporter(trial.report) as reporter:
@@ -127,7 +158,7 @@ def describe_failure(error: Exception, device: str) -> tuple[str, str]:
     if isinstance(error, RunFailed) and error.is_wrong:
         return WRONG, text
     if isinstance(error, MemoryError) or any(phrase in text for phrase in MEMORY_PHRASES):
-        hint = "lower the batch size, or run fewer processes on the device (--per-device)"
+        hint = "lower the batch size, or train fewer runs on the device (--per-device, --fuse)"
         return MEMORY, f"{device} has too little memory: {hint} ({text})"
     return ERROR, text
 

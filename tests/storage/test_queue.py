@@ -14,6 +14,7 @@ import pytest
 import sqlalchemy
 
 from kdecay_search.storage import Storage, queue, records
+from kdecay_search.storage.attributes import PAUSED
 from kdecay_search.study.trials import RunKey, RunRequest, State
 from tests.support.queued_runs import queued, request
 
@@ -94,6 +95,24 @@ def test_known_candidates_are_claimed_before_the_sampler_s(
     queued(storage, "order", [request(0), request(1), request(2, 3.0), request(3, 2.0)])
     claims = [queue.claim(storage, "order", "me") for _ in range(5)]
     assert [c.request.key.candidate if c else None for c in claims] == [2, 3, 0, 1, None]
+
+
+def test_trials_of_the_same_stage_and_seed_are_claimed_alike(storage: Storage) -> None:
+    seeds = (1, 0, 1, 1, 1, 1)
+    runs = [RunRequest(RunKey(1, index, s), (), 2.0, (1.0, 5.0)) for index, s in enumerate(seeds)]
+    study_id = queued(storage, "alike", runs)
+    second = records.create_stage(storage, "alike", 2)
+    queue.enqueue(storage, second, [RunRequest(RunKey(2, 0, 1), (2.0,), 3.0, (2.0, 5.0))])
+    queue.note(storage, records.read_trials(storage, "alike")[3].trial_id, {PAUSED: 2})
+    strange = {"seed": 1, "candidate": "none"}
+    optuna.load_study(study_name="alike/k1", storage=storage.optuna).enqueue_trial({}, strange)
+    first = queue.claim(storage, "alike", "me")
+    assert first is not None
+    assert first.study_id == study_id
+    claims = [c for most in (2, 9, 9) for c in queue.claim_alike(storage, first, most)]
+    assert [claim.request.key.candidate for claim in claims] == [2, 4, 5]
+    assert {(claim.worker, claim.study) for claim in claims} == {("me", "alike")}
+    assert queue.reap_process(storage, "alike", "me") == 4
 
 
 def test_silent_trial_is_reaped_by_the_database_s_clock(

@@ -117,6 +117,7 @@ def values(fresh: Storage) -> dict[str, Any]:
         "looks": [1],
         "marks": ["spec"],
         "memory": '"memory"',
+        "most": 2,
         "name": "a name",
         "names": ["validation_error"],
         "now": datetime(2026, 1, 1),

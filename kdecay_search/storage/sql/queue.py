@@ -57,15 +57,18 @@ HAS_WAITING = text(f"""
 """Whether a study has a trial to claim: asked before a worker loads what training needs, which may
 take longer than a claimed trial should wait."""
 
-CLAIM = text(f"""
+
+def _claiming(wanted: str, most: str) -> str:
+    """The statement that claims the first waiting trials ``t`` which are wanted."""
+    return f"""
     WITH chosen AS (
       SELECT t.trial_id FROM trials t
-      WHERE t.study_id = ANY({STAGE_IDS}) AND t.state = 'WAITING'
+      WHERE {wanted} AND t.state = 'WAITING'
         AND {NOT_PAUSED} AND {OF_TRIAL} IS NOT DISTINCT FROM {LAUNCH}
       ORDER BY coalesce((SELECT a.value_json FROM trial_system_attributes a
           WHERE a.trial_id = t.trial_id AND a.key = 'fixed_params'), '{{}}') = '{{}}',
         t.study_id, t.number
-      LIMIT 1 FOR UPDATE OF t SKIP LOCKED
+      LIMIT {most} FOR UPDATE OF t SKIP LOCKED
     ), taken AS (
       UPDATE trials t SET state = 'RUNNING', datetime_start = :now FROM chosen
       WHERE t.trial_id = chosen.trial_id RETURNING t.study_id, t.trial_id
@@ -82,12 +85,25 @@ CLAIM = text(f"""
        WHERE a.trial_id = taken.trial_id AND a.key IS NOT NULL), '{{}}') AS attributes,
       ARRAY(SELECT i.step FROM trial_intermediate_values i
        WHERE i.trial_id = taken.trial_id) AS reported
-    FROM taken
-""")
+    FROM taken ORDER BY trial_id
+"""
+
+
+CLAIM = text(_claiming(f"t.study_id = ANY({STAGE_IDS})", "1"))
 """Claims the first waiting trial that is not paused and that nobody else is claiming, and reads
 what its worker needs. Trials whose candidate is known come before those that the sampler completes,
 so that it draws knowing as many results as possible. One statement, so that exactly one worker gets
 the trial, and a running trial always has a holder and a heartbeat."""
+
+CLAIM_ALIKE = text(
+    _claiming(
+        """t.study_id = :study_id AND EXISTS (
+        SELECT FROM trial_user_attributes s
+        WHERE s.trial_id = t.trial_id AND s.key = 'seed' AND s.value_json = :seed)""",
+        ":most",
+    )
+)
+"""Claims further trials as :data:`CLAIM` does: those of one stage and seed."""
 
 SET_PARAMETERS = text("""
     INSERT INTO trial_params (trial_id, param_name, param_value, distribution_json)
