@@ -114,7 +114,7 @@ def kdecay(home: Path, storage_url: str) -> Kdecay:
 
 
 @pytest.fixture(scope="session")
-def made(storage_url: str) -> Callable[[], str]:
+def new_database(storage_url: str) -> Callable[[], str]:
     """Makes a database with the tables and nothing in them, and returns its URL. It is a copy of
     one whose tables were made once, since that takes a second."""
     url = parse_url(storage_url)
@@ -131,9 +131,9 @@ def made(storage_url: str) -> Callable[[], str]:
 
 
 @pytest.fixture
-def alone(home: Path, made: Callable[[], str]) -> Kdecay:
+def alone(home: Path, new_database: Callable[[], str]) -> Kdecay:
     """The command on a database of its own, where no other test has left studies."""
-    return Kdecay(home, made())
+    return Kdecay(home, new_database())
 
 
 @pytest.fixture

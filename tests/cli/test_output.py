@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +61,23 @@ def environment(home: Path, storage_url: str, folder: Path) -> dict[str, str]:
 
 
 def printed(
-    environment: Mapping[str, str], folder: Path, encoding: str = "utf-8", **streams: Any
+    environment: Mapping[str, str],
+    folder: Path,
+    encoding: str = "utf-8",
+    names: Iterable[str] = COMMANDS,
+    **streams: Any,
 ) -> dict[str, tuple[str, str]]:
     """Exit code and stdout without colours, by command."""
-    arguments = json.dumps([[name, *rest] for name, rest in COMMANDS.items()])
+    arguments = json.dumps([[name, *COMMANDS[name]] for name in names])
     command = ["env", "-C", str(folder), sys.executable, "-c", DRIVER, arguments]
     code, out, err = run_in_terminal(command, environment, **streams)
     assert code == 0, err
     text = STYLE.sub("", out.decode(encoding).replace("\r\n", "\n"))
     parts = re.split(r"^== (\w+) (\d+)\n", text, flags=re.MULTILINE)
     found = {name: (code, text) for text, name, code in zip(*[iter(parts[:-1])] * 3, strict=True)}
-    return found | {"try": (found["try"][0], CHANGING.sub("N", found["try"][1]))}
+    if "try" in found:
+        found["try"] = found["try"][0], CHANGING.sub("N", found["try"][1])
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -94,11 +100,9 @@ def test_every_command_is_covered(expected: dict[str, tuple[str, str]]) -> None:
     ("variables", "streams"),
     [
         ({}, {}),
-        ({"TERM": "dumb"}, {"columns": 20}),
-        ({"NO_COLOR": "1"}, {"columns": 200, "terminals": ("stdout",)}),
-        ({"FORCE_COLOR": "1", "COLUMNS": "20"}, {"terminals": ()}),
-        ({}, {"terminals": ("stderr",), "closed": ("stdin",)}),
-        ({}, {"terminals": (), "closed": ("stdin", "stderr")}),
+        ({"TERM": "dumb"}, {"columns": 20, "terminals": ("stdout", "stderr")}),
+        ({"NO_COLOR": "1"}, {"columns": 200, "terminals": ("stdout",), "closed": ("stdin",)}),
+        ({"FORCE_COLOR": "1", "COLUMNS": "20"}, {"terminals": (), "closed": ("stdin", "stderr")}),
     ],
     ids=str,
 )
@@ -133,8 +137,11 @@ def test_characters_that_an_encoding_lacks_are_replaced(
     replaced = {
         name: (code, out.encode(encoding, "kdecay").decode(encoding))
         for name, (code, out) in expected.items()
+        if not out.isascii()
     }
-    assert printed(environment | variables, folder, encoding, terminals=()) == replaced
+    assert len(replaced) > 4
+    found = printed(environment | variables, folder, encoding, replaced, terminals=())
+    assert found == replaced
 
 
 @pytest.mark.parametrize("closed", [("stdout",), STREAMS], ids=str)
@@ -169,7 +176,7 @@ _print(error("disk", "x" * 200, "y"))
     assert found == {"".join(f"{line}\n" for line in lines)}
 
 
-@pytest.mark.parametrize("columns", [20, 80])
+@pytest.mark.parametrize("columns", [20])
 def test_result_of_a_running_study(
     environment: dict[str, str], tmp_path: Path, columns: int
 ) -> None:

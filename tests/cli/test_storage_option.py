@@ -119,16 +119,13 @@ URLS = [
 """The first two are malformed; nothing listens at the others."""
 
 
-@pytest.mark.parametrize("index", range(len(URLS)))
-def test_no_command_shows_a_part_of_a_password(
-    run_python: Run, study_file: Path, index: int
-) -> None:
-    commands = COMMANDS | (ONLY_MALFORMED if index == 0 else {})
-    url = URLS[index].format(closed_port())
-    given = ["--storage", url] if index == 1 else []
-    calls = [[name, *rest, *given] for name, rest in commands.items()]
+def test_no_command_shows_a_part_of_a_password(run_python: Run, study_file: Path) -> None:
+    """One URL comes by the environment, the others by the option."""
+    first, *others = (url.format(closed_port()) for url in URLS)
+    calls = [[name, *rest] for name, rest in (COMMANDS | ONLY_MALFORMED).items()]
+    calls += [[name, *rest, "--storage", url] for url in others for name, rest in COMMANDS.items()]
     calls += [[*call, "--debug"] for call in calls if call[0] != "doctor"]
-    result = run_python("-c", DRIVER, json.dumps(calls), KDECAY_STORAGE=url)
+    result = run_python("-c", DRIVER, json.dumps(calls), KDECAY_STORAGE=first)
     assert result.returncode == 0, result
     ends = re.findall(r"^== (\w+) 2$", result.stdout, re.MULTILINE)
     assert sorted(ends) == sorted(call[0] for call in calls), result

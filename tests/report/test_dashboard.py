@@ -19,7 +19,7 @@ import sqlalchemy
 
 from kdecay_search.storage import Storage
 from tests.report.dashboards import FIGURES, figures, launched, note, rows, work
-from tests.support.kdecay_command import Kdecay, simulated_study
+from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay, simulated_study
 from tests.support.wait import wait_for
 
 # ---- the command ------------------------------------------------------------------------------
@@ -36,33 +36,30 @@ def served(kdecay: Kdecay, *options: str) -> Iterator[tuple[subprocess.Popen[str
         yield process, line.split()[2]
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=TIMEOUT_SECONDS)
 
 
 def test_it_serves_this_machine_alone_until_ctrl_c(alone: Kdecay) -> None:
+    """A foreign name that points to this machine is refused."""
     with served(alone) as (process, url):
         assert url.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(url) as answer:
             assert b"<title>Optuna Dashboard</title>" in answer.read()
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=30)
-    assert (process.returncode, out, err) == (0, "", "")
-
-
-@pytest.mark.parametrize(
-    ("name", "status"), [("localhost", 200), ("127.0.0.1:{port}", 200), ("evil.example", 403)]
-)
-def test_a_foreign_name_that_points_to_this_machine_is_refused(
-    alone: Kdecay, name: str, status: int
-) -> None:
-    with served(alone) as (_, url):
         port = urlsplit(url).port
-        connection = http.client.HTTPConnection("127.0.0.1", port)
-        connection.request("GET", "/dashboard", headers={"Host": name.format(port=port)})
-        answer = connection.getresponse()
-        assert answer.status == status
-        assert (b"answers to the names localhost" in answer.read()) == (status == 403)
-        connection.close()
+        for name, status in (
+            ("localhost", 200),
+            (f"127.0.0.1:{port}", 200),
+            ("evil.example", 403),
+        ):
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            connection.request("GET", "/dashboard", headers={"Host": name})
+            answer = connection.getresponse()
+            assert answer.status == status
+            assert (b"answers to the names localhost" in answer.read()) == (status == 403)
+            connection.close()
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert (process.returncode, out, err) == (0, "", "")
 
 
 def test_another_address_comes_with_a_word_on_who_can_do_what(alone: Kdecay) -> None:
@@ -70,7 +67,7 @@ def test_another_address_comes_with_a_word_on_who_can_do_what(alone: Kdecay) -> 
         assert process.stderr is not None
         assert "no authentication: anybody who reaches 0.0.0.0" in process.stderr.readline()
         process.terminate()
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=TIMEOUT_SECONDS) == 0
 
 
 @pytest.mark.parametrize(
@@ -108,7 +105,7 @@ def test_studies_are_published_before_the_first_page_and_while_it_serves(
         assert "**Running.**" in note(own, "live")
         assert set(figures(own, "live")) == FIGURES
         work(own, "live", 3)
-        wait_for(lambda: "The study is done" in note(own, "live"), "the note of the end", 30)
+        wait_for(lambda: "The study is done" in note(own, "live"), "the note of the end")
 
 
 def test_a_study_that_cannot_be_published_is_told_and_harms_nothing(
@@ -122,7 +119,7 @@ def test_a_study_that_cannot_be_published_is_told_and_harms_nothing(
         with urllib.request.urlopen(url) as answer:
             assert answer.status == 200
         process.terminate()
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=TIMEOUT_SECONDS)
     assert process.returncode == 0
     assert err.startswith("publishing odd in the dashboard: InvalidSpec: ")
     assert err.count("\n") == 1
