@@ -231,7 +231,7 @@ def test_it_publishes_until_it_is_asked_to_stop(own: Storage, shown: Shown, name
     thread = threading.Thread(target=shown.publisher.run, args=(shown.stop,))
     shown.stop.set()
     thread.start()
-    thread.join(timeout=30)
+    thread.join(timeout=240)
     assert not thread.is_alive()
     assert note(own, name) == ""
 

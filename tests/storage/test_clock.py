@@ -78,5 +78,5 @@ def assert_that_the_dead_one_is_failed(
         assert trials[alive.trial_id].state == State.RUNNING
         return trials[dead.trial_id].reason == LOST
 
-    wait_for(is_failed, "reaping", seconds=30)
+    wait_for(is_failed, "reaping")
     assert time.monotonic() - seen_at >= GRACE_SECONDS

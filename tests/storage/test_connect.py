@@ -40,7 +40,7 @@ def test_silent_holder_loses_the_lock(storage: Storage) -> None:
     with pytest.raises(StorageUnavailable), storage.lock("silent lock", 0.3) as held:  # noqa: PT012
         assert held is not None
         held.confirm()
-        wait_for(lambda: _is_free(other, "silent lock"), "the lock's release", seconds=60)
+        wait_for(lambda: _is_free(other, "silent lock"), "the lock's release")
         held.confirm()
     other.close()
 
@@ -74,7 +74,7 @@ def test_process_keeps_two_connections_at_most(server: Server) -> None:
             second.rollback()  # a transaction sees one moment
             return second.scalar(sqlalchemy.text(count))
 
-        wait_for(lambda: connections() == 2, "the end of the third connection", seconds=10)
+        wait_for(lambda: connections() == 2, "the end of the third connection")
     connected.close()
 
 

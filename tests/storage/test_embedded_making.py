@@ -70,7 +70,7 @@ def test_several_first_commands_make_one_server() -> None:
         assert len(answers) == 1, answers
         assert len(home.servers()) == 1
         for process in started:
-            process.communicate(timeout=60)
+            process.communicate(timeout=240)
 
 
 # ---- earlier versions -----------------------------------------------------------------------

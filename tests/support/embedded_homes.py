@@ -95,7 +95,7 @@ class EmbeddedUser:
         return rows
 
     def end(self) -> None:
-        self.process.communicate(timeout=60)
+        self.process.communicate(timeout=240)
 
     def kill(self) -> None:
         self.process.kill()
@@ -143,14 +143,14 @@ class Home:
                 pytest.fail(process.communicate()[1])
             yield EmbeddedUser(process, json.loads(line))
             if process.poll() is None:
-                process.communicate(timeout=60)
+                process.communicate(timeout=240)
         finally:
             process.kill()
             process.communicate()
 
     def error(self) -> str:
         """Why the server cannot be used: what a command would print, without its imports."""
-        out, err = self.begin().communicate(timeout=60)
+        out, err = self.begin().communicate(timeout=240)
         answer = json.loads(out or "{}")
         assert "error" in answer, out + err
         assert "report it" not in answer["error"]
@@ -192,7 +192,7 @@ class Home:
         return parent_of(self.postmaster())
 
     def wait_for_end(self) -> None:
-        wait_for(lambda: not self.processes(), "the server's end", 60)
+        wait_for(lambda: not self.processes(), "the server's end")
 
     def kill_all(self, *users: EmbeddedUser) -> None:
         """Kill everybody at once, as a machine that runs out of memory would."""

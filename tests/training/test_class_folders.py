@@ -255,7 +255,7 @@ def test_a_description_says_the_same_and_imports_no_torch(
         stdout=subprocess.PIPE,
         text=True,
         check=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.stdout.splitlines() == [images, split, copies]
 
@@ -275,7 +275,7 @@ def check(file: Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         encoding="utf-8",
         check=False,
-        timeout=60,
+        timeout=240,
     )
 
 

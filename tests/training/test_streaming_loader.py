@@ -351,5 +351,4 @@ def test_decoders_survive_signals_and_end_with_their_worker(folder: Path, tmp_pa
     wait_for(
         lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders),
         "the end of all decoders",
-        seconds=60,
     )

@@ -20,6 +20,7 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.protocol import Lost, Released
 from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.trainer import train
+from tests.support.kdecay_command import TIMEOUT_SECONDS
 from tests.support.whole_candidates import COOLDOWN, LATE
 
 MakeRecorder = Callable[..., Any]
@@ -98,7 +99,7 @@ def test_the_same_run_gives_the_same_bits_in_any_process(
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
         stdout=subprocess.PIPE,
         check=True,
-        timeout=60,
+        timeout=TIMEOUT_SECONDS,
     )
     assert here == again == json.loads(done.stdout)
 
