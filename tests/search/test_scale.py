@@ -72,7 +72,7 @@ def assert_same(plan: Plan, scaled: Plan, a: float) -> None:
     assert judge(scaled, "done").outcome == judge(plan, "done").outcome
 
 
-@settings(deadline=None, max_examples=6)
+@settings(deadline=None, max_examples=3)
 @given(scale=scales(), key=st.integers(0, 10**6), gain=st.sampled_from([0.0, 1.0, 3.0]))
 def test_a_recorded_study_runs_and_stops_alike_on_every_scale(
     scale: tuple[float, float], key: int, gain: float
@@ -92,7 +92,7 @@ def simulated_study(noise_seed: int) -> StudySpec:
     return study(surface={"best_ks": [1.5, 6.0], **noise}, search=keys, pruning={"enabled": True})
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(scale=scales(), noise_seed=st.integers(0, 10**6))
 def test_a_simulated_search_of_two_terms_is_the_same_on_every_scale(
     scale: tuple[float, float], noise_seed: int
