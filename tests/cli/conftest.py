@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import pytest
 
 from tests.cli.commands import STUDY, Run
-from tests.support.kdecay_command import TIMEOUT_SECONDS
+from tests.support.kdecay_command import TIMEOUT_SECONDS, warm
 
 
 @pytest.fixture
-def run_python(tmp_path: Path) -> Run:
-    """Runs Python in an empty folder, with an empty home."""
+def environment(tmp_path: Path) -> dict[str, str]:
+    """The variables of a user with an empty home."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith("KDECAY_")}
-    environment = kept | {"KDECAY_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+    return kept | {"KDECAY_HOME": str(tmp_path / "home"), "COLUMNS": "200"}
+
+
+@pytest.fixture
+def run_python(tmp_path: Path, environment: dict[str, str]) -> Run:
+    """Runs Python in an empty folder, with an empty home."""
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -35,9 +39,13 @@ def run_python(tmp_path: Path) -> Run:
 
 
 @pytest.fixture
-def run_kdecay(run_python: Run) -> Run:
+def run_kdecay(tmp_path: Path, environment: dict[str, str]) -> Run:
     """Runs ``kdecay`` in an empty folder, with an empty home."""
-    return partial(run_python, "-m", "kdecay_search")
+
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+        return warm().run(arguments, environment | more, TIMEOUT_SECONDS, tmp_path)
+
+    return run
 
 
 @pytest.fixture
