@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-JOBS ?= 2
+# Test processes: one more than CI has cores, since tests wait for other processes.
+JOBS ?= 3
 
 SEED ?= 1
 
@@ -40,7 +41,7 @@ browser:
 
 # And the database servers of a cluster, for the tests of those.
 SERVICES = postgresql pgbouncer iproute2 openssl
-services:
+services: | browser
 	@command -v pgbouncer >/dev/null || { test "$$(id -u)" = 0 && command -v apt-get >/dev/null \
 	  && $(APT) update >/dev/null && $(APT) install -y --no-install-recommends $(SERVICES) >/dev/null; } \
 	  || echo "no PgBouncer: tests with Debian's servers will be skipped"
