@@ -180,9 +180,7 @@ def test_a_process_that_got_the_server_s_number_does_not_matter(
         used.kill_all(user)
     with innocent(program if program == "sleep" else str(tmp_path / program)) as pid:
         write_pid(used, pid)
-        begun = time.monotonic()
         assert "no studies yet" in used.kdecay("list")
-        assert time.monotonic() - begun < 20
         assert_whole(used)
 
 
