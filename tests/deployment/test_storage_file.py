@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdecay_search.credentials import withheld
-from tests.support.kdecay_command import KDECAY, Kdecay, simulated_study
+from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay, simulated_study, warm
 
 
 def run(
@@ -17,9 +17,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     own = {k: v for k, v in alone.environment.items() if k != "KDECAY_STORAGE"}
     own |= {"KDECAY_STORAGE_FILE": str(file)} | more
-    return subprocess.run(
-        [*KDECAY, *arguments], env=own, capture_output=True, text=True, check=False
-    )
+    return warm().run(arguments, own, TIMEOUT_SECONDS)
 
 
 @pytest.mark.parametrize("end", ["", "\n", "\r\n\n"])

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
 
-from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay
+from tests.support.kdecay_command import Kdecay
 from tests.user_code.test_try import NATS, TASK
 
 GOOD = """
@@ -33,15 +32,9 @@ def run_try(folder: Path, task: dict[str, Any], source: str, *options: str, code
     folder.joinpath("mine.py").write_text(source)
     text = tomli_w.dumps({"name": "mine", "task": task})
     folder.joinpath("study.toml").write_text(text)
-    process = Kdecay(folder / "home").start("try", "study.toml", *options, cwd=folder)
-    try:
-        out, err = process.communicate(timeout=TIMEOUT_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        raise
-    assert process.returncode == code, f"exit code {process.returncode}\n{out}\n{err}"
+    done = Kdecay(folder / "home").run("try", "study.toml", *options, code=code, cwd=folder)
     assert not (folder / "home").exists(), "it made a data folder"
-    return out + err
+    return done.stdout + done.stderr
 
 
 def test_the_command_prints_what_happened(
