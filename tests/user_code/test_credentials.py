@@ -159,8 +159,16 @@ def study_of_program(folder: Path, script: str) -> str:
     return str(file)
 
 
-@pytest.mark.parametrize("given", ["environment", "option", "PGPASSWORD"])
-@pytest.mark.parametrize("first", ["launch", "worker", "two workers"])
+@pytest.mark.parametrize(
+    ("given", "first"),
+    [
+        ("environment", "launch"),
+        ("option", "launch"),
+        ("option", "worker"),
+        ("environment", "two workers"),
+        ("PGPASSWORD", "two workers"),
+    ],
+)
 def test_processes_above_user_code_show_no_password(
     alone: Kdecay, tmp_path: Path, given: str, first: str
 ) -> None:
