@@ -10,7 +10,8 @@ Where to look for what:
 
 - :mod:`~kdecay_search.search.plan`: the iterative procedure, from records to a plan;
 - :mod:`~kdecay_search.search.store`: who carries a plan out;
-- :mod:`~kdecay_search.search.stage_planner`: what one stage has found and needs;
+- :mod:`~kdecay_search.search.stage_results`: what one stage has found;
+- :mod:`~kdecay_search.search.stage_planner`: which runs it needs next;
 - :mod:`~kdecay_search.search.space`: the candidates of a stage, and how a grid grows;
 - :mod:`~kdecay_search.search.surrogate`: the Gaussian process through all results;
 - :mod:`~kdecay_search.search.selection`: which candidate is the best, by the surrogate;

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 
 from kdecay_search.search.confirmation import Confirmation, confirm
 from kdecay_search.search.joint_planner import JointPlanner
+from kdecay_search.search.joint_results import JointResults
 from kdecay_search.search.machines import Machines
 from kdecay_search.search.policy import POLICY, Policy
 from kdecay_search.search.proposals import further_terms
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import Incumbent, Progress, Stage
 from kdecay_search.search.stage_planner import StagePlanner
+from kdecay_search.search.stage_results import StageResults
 from kdecay_search.search.tally import Memo
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.metric import MetricFormat
@@ -90,7 +92,7 @@ def make_plan(
         withdraw=tuple(trial for planner in planners for trial in planner.redundant()),
         resume=following.resume,
         close=following.close,
-        format=_format(spec, planners[0], stages[0]),
+        format=_format(spec, stages[0], planners[0].results.noise),
     )
     is_searching = plan.progress != Progress.DONE or not spec.confirm.seeds
     return (
@@ -128,7 +130,7 @@ def _searched(
         if planner is None:
             break
         if number == 1:
-            incumbent = baseline = planner.baseline()
+            incumbent = baseline = planner.results.baseline()
         planners.append(planner)
         if number == last:
             break
@@ -137,7 +139,7 @@ def _searched(
         if not stage.kept:
             break
         incumbent = _incumbent(stage)
-        earlier, upper = incumbent.ks, planner.space.bounds[1]
+        earlier, upper = incumbent.ks, planner.results.space.bounds[1]
         if not earlier:
             break  # a cooldown has no terms
     return planners, stages, baseline, incumbent
@@ -164,7 +166,7 @@ def _planner(
     """The next stage's planner; None if no larger term is left to try, or no budget for it."""
     number, earlier = len(before) + 1, incumbent.ks if before else ()
     if spec.search.is_joint:
-        spent = sum(planner.spent for planner in before)
+        spent = sum(planner.results.spent for planner in before)
         budget = math.floor(spec.search.budget - spent + 1e-9)
         schedules, base = spec.schedule_space(), None
         if before:
@@ -175,21 +177,22 @@ def _planner(
             schedules, base = further, incumbent.point.without_term()
         of_stage = by_stage[CandidateKey(number, earlier, 0, None, base)]
         last = incumbent if before else None
-        return JointPlanner(spec, last, schedules, of_stage, machines, policy, memo, budget)
+        joint = JointResults(spec, last, schedules, of_stage, machines, policy, memo)
+        return JointPlanner(joint, budget)
     lr_max = incumbent.lr_max if before else None
     space = Space.of_stage(spec.search, number, earlier, upper, lr_max, policy)
     if space is None:
         return None
     of_stage = by_stage[CandidateKey(number, earlier, 0, lr_max)]
     last = incumbent if before else None
-    return StagePlanner(spec, last, space, of_stage, machines, policy, memo)
+    return StagePlanner(StageResults(spec, last, space, of_stage, machines, policy, memo))
 
 
-def _format(spec: StudySpec, planner: StagePlanner, stage: Stage) -> MetricFormat:
+def _format(spec: StudySpec, stage: Stage, noise: float) -> MetricFormat:
     """How the study's errors are shown: the noise counts once a candidate has run twice."""
     errors = [error for candidate in stage.candidates for error in candidate.errors.values()]
     is_known = any(len(candidate.errors) > 1 for candidate in stage.candidates)
-    return MetricFormat.of(spec.task.metric, math.sqrt(planner.noise) if is_known else None, errors)
+    return MetricFormat.of(spec.task.metric, math.sqrt(noise) if is_known else None, errors)
 
 
 def _with_confirmation(

@@ -173,7 +173,7 @@ class Policy:
     above the median of the other runs as the best of them lies below it. Not tuned: runs that
     merely overfit lie among others that do."""
 
-    # Keeping a term (search/stage_planner.py)
+    # Keeping a term (search/stage_results.py)
     min_gain_errors: float = 1.0
     """Standard errors of a difference by which a term must lower the mean error to be kept, where
     ``min_gain`` is ``auto``: the one-standard-error rule (Breiman et al., Classification and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from kdecay_search.search.selection import Gain
@@ -28,15 +28,15 @@ class CandidateResult:
     """Number of the candidate within its stage, from 0."""
     k: float | None
     """The exponent; None until a sampler has chosen it."""
-    errors: Mapping[int, float]
+    errors: Mapping[int, float] = field(default_factory=dict)
     """Error of complete runs that have not diverged, by seed; lower is better."""
-    pruned: int
+    pruned: int = 0
     """Number of runs that ended early, including ``skipped``."""
-    skipped: int
+    skipped: int = 0
     """Number of runs that were never started, since they could not change the answer."""
-    failed: int
+    failed: int = 0
     """Number of runs that were given up."""
-    unfinished: int
+    unfinished: int = 0
     """Number of runs that are waiting, running or still to be queued."""
     probability: float | None = None
     """Probability to be the best of the stage, by the results so far; None before there are any."""
