@@ -86,7 +86,8 @@ def test_an_example_is_searched_to_its_end(kdecay: Kdecay, tmp_path: Path, kind:
     steps = [line for line in lines if line and line[0] in ("cd", "pip", "kdecay")]
     launch = ["kdecay", "launch", "study.toml"]
     assert steps == [["cd", "mine"], ["kdecay", "try", "study.toml"], launch]
-    kdecay.run(*launch[1:], cwd=tmp_path / "mine")
+    one = ("--workers", "1")  # which imports the libraries once
+    kdecay.run(*launch[1:], *one, cwd=tmp_path / "mine")
     study = kdecay.json("status", f"example-{kind}")
     assert (study["state"], study["failures"]) == ("done", [])
     assert study["trials"]["complete"] == 2
@@ -107,7 +108,8 @@ def check_as_accuracy(kdecay: Kdecay, folder: Path, in_percent: dict[str, Any]) 
     code.write_text(code.read_text().replace(reported, changed))
     metric = '[task.metric]\nname = "accuracy"\ndirection = "max"\n\n[schedule]'
     study.write_text(study.read_text().replace("[schedule]", metric))
-    kdecay.run("launch", "study.toml", "--set", "name=accuracy", cwd=folder)
+    accuracy = ("--set", "name=accuracy", "--workers", "1")
+    kdecay.run("launch", "study.toml", *accuracy, cwd=folder)
     found = kdecay.json("status", "accuracy")
     assert found["metric"]["direction"] == "max"
     (ours,), (theirs,) = found["stages"], in_percent["stages"]
