@@ -29,10 +29,11 @@ class Share:
 class Cost:
     """What all trained trials cost.
 
-    Seconds are measured from a trial's claim to its end, by its worker's clock. Those of a trial
-    that still runs, or was lost with its worker, are estimated by the mean time of the other
-    trials' epochs or steps. The time before a pause is included, and that before any other
-    interruption is not: measuring begins anew with the next claim.
+    Seconds are measured from a trial's claim to its end, by its worker's clock; trials that are
+    trained together share them. Those of a trial that still runs, or was lost with its worker, are
+    estimated by the mean time of the other trials' epochs or steps. The time before a pause is
+    included, and that before any other interruption is not: measuring begins anew with the next
+    claim.
     """
 
     whole: Share

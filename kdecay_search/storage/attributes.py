@@ -58,6 +58,9 @@ trial that has it is in Optuna's state WAITING or, closed without having been re
 TRAINED_SECONDS = "trained_seconds"
 """Attribute of a trial that has been paused: how long it had trained until then, by the clocks of
 its workers."""
+SHARED_SECONDS = "shared_seconds"
+"""Attribute of a trial that was trained together with others: how much of its time counts for them,
+because they had the device as well."""
 REPEATED = "repeated_epochs"
 """Attribute: how many of the trial's reports were made twice, because its worker did not find the
 checkpoint that an earlier one had left."""

@@ -12,7 +12,8 @@ from kdecay_search.storage.sql import trials as sql
 @retried
 def read_durations(storage: Storage, name: str) -> Mapping[int, float]:
     """Read the seconds from the last claim of each ended trial to its end, by trial id, with those
-    before each pause; of a paused trial, those before its pauses.
+    before each pause; of a paused trial, those before its pauses. Trials that are trained together
+    share them.
 
     All times are by the clock of the process that wrote them: the trial's worker, unless the
     trial was lost, when another process closed it.

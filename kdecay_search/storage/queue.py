@@ -55,6 +55,8 @@ class Claim:
     """Id of the launch that the trial belongs to; None for a study without one."""
     repeated: int = 0
     """How many of its reports earlier holders have made twice."""
+    shared_seconds: float = 0.0
+    """How much of the time before its pauses counts for trials that it was trained with."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +187,7 @@ def _claim_of(storage: Storage, name: str, worker: str, taken: sqlalchemy.Row[An
         fail(storage, taken.trial_id, ERROR, "no run of this study's: queued by other means")
         return None
     repeated = attributes.get(attribute.REPEATED, 0)
+    shared = attributes.get(attribute.SHARED_SECONDS)
     return Claim(
         study=name,
         study_id=taken.study_id,
@@ -194,6 +197,7 @@ def _claim_of(storage: Storage, name: str, worker: str, taken: sqlalchemy.Row[An
         reported=frozenset(taken.reported),
         launch=attributes.get(attribute.LAUNCH),
         repeated=repeated if attribute.is_index(repeated) else 0,
+        shared_seconds=shared if isinstance(shared, float) else 0.0,
     )
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 import traceback
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
+from operator import attrgetter
 from queue import SimpleQueue
 
 from kdecay_search.errors import KDecayError
@@ -21,12 +24,20 @@ from kdecay_search.storage.queue import Claim
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.tasks.protocol import Released, Run
 from kdecay_search.user_code.monitoring import RunFailed
-from kdecay_search.worker.train import WorkerContext, attempt, in_time
+from kdecay_search.worker.train import WorkerContext, WorkerRun, attempt, in_time
 
 logger = logging.getLogger(__name__)
 
-Entry = tuple[int, Run, "Future[None]"]
-"""A run that waits to be trained: its place among the trials, and what tells its end."""
+
+@dataclass(frozen=True)
+class _Entry:
+    """A run that waits to be trained with others."""
+
+    place: int
+    """Its place among the trials."""
+    run: WorkerRun
+    end: Future[None]
+    """Tells the run's thread how the training has ended."""
 
 
 def require_fusible(spec: StudySpec, fuse: int) -> None:
@@ -68,14 +79,15 @@ def train_trials(
     """
     of_seed = claims[0].request.key.seed
     logger.info("%s: %d runs of seed %d are trained together", spec.name, len(claims), of_seed)
-    entries: SimpleQueue[Entry | None] = SimpleQueue()
+    shares = _Shares(len(claims))
+    entries: SimpleQueue[_Entry | None] = SimpleQueue()
     ending = threading.Lock()
 
-    def join(place: int, run: Run) -> None:
+    def join(place: int, run: WorkerRun) -> None:
         """Have a run trained with the others: the task, for the run's thread."""
-        end: Future[None] = Future()
-        entries.put((place, run, end))
-        end.result()
+        entry = _Entry(place, run, Future())
+        entries.put(entry)
+        entry.end.result()
 
     def serve(place: int, claim: Claim) -> str:
         """Attempt a trial. A run that ends before it joins the others enters, too, as None."""
@@ -93,32 +105,53 @@ def train_trials(
     ):
         outcomes = [threads.submit(serve, *each) for each in enumerate(claims)]
         entered = [entries.get() for _ in claims]  # those who join enter again after the training
-        _train([entry for entry in entered if entry is not None])
+        _train([entry for entry in entered if entry is not None], shares)
     return [outcome.result() for outcome in outcomes]
 
 
-def _train(entries: Sequence[Entry]) -> None:
+class _Shares:
+    """How trials that are trained together, from this moment on, share the device's time."""
+
+    def __init__(self, trials: int) -> None:
+        self._trials = trials
+        """How many are under way."""
+        self._began = self._changed = time.monotonic()
+        self._own = 0.0
+        """Seconds that count for each of them by the time at which one left."""
+
+    def leave(self) -> float:
+        """Take a trial out; return how many seconds of the time until now count for others."""
+        now = time.monotonic()
+        self._own += (now - self._changed) / self._trials
+        self._changed, self._trials = now, self._trials - 1
+        return now - self._began - self._own
+
+
+def _train(entries: Sequence[_Entry], shares: _Shares) -> None:
     """Train runs together, and tell the end of each to its thread."""
     from kdecay_search.training.fused.trainer import train_together  # noqa: PLC0415 - torch
 
-    open_runs = {run: end for _, run, end in sorted(entries, key=lambda entry: entry[0])}
+    under_way: dict[Run, _Entry] = {
+        entry.run: entry for entry in sorted(entries, key=attrgetter("place"))
+    }
 
     def on_end(run: Run, error: Exception | None) -> None:
-        end = open_runs.pop(run)
+        entry = under_way.pop(run)
+        entry.run.share(shares.leave())
         if error is None:
-            end.set_result(None)
+            entry.end.set_result(None)
         else:
-            end.set_exception(error)
+            entry.end.set_exception(error)
 
     failure: Exception = Released()
     try:
-        if open_runs:
-            train_together(list(open_runs), on_end)
+        if under_way:
+            train_together(list(under_way), on_end)
     except (KDecayError, ImportError) as error:
         failure = error
     except Exception as error:  # of the update of all of them
-        text = f"{type(error).__name__}: {error} ({len(open_runs)} runs trained together)"
+        text = f"{type(error).__name__}: {error} ({len(under_way)} runs trained together)"
         failure = RunFailed(text, traceback.format_exc())
     finally:
-        for end in open_runs.values():
-            end.set_exception(failure)
+        for entry in under_way.values():
+            entry.end.set_exception(failure)

@@ -79,7 +79,7 @@ def attempt(
     spec: StudySpec,
     claim: Claim,
     context: WorkerContext,
-    train: TrainFunction | None = None,
+    train: Callable[[WorkerRun], float | None] | None = None,
 ) -> str:
     """Train a claimed trial and record its outcome.
 
@@ -133,14 +133,14 @@ def _train(
     spec: StudySpec,
     claim: Claim,
     context: WorkerContext,
-    train: TrainFunction,
+    train: Callable[[WorkerRun], float | None],
 ) -> str:
     """Train with a heartbeat and a thread that reports."""
     with Heartbeat(storage, claim, spec.workers) as heartbeat:
         claim = with_choice(storage, spec, claim)
         trial = ClaimedTrial(storage, spec, claim)
         with Reporter(trial.report) as reporter:
-            run = _WorkerRun(spec, claim, context, trial, heartbeat, reporter)
+            run = WorkerRun(spec, claim, context, trial, heartbeat, reporter)
             outcome = run.train(train)
     if run.has_ended:
         run.checkpoint.remove()
@@ -163,7 +163,7 @@ def describe_failure(error: Exception, device: str) -> tuple[str, str]:
     return ERROR, text
 
 
-class _WorkerRun:
+class WorkerRun:
     """The :class:`kdecay_search.tasks.protocol.Run` that a worker hands to a task."""
 
     def __init__(
@@ -194,7 +194,7 @@ class _WorkerRun:
         self.has_ended = False
         """Whether the run has a result, so that it needs no checkpoint any more."""
 
-    def train(self, train: TrainFunction) -> str:
+    def train(self, train: Callable[[WorkerRun], float | None]) -> str:
         """Call the task, record the outcome, and return it for the log."""
         try:
             self.poll()
@@ -210,6 +210,10 @@ class _WorkerRun:
         metric = self.spec.task.metric
         error = metric.error(result)
         return MetricFormat.of(metric, None, [error]).value(error)
+
+    def share(self, seconds: float) -> None:
+        """Note how much of the time since the claim counts for runs that it was trained with."""
+        self._trial.shared_seconds = seconds
 
     def poll(self) -> None:
         self._check_threads()

@@ -56,6 +56,8 @@ class ClaimedTrial:
         """Whether reports of an earlier holder have been made again."""
         self._is_pausing = False
         """Whether it has been decided to pause the run."""
+        self.shared_seconds = 0.0
+        """How much of the time since it was claimed counts for trials that it is trained with."""
         self.keeps_state = False
         """Whether the run could be resumed from where it is: otherwise it is not paused."""
         self.candidate = _choose_candidate(storage, spec, claim)
@@ -138,7 +140,7 @@ class ClaimedTrial:
         """
         metric = self._spec.task.metric
         result = result_of(metric, curve, value)
-        noted: dict[str, object] = dict(curves_of(curve, attributes.CURVES))
+        noted = self._kept(curve)
         if is_worsened(metric, curve):
             noted[attributes.WORSENED] = True
         queue.complete(self._storage, self._claim.trial_id, result, noted)
@@ -146,8 +148,15 @@ class ClaimedTrial:
 
     def pause(self, curve: Sequence[Epoch]) -> None:
         """Put the trial aside after the last epoch of ``curve``, with its checkpoint written."""
-        kept = curves_of(curve, attributes.CURVES)
-        pausing.pause(self._storage, self._claim, curve[-1].number, kept)
+        pausing.pause(self._storage, self._claim, curve[-1].number, self._kept(curve))
+
+    def _kept(self, curve: Sequence[Epoch]) -> dict[str, object]:
+        """What is kept with the trial for reports to show."""
+        kept: dict[str, object] = dict(curves_of(curve, attributes.CURVES))
+        if self.shared_seconds:
+            shared = self._claim.shared_seconds + self.shared_seconds
+            kept[attributes.SHARED_SECONDS] = round(shared, 3)
+        return kept
 
 
 @retried

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import threading
+import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from kdecay_search import reconcile
 from kdecay_search.snapshot import read_snapshot
 from kdecay_search.storage import Storage, pausing, queue, records
+from kdecay_search.storage.durations import read_durations
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import State, Trial
 from kdecay_search.tasks.checkpoint import CheckpointFolder
@@ -24,22 +26,26 @@ from kdecay_search.training.fused.trainer import FusedTraining
 from kdecay_search.worker import trial as worker_trial
 from kdecay_search.worker.fused import train_trials
 from kdecay_search.worker.loop import Options, Worker
+from kdecay_search.worker.signals import DRAIN_SIGNALS, drain_on_signal
 from kdecay_search.worker.train import WorkerContext, train_trial
 from tests.support.kdecay_command import Kdecay, simulated_study
 from tests.support.memory_studies import study_table
 from tests.support.wait import wait_for
 
 KS = [1.0, 3.0, 5.0]
-EPOCHS = 16
+EPOCHS = 10
 
 
 @pytest.fixture(autouse=True)
 def settings_restored() -> Iterator[None]:
-    """Restore what a training sets for the whole process."""
+    """Restore what a training and a worker set for the whole process."""
     threads = torch.get_num_threads()
+    handlers = {number: signal.getsignal(number) for number in DRAIN_SIGNALS}
     yield
     torch.use_deterministic_algorithms(False)
     torch.set_num_threads(threads)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 def launched(storage: Storage, name: str, seeds: int = 1, **tables: Any) -> StudySpec:
@@ -102,7 +108,11 @@ def test_a_run_is_paused_alone_and_resumed_without_the_others(
     monkeypatch.setattr(worker_trial, "goes_on", goes_on)
     spec = launched(storage, "fused-paused", pruning={"enabled": True})
     alone = launched(storage, "fused-not", pruning={"enabled": False})
+    began = time.monotonic()
     outcomes = trained(storage, spec, tmp_path)
+    times = read_durations(storage, spec.name)
+    assert len(times) == len(KS)
+    assert 0 < sum(times.values()) < 2 * (time.monotonic() - began), "they share the device"
     assert {k for k, outcome in outcomes.items() if outcome.endswith("%")} == {1.0, 5.0}
     assert outcomes[3.0].startswith("paused after ")
     paused = by_k(storage, spec)[3.0]
@@ -165,52 +175,48 @@ def test_what_a_worker_lacks_puts_every_trial_back(storage: Storage, tmp_path: P
 def test_a_disturbed_study_has_the_results_of_an_undisturbed_one_that_trains_run_by_run(
     kdecay: Kdecay, storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in mid-run, then killed, then trained run by run and stopped, then to the end."""
+    """Its worker is killed, the next is asked to end, another trains run by run until it is."""
     spec = launched(storage, "fused-disturbed", seeds=2)
     calm = launched(storage, "fused-calm", seeds=2)
-    options = ["--study", spec.name, "--checkpoints", str(tmp_path), "--device", "cpu"]
 
     def trials(*states: State) -> list[Trial]:
         return [t for t in records.read_trials(storage, spec.name) if t.state in states]
 
-    def further(epochs: int) -> int:
-        """The fewest epochs of the runs, once those under way have all reported more."""
-        running = trials(State.RUNNING)
-        least = min((trial.epochs for trial in running), default=0)
-        return least if len(running) == len(KS) and least > epochs else 0
+    def serve(fuse: int, ends_at: int | None = None) -> None:
+        """Serve the study in this process, until a run reports this epoch."""
+        context, report = context_of(tmp_path, fuse), worker_trial.ClaimedTrial.report
 
+        def ending(self: worker_trial.ClaimedTrial, epoch: Epoch) -> type[Interruption] | None:
+            if epoch.number == ends_at and not context.stop.is_set():
+                signal.raise_signal(signal.SIGTERM)
+            return report(self, epoch)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(worker_trial.ClaimedTrial, "report", ending)
+            drain_on_signal(context.stop)
+            Worker(storage, Options(spec.name, drain=True), context).serve()
+        assert context.stop.is_set() == (ends_at is not None)
+
+    options = ["--study", spec.name, "--checkpoints", str(tmp_path), "--device", "cpu"]
     worker = kdecay.start("worker", *options, "--fuse", "4")
-    begun = wait_for(lambda: further(0), "reports")
-    worker.send_signal(signal.SIGTERM)
-    _, log = worker.communicate(timeout=120)
-    assert worker.returncode == 0, log
+    wait_for(lambda: sum(t.epochs > 0 for t in trials(State.RUNNING)) == len(KS), "reports", 240)
+    worker.kill()
+    _, log = worker.communicate()
     assert "fused-disturbed: 3 runs of seed 0 are trained together" in log
+    held = trials(State.RUNNING)
+    assert queue.reap_process(storage, spec.name, f"{held[0].worker}") == len(KS)
+    reconcile.reconcile(storage, spec.name)
+    serve(fuse=4, ends_at=EPOCHS - 3)
     released = [trial.epochs for trial in trials(State.WAITING) if trial.epochs]
     assert len(released) == len(KS)
-    worker = kdecay.start("worker", *options, "--fuse", "4")
-    begun = wait_for(lambda: further(max(released)), "further reports")
-    worker.kill()
-    worker.communicate()
-    assert queue.reap_process(storage, spec.name, f"{trials(State.RUNNING)[0].worker}") == 3
-
-    alone = context_of(tmp_path)
-    report = worker_trial.ClaimedTrial.report
-
-    def stop(self: worker_trial.ClaimedTrial, epoch: Epoch) -> type[Interruption] | None:
-        if epoch.number > begun + 1:
-            alone.stop.set()
-        return report(self, epoch)
-
-    monkeypatch.setattr(worker_trial.ClaimedTrial, "report", stop)
-    reconcile.reconcile(storage, spec.name)
-    Worker(storage, Options(spec.name, drain=True), alone).serve()
-    monkeypatch.undo()
-    Worker(storage, Options(spec.name, drain=True), context_of(tmp_path, fuse=4)).serve()
+    assert min(released) >= EPOCHS - 4
+    serve(fuse=1, ends_at=EPOCHS - 1)
+    serve(fuse=4)
     assert read_snapshot(storage, spec.name).state == "done"
     ended = trials(State.COMPLETE)
     assert len(ended) == 2 * len(KS)
     assert sum(trial.repeated_epochs for trial in ended) == 0
-    assert all(t.resumed_epochs >= max(released) for t in ended if t.key.seed == 0)
+    assert all(t.resumed_epochs >= min(h.epochs for h in held) for t in ended if not t.key.seed)
     Worker(storage, Options(calm.name, drain=True), context_of(tmp_path)).serve()
     agree(storage, spec.name, calm.name)
 

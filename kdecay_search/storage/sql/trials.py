@@ -74,21 +74,30 @@ OUTPUTS = text("""
 """What failed trials kept of a traceback or of a program's output; not what is too long to be
 written by a worker."""
 
+
+def _noted_seconds(key: str) -> str:
+    """Part of a statement: what an attribute of a trial ``t`` says in seconds; null without it."""
+    return f"""(
+      SELECT cast(a.value_json AS double precision) FROM trial_user_attributes a
+      WHERE a.trial_id = t.trial_id AND a.key = '{key}'
+        AND a.value_json ~ '^[0-9]{{1,9}}([.][0-9]*)?$')"""
+
+
 DURATIONS = text(f"""
-    SELECT t.trial_id, coalesce(before.seconds, 0) + coalesce(since.seconds, 0) AS seconds
-    FROM trials t LEFT JOIN LATERAL (
-      SELECT cast(a.value_json AS double precision) AS seconds FROM trial_user_attributes a
-      WHERE a.trial_id = t.trial_id AND a.key = 'trained_seconds'
-        AND a.value_json ~ '^[0-9]{{1,9}}([.][0-9]*)?$'
-    ) before ON true LEFT JOIN LATERAL (
-      SELECT extract(epoch FROM t.datetime_complete - t.datetime_start) AS seconds
-      WHERE t.datetime_complete > t.datetime_start AND {NOT_PAUSED}
-    ) since ON true
-    WHERE t.study_id = ANY({STAGE_IDS})
-      AND (since.seconds IS NOT NULL OR before.seconds IS NOT NULL AND NOT ({NOT_PAUSED}))
+    SELECT d.trial_id, greatest(0, coalesce(d.before, 0) + coalesce(d.since, 0)
+      - coalesce(d.shared, 0)) AS seconds
+    FROM (
+      SELECT t.trial_id, {NOT_PAUSED} AS is_ended,
+        {_noted_seconds("trained_seconds")} AS before, {_noted_seconds("shared_seconds")} AS shared,
+        CASE WHEN t.datetime_complete > t.datetime_start AND {NOT_PAUSED}
+          THEN extract(epoch FROM t.datetime_complete - t.datetime_start) END AS since
+      FROM trials t WHERE t.study_id = ANY({STAGE_IDS})
+    ) d
+    WHERE d.since IS NOT NULL OR d.before IS NOT NULL AND NOT d.is_ended
 """)
 """How long the ended and the paused trials of a study took, without the time in which they were
-paused. Of a trial that was put back into the queue, only the time since its last claim counts."""
+paused, and without that which counts for trials that were trained together with them. Of a trial
+that was put back into the queue, only the time since its last claim counts."""
 
 PROGRESS = text("""
     SELECT a.value_json AS worker,
