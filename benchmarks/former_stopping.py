@@ -14,9 +14,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kdecay_search.search.policy import POLICY
+from kdecay_search.search.coordinates import coordinates
+from kdecay_search.search.gaussian_process import Contrasts, GaussianProcess
 from kdecay_search.search.results import Result, Results, blow_up_limit
-from kdecay_search.search.surrogate import Contrasts, GaussianProcess
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import FIRST_SEED, RunRequest
@@ -106,7 +106,6 @@ def _smooth_means(points: Sequence[Candidate], results: Sequence[Result]) -> dic
     """Smooth errors of ``points`` in units of the results' spread, by one fixed curve."""
     contrasts = Contrasts.of(points, Results.of(results).standardised())
     size, nugget = np.array([SIGNAL]), np.array([NUGGET])
-    model = GaussianProcess.fit(
-        points, contrasts, (LENGTH, LENGTH), size, nugget, POLICY.noise_floor
-    )
+    values = np.array([column for column, _ in coordinates(points)])
+    model = GaussianProcess.fit(values, contrasts, (LENGTH,) * len(values), size, nugget)
     return dict(zip(points, model.means[0].tolist(), strict=True))

@@ -21,9 +21,9 @@ from optuna.trial import FrozenTrial, TrialState
 from kdecay_search.optuna.pruner import first_seed
 from kdecay_search.optuna.schedule import CANDIDATE, FAMILY, NAMES, PREFIX
 from kdecay_search.search.coordinates import coordinates
+from kdecay_search.search.gaussian_process import Contrasts, GaussianProcess
 from kdecay_search.search.policy import POLICY
 from kdecay_search.search.results import Array, Results
-from kdecay_search.search.surrogate import Contrasts, GaussianProcess
 from kdecay_search.study.candidate import Candidate, read_candidate
 
 OWN_LENGTHS = (0.3, 0.8, 2.0)
@@ -291,9 +291,7 @@ def _most_improving(
     signals = np.array(POLICY.signals)
     nuggets = np.minimum(POLICY.whole_nugget, signals)
     fits = [
-        GaussianProcess.fit(
-            labels, contrasts, lengths, signals, nuggets, POLICY.noise_floor, values
-        )
+        GaussianProcess.fit(values, contrasts, lengths, signals, nuggets)
         for lengths in _lengths([scales for _, scales in columns], random)
     ]
     fits.sort(key=lambda fit: -float(fit.evidence.max()))

@@ -13,7 +13,8 @@ Where to look for what:
 - :mod:`~kdecay_search.search.stage_results`: what one stage has found;
 - :mod:`~kdecay_search.search.stage_planner`: which runs it needs next;
 - :mod:`~kdecay_search.search.space`: the candidates of a stage, and how a grid grows;
-- :mod:`~kdecay_search.search.surrogate`: the Gaussian process through all results;
+- :mod:`~kdecay_search.search.surrogate`: what all results together say about each candidate;
+- :mod:`~kdecay_search.search.gaussian_process`: the regression behind it;
 - :mod:`~kdecay_search.search.selection`: which candidate is the best, by the surrogate;
 - :mod:`~kdecay_search.search.knowledge_gradient`: what further runs are worth;
 - :mod:`~kdecay_search.search.allocation`: which runs are trained next;

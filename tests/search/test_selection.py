@@ -11,16 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kdecay_search.search.gaussian_process import Contrasts, GaussianProcess
 from kdecay_search.search.knowledge_gradient import Posterior, Run
 from kdecay_search.search.policy import POLICY
 from kdecay_search.search.results import Array, Result, Results
 from kdecay_search.search.selection import Selection
-from kdecay_search.search.surrogate import (
-    Contrasts,
-    GaussianProcess,
-    Surrogate,
-    smooth_curve,
-)
+from kdecay_search.search.surrogate import Surrogate, smooth_curve
 from kdecay_search.study.candidate import Candidate
 
 
@@ -39,6 +35,7 @@ def posterior(points: Iterable[Candidate], found: Results, among: Iterable[Candi
 
 KS = (1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0, 10.0)
 POINTS = tuple(map(Candidate, KS))
+VALUES = np.log([KS])
 
 
 def results(
@@ -63,7 +60,7 @@ def test_one_curve_equals_scikit_learn_s_regressor() -> None:
 
     one_seed = results(bowl(3.0), 1, 0.3, 0.0, 0)
     means = GaussianProcess.fit(
-        POINTS, Contrasts.of(POINTS, Results.of(one_seed)), (0.8,), np.array([2.0]), np.array([0.0])
+        VALUES, Contrasts.of(POINTS, Results.of(one_seed)), (0.8,), np.array([2.0]), np.array([0.0])
     ).means
     free = 1e7  # of the level, in units of the noise
     kernel = kernels.ConstantKernel(free) + 4.0 * kernels.RBF(0.8)
@@ -102,7 +99,8 @@ def test_a_surface_over_k_and_level_equals_scikit_learn_s_with_two_lengths(seeds
 
     found = [r for r in pair_results(seeds, 0.3, 0) if r[:2] != (Candidate(2.5, 0.2), 2)]
     seen = Contrasts.of(PAIRS, Results.of(found))
-    means = GaussianProcess.fit(PAIRS, seen, (0.8, 0.5), np.array([2.0]), np.array([0.0])).means[0]
+    values = np.log(np.array([point[:2] for point in PAIRS], float)).T
+    means = GaussianProcess.fit(values, seen, (0.8, 0.5), np.array([2.0]), np.array([0.0])).means[0]
 
     def places(points: list[Candidate], of_seeds: list[int]) -> Array:
         """Log k, log lr_max, and a place of each seed far away from the others'."""
@@ -190,7 +188,7 @@ def test_seed_effects_are_taken_out_as_if_their_variance_were_huge(seeds: int, k
     ]
     signals, own = np.array([0.5, 2.0, 32.0]), np.array([0.5, 0.0, 0.5])
     ours = GaussianProcess.fit(
-        POINTS, Contrasts.of(POINTS, Results.of(found)), (0.7,), signals, own
+        VALUES, Contrasts.of(POINTS, Results.of(found)), (0.7,), signals, own
     )
     theirs = [dense(found, 0.7, *sizes) for sizes in zip(signals, own, strict=True)]
     assert ours.means == pytest.approx(np.array([means for means, _, _ in theirs]), abs=1e-4)
@@ -208,7 +206,7 @@ def test_seed_effects_are_taken_out_as_if_their_variance_were_huge(seeds: int, k
 def test_the_work_grows_with_the_candidates_and_not_with_the_results() -> None:
     found = results(dict.fromkeys(KS, 30.0), 1000, 0.3, 1.0, 7)
     seen = Contrasts.of(POINTS, Results.of(found))
-    ours = GaussianProcess.fit(POINTS, seen, (0.7,), np.array([2.0]), np.array([0.5]))
+    ours = GaussianProcess.fit(VALUES, seen, (0.7,), np.array([2.0]), np.array([0.5]))
     sizes = {part.size for part in vars(ours.contrasts).values() if isinstance(part, np.ndarray)}
     assert max(sizes) == len(KS) ** 2
 
