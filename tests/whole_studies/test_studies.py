@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,13 @@ import pytest
 from kdecay_search.storage import Storage, records
 from kdecay_search.storage.attributes import SPEC
 from kdecay_search.study.trials import State
-from tests.support import wait
-from tests.support.kdecay_command import Kdecay, errors_by_run, simulated_study
-
-wait_for = partial(wait.wait_for, seconds=60)
+from tests.support.kdecay_command import (
+    TIMEOUT_SECONDS,
+    Kdecay,
+    errors_by_run,
+    simulated_study,
+)
+from tests.support.wait import wait_for
 
 
 def outcomes(storage: Storage, name: str) -> Counter[tuple[int, int, int, State]]:
@@ -99,11 +101,7 @@ def test_six_draining_workers_finish_every_one_of_sixty_runs_exactly_once(
 ) -> None:
     file = simulated_study(tmp_path, name="sixty", search__k_max=10.5, search__k_cap=10.5,
                            search__seeds=3, task__epochs=2)  # fmt: skip
-    kdecay.run("launch", file, "--detach", "--workers", "0")
-    workers = [kdecay.start("worker", "--drain", "--study", "sixty") for _ in range(6)]
-    for worker in workers:
-        _, log = worker.communicate(timeout=120)
-        assert worker.returncode == 0, log
+    kdecay.run("launch", file, "--workers", "6")
     expected = {(1, i, seed, State.COMPLETE): 1 for i in range(20) for seed in range(3)}
     assert outcomes(storage, "sixty") == expected
 
@@ -149,7 +147,7 @@ def test_detached_workers_outlive_the_session_that_launched_them(
 ) -> None:
     file = simulated_study(tmp_path, name="outlived", task__epoch_seconds=0.2)
     launch = kdecay.start("launch", file, "--detach", "--workers", "2", start_new_session=True)
-    launch.communicate(timeout=60)
+    launch.communicate(timeout=TIMEOUT_SECONDS)
     with pytest.raises(ProcessLookupError):
         os.killpg(launch.pid, signal.SIGHUP)  # nobody of that session is left to hang up on
     wait_for(lambda: kdecay.json("status", "outlived")["state"] == "done", "the end of the study")
@@ -163,7 +161,7 @@ def test_a_terminated_worker_puts_its_trial_back_without_using_up_an_attempt(
     worker = kdecay.start("worker", "--drain", "--study", "put-back")
     wait_for(lambda: running_trials(storage, "put-back"), "a claim")
     worker.send_signal(signal.SIGTERM)
-    _, log = worker.communicate(timeout=30)
+    _, log = worker.communicate(timeout=TIMEOUT_SECONDS)
     assert worker.returncode == 0, log
     states = Counter(trial.state for trial in records.read_trials(storage, "put-back"))
     assert set(states) == {State.WAITING}
@@ -196,7 +194,7 @@ def test_ctrl_c_stops_launch_cleanly_and_the_same_command_goes_on(
     launch = kdecay.start("launch", file, "--workers", "2", start_new_session=True)
     wait_for(lambda: running_trials(storage, "interrupted"), "a claim")
     os.killpg(launch.pid, signal.SIGINT)  # as a terminal does
-    _, shown = launch.communicate(timeout=60)
+    _, shown = launch.communicate(timeout=TIMEOUT_SECONDS)
     assert launch.returncode == 130
     assert f"Resume by: kdecay launch {file}" in shown
     assert "Traceback" not in shown
@@ -215,7 +213,7 @@ def test_a_stopped_study_releases_its_trials_and_launch_goes_on_with_it(
     worker = kdecay.start("worker", "--drain", "--study", "stopped")
     wait_for(lambda: running_trials(storage, "stopped"), "a claim")
     kdecay.run("stop", "stopped")
-    worker.communicate(timeout=60)
+    worker.communicate(timeout=TIMEOUT_SECONDS)
     assert worker.returncode == 0
     summary = kdecay.json("status", "stopped")
     assert summary["state"] == "stopped"
@@ -333,14 +331,14 @@ def test_the_embedded_server_stops_when_its_last_user_ends(
     own.run("list")
     assert (home / "postgres" / "postmaster.pid").exists()
     worker.send_signal(signal.SIGTERM)
-    worker.communicate(timeout=30)
+    worker.communicate(timeout=TIMEOUT_SECONDS)
     wait_for(lambda: not (home / "postgres" / "postmaster.pid").exists(), "the server's end")
 
 
 def test_launch_leaves_no_process_behind(kdecay: Kdecay, tmp_path: Path) -> None:
     file = simulated_study(tmp_path, name="tidy")
     launch = kdecay.start("launch", file, "--workers", "3", "--json", start_new_session=True)
-    launch.communicate(timeout=120)
+    launch.communicate(timeout=TIMEOUT_SECONDS)
     listed = subprocess.run(["ps", "-s", str(launch.pid), "-o", "pid="], capture_output=True,
                             text=True, check=False)  # fmt: skip
     assert listed.stdout.strip() == ""
