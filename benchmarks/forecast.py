@@ -2,6 +2,7 @@
 
 Studies in mid-training are drawn from recorded curves: some runs of each seed have ended, the
 others stand at a look. Their final errors, which the forecast has not seen, are compared with it.
+A forecast follows from the joint posterior that a search decides by (search/forecast.py).
 
     python -m benchmarks.forecast CURVES.json [CURVES.json ...] [--json]
 
@@ -14,7 +15,7 @@ import argparse
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,9 +27,10 @@ from benchmarks import search_table
 from benchmarks.files import read_object
 from benchmarks.replay import study_ks
 from kdecay_search.errors import KDecayError
-from kdecay_search.search.forecast import forecast
+from kdecay_search.search.forecast import outlook
 from kdecay_search.search.looks import Looks, look_rows
-from kdecay_search.search.results import Results
+from kdecay_search.search.policy import POLICY
+from kdecay_search.search.results import Look, Point, Result, Results
 from kdecay_search.study.candidate import Candidate
 
 SHARES = (0.3, 0.5, 0.7, 0.9)
@@ -40,6 +42,9 @@ MOST = 16
 GOOD_SHARE = 0.5
 """Share of a table's points, the best ones, that studies are drawn from: a search leaves the others
 early."""
+NOISE = 1.3
+"""Factor on the variance of the noise in forecasts, by which their intervals hold what they say on
+recorded curves (docs/pruning.md)."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +111,8 @@ def _forecasts(
     number = max(1, round(share * reports))
     chosen = random.permutation(every)[: min(every, MOST)].tolist()
     points = [recorded.points[i] for i in chosen]
-    ended, open_runs = [], []
+    ended: list[Result] = []
+    open_runs: list[Result] = []
     looks: dict[Candidate, dict[int, dict[int, float]]] = defaultdict(dict)
     for seed in random.permutation(seeds)[:3].tolist():
         done = set(random.permutation(len(chosen))[: random.integers(1, len(chosen))].tolist())
@@ -120,7 +126,54 @@ def _forecasts(
     for place in random.permutation(len(open_runs))[:3].tolist():
         point, seed, truth = open_runs[place]
         scale = float(recorded.final[seed].std())
-        yield forecast(points, Results.of(ended), seen, (point, seed)), truth, scale
+        yield forecast(points, ended, seen, (point, seed)), truth, scale
+
+
+def forecast(
+    points: Sequence[Candidate], ended: Sequence[Result], looks: Looks, run: tuple[Candidate, int]
+) -> NDArray[np.float64]:
+    """Samples of the final error of a run that has not ended.
+
+    Args:
+        points: K different candidates, among them all that have results or looks.
+        ended: The runs that have ended, one of the run's seed among them.
+        looks: The looks of all runs.
+        run: Candidate and seed of the run.
+
+    Returns:
+        Samples in the metric's unit, (N,).
+    """
+    point, seed = run
+    of_seed = looks.seed == seed
+    own = of_seed & (looks.place == looks.points.index(point))
+    number = int(looks.number[own].max())
+    same = np.flatnonzero(of_seed & (looks.number == number))
+    there = {Look(looks.points[int(looks.place[i])], number): float(looks.error[i]) for i in same}
+    surrogate = outlook(points, Results.of(ended), looks, wanted=list(there))
+    draws = surrogate.draws
+
+    def off(errors: Mapping[Point, float]) -> dict[Point, NDArray[np.float64]]:
+        """What errors deviate by from the samples of their candidates' and looks' own ones."""
+        columns = surrogate.columns(errors)
+        pairs = zip(errors.items(), columns, strict=True)
+        return {each: error - draws[:, column] for (each, error), column in pairs}
+
+    offsets = off({each: error for each, of, error in ended if of == seed})
+    # What the look deviates by from those of the seed's other runs is in part the run's own noise.
+    deviations = off(there)
+    residual = deviations.pop(Look(point, number))
+    others = list(deviations.values())
+    residual = residual - np.mean(others, axis=0) if others else 0.0 * residual
+    common = POLICY.look_correlation * (number / looks.reports)
+    kept = common / (1.0 + 1.0 / max(1, len(others)))
+    spread = NOISE * surrogate.noise * (1.0 - kept * common + 1.0 / len(offsets))
+    random = np.random.default_rng(1)
+    freedom = max(3, int(looks.run[-1]) + 1 - len(np.unique(looks.seed)))
+    normal = random.standard_normal(len(draws))
+    normal *= np.sqrt(freedom / random.chisquare(freedom, len(draws)))
+    final = draws[:, surrogate.columns([point])[0]] + np.mean(list(offsets.values()), axis=0)
+    found: NDArray[np.float64] = final + kept * residual + np.sqrt(spread) * normal
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

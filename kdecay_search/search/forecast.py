@@ -69,69 +69,6 @@ def outlook(
     return model.posterior(results)
 
 
-def forecast(
-    points: Sequence[Candidate],
-    results: Results,
-    looks: Looks,
-    run: tuple[Candidate, int],
-    policy: Policy = POLICY,
-    lengths: Sequence[tuple[float, ...]] = (),
-) -> Array:
-    """Samples of the final error of a run that has not ended.
-
-    Args:
-        points: K different candidates, among them all that have results or looks.
-        results: The runs that have ended, one of the run's seed among them.
-        looks: The looks of all runs.
-        run: Candidate and seed of the run.
-        policy: The constants of the model.
-        lengths: Combinations of length scales, if the most evident ones are known.
-
-    Returns:
-        Samples in the metric's unit, (N,).
-    """
-    point, seed = run
-    of_seed = looks.seed == seed
-    own = of_seed & (looks.place == looks.points.index(point))
-    number = int(looks.number[own].max())
-    same = np.flatnonzero(of_seed & (looks.number == number))
-    there = {looks.points[int(looks.place[i])]: float(looks.error[i]) for i in same}
-    wanted = [Look(each, number) for each in there]
-    surrogate = outlook(points, results, looks, policy, lengths, wanted)
-    ended = {p: e for (p, s), e in zip(results.runs(), results.error, strict=True) if s == seed}
-    draws = surrogate.draws
-    offset = np.mean(
-        [
-            error - draws[:, c]
-            for error, c in zip(ended.values(), surrogate.columns(ended), strict=True)
-        ],
-        axis=0,
-    )
-    # What the look deviates by from those of the seed's other runs is in part the run's own noise.
-    columns = surrogate.columns(wanted)
-    off = {p: error - draws[:, c] for (p, error), c in zip(there.items(), columns, strict=True)}
-    others = [each for p, each in off.items() if p != point]
-    share = number / looks.reports
-    kept = _kept(share, policy) / (1.0 + 1.0 / max(1, len(others)))
-    residual = off[point] - np.mean(others, axis=0) if others else 0.0 * off[point]
-    told = kept * residual
-    spread = (
-        policy.forecast_noise
-        * surrogate.noise
-        * (1.0 - kept * _kept(share, policy) + 1.0 / len(ended))
-    )
-    random, freedom = (
-        np.random.default_rng(1),
-        max(3, int(looks.run[-1]) + 1 - len(np.unique(looks.seed))),
-    )
-    normal = random.standard_normal(len(draws))
-    normal *= np.sqrt(freedom / random.chisquare(freedom, len(draws)))
-    found: Array = (
-        draws[:, surrogate.columns([point])[0]] + offset + told + np.sqrt(spread) * normal
-    )
-    return found
-
-
 @dataclass(frozen=True, eq=False)
 class _Rows:
     """Results and looks, one row each, in units of the results' spread."""

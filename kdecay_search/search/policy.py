@@ -159,9 +159,6 @@ class Policy:
     look_correlation: float = 0.8
     """Correlation of the noise of a look with that of the same run's final error, as it would be at
     the end; it grows with the share of the training."""
-    forecast_noise: float = 1.3
-    """Factor on the variance of the noise in forecasts of single runs, by which their intervals
-    hold what they say on recorded curves (docs/pruning.md)."""
     clear: float = 0.5
     """A run is paused at a look if going on is worth less than this share of what the best other
     run is worth, for each epoch. 0 in a joint search, where some new candidate nearly always

@@ -147,11 +147,6 @@ class Results:
             for seed, part in zip(seeds, places, strict=True)
         }
 
-    def runs(self) -> list[tuple[Candidate, int]]:
-        """Candidate and seed of each run."""
-        places, seeds = self.place.astype(int).tolist(), self.seed.astype(int).tolist()
-        return [(self.points[place], seed) for place, seed in zip(places, seeds, strict=True)]
-
     def packed(self) -> bytes:
         """All columns but ``points`` as bytes: a key for results in the same order."""
         return self.place.tobytes() + self.seed.tobytes() + self.error.tobytes()

@@ -11,7 +11,7 @@ import pytest
 
 from kdecay_search.search import make_plan
 from kdecay_search.search.early_stopping import goes_on
-from kdecay_search.search.forecast import forecast, outlook
+from kdecay_search.search.forecast import outlook
 from kdecay_search.search.looks import Looks, look_rows
 from kdecay_search.search.results import Result, Results
 from kdecay_search.study.candidate import Candidate
@@ -126,14 +126,3 @@ def test_before_a_run_has_ended_looks_tell_the_less_the_earlier_they_are() -> No
         return float((draws[:, 0] - draws[:, 4]).std())
 
     assert width(5) > width(8) > width(11)
-
-
-def test_final_errors_lie_in_the_intervals_of_their_forecasts() -> None:
-    inside = []
-    for study_seed in range(20):
-        random = np.random.default_rng(study_seed)
-        results, looks = seen(5, 1.0, random)
-        run = POINTS[5 + study_seed % 4], study_seed % 2
-        low, high = np.quantile(forecast(POINTS, results, looks, run), (0.05, 0.95))
-        inside.append(low <= surface(run[0]) + random.normal(0.0, 0.1) <= high)
-    assert sum(inside) >= 16
