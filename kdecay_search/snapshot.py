@@ -19,7 +19,7 @@ from kdecay_search.study.candidate import COOLDOWNS, Candidate
 from kdecay_search.study.metric import Metric, MetricFormat
 from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.training_length import TrainingLength
-from kdecay_search.study.trials import CONFIRMATION, WITHDRAWN, State, Trial
+from kdecay_search.study.trials import WITHDRAWN, State, Trial
 
 _memos: WeakKeyDictionary[Storage, Memo] = WeakKeyDictionary()
 """What this process worked out for earlier plans, by the storage that keeps the trials they were
@@ -95,33 +95,6 @@ class StudySnapshot:
     def is_joint(self) -> bool:
         """Whether the study searches whole schedules on a budget."""
         return self.spec.search.is_joint
-
-    @property
-    def runs_begun(self) -> int:
-        """Number of runs of the search that have begun, which is what a budget counts."""
-        return len(
-            {
-                (trial.candidate_key, trial.key.seed)
-                for trial in self.attempts
-                if trial.key.stage != CONFIRMATION
-            }
-        )
-
-    @property
-    def budget_spent(self) -> float:
-        """What the runs of the search have cost of a budget, in trainings of full length: paused
-        runs and those that ended early count by their epochs, the others as whole ones."""
-        length = self.spec.task.length
-        served = {
-            (trial.candidate_key, trial.key.seed): trial
-            for trial in sorted(self.attempts, key=lambda t: t.state != State.FAILED)
-            if trial.key.stage != CONFIRMATION
-        }
-        partly = (State.PAUSED, State.PRUNED)
-        return sum(
-            length.position(trial.epochs) / length.total if trial.state in partly else 1.0
-            for trial in served.values()
-        )
 
     @property
     def attempts(self) -> list[Trial]:
@@ -294,8 +267,8 @@ def parameters_of(point: Candidate) -> dict[str, Any]:
 def _budget(snapshot: StudySnapshot) -> dict[str, Any]:
     if not snapshot.is_joint:
         return {}
-    budget = {"runs": snapshot.spec.search.budget, "begun": snapshot.runs_begun}
-    return {"budget": budget | {"spent": round(snapshot.budget_spent, 3)}}
+    plan, runs = snapshot.plan, snapshot.spec.search.budget
+    return {"budget": {"runs": runs, "begun": plan.begun, "spent": round(plan.spent, 3)}}
 
 
 def metric_of(shown: MetricFormat) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def forecast(
     if not is_searching:
         later = 0.0
     elif snapshot.is_joint:
-        later = spec.search.budget - snapshot.budget_spent - (queued + done - len(of_search))
+        later = spec.search.budget - plan.spent - (queued + done - len(of_search))
     else:
         later = last.to_go - len(of_search) - sum(r.key.stage == last.n for r in plan.enqueue)
     return Forecast(

@@ -34,7 +34,7 @@ def trial_counts(snapshot: StudySnapshot) -> list[tuple[str, int]]:
 def budget(snapshot: StudySnapshot) -> str:
     """How much of the budget of a search of whole schedules is spent, such as ``9.5 of 30 trainings
     (12 runs begun)``."""
-    spent, begun = snapshot.budget_spent, snapshot.runs_begun
+    spent, begun = snapshot.plan.spent, snapshot.plan.begun
     text = f"{spent:.3g} of {snapshot.spec.search.budget} trainings"
     return text if spent == begun else f"{text} ({counted(begun, 'run')} begun)"
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from kdecay_search.report import metrics
 from kdecay_search.search import CandidateResult, Stage
+from kdecay_search.search.allocation import ROUNDING
 from kdecay_search.search.coordinates import coordinates
 from kdecay_search.search.policy import POLICY
 from kdecay_search.search.stage import TunedBaseline
@@ -191,7 +192,7 @@ def no_further_term(snapshot: StudySnapshot) -> str:
         return "No further term was tried, since nothing is better than the original."
     if not plan.leader.ks:
         return "No further term was tried: a cooldown has none."
-    left = search.budget - snapshot.runs_begun
+    left = math.floor(search.budget - plan.spent + ROUNDING)
     if left < POLICY.min_budget:
         rest = f"{left} of {search.budget} runs are left" if left > 0 else "it is spent"
         return f"No further term was tried: the budget does not allow it ({rest})."

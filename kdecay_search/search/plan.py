@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from kdecay_search.search.allocation import ROUNDING
 from kdecay_search.search.confirmation import Confirmation, confirm
 from kdecay_search.search.joint_planner import JointPlanner
 from kdecay_search.search.joint_results import JointResults
@@ -44,6 +45,11 @@ class Plan:
     """Waiting and running trials of runs that another trial serves."""
     format: MetricFormat
     """Shows the study's errors: its decimals follow from the noise of the first stage's runs."""
+    begun: int
+    """Number of runs of the search that have begun."""
+    spent: float
+    """What they cost of a budget, in trainings of full length: paused runs and those that ended
+    early count by their epochs, the others as whole ones."""
     confirmation: Confirmation | None = None
     """The confirmation on fresh seeds; None before the search is done, or if none is wanted."""
     resume: tuple[Trial, ...] = ()
@@ -93,6 +99,8 @@ def make_plan(
         resume=following.resume,
         close=following.close,
         format=_format(spec, stages[0], planners[0].results.noise),
+        begun=sum(planner.results.begun for planner in planners),
+        spent=sum(planner.results.spent for planner in planners),
     )
     is_searching = plan.progress != Progress.DONE or not spec.confirm.seeds
     return (
@@ -167,7 +175,7 @@ def _planner(
     number, earlier = len(before) + 1, incumbent.ks if before else ()
     if spec.search.is_joint:
         spent = sum(planner.results.spent for planner in before)
-        budget = math.floor(spec.search.budget - spent + 1e-9)
+        budget = math.floor(spec.search.budget - spent + ROUNDING)
         schedules, base = spec.schedule_space(), None
         if before:
             assert incumbent.point is not None
