@@ -177,3 +177,16 @@ def test_runs_that_are_trained_together_report_what_they_report_alone(
     every = zip(*(curves([run.epochs for run in runs]) for runs in (alone, together)), strict=True)
     for one, other in every:
         np.testing.assert_allclose(other, one[: len(other)], rtol=1e-4)
+
+
+def test_bfloat16_gives_what_it_gives_alone(recorder: Callable[..., Any]) -> None:
+    keys = {"epochs": 1, "batch_size": 40, "precision": "bfloat16"}
+    alone, together = ([recorder(ks=(k,), **keys) for k in (1.0, 4.0)] for _ in range(2))
+    for run in alone:
+        train(run)
+    errors: list[Exception | None] = []
+    train_together(together, lambda run, error: errors.append(error))
+    assert errors == [None, None]
+    for one, other in zip(alone, together, strict=True):
+        losses = [run.epochs[0].training_loss for run in (one, other)]
+        assert losses[0] == pytest.approx(losses[1], rel=5e-3)
