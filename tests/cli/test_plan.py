@@ -147,7 +147,7 @@ def test_how_long_a_study_takes_on_some_workers(
     before = kdecay.json("plan", str(ROOT / "studies" / "digits.toml"), "--workers", "4")
     assert before["forecast"]["seconds"] is None
     assert before["forecast"]["runs"] == before["budget"]["runs"]
-    assert before["forecast"]["confirmation_runs"] == 5 * 8, "five schedules on eight seeds"
+    assert before["forecast"]["confirmation_runs"] == 5 * 12, "five schedules on twelve seeds"
     timed = records.read_stages(storage, name)[1].study_id
     with storage.engine.begin() as connection:
         connection.execute(
