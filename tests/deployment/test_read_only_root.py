@@ -82,9 +82,8 @@ def test_launch_and_worker_need_only_their_home(writable: Path) -> None:
     assert launched.returncode == 0, launched.stderr
     trained = run(writable, "worker", "--drain")
     assert trained.returncode == 0, trained.stderr
-    failed = run(writable, "status", "digits", "--errors")
-    assert "no attempt at a run has failed" in failed.stdout, failed.stdout + trained.stderr
     assert "ends after 2 trials" in trained.stderr, trained.stderr
+    assert "failed" not in trained.stderr, trained.stderr
     assert (writable / "home/tmp").stat().st_mode & 0o077 == 0
     simulated = str(ROOT / "studies/simulated.toml")
     watched = run(writable, "launch", simulated, "--workers", "1")
