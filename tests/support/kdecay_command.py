@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from typing import Any
 KDECAY = [sys.executable, "-m", "kdecay_search"]
 TIMEOUT_SECONDS = 240
 """Only a hanging command takes so long."""
+END_SECONDS = 60
+"""Time that a command gets to end when its test is interrupted."""
 
 
 class Warm:
@@ -34,6 +37,8 @@ class Warm:
             text=True,
         )
         self._asking = threading.Lock()
+        self._command: int | None = None
+        """The process id of the command that runs."""
 
     def run(
         self,
@@ -53,8 +58,15 @@ class Warm:
         return subprocess.CompletedProcess(arguments, code, out, err)
 
     def close(self) -> None:
-        """End the server; no command runs any more."""
-        self._server.communicate()
+        """End the server, and first the command that an interrupted test has left running."""
+        if self._command is not None:
+            with suppress(ProcessLookupError):
+                os.kill(self._command, signal.SIGTERM)
+        try:
+            self._server.communicate(timeout=END_SECONDS)
+        except subprocess.TimeoutExpired:
+            self._server.kill()
+            self._server.communicate()
 
     def _ask(self, *request: Any) -> None:
         assert self._server.stdin is not None
@@ -63,7 +75,7 @@ class Warm:
     def _code(self, timeout_seconds: float) -> int | None:
         """The command's exit code; None if it had to be killed."""
         assert self._server.stdout is not None
-        pid = int(self._server.stdout.readline())
+        self._command = pid = int(self._server.stdout.readline())
         late = threading.Event()
 
         def kill() -> None:
@@ -76,6 +88,7 @@ class Warm:
             code = int(self._server.stdout.readline())
         finally:
             timer.cancel()
+        self._command = None
         return None if late.is_set() else code
 
 
