@@ -19,21 +19,20 @@ from kdecay_search.tasks.simulated import curve
 from kdecay_search.worker.trial import ClaimedTrial
 
 
-def test_the_history_benchmark_measures_every_operation_in_both_sizes(storage: Storage) -> None:
-    operations = history.measure(storage, [20, 40], repeats=2, epochs=4, fresh=1)
+def test_the_history_benchmark_measures_every_operation_in_both_sizes(
+    storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    operations = history.measure(storage, [20, 40], repeats=1, epochs=4, fresh=0)
     names = {operation.name for operation in operations}
     assert {
         f"{name}, {kind}"
-        for name in (
-            "claim",
-            "report",
-            "finish or pause",
-            "reconcile",
-            "first reconcile of a process",
-        )
+        for name in ("claim", "report", "finish or pause", "reconcile")
         for kind in ("full grid", "allocated", "first seed")
     } <= names
     assert "report at a look, first seed" in names
+    monkeypatch.setattr(history, "KINDS", {"full grid": history.full_grid})
+    operations += history.measure(storage, [20, 40], repeats=1, epochs=4, fresh=1)
+    assert "first reconcile of a process, full grid" in {each.name for each in operations}
     told = json.loads(history.as_json([20, 40], operations))
     assert {"sizes", "operations", "machine", "versions"} <= told.keys()
     assert all(len(each["ms"]) == 2 and each["ratio"] > 0 for each in told["operations"])
@@ -102,6 +101,7 @@ def test_the_training_benchmark_measures_both_loops_and_the_device_s_limits(
 
     monkeypatch.setattr(limits, "MATRIX", {"cpu": 64})
     monkeypatch.setattr(limits, "COPIED_BYTES", {"cpu": 1 << 16})
+    monkeypatch.setattr(training, "has_bfloat16", lambda device: False)  # a process less
     threads = torch.get_num_threads()
     options = ["--device=cpu", "--batch-size=2", "--images=8", "--steps=1", "--turns=1", "--json"]
     try:
@@ -166,7 +166,8 @@ def test_the_levels_benchmark_compares_the_search_with_the_full_grid(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(levels, "TRUTHS", dict([next(iter(levels.TRUTHS.items()))]))
-    assert levels.main(["--studies", "3", "--workers", "2", "--json"]) == 0
+    monkeypatch.setattr(levels, "KS", (1.0, 2.0, 3.0, 5.0, 10.0))
+    assert levels.main(["--studies", "1", "--workers", "2", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     rows = {(row["levels"], row["policy"]): row for row in told["rows"]}
     assert rows.keys() == {(s, p) for s in levels.SPACINGS for p in levels.POLICIES}
