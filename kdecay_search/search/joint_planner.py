@@ -118,7 +118,22 @@ class JointPlanner(StagePlanner):
         allocator = self._joint_allocator()
         if allocator is not None:
             return allocator.next_runs()
-        return [(c.point, seed) for c, seed in self._paused() if c.point is not None]
+        paused = [(c.point, seed) for c, seed in self._paused() if c.point is not None]
+        return paused or [(point, FIRST_SEED) for point in self._lower()]
+
+    def _lower(self) -> list[Candidate]:
+        """Where every run has diverged: each baseline at the lowest level that may be searched;
+        none where the level is not searched."""
+        found = []
+        for baseline in self.schedules.baselines:
+            tried = [
+                p for p, c in self.results.by_point.items() if baseline.holds(p) and c.diverged
+            ]
+            if tried and "lr_max" in baseline.searched:
+                lowest = min(tried, key=lambda point: point.value("lr_max"))
+                low = widened(baseline, lowest, self.policy).axes["lr_max"].low
+                found.append(lowest._replace(lr_max=low))
+        return [point for point in found if point not in self.results.by_point]
 
     def _joint_allocator(self) -> JointAllocator | None:
         """What chooses the next runs; None without results."""

@@ -302,6 +302,28 @@ def test_levels_at_which_runs_diverge_are_left() -> None:
     assert diverged < 12, "half of the levels diverge, and no longer draw runs once that is known"
 
 
+def test_a_design_that_diverges_everywhere_is_followed_by_lower_levels() -> None:
+    surface = bowl(1.0, 0.01)
+
+    def run(waiting: Trial) -> Trial:
+        point = waiting.point
+        assert point is not None
+        done = on(surface)(waiting)
+        return replace(done, error=np.inf) if (point.lr_max or 0) > LEVEL / 10 else done
+
+    plan = played(joint(budget=40), run).plan()
+    assert plan.progress == Progress.DONE
+    assert plan.leader.lr_max is not None
+    assert plan.leader.lr_max <= LEVEL / 10
+    assert plan.baseline.errors, "the original has a level at which it trains"
+
+
+def test_a_search_fails_where_every_level_that_may_be_tried_diverges() -> None:
+    queue = played(joint(budget=40), lambda t: replace(on(bowl(1.0, 0.01))(t), error=np.inf))
+    assert queue.plan().progress == Progress.FAILED
+    assert len(queue.trials) < 40
+
+
 def test_plans_repeat_from_the_records_alone() -> None:
     spec = joint()
     queue = played(spec, on(bowl(1.0, 0.2), noise=0.4))
