@@ -189,9 +189,11 @@ class StagePlanner:
         return [(c, s) for c in self.results.candidates for s in self.results.summary(c).paused]
 
     def _rest(self, candidates: Iterable[CandidateResult]) -> dict[Run, float]:
-        """What is left of the trainings of some candidates' paused runs, as a share of each."""
+        """What is left of the trainings of some candidates' paused runs, as a share of each. One
+        that was paused after its last report, as was possible once, counts as one report."""
+        total = self.results.epochs
         return {
-            (c.point, seed): 1 - trial.epochs / self.results.epochs
+            (c.point, seed): max(1, total - trial.epochs) / total
             for c in candidates
             if c.point is not None
             for seed, trial in self.results.summary(c).paused.items()

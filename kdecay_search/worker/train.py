@@ -218,10 +218,15 @@ class WorkerRun:
     def poll(self) -> None:
         self._check_threads()
         interruption = self._reporter.interruption or self._heartbeat.interruption
-        if interruption is not None:
+        if interruption is not None and not (interruption is Paused and self._is_trained):
             raise interruption
         if self._stop.is_set():
             raise Released
+
+    @property
+    def _is_trained(self) -> bool:
+        """Whether the last report has been made: a run that has come to its end is not paused."""
+        return bool(self._curve) and self._curve[-1].number >= self.spec.task.length.reports
 
     def restore(self, epochs: Sequence[Epoch]) -> None:
         self._trial.restore(len(epochs))

@@ -82,6 +82,18 @@ def curves(storage: Storage, trial: Trial) -> dict[str, list[float]]:
     return {name: attributes[name] for name in ("validation_error", "averaged_error")}
 
 
+def test_a_run_that_has_made_its_last_report_is_not_paused(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decision at the last look comes when the run makes its last report."""
+    asked = decide(monkeypatch, {EPOCHS - 1})
+    spec = spec_of("paused-late")
+    queued(storage, spec.name, [request(0, 2.0)])
+    worked(storage, spec, tmp_path)
+    assert asked[-1] == EPOCHS - 1
+    assert only(storage, spec).state == State.COMPLETE
+
+
 def test_a_run_is_paused_and_resumed_to_the_bit(
     storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
