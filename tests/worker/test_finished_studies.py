@@ -39,12 +39,17 @@ def worker_of(storage: Storage, tmp_path: Path) -> Worker:
     return Worker(storage, Options(study=None, drain=True), context)
 
 
+NO_HEARTBEATS = {"workers__heartbeat_seconds": 600, "workers__grace_seconds": 3600}
+"""Heartbeats take statements by time, however few runs there are."""
+
+
 def test_a_worker_executes_as_many_statements_as_without_them(own: Storage, tmp_path: Path) -> None:
     counts = []
     for finished, name in ((0, "before"), (20, "behind")):
         if finished:
             add_finished(own, finished)
-        reconcile.launch(own, load(simulated_study(tmp_path, name=name, search__seeds=1)))
+        study = simulated_study(tmp_path, name=name, search__seeds=1, **NO_HEARTBEATS)
+        reconcile.launch(own, load(study))
         counts.append(statements(own, worker_of(own, tmp_path).serve))
         assert read_snapshot(own, name).state == "done"
     idle = statements(own, worker_of(own, tmp_path).serve)
