@@ -131,9 +131,9 @@ class GaussianProcess:
         variances = 1 + nuggets[:, None] ** 2 * contrasts.information
         # The precision of the weights, 1 + signal² · gram, has the gram matrix's eigenvectors.
         # Sizes of the curve differ in that matrix only if their nuggets do.
-        _, kinds = np.unique(nuggets, return_index=True)
-        grams = on_contrasts.T @ (on_contrasts / variances[kinds, :, None])
-        kind = np.searchsorted(nuggets[kinds], nuggets)
+        distinct, kind = np.unique(nuggets, return_inverse=True)
+        of_kind = 1 + distinct[:, None] ** 2 * contrasts.information
+        grams = on_contrasts.T @ (on_contrasts / of_kind[..., None])
         sizes, vectors = (found[kind] for found in np.linalg.eigh(grams))
         precision = 1 + signals[:, None] ** 2 * np.maximum(sizes, 0.0)
         pull = signals[:, None] * (contrasts.score / variances @ on_contrasts)

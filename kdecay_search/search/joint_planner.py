@@ -126,9 +126,8 @@ class JointPlanner(StagePlanner):
         none where the level is not searched."""
         found = []
         for baseline in self.schedules.baselines:
-            tried = [
-                p for p, c in self.results.by_point.items() if baseline.holds(p) and c.diverged
-            ]
+            diverged = [c.point for c in self.results.tried_in(baseline) if c.diverged]
+            tried = [point for point in diverged if point is not None]
             if tried and "lr_max" in baseline.searched:
                 lowest = min(tried, key=lambda point: point.value("lr_max"))
                 low = widened(baseline, lowest, self.policy).axes["lr_max"].low

@@ -34,16 +34,6 @@ class Selection:
         best = np.bincount(drawn.argmin(axis=1), minlength=len(points)) / len(drawn)
         return Selection(points, tuple(means.tolist()), tuple(best.tolist()), drawn)
 
-    @property
-    def better(self) -> tuple[float, ...]:
-        """Probability of each point to be better than the reference."""
-        return tuple(self.gain(point).probability for point in self.points)
-
-    @property
-    def intervals(self) -> tuple[tuple[float, float], ...]:
-        """95 % credible interval of each point's gain on the reference, in the metric's unit."""
-        return tuple(self.gain(point).interval for point in self.points)
-
     def mean(self, point: Candidate) -> float:
         """Smooth error of ``point`` relative to the mean of all, in the metric's unit."""
         return self.means[self.points.index(point)]
