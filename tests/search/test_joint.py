@@ -283,17 +283,23 @@ def test_a_failed_run_is_tried_again_and_then_given_up() -> None:
     assert queue.plan().progress == Progress.DONE
 
 
-def test_levels_at_which_runs_diverge_are_left() -> None:
-    """Everything above a level blows up: the search goes below it, the baselines too."""
-    surface = bowl(1.0, 0.3)
+def diverging_above(
+    level: float, surface: Callable[[Candidate], float]
+) -> Callable[[Trial], Trial]:
+    """What ends a run: at a level above this one it diverges."""
 
     def run(waiting: Trial) -> Trial:
         point = waiting.point
         assert point is not None
         done = on(surface)(waiting)
-        return replace(done, error=np.inf) if (point.lr_max or 0) > 0.09 else done
+        return replace(done, error=np.inf) if (point.lr_max or 0) > level else done
 
-    plan = played(joint(budget=40), run).plan()
+    return run
+
+
+def test_levels_at_which_runs_diverge_are_left() -> None:
+    """Everything above a level blows up: the search goes below it, the baselines too."""
+    plan = played(joint(budget=40), diverging_above(0.09, bowl(1.0, 0.3))).plan()
     assert plan.leader.errors
     assert plan.leader.lr_max is not None
     assert plan.leader.lr_max <= 0.09
@@ -303,15 +309,7 @@ def test_levels_at_which_runs_diverge_are_left() -> None:
 
 
 def test_a_design_that_diverges_everywhere_is_followed_by_lower_levels() -> None:
-    surface = bowl(1.0, 0.01)
-
-    def run(waiting: Trial) -> Trial:
-        point = waiting.point
-        assert point is not None
-        done = on(surface)(waiting)
-        return replace(done, error=np.inf) if (point.lr_max or 0) > LEVEL / 10 else done
-
-    plan = played(joint(budget=40), run).plan()
+    plan = played(joint(budget=40), diverging_above(LEVEL / 10, bowl(1.0, 0.01))).plan()
     assert plan.progress == Progress.DONE
     assert plan.leader.lr_max is not None
     assert plan.leader.lr_max <= LEVEL / 10
@@ -319,7 +317,7 @@ def test_a_design_that_diverges_everywhere_is_followed_by_lower_levels() -> None
 
 
 def test_a_search_fails_where_every_level_that_may_be_tried_diverges() -> None:
-    queue = played(joint(budget=40), lambda t: replace(on(bowl(1.0, 0.01))(t), error=np.inf))
+    queue = played(joint(budget=40), diverging_above(0.0, bowl(1.0, 0.01)))
     assert queue.plan().progress == Progress.FAILED
     assert len(queue.trials) < 40
 
