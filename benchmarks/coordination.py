@@ -31,6 +31,7 @@ import sqlalchemy
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import counts
 from benchmarks.systems import SYSTEMS, Load, Serve
 from kdecay_search import __version__
 from kdecay_search.errors import KDecayError
@@ -259,13 +260,6 @@ def _environment() -> dict[str, Any]:
     }
 
 
-def _counts(text: str) -> list[int]:
-    counts = [int(part) for part in text.split(",")]
-    if min(counts) < 1:
-        raise ValueError
-    return counts
-
-
 def _systems(text: str) -> list[str]:
     names = text.split(",")
     if not SYSTEMS.keys() >= set(names):
@@ -276,7 +270,7 @@ def _systems(text: str) -> list[str]:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.coordination", description=__doc__)
     for name, kind, default, what in (
-        ("workers", _counts, [1, 8, 32], "default: 1,8,32"),
+        ("workers", counts, [1, 8, 32], "default: 1,8,32"),
         ("epochs", int, 10, "epochs of a trial; default: 10"),
         ("epoch-seconds", float, 2.0, "default: 2"),
         ("trials-per-worker", int, 4, "default: 4"),

@@ -49,14 +49,6 @@ class FusedLoop(FusedTraining):
         return (pair for number in itertools.count(1) for pair in self._loader.epoch(number))
 
 
-def counts(text: str) -> list[int]:
-    """The numbers of runs in a list such as ``1,4,8``."""
-    numbers = [int(each) for each in text.split(",")]
-    if min(numbers) < 1:
-        raise ValueError
-    return numbers
-
-
 def compared(alone: float, together: Mapping[int, float]) -> dict[str, Any]:
     """The times of one run at a time and of several runs together, as ``--fuse --json`` has them.
 

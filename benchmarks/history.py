@@ -28,6 +28,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import count
 from benchmarks.past import ALLOCATED, CANDIDATES, Past, allocated, first_seed, full_grid, write
 from kdecay_search import __version__, reconcile
 from kdecay_search.errors import KDecayError
@@ -276,12 +277,6 @@ def _sizes(text: str) -> list[int]:
     return sizes
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.history", description=__doc__)
     parser.add_argument(
@@ -291,9 +286,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="trials in the history; default: 100,10000",
     )
     parser.add_argument(
-        "--repeats", type=_count, default=20, help="trials worked on per study; default: 20"
+        "--repeats", type=count, default=20, help="trials worked on per study; default: 20"
     )
-    parser.add_argument("--epochs", type=_count, default=24, help="epochs per trial; default: 24")
+    parser.add_argument("--epochs", type=count, default=24, help="epochs per trial; default: 24")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     return parser.parse_args(arguments)
 

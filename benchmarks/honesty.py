@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import honesty_joint
+from benchmarks.arguments import add_processes, count
 from benchmarks.noise import METRICS, Measured, Noise
 from kdecay_search import __version__
 from kdecay_search.search import Plan, Progress, make_plan
@@ -354,12 +355,6 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.1f}"
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.honesty", description=__doc__)
@@ -368,12 +363,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument(
         "--studies",
-        type=_count,
+        type=count,
         default=200,
         help="studies of each metric, noise, truth and search; default: 200",
     )
-    parser.add_argument("--budget", type=_count, default=30, help="trainings of joint; default: 30")
-    parser.add_argument("--processes", type=_count, default=1, help="for joint; default: 1")
+    parser.add_argument("--budget", type=count, default=30, help="trainings of joint; default: 30")
+    add_processes(parser)
     parser.add_argument("--seed", type=int, default=0, help="seed of the simulation; default: 0")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     given = parser.parse_args(arguments)

@@ -26,6 +26,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import count, counts
 from benchmarks.curves import Curves
 from benchmarks.policies import NoPruning, Ours
 from benchmarks.replay import Judge, Replay, Scenario
@@ -149,13 +150,15 @@ def measure(studies: int, workers: Sequence[int]) -> list[Row]:
     for name, truth in TRUTHS.items():
         for spacing, levels in SPACINGS.items():
             for policy, (prunes, judge) in POLICIES.items():
-                for count in workers if prunes else workers[:1]:
+                for served_by in workers if prunes else workers[:1]:
                     started = time.perf_counter()
-                    play = partial(_study, truth, levels, prunes, judge, count)
+                    play = partial(_study, truth, levels, prunes, judge, served_by)
                     figures = np.mean([play(number) for number in range(studies)], axis=0)
-                    rows.append(Row(name, spacing, policy, count, *figures.tolist()))
+                    rows.append(Row(name, spacing, policy, served_by, *figures.tolist()))
                     took = time.perf_counter() - started
-                    print(f"{name}, {spacing}, {policy}, {count}: {took:.0f} s", file=sys.stderr)
+                    print(
+                        f"{name}, {spacing}, {policy}, {served_by}: {took:.0f} s", file=sys.stderr
+                    )
     return rows
 
 
@@ -232,10 +235,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.levels", description=__doc__)
     parser.add_argument(
-        "--studies", type=_count, default=200, help="studies of each truth; default: 200"
+        "--studies", type=count, default=200, help="studies of each truth; default: 200"
     )
     parser.add_argument(
-        "--workers", type=_counts, default=[1, 4, 16], help="numbers of workers; default: 1,4,16"
+        "--workers", type=counts, default=[1, 4, 16], help="numbers of workers; default: 1,4,16"
     )
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     given = parser.parse_args(arguments)
@@ -246,16 +249,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console = Console(width=None if sys.stdout.isatty() else 160)
         console.print(as_table(given.studies, rows))
     return 0
-
-
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
-def _counts(text: str) -> list[int]:
-    return [_count(part) for part in text.split(",")]
 
 
 if __name__ == "__main__":

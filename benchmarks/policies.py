@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -229,16 +228,36 @@ def _rungs(first: int, factor: int, epochs: int) -> frozenset[int]:
     return frozenset(steps)
 
 
-FORMER_CONSTANTS: Mapping[str, Any] = MappingProxyType({"min_worth": 0.003, "verdict_share": 0.0})
+def no_pruning(spec: StudySpec, name: str, constants: Constants) -> NoPruning:
+    """Every run is trained to its end."""
+    return NoPruning()
+
+
+def asha(spec: StudySpec, name: str, constants: Constants) -> Asha:
+    """Syne Tune's ASHA, by its rule."""
+    return Asha(spec)
+
+
+def former(spec: StudySpec, name: str, constants: Constants) -> Former:
+    """The package's rules before runs could be paused."""
+    return Former(spec)
+
+
+def ours(spec: StudySpec, name: str, constants: Constants) -> Ours:
+    """The package's own rules."""
+    return Ours(spec, constants)
+
+
+FORMER_CONSTANTS: Mapping[str, Any] = {"min_worth": 0.003, "verdict_share": 0.0}
 """The constants of the rules before runs could be paused, where they differ."""
 POLICIES = (
-    Policy("none", False, lambda spec, name, constants: NoPruning()),
+    Policy("none", False, no_pruning),
     *(
         Policy(f"{name}-{signal}", False, partial(make, signal == "averaged"))
         for name, make in (("median", median), ("halving", halving), ("hyperband", hyperband))
         for signal in ("raw", "averaged")
     ),
-    Policy("asha-averaged", False, lambda spec, name, constants: Asha(spec)),
-    Policy("former", True, lambda spec, name, constants: Former(spec), FORMER_CONSTANTS),
-    Policy("ours", True, lambda spec, name, constants: Ours(spec, constants)),
+    Policy("asha-averaged", False, asha),
+    Policy("former", True, former, FORMER_CONSTANTS),
+    Policy("ours", True, ours),
 )

@@ -7,8 +7,9 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,10 @@ import optuna
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.arguments import add_processes, counts
 from benchmarks.curves import Curves, read
 from benchmarks.policies import POLICIES, Policy
+from benchmarks.processes import mapping
 from benchmarks.replay import Outcome, Replay, Scenario, study_spec
 from kdecay_search import __version__
 from kdecay_search.errors import KDecayError
@@ -69,6 +72,7 @@ def measure(
     seed: int,
     shuffles: bool = False,
     constants: Constants = POLICY,
+    mapped: Callable[..., Iterable[list[float]]] = map,
 ) -> Measured:
     """Replay the study of a file of curves.
 
@@ -80,18 +84,31 @@ def measure(
         seed: Seed of the replays.
         shuffles: Whether each replay assigns the labels of k at random.
         constants: The constants of the search.
+        mapped: Plays the replays, as ``map`` does.
     """
-    rows = []
     constants = replace(constants, **policy.constants)
-    for number in range(replays):
-        random = np.random.default_rng((seed, number))
-        drawn = curves.shuffled(random) if shuffles else curves
-        scenario = draw_scenario(curves.seeds, workers, (seed, number, workers), random)
-        spec = study_spec(drawn, len(scenario.seeds), policy.prunes)
-        judge = policy.judge(spec, f"{seed}/{number}", constants)
-        outcome = Replay(drawn, scenario, spec, judge, constants=constants).run()
-        rows.append(_figures(drawn, spec.search.seeds, outcome))
+    play = partial(_play, curves, policy, workers, seed, shuffles, constants)
+    rows = list(mapped(play, range(replays)))
     return Measured(policy.name, workers, *np.mean(rows, axis=0).tolist())
+
+
+def _play(
+    curves: Curves,
+    policy: Policy,
+    workers: int,
+    seed: int,
+    shuffles: bool,
+    constants: Constants,
+    number: int,
+) -> list[float]:
+    """The figures of one replay."""
+    random = np.random.default_rng((seed, number))
+    drawn = curves.shuffled(random) if shuffles else curves
+    scenario = draw_scenario(curves.seeds, workers, (seed, number, workers), random)
+    spec = study_spec(drawn, len(scenario.seeds), policy.prunes)
+    judge = policy.judge(spec, f"{seed}/{number}", constants)
+    outcome = Replay(drawn, scenario, spec, judge, constants=constants).run()
+    return _figures(drawn, spec.search.seeds, outcome)
 
 
 def draw_scenario(
@@ -127,18 +144,21 @@ def compare(
     labels: str,
     policies: Sequence[Policy] = POLICIES,
     constants: Constants = POLICY,
+    processes: int = 1,
 ) -> list[Measured]:
     """Measure every policy with every number of workers on the same replays."""
     if labels == "reversed":
         curves = curves.reversed()
-    rows = []
-    for policy in policies:
-        for count in workers:
-            started = time.perf_counter()
-            row = measure(curves, policy, count, replays, seed, labels == "shuffled", constants)
-            rows.append(row)
-            took = time.perf_counter() - started
-            print(f"{policy.name}, {count} workers: {took:.1f} s", file=sys.stderr, flush=True)
+    is_shuffled, rows = labels == "shuffled", []
+    with mapping(processes) as mapped:
+        for policy in policies:
+            for count in workers:
+                started = time.perf_counter()
+                rows.append(
+                    measure(curves, policy, count, replays, seed, is_shuffled, constants, mapped)
+                )
+                took = time.perf_counter() - started
+                print(f"{policy.name}, {count} workers: {took:.1f} s", file=sys.stderr, flush=True)
     return rows
 
 
@@ -171,13 +191,6 @@ def _versions() -> str:
     )
 
 
-def _counts(text: str) -> list[int]:
-    counts = [int(part) for part in text.split(",")]
-    if min(counts) < 1:
-        raise ValueError
-    return counts
-
-
 def _policies(text: str) -> list[Policy]:
     known = {policy.name: policy for policy in POLICIES}
     unknown = set(text.split(",")) - known.keys()
@@ -207,7 +220,7 @@ def _constant(text: str) -> tuple[str, Any]:
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pruning", description=__doc__)
     parser.add_argument("file", metavar="CURVES.json", help="recorded curves (benchmarks.record)")
-    parser.add_argument("--workers", type=_counts, default=[1, 4, 16], help="default: 1,4,16")
+    parser.add_argument("--workers", type=counts, default=[1, 4, 16], help="default: 1,4,16")
     parser.add_argument("--replays", type=int, default=200, help="default: 200")
     parser.add_argument("--seed", type=int, default=0, help="seed of the replays; default: 0")
     parser.add_argument(
@@ -234,6 +247,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         metavar="NAME=VALUE",
         help="replace a constant of the search (kdecay_search/search/policy.py); repeatable",
     )
+    add_processes(parser)
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     parsed = parser.parse_args(arguments)
     if parsed.replays < 1 or parsed.seed < 0:
@@ -259,6 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.labels,
         given.policies,
         constants,
+        given.processes,
     )
     if given.json:
         print(as_json(given.file, rows))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.arguments import count
 from benchmarks.files import exit_code, replace_object
 from benchmarks.record import describe
 from benchmarks.record_points import Point, points
@@ -145,18 +146,12 @@ def record(task: str, spec: StudySpec, out: Path, number: int, seeds: int) -> Ta
     return table
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.record_table", description=__doc__)
     parser.add_argument("task", choices=sorted(WARMUPS), metavar="TASK", help=", ".join(WARMUPS))
     parser.add_argument("--out", type=Path, required=True, metavar="FILE.json")
-    parser.add_argument("--points", type=_count, default=96, help="quasi-random points (96)")
-    parser.add_argument("--seeds", type=_count, default=4, help="seeds, from 0 (4)")
+    parser.add_argument("--points", type=count, default=96, help="quasi-random points (96)")
+    parser.add_argument("--seeds", type=count, default=4, help="seeds, from 0 (4)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="as for kdecay launch"
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -23,6 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import landscapes, search_table
+from benchmarks.arguments import add_processes, count
 from benchmarks.landscapes import LAWS, SURFACES, Landscape, Surface
 from benchmarks.processes import mapping
 from benchmarks.search_methods import (
@@ -302,12 +302,6 @@ def _models(text: str) -> tuple[str, ...]:
     return names
 
 
-def _count(text: str) -> int:
-    if int(text) < 1:
-        raise ValueError
-    return int(text)
-
-
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.search", description=__doc__)
     kind = parser.add_mutually_exclusive_group(required=True)
@@ -317,11 +311,9 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--law", type=Path, metavar="FILE.json", help="parameters of the law")
     parser.add_argument("--models", type=_models, help=f"models of the law; {','.join(LAWS)}")
     parser.add_argument("--budgets", type=_numbers, default=(10, 20, 30, 60), help="10,20,30,60")
-    parser.add_argument("--seeds", type=_count, default=200, help="replays of each method; 200")
+    parser.add_argument("--seeds", type=count, default=200, help="replays of each method; 200")
     parser.add_argument("--methods", type=_methods, default=METHODS, help=",".join(METHODS))
-    parser.add_argument(
-        "--processes", type=_count, default=1, help=f"1; this machine has {os.cpu_count()} cores"
-    )
+    add_processes(parser)
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     given = parser.parse_args(arguments)
     if given.law and not given.landscape:

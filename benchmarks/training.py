@@ -31,7 +31,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.fused_runs import FusedLoop, compared, counts, show_fused
+from benchmarks.arguments import counts
+from benchmarks.fused_runs import FusedLoop, compared, show_fused
 from benchmarks.limits import limits, wait_for
 from benchmarks.plain import READY_BATCHES, Pictures, PlainLoop
 from benchmarks.recording import BareRun

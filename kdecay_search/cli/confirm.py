@@ -20,6 +20,7 @@ from kdecay_search.cli.options import (
     allowance,
     opened,
     refuse_fused_devices,
+    repeated_devices,
 )
 from kdecay_search.errors import InvalidSpec
 
@@ -99,11 +100,12 @@ def confirm(
 
     allowed = allowance(allow, allow_command)
     devices = expand(device, devices_per_run)
+    repeated = [*allowed.options, *repeated_devices(device, devices_per_run, fuse)]
     count = worker_count(spec, workers, devices)
     run_study(
         spec,
         start,
         LaunchOptions(count, devices, allowed, detach, checkpoints, storage, fuse),
-        resume_command=["kdecay", "confirm", name, *allowed.options],
+        resume_command=["kdecay", "confirm", name, *repeated],
         json=json,
     )

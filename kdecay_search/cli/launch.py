@@ -26,6 +26,7 @@ from kdecay_search.cli.options import (
     checkpoint_folder,
     opened,
     refuse_fused_devices,
+    repeated_devices,
     worker_environment,
 )
 from kdecay_search.cli.output import echo, print_json, print_result, progress_console
@@ -80,10 +81,7 @@ def launch(
     refuse_fused_devices(fuse, devices_per_run)
     spec = load(file, set_ or [])
     repeated = [part for override in set_ or [] for part in ("--set", override)]
-    if devices_per_run > 1:  # it decides the results
-        repeated += ["--device", device, "--devices-per-run", str(devices_per_run)]
-    if fuse > 1:
-        repeated += ["--fuse", str(fuse)]
+    repeated += repeated_devices(device, devices_per_run, fuse)
     devices = expand(device, devices_per_run)
     count = worker_count(spec, workers, devices)
     run_study(

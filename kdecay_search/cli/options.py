@@ -138,6 +138,16 @@ def refuse_fused_devices(fuse: int, devices_per_run: int) -> None:
         )
 
 
+def repeated_devices(device: str, devices_per_run: int, fuse: int) -> list[str]:
+    """Options on which results depend, so that a command that resumes a study repeats them."""
+    options = []
+    if devices_per_run > 1:
+        options += ["--device", device, "--devices-per-run", str(devices_per_run)]
+    if fuse > 1:
+        options += ["--fuse", str(fuse)]
+    return options
+
+
 @contextlib.contextmanager
 def opened(url: str | None, patience_seconds: float = 0.0, trials: int = 1) -> Iterator[Storage]:
     """Connect to the storage, and close it at the end.

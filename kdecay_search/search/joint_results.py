@@ -8,21 +8,17 @@ from dataclasses import replace
 from functools import cached_property
 from statistics import fmean
 
-from kdecay_search.search.machines import Machines
-from kdecay_search.search.policy import Policy
 from kdecay_search.search.proposals import as_in_file, edges, widened
 from kdecay_search.search.selection import Gain
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import CandidateResult, Incumbent, Stage, TunedBaseline
-from kdecay_search.search.stage_results import StageResults
+from kdecay_search.search.stage_results import StageRecords, StageResults
 from kdecay_search.search.surrogate import Surrogate
-from kdecay_search.search.tally import Memo
 from kdecay_search.statistics import Sample
 from kdecay_search.study.axis import Axis
 from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.space import ScheduleSpace, Subspace
-from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import CandidateTrials
 
 NORMAL_95 = 1.96
@@ -32,27 +28,14 @@ NORMAL_95 = 1.96
 class JointResults(StageResults):
     """The trials of one stage of a joint search, and what they say about the candidates."""
 
-    def __init__(
-        self,
-        spec: StudySpec,
-        incumbent: Incumbent | None,
-        schedules: ScheduleSpace,
-        replicates: Mapping[int, CandidateTrials],
-        machines: Machines,
-        policy: Policy,
-        memo: Memo,
-    ) -> None:
+    def __init__(self, records: StageRecords, schedules: ScheduleSpace) -> None:
         """
         Args:
-            spec: The study.
-            incumbent: What the stage before ended with; None in stage 1.
+            records: What is known.
             schedules: What the stage may try; in a later stage its first family alone.
-            replicates: The trials of each candidate that has some, by its index.
-            machines: What is known of the machines from this stage and earlier ones.
-            policy: The constants behind the decisions.
-            memo: What earlier plans have worked out.
         """
         self.schedules = schedules
+        policy, trials = records.policy, records.trials
         policy = replace(
             policy,
             clear=0.0,
@@ -61,12 +44,12 @@ class JointResults(StageResults):
             own=schedules.own,
         )
         points = [
-            _point_of(replicates[i]) if i in replicates else None
-            for i in range(max(replicates, default=-1) + 1)
+            _point_of(trials[i]) if i in trials else None
+            for i in range(max(trials, default=-1) + 1)
         ]
         k = schedules.families[0].axes.get("k", Axis((1.0,)))
-        space = Space(spec.search, tuple(points), (k.low, k.high))
-        super().__init__(spec, incumbent, space, replicates, machines, policy, memo)
+        space = Space(records.spec.search, tuple(points), (k.low, k.high))
+        super().__init__(replace(records, policy=policy), space)
 
     def baseline(self) -> Incumbent:
         """In stage 1: the original, at its best level and floor."""

@@ -17,8 +17,9 @@ from kdecay_search.search.proposals import further_terms
 from kdecay_search.search.space import Space
 from kdecay_search.search.stage import Incumbent, Progress, Stage
 from kdecay_search.search.stage_planner import StagePlanner
-from kdecay_search.search.stage_results import StageResults
+from kdecay_search.search.stage_results import StageRecords, StageResults
 from kdecay_search.search.tally import Memo
+from kdecay_search.study.candidate import Candidate
 from kdecay_search.study.comparators import BASELINE_KS
 from kdecay_search.study.metric import MetricFormat
 from kdecay_search.study.spec import StudySpec
@@ -172,28 +173,29 @@ def _planner(
     memo: Memo,
 ) -> StagePlanner | None:
     """The next stage's planner; None if no larger term is left to try, or no budget for it."""
-    number, earlier = len(before) + 1, incumbent.ks if before else ()
+    last = incumbent if before else None
+    number, earlier = len(before) + 1, last.ks if last else ()
+
+    def records(lr_max: float | None, base: Candidate | None = None) -> StageRecords:
+        trials = by_stage[CandidateKey(number, earlier, 0, lr_max, base)]
+        return StageRecords(spec, last, trials, machines, policy, memo)
+
     if spec.search.is_joint:
         spent = sum(planner.results.spent for planner in before)
         budget = math.floor(spec.search.budget - spent + ROUNDING)
         schedules, base = spec.schedule_space(), None
-        if before:
-            assert incumbent.point is not None
-            further = further_terms(schedules, incumbent.point, spec.search.k_step)
+        if last:
+            assert last.point is not None
+            further = further_terms(schedules, last.point, spec.search.k_step)
             if further is None or budget < policy.min_budget:
                 return None
-            schedules, base = further, incumbent.point.without_term()
-        of_stage = by_stage[CandidateKey(number, earlier, 0, None, base)]
-        last = incumbent if before else None
-        joint = JointResults(spec, last, schedules, of_stage, machines, policy, memo)
-        return JointPlanner(joint, budget)
-    lr_max = incumbent.lr_max if before else None
+            schedules, base = further, last.point.without_term()
+        return JointPlanner(JointResults(records(None, base), schedules), budget)
+    lr_max = last.lr_max if last else None
     space = Space.of_stage(spec.search, number, earlier, upper, lr_max, policy)
     if space is None:
         return None
-    of_stage = by_stage[CandidateKey(number, earlier, 0, lr_max)]
-    last = incumbent if before else None
-    return StagePlanner(StageResults(spec, last, space, of_stage, machines, policy, memo))
+    return StagePlanner(StageResults(records(lr_max), space))
 
 
 def _format(spec: StudySpec, stage: Stage, noise: float) -> MetricFormat:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from kdecay_search.search.looks import Looks
 from kdecay_search.search.machines import Machines
@@ -22,29 +22,34 @@ from kdecay_search.study.spec import StudySpec
 from kdecay_search.study.trials import CandidateTrials
 
 
+@dataclass(frozen=True)
+class StageRecords:
+    """What is known when a stage is looked at."""
+
+    spec: StudySpec
+    """The study."""
+    incumbent: Incumbent | None
+    """What the stage before ended with; None in stage 1."""
+    trials: Mapping[int, CandidateTrials]
+    """The trials of each candidate that has some, by its index."""
+    machines: Machines
+    """What is known of the machines from this stage and earlier ones."""
+    policy: Policy
+    """The constants behind the decisions."""
+    memo: Memo
+    """What earlier plans have worked out."""
+
+
 class StageResults:
     """The trials of one stage by candidate and run, and what they say about the candidates."""
 
-    def __init__(
-        self,
-        spec: StudySpec,
-        incumbent: Incumbent | None,
-        space: Space,
-        replicates: Mapping[int, CandidateTrials],
-        machines: Machines,
-        policy: Policy,
-        memo: Memo,
-    ) -> None:
+    def __init__(self, records: StageRecords, space: Space) -> None:
         """
         Args:
-            spec: The study.
-            incumbent: What the stage before ended with; None in stage 1.
+            records: What is known.
             space: The candidates that the stage begins with.
-            replicates: The trials of each candidate that has some, by its index.
-            machines: What is known of the machines from this stage and earlier ones.
-            policy: The constants behind the decisions.
-            memo: What earlier plans have worked out.
         """
+        spec, incumbent, policy = records.spec, records.incumbent, records.policy
         self.spec = spec
         self.policy = policy
         self.earlier = incumbent.ks if incumbent else ()
@@ -53,12 +58,14 @@ class StageResults:
         self.epochs = spec.task.length.reports
         seeds, attempts = range(spec.search.seeds), spec.workers.max_attempts
         self.summaries = {
-            index: memo.summary(trials, seeds, attempts, policy, machines, self.epochs)
-            for index, trials in sorted(replicates.items())
+            index: records.memo.summary(
+                trials, seeds, attempts, policy, records.machines, self.epochs
+            )
+            for index, trials in sorted(records.trials.items())
         }
         self._no_trials = CandidateSummary.of((), seeds, attempts, policy)
         self._limit = self._blow_up_limit()
-        self._memo = memo
+        self._memo = records.memo
         self.space = space
         self._judge()
         # Repeat the growth that the records call for, from the space that the stage began with.

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from kdecay_search import __version__
+from kdecay_search.cli.options import repeated_devices
 from tests.cli.commands import Run
 
 
@@ -73,3 +74,9 @@ def test_commands_import_only_what_they_need(
     imported = set(last.split())
     assert "kdecay_search" in imported
     assert sorted(imported & set(absent)) == []
+
+
+def test_a_command_that_resumes_shares_the_devices_in_the_same_way() -> None:
+    assert repeated_devices("auto", 1, 1) == []
+    assert repeated_devices("cpu", 2, 1) == ["--device", "cpu", "--devices-per-run", "2"]
+    assert repeated_devices("auto", 1, 4) == ["--fuse", "4"]
