@@ -26,6 +26,7 @@ STUDIES = {
     "digits": HERE.parent / "studies" / "digits.toml",
     "text": HERE / "tasks" / "text.toml",
     "cifar16": HERE / "tasks" / "cifar16.toml",
+    "image-folder": HERE.parent / "studies" / "image-folder.toml",
 }
 """The tasks, by their study files."""
 FEWEST_FOR_THREE_SEEDS = 24
