@@ -193,14 +193,15 @@ def measure(
             for method in methods:
                 is_ours = method in ("joint", WHOLE)
                 own = [(b,) for b in budgets] if is_ours else [tuple(budgets)]
-                started = time.perf_counter()
                 for each in own:
+                    started = time.perf_counter()
                     jobs = [Job(target, method, each, number) for number in range(seeds)]
                     played = list(mapped(play, jobs))
                     for budget, results in zip(each, zip(*played, strict=True), strict=True):
                         rows.append(summary(method, budget, results))
-                took = time.perf_counter() - started
-                print(f"{target.name}, {method}: {took:.1f} s", file=sys.stderr, flush=True)
+                    took, said = time.perf_counter() - started, ", ".join(map(str, each))
+                    done = f"{target.name}, {method}, budget {said}: {took:.1f} s"
+                    print(done, file=sys.stderr, flush=True)
     return rows
 
 
