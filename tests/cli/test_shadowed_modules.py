@@ -58,14 +58,14 @@ def keep_only(folder: Path, *names: str) -> None:
 
 
 def test_launch_and_its_workers(alone: Kdecay, folder: Path, tmp_path: Path) -> None:
-    file = simulated_study(tmp_path, name="shadowed")
-    run(alone, folder, *CONSOLE_SCRIPT, "launch", file, "--workers", "2")
+    file = simulated_study(tmp_path, name="shadowed", search__k_max=1.0)
+    run(alone, folder, *CONSOLE_SCRIPT, "launch", file, "--workers", "1")
 
 
-@pytest.mark.parametrize("more", [[], ["--per-device", "2"]])
-def test_worker(alone: Kdecay, folder: Path, tmp_path: Path, more: list[str]) -> None:
-    alone.run("launch", simulated_study(tmp_path, name="shadowed"), "--workers", "0", "--detach")
-    run(alone, folder, *CONSOLE_SCRIPT, "worker", "--drain", *more)
+def test_workers_of_one_device(alone: Kdecay, folder: Path, tmp_path: Path) -> None:
+    file = simulated_study(tmp_path, name="shadowed", search__k_max=1.0)
+    alone.run("launch", file, "--workers", "0", "--detach")
+    run(alone, folder, *CONSOLE_SCRIPT, "worker", "--drain", "--per-device", "2")
 
 
 def test_doctor_and_the_process_that_imports_torch(alone: Kdecay, folder: Path) -> None:
@@ -74,42 +74,44 @@ def test_doctor_and_the_process_that_imports_torch(alone: Kdecay, folder: Path) 
 
 
 def test_python_m(alone: Kdecay, folder: Path, tmp_path: Path) -> None:
-    file = simulated_study(tmp_path, name="shadowed")
+    file = simulated_study(tmp_path, name="shadowed", search__k_max=1.0)
     alone.run("launch", file, "--workers", "0", "--detach")
     keep_only(folder, *BY_MODULE)
-    for command in (["worker", "--drain"], ["list"]):
-        run(alone, folder, *KDECAY, *command)
+    run(alone, folder, *KDECAY, "worker", "--drain")
 
 
-def test_decoders(alone: Kdecay, folder: Path, tmp_path: Path) -> None:
-    """They are forked by a process that multiprocessing starts by ``python -c``."""
+def test_a_worker_and_its_decoders_also_under_a_long_path(
+    alone: Kdecay, folder: Path, tmp_path: Path
+) -> None:
+    """They are forked by a process that multiprocessing starts by ``python -c``, and whose socket
+    has no room below such a ``TMPDIR``."""
+    temporary = tmp_path / ("x" * 100)
+    temporary.mkdir()
     alone.run("launch", decoded_study(tmp_path), "--workers", "0", "--detach")
-    run(alone, folder, *CONSOLE_SCRIPT, "worker", "--drain")
+    run(alone, folder, *CONSOLE_SCRIPT, "worker", "--drain", TMPDIR=str(temporary))
+    summary = alone.json("status", "decoded")
+    assert (summary["state"], summary["trials"]["failed"]) == ("done", 0)
+    assert list(temporary.glob("pymp-*")) == []
 
 
-@pytest.mark.parametrize("kind", ["python", "command"])
-def test_user_code_has_its_folder(alone: Kdecay, folder: Path, tmp_path: Path, kind: str) -> None:
+def test_user_code_has_its_folder(alone: Kdecay, folder: Path, tmp_path: Path) -> None:
     keep_only(folder, "platform")
     (folder / "helper.py").write_text("import sys\nERROR = 12.5\nSAFE = sys.flags.safe_path\n")
-    if kind == "python":
-        (folder / "mine.py").write_text(FUNCTION)
-        task = {"kind": "python", "entry": "mine:train", "epochs": 1}
-        allowed = ["--allow", "mine:train"]
-    else:
-        (folder / "mine.py").write_text(PROGRAM)
-        task = {"kind": "command", "command": ["python", "mine.py", "{k}"], "epochs": 1}
-        allowed = ["--allow-command"]
-    file = tmp_path / "mine.toml"
-    file.write_text(
-        'name = "mine"\n[task]\n'
-        + "".join(f"{key} = {json.dumps(value)}\n" for key, value in task.items())
-        + "[search]\nk_max = 1.0\nk_cap = 1.0\nk_step = 1.0\nseeds = 1\nmax_terms = 1\n"
-        "[pruning]\nenabled = false\n"
-    )
-    run(alone, folder, *CONSOLE_SCRIPT, "launch", str(file), "--workers", "0", "--detach")
+    (folder / "function.py").write_text(FUNCTION)
+    (folder / "program.py").write_text(PROGRAM)
+    tasks = {
+        "python": 'entry = "function:train"',
+        "command": 'command = ["python", "program.py", "{k}"]',
+    }
+    for kind, task in tasks.items():
+        file = tmp_path / f"{kind}.toml"
+        file.write_text(USER_STUDY.format(kind=kind, task=task))
+        alone.run("launch", str(file), "--workers", "0", "--detach", cwd=folder)
+    allowed = ["--allow", "function:train", "--allow-command"]
     run(alone, folder, *CONSOLE_SCRIPT, "worker", "--drain", *allowed)
-    stage = alone.json("status", "mine")["stages"][0]
-    assert stage["candidates"][0]["errors"] == [12.5]
+    for kind in tasks:
+        stage = alone.json("status", kind)["stages"][0]
+        assert stage["candidates"][0]["errors"] == [12.5]
 
 
 FUNCTION = """
@@ -126,4 +128,19 @@ import os, json
 import helper
 assert "PYTHONSAFEPATH" not in os.environ and not helper.SAFE
 print(json.dumps({"epoch": 1, "error": helper.ERROR}))
+"""
+USER_STUDY = """
+name = "{kind}"
+[task]
+kind = "{kind}"
+epochs = 1
+{task}
+[search]
+k_max = 1.0
+k_cap = 1.0
+k_step = 1.0
+seeds = 1
+max_terms = 1
+[pruning]
+enabled = false
 """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -17,8 +16,7 @@ from kdecay_search.doctor.folders import temporary_checks
 from kdecay_search.errors import KDecayError, TaskError
 from kdecay_search.training import decoder_processes
 from kdecay_search.user_code import command, python
-from tests.support.decoded_study import decoded_study
-from tests.support.kdecay_command import KDECAY, TIMEOUT_SECONDS, Kdecay, simulated_study
+from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay, simulated_study, warm
 from tests.user_code.programs import function, program
 
 LONGEST_PATH = 107
@@ -46,22 +44,8 @@ def folder_of_length(within: Path, length: int) -> Path:
 def run(
     kdecay: Kdecay, folder: Path, *arguments: str, **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*KDECAY, *arguments],
-        cwd=folder, env=kdecay.environment | variables, stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
-    )  # fmt: skip
-
-
-def test_decoders_work_under_a_long_path(alone: Kdecay, tmp_path: Path, short: Path) -> None:
-    """Before, all attempts failed: AF_UNIX path too long."""
-    temporary = folder_of_length(short, 103)
-    file = decoded_study(tmp_path)
-    done = run(alone, tmp_path, "launch", file, "--workers", "1", TMPDIR=str(temporary))
-    assert done.returncode == 0, done.stderr
-    summary = alone.json("status", "decoded")
-    assert (summary["state"], summary["trials"]["failed"]) == ("done", 0)
-    assert list(temporary.glob("pymp-*")) == []
+    environment = kdecay.environment | variables
+    return warm().run(arguments, environment, TIMEOUT_SECONDS, folder)
 
 
 # A process that has to exchange a file descriptor needs the fork server's socket and another one.
@@ -134,37 +118,25 @@ def unusable(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Path, str]
     return path, "Not a directory"
 
 
-@pytest.mark.parametrize(
-    ("unusable", "name"),
-    [
-        ("missing", "launch"),
-        ("missing", "worker"),
-        ("missing", "two workers"),
-        ("missing", "try"),
-        ("file", "worker"),
-        ("unwritable", "worker"),
-    ],
-    indirect=["unusable"],
-)
 def test_a_folder_that_cannot_be_used_is_one_line_and_uses_no_attempt(
-    alone: Kdecay, tmp_path: Path, unusable: tuple[Path, str], name: str
+    alone: Kdecay, tmp_path: Path
 ) -> None:
-    temporary, reason = unusable
+    temporary = tmp_path / "missing"
     file = simulated_study(tmp_path, name="mine", search__k_max=1.0)
     alone.run("launch", file, "--detach", "--workers", "0")
-    arguments = {
-        "launch": ["launch", file, "--workers", "1"],
-        "worker": ["worker", "--drain"],
-        "two workers": ["worker", "--drain", "--per-device", "2"],
-        "try": ["try", file],
-    }[name]
-    done = run(alone, tmp_path, *arguments, TMPDIR=str(temporary))
-    assert done.returncode == 2, done.stdout + done.stderr
-    fix = "set TMPDIR to a folder that this user can write to"
-    line = f"kdecay: TMPDIR={temporary}: {reason}; {fix}"
-    assert done.stderr.splitlines() == [line] * (2 if name == "two workers" else 1)
-    counts = alone.json("status", "mine")["trials"]
-    assert counts["failed"] == counts["running"] == 0
+    for arguments, lines in (
+        (["launch", file, "--workers", "1"], 1),
+        (["worker", "--drain"], 1),
+        (["worker", "--drain", "--per-device", "2"], 2),
+        (["try", file], 1),
+    ):
+        done = run(alone, tmp_path, *arguments, TMPDIR=str(temporary))
+        assert done.returncode == 2, done.stdout + done.stderr
+        fix = "set TMPDIR to a folder that this user can write to"
+        line = f"kdecay: TMPDIR={temporary}: No such file or directory; {fix}"
+        assert done.stderr.splitlines() == [line] * lines, arguments
+        counts = alone.json("status", "mine")["trials"]
+        assert counts["failed"] == counts["running"] == 0
 
 
 @pytest.mark.usefixtures("own_folder")
@@ -186,17 +158,6 @@ def test_doctor_says_so(monkeypatch: pytest.MonkeyPatch, unusable: tuple[Path, s
     assert (found.subject, found.severity) == ("temporary", "error")
     assert found.value == f"TMPDIR={temporary}: {reason}"
     assert found.fix == "set TMPDIR to a folder that this user can write to"
-
-
-def test_doctor_looks_at_it_and_exits_with_an_error(alone: Kdecay, tmp_path: Path) -> None:
-    temporary = tmp_path / "missing"
-    done = run(alone, tmp_path, "doctor", "--json", TMPDIR=str(temporary))
-    assert done.returncode == 2, done.stderr
-    checks = {check["subject"]: check for check in json.loads(done.stdout)["checks"]}
-    found = checks["temporary"]
-    assert found["severity"] == "error"
-    assert found["value"] == f"TMPDIR={temporary}: No such file or directory"
-    assert found["fix"] == "set TMPDIR to a folder that this user can write to"
 
 
 def test_commands_that_train_nothing_do_not_need_it(alone: Kdecay, tmp_path: Path) -> None:

@@ -53,15 +53,18 @@ def test_exit_code_0_if_a_worker_could_work(kdecay: Kdecay, tmp_path: Path) -> N
     }
 
 
-def test_exit_code_2_and_json_for_errors(home: Path, tmp_path: Path) -> None:
+def test_exit_code_2_and_json_for_errors(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "file"
     file.touch()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "missing"))
     elsewhere = Kdecay(home, f"postgresql://me:hunter2@127.0.0.1:{free_port()}/x")
     done = elsewhere.run("doctor", "--study", "any", "--checkpoints", str(file), "--json", code=2)
     printed = json.loads(done.stdout)
     assert printed["ok"] is False
     errors = [c["subject"] for c in printed["checks"] if c["severity"] == "error"]
-    assert errors == ["server", "study", "checkpoints"]
+    assert errors == ["server", "study", "temporary", "checkpoints"]
     assert all((c["fix"] is None) == (c["severity"] == "ok") for c in printed["checks"])
     assert "hunter2" not in done.stdout + done.stderr
 

@@ -5,6 +5,9 @@ every call, which becomes the command: with the arguments, environment, folder a
 given. The workers that such a command starts are forked as well. How a process starts (``-m``, what
 is imported when) is none of this: ``Kdecay.start``, the workers of what that starts, and the tests
 of that run a new Python.
+
+A command that is run is a child of this program; one that goes on beside its test is a child of the
+test process, which can wait for it as for every process that it starts.
 """
 
 from __future__ import annotations
@@ -35,18 +38,20 @@ PR_SET_CHILD_SUBREAPER = 36
 
 
 def _serve() -> None:
-    """Read requests, a line each; answer with the child's process id, then its exit code."""
+    """Read requests, a line each; answer with the process id, and the exit code of a child."""
     _import_all()
     gc.freeze()
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = [entry for entry in sys.path if entry not in given]
     for line in iter(sys.stdin.readline, ""):
-        pid = os.fork()
+        goes_on, *request = json.loads(line)
+        pid = _fork_orphan() if goes_on else os.fork()
         if pid == 0:
-            _become(path, *json.loads(line))
+            _become(path, *request)
         os.write(1, f"{pid}\n".encode())
-        _, status = os.waitpid(pid, 0)
-        os.write(1, f"{os.waitstatus_to_exitcode(status)}\n".encode())
+        if not goes_on:
+            _, status = os.waitpid(pid, 0)
+            os.write(1, f"{os.waitstatus_to_exitcode(status)}\n".encode())
 
 
 def _import_all() -> None:
@@ -77,6 +82,8 @@ def _become(
         opened = os.open(name, flags)
         os.dup2(opened, target)
         os.close(opened)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - until the command ends
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     if WITH_WORKERS.intersection(arguments):
         _fork_workers()
     _run(arguments, environment)
@@ -143,10 +150,10 @@ def _fork_workers() -> None:
             self._waitpid_lock = threading.Lock()
             arguments = command[command.index("kdecay_search") + 1 :]
             request = json.dumps([arguments, dict(env), start_new_session]).encode()
-            _adopt_orphans(True)
+            adopt_orphans(True)
             socket.send_fds(ours, [request], [2 if stdout is None else stdout.fileno()])
             self.pid = int(ours.recv(LONGEST_REQUEST))
-            _adopt_orphans(False)
+            adopt_orphans(False)
             self._child_created = True
 
     stand_in: Any = SimpleNamespace(**{**vars(subprocess), "Popen": Worker})
@@ -159,20 +166,12 @@ def _serve_workers(command: socket.socket) -> NoReturn:
         request, files, _, _ = socket.recv_fds(command, LONGEST_REQUEST, 1)
         if not request:  # the command has ended
             os._exit(0)
-        reading, writing = os.pipe()
-        parent = os.fork()
-        if parent == 0:
-            pid = os.fork()
-            if pid:
-                os.write(writing, f"{pid}".encode())
-                os._exit(0)
-            for descriptor in (command.fileno(), reading, writing):
-                os.close(descriptor)
+        pid = _fork_orphan()
+        if pid == 0:
+            command.close()
             _become_worker(files[0], *json.loads(request))
-        os.waitpid(parent, 0)
-        command.send(os.read(reading, LONGEST_REQUEST))
-        for descriptor in (*files, reading, writing):
-            os.close(descriptor)
+        command.send(f"{pid}".encode())
+        os.close(files[0])
 
 
 def _become_worker(
@@ -188,7 +187,28 @@ def _become_worker(
     _run(arguments, environment)
 
 
-def _adopt_orphans(whether: bool) -> None:
+# ---- children of others -----------------------------------------------------------------------
+
+
+def _fork_orphan() -> int:
+    """As :func:`os.fork`; but the process is a child of the nearest one that adopts orphans."""
+    reading, writing = os.pipe()
+    parent = os.fork()
+    if parent == 0:
+        pid = os.fork()
+        if pid:
+            os.write(writing, f"{pid}".encode())
+            os._exit(0)
+    else:
+        os.waitpid(parent, 0)
+        pid = int(os.read(reading, LONGEST_REQUEST))
+    os.close(reading)
+    os.close(writing)
+    return pid
+
+
+def adopt_orphans(whether: bool) -> None:
+    """Let the orphans among this process's descendants become its children from now on, or not."""
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, int(whether), 0, 0, 0)
 
 

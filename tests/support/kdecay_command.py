@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.fork_server import adopt_orphans
+
 KDECAY = [sys.executable, "-m", "kdecay_search"]
 TIMEOUT_SECONDS = 240
 """Only a hanging command takes so long."""
@@ -50,12 +52,33 @@ class Warm:
         """Run ``kdecay ARGUMENTS`` to its end; as :func:`subprocess.run` does."""
         with tempfile.TemporaryDirectory(prefix="kdecay-warm-") as kept, self._asking:
             files = [f"{kept}/stdout", f"{kept}/stderr"]
-            self._ask(list(arguments), dict(environment), str(folder or Path.cwd()), files)
+            self._ask(False, list(arguments), dict(environment), str(folder or Path.cwd()), files)
             code = self._code(timeout_seconds)
             out, err = (Path(file).read_text(encoding="utf-8") for file in files)
         if code is None:
             raise subprocess.TimeoutExpired(list(arguments), timeout_seconds, out, err)
         return subprocess.CompletedProcess(arguments, code, out, err)
+
+    def start(
+        self, arguments: Sequence[str], environment: Mapping[str, str], files: Sequence[str]
+    ) -> int:
+        """Start ``kdecay ARGUMENTS`` as a child of this process, which does not wait for it.
+
+        Args:
+            arguments: Those of the command.
+            environment: Its environment variables.
+            files: Where its stdout and its stderr go.
+
+        Returns:
+            Its process id.
+        """
+        assert self._server.stdout is not None
+        with self._asking:
+            adopt_orphans(True)
+            self._ask(True, list(arguments), dict(environment), str(Path.cwd()), list(files))
+            pid = int(self._server.stdout.readline())
+            adopt_orphans(False)
+        return pid
 
     def close(self) -> None:
         """End the server, and first the command that an interrupted test has left running."""
@@ -100,6 +123,25 @@ def warm() -> Warm:
     return server
 
 
+class Forked(subprocess.Popen[str]):
+    """A command that goes on beside its test, as ``subprocess.Popen`` starts it in a new Python."""
+
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
+        super().__init__(
+            arguments, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+
+    def _execute_child(self, arguments: Sequence[str], *others: Any) -> None:
+        """Be forked by the server instead."""
+        environment, pipes = others[5], others[9:15]
+        _, _, _, out, _, err = pipes
+        files = [f"/proc/{os.getpid()}/fd/{descriptor}" for descriptor in (out, err)]
+        self.pid = warm().start(arguments, environment, files)
+        self._child_created = True
+        self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
+
+
 @dataclass(frozen=True)
 class Kdecay:
     """The command with a data folder, and so an embedded database, of its own."""
@@ -114,7 +156,7 @@ class Kdecay:
         return env | ({"KDECAY_STORAGE": self.url} if self.url else {})
 
     def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
-        """Start the command and return at once."""
+        """Start the command in a new Python and return at once."""
         return subprocess.Popen(
             [*KDECAY, *arguments],
             env=self.environment,
@@ -124,6 +166,10 @@ class Kdecay:
             text=True,
             **options,
         )
+
+    def fork(self, *arguments: str) -> subprocess.Popen[str]:
+        """Start the command and return at once, where it does not matter how it starts."""
+        return Forked(arguments, self.environment)
 
     def run(
         self, *arguments: str, code: int = 0, cwd: Path | None = None

@@ -11,8 +11,9 @@ Value = TypeVar("Value")
 
 def wait_for(condition: Callable[[], Value], what: str, seconds: float = 120) -> Value:
     """The first true value of ``condition()``."""
-    deadline = time.monotonic() + seconds
+    began = time.monotonic()
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"{what} did not happen within {seconds} s"
-        time.sleep(0.02)
+        waited = time.monotonic() - began
+        assert waited < seconds, f"{what} did not happen within {seconds} s"
+        time.sleep(0.02 + 0.04 * waited)  # looking costs time that what is waited for needs
     return value

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,7 +33,7 @@ from tests.support.wait import wait_for
 
 SOURCE = """
 if [ "$(hostname)" = broken ] || [ -n "$BROKEN" ]; then echo no data here >&2; exit 1; fi
-for epoch in 1 2 3; do sleep 1; echo "{\\"epoch\\": $epoch, \\"error\\": $((40 - epoch))}"; done
+for epoch in 1 2; do sleep 0.5; echo "{\\"epoch\\": $epoch, \\"error\\": $((40 - epoch))}"; done
 """
 SEARCH = {"k_max": 2.0, "k_cap": 2.0, "k_step": 0.5, "seeds": 2, "max_terms": 1}
 RUNS = 6
@@ -45,8 +45,8 @@ pytestmark = pytest.mark.usefixtures("own_folder")
 
 def launched(storage: Storage, name: str, **tables: object) -> None:
     Path("mine.sh").write_text(SOURCE)
-    task = {"kind": "command", "epochs": 3, "command": ["sh", "mine.sh", "{k}"]}
-    spec = study(name, task=task, search=SEARCH, **tables)
+    task = {"kind": "command", "epochs": 2, "command": ["sh", "mine.sh", "{k}"]}
+    spec = study(name, task=task, **({"search": SEARCH} | tables))
     reconcile.launch(storage, spec)
     reconcile.reconcile(storage, spec.name)
 
@@ -101,24 +101,15 @@ def test_a_black_hole_burns_few_attempts_and_no_run_is_given_up(
     assert (stated["name"], stated["failures"]) == (place.name, len(failed))
 
 
-def test_an_error_of_the_run_itself_fails_it_soon_on_the_only_machine(
-    kdecay: Kdecay, storage: Storage
-) -> None:
-    launched(storage, "all-at-fault", workers={"max_attempts": 2})
-    began = time.monotonic()
-    with worker(kdecay, "all-at-fault", BROKEN="1"):
-        wait_for(lambda: read_snapshot(storage, "all-at-fault").state == "failed", "the end")
-    assert len(failures(storage, "all-at-fault")) == 2 * RUNS
-    assert time.monotonic() - began < 2 * RUNS * (MAX_FAILURE_SECONDS_ALONE + 2)
-
-
-def test_a_study_whose_runs_fail_does_not_delay_another(
-    alone: Kdecay, monkeypatch: pytest.MonkeyPatch
+def test_errors_of_runs_fail_them_soon_on_the_only_machine_and_do_not_delay_another_study(
+    alone: Kdecay, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("BROKEN", "1")
     assert alone.url is not None
     storage = Storage(alone.url)
-    launched(storage, "at-fault", workers={"max_attempts": 1})
+    launched(storage, "at-fault", search=SEARCH | {"k_step": 1.0, "seeds": 1},
+             workers={"max_attempts": 2})  # fmt: skip
+    attempts = 2 * 2
     spec = study("sound", search=SEARCH)
     reconcile.launch(storage, spec)
     reconcile.reconcile(storage, "sound")
@@ -127,8 +118,10 @@ def test_a_study_whose_runs_fail_does_not_delay_another(
     server = Worker(storage, Options(None, True, Allowance(commands=True)), context)
     server.trial_ended = lambda claim, outcome: ended.append(claim.study)  # type: ignore[method-assign]
     server.serve()
-    assert {name: ended.count(name) for name in ended} == {"at-fault": RUNS, "sound": RUNS}
+    assert {name: ended.count(name) for name in ended} == {"at-fault": attempts, "sound": RUNS}
     assert ended.index("sound") == 1, "while the other pauses"
+    pauses = re.findall(r"[23] runs .* no further run of at-fault for (\d+) s", caplog.text)
+    assert pauses == [f"{MAX_FAILURE_SECONDS_ALONE:.0f}"] * 2, "since the last run of the other"
     assert read_snapshot(storage, "at-fault").state == "failed"
     assert read_snapshot(storage, "sound").state == "done"
     storage.close()
