@@ -64,11 +64,26 @@ def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]
             yield prefix + name, "required" if field.is_required() else f"`{default}`"
 
 
-def test_every_file_that_a_document_links_to_exists() -> None:
-    documents = [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]
+def test_every_file_and_heading_that_a_document_links_to_exists() -> None:
+    documents = [*ROOT.glob("*.md"), *ROOT.glob("*/*.md"), *ROOT.glob("docs/*/*.md")]
+    documents = [path for path in documents if not path.is_relative_to(ROOT / ".venv")]
+    known = {path: _anchors(path) for path in documents}
     for document in documents:
-        for link in re.findall(r"\]\(([^)#:]+)[)#]", document.read_text()):
-            assert (document.parent / link).exists(), f"{document.name}: {link}"
+        for link, anchor in re.findall(r"\]\(([^)#:\s]*)#?([^):\s]*)\)", _prose(document)):
+            linked = (document.parent / link).resolve() if link else document
+            assert linked.exists(), f"{document.name}: {link}"
+            assert not anchor or anchor in known.get(linked, {anchor}), f"{document.name}: {anchor}"
+
+
+def _prose(document: Path) -> str:
+    return re.sub(r"```.*?```", "", document.read_text(), flags=re.DOTALL)
+
+
+def _anchors(document: Path) -> set[str]:
+    """The anchors of a document's headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", _prose(document), re.MULTILINE)
+    words = (re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading) for heading in headings)
+    return {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in words}
 
 
 def test_constraints_pin_every_dependency_by_name_and_version_alone() -> None:

@@ -16,7 +16,13 @@ from kdecay_search.cli import output
 from kdecay_search.cli.main import app
 from kdecay_search.cli.output import prepare_streams
 from tests.cli.commands import DRIVER
-from tests.support.kdecay_command import KDECAY, Kdecay, simulated_study
+from tests.support.kdecay_command import (
+    KDECAY,
+    TIMEOUT_SECONDS,
+    Kdecay,
+    simulated_study,
+    warm,
+)
 from tests.support.terminal import STREAMS, run_in_terminal
 
 COMMANDS = {
@@ -35,11 +41,10 @@ COMMANDS = {
     "stop": ["nowhere"],
     "confirm": ["nowhere"],
     "delete": ["nowhere"],
-    "publish": ["shown"],
 }
 """Arguments by command. The last commands and init fail, in one line on stderr."""
-NOT_HERE = {"worker", "dashboard", "doctor"}
-"""The first two print nothing to stdout; doctor has a test of its own."""
+NOT_HERE = {"worker", "dashboard", "publish", "doctor"}
+"""The first three print nothing to stdout; doctor has a test of its own."""
 STYLE = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 CHANGING = re.compile(r"\d+(\.\d+)?")
 """Numbers: try prints seconds."""
@@ -99,9 +104,8 @@ def test_every_command_is_covered(expected: dict[str, tuple[str, str]]) -> None:
 @pytest.mark.parametrize(
     ("variables", "streams"),
     [
-        ({}, {}),
-        ({"TERM": "dumb"}, {"columns": 20, "terminals": ("stdout", "stderr")}),
-        ({"NO_COLOR": "1"}, {"columns": 200, "terminals": ("stdout",), "closed": ("stdin",)}),
+        ({}, {"columns": 200}),
+        ({"NO_COLOR": "1"}, {"columns": 20, "terminals": ("stdout",), "closed": ("stdin",)}),
         ({"FORCE_COLOR": "1", "COLUMNS": "20"}, {"terminals": (), "closed": ("stdin", "stderr")}),
     ],
     ids=str,
@@ -162,8 +166,11 @@ _print(error("disk", "x" * 200, "y"))
     command = [sys.executable, "-c", program]
     found = {
         STYLE.sub("", out.decode().replace("\r\n", "\n"))
-        for variables in ({}, {"COLUMNS": "20"}, {"FORCE_COLOR": "1"})
-        for terminals in ((), STREAMS)
+        for variables, terminals in (
+            ({}, STREAMS),
+            ({"TERM": "dumb", "COLUMNS": "20"}, STREAMS),
+            ({"FORCE_COLOR": "1"}, ()),
+        )
         for _, out, _ in [run_in_terminal(command, environment | variables, terminals)]
     }
     lines = [
@@ -176,20 +183,16 @@ _print(error("disk", "x" * 200, "y"))
     assert found == {"".join(f"{line}\n" for line in lines)}
 
 
-@pytest.mark.parametrize("columns", [20])
-def test_result_of_a_running_study(
-    environment: dict[str, str], tmp_path: Path, columns: int
-) -> None:
+def test_result_of_a_running_study(environment: dict[str, str], tmp_path: Path) -> None:
     """The live display on stderr does not replace the result on stdout."""
-    name = f"shown-{columns}"
-    file = simulated_study(tmp_path, name=name, search__seeds=3)
+    file = simulated_study(tmp_path, name="watched", search__k_max=1.0)
     launch = [*KDECAY, "launch", file, "--workers", "1"]
-    code, out, err = run_in_terminal(launch, environment, columns=columns)
+    code, out, err = run_in_terminal(launch, environment, columns=20)
     assert (code, b"\x1b[" in err) == (0, True)
-    again = subprocess.run(launch, env=environment, capture_output=True, text=True, check=True)
+    again = warm().run(launch[len(KDECAY) :], environment, TIMEOUT_SECONDS)
     assert STYLE.sub("", out.decode().replace("\r\n", "\n")) == again.stdout
-    watched = run_in_terminal([*KDECAY, "status", name, "--watch"], environment)
-    assert STYLE.sub("", watched[1].decode()).startswith(f"{name}  done")
+    watched = run_in_terminal([*KDECAY, "status", "watched", "--watch"], environment)
+    assert STYLE.sub("", watched[1].decode()).startswith("watched  done")
 
 
 def test_reader_that_has_gone(environment: dict[str, str]) -> None:
@@ -211,7 +214,7 @@ def test_question_without_stdin(environment: dict[str, str]) -> None:
     delete = [*KDECAY, "delete", "shown"]
     code, out, err = run_in_terminal(delete, environment, (), ("stdin",))
     assert (code, out.strip(), b"Traceback" in err) == (1, b"", False)
-    assert run_in_terminal([*KDECAY, "best", "shown"], environment, ())[0] == 0
+    assert warm().run(["best", "shown"], environment, TIMEOUT_SECONDS).returncode == 0
 
 
 def test_commands_print_by_one_function() -> None:

@@ -58,7 +58,7 @@ def test_a_full_disk_costs_one_warning_and_the_old_checkpoint_survives(
     launch(kdecay, "full", tmp_path / "full", workers=0)
     arguments = ["worker", "--study", "full", "--drain", "--checkpoints", str(tmp_path / "full")]
 
-    worker = kdecay.start(*arguments)
+    worker = kdecay.fork(*arguments)
     log = Log(worker)
     wait_for(lambda: list((tmp_path / "full").rglob("*.ckpt")), "the first checkpoint")
     resource.prlimit(worker.pid, resource.RLIMIT_FSIZE, (BYTES, BYTES))
