@@ -15,5 +15,5 @@ def wait_for(condition: Callable[[], Value], what: str, seconds: float = 120) ->
     while not (value := condition()):
         waited = time.monotonic() - began
         assert waited < seconds, f"{what} did not happen within {seconds} s"
-        time.sleep(0.02 + 0.04 * waited)  # looking costs time that what is waited for needs
+        time.sleep(min(0.1, 0.02 + 0.01 * waited))  # looking takes time from what is waited for
     return value
