@@ -34,6 +34,7 @@ NOT_SHARED = ("examples", "huggingface", "lightning", "report.dashboard.server",
 WITH_WORKERS = {"launch", "confirm", "worker"}
 """Commands that start workers."""
 LONGEST_REQUEST = 1 << 17
+APPENDING = os.O_WRONLY | os.O_CREAT | os.O_APPEND
 PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -44,10 +45,13 @@ def _serve() -> None:
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     path = [entry for entry in sys.path if entry not in given]
     for line in iter(sys.stdin.readline, ""):
-        goes_on, *request = json.loads(line)
+        goes_on, files, *request = json.loads(line)
+        streams = [os.open(os.devnull, os.O_RDONLY), *(os.open(file, APPENDING) for file in files)]
         pid = _fork_orphan() if goes_on else os.fork()
         if pid == 0:
-            _become(path, *request)
+            _become(path, streams, *request)
+        for stream in streams:
+            os.close(stream)
         os.write(1, f"{pid}\n".encode())
         if not goes_on:
             _, status = os.waitpid(pid, 0)
@@ -69,19 +73,17 @@ def _import_all() -> None:
 
 def _become(
     path: list[str],
+    streams: list[int],
     arguments: list[str],
     environment: dict[str, str],
     folder: str,
-    files: list[str],
 ) -> NoReturn:
     os.chdir(folder)
     given = [entry for entry in environment.get("PYTHONPATH", "").split(os.pathsep) if entry]
     sys.path[:] = [*given, *path]  # without the folder, as ``kdecay_search.__main__``
-    for target, name in enumerate([os.devnull, *files]):
-        flags = os.O_RDONLY if target == 0 else os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        opened = os.open(name, flags)
-        os.dup2(opened, target)
-        os.close(opened)
+    for target, stream in enumerate(streams):
+        os.dup2(stream, target)
+        os.close(stream)
     sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115 - until the command ends
     sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
     if WITH_WORKERS.intersection(arguments):

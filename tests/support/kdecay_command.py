@@ -52,7 +52,7 @@ class Warm:
         """Run ``kdecay ARGUMENTS`` to its end; as :func:`subprocess.run` does."""
         with tempfile.TemporaryDirectory(prefix="kdecay-warm-") as kept, self._asking:
             files = [f"{kept}/stdout", f"{kept}/stderr"]
-            self._ask(False, list(arguments), dict(environment), str(folder or Path.cwd()), files)
+            self._ask(False, files, list(arguments), dict(environment), str(folder or Path.cwd()))
             code = self._code(timeout_seconds)
             out, err = (Path(file).read_text(encoding="utf-8") for file in files)
         if code is None:
@@ -75,7 +75,7 @@ class Warm:
         assert self._server.stdout is not None
         with self._asking:
             adopt_orphans(True)
-            self._ask(True, list(arguments), dict(environment), str(Path.cwd()), list(files))
+            self._ask(True, list(files), list(arguments), dict(environment), str(Path.cwd()))
             pid = int(self._server.stdout.readline())
             adopt_orphans(False)
         return pid
