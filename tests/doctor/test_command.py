@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,6 +78,12 @@ def test_unknown_study_is_an_error_and_creates_no_tables(storage: Storage, empty
         stored, (check,) = _stored_study(url, "no", list(database_checks(url, 1)))
         assert (stored, check.severity, reason in check.value) == (None, Severity.ERROR, True)
     assert contents(empty) == [[], []]
+
+
+def test_a_malformed_url_is_an_error_without_its_password() -> None:
+    (check,) = _storage_checks("postgresql://me:Abc123@Def456/@127.0.0.1:5432/db")
+    assert (check.subject, check.severity) == ("server", Severity.ERROR)
+    assert not re.search("Abc123|Def456", f"{check.value} {check.fix}")
 
 
 def test_unusable_home_has_a_fix(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
