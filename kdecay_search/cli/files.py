@@ -91,7 +91,11 @@ def _print_plan(spec: StudySpec) -> None:
     table.add_row("all", "", "", f"{total:,}", f"{total * length.total:,}", style="bold")
     where = f"k from {search.k_min:g} to {search.k_max:g}"
     if search.sampler == "grid":
-        where += f" by {search.k_step:g}, growing to {search.cap:g} if the best k is the largest"
+        step, largest = search.k_step, search.ks[-1] if search.ks else search.k_max
+        listed = ", ".join(f"{k:g}" for k in search.ks or ())
+        where = f"k of {listed}" if listed else f"{where} by {step:g}"
+        if largest + step <= search.cap:
+            where += f", growing by {step:g} to {search.cap:g} if the best k is the largest"
     if search.lr_max:
         listed = ", ".join(f"{level:g}" for level in search.lr_max)
         where += f", with the first term at each lr_max of {listed}"

@@ -53,6 +53,24 @@ def test_launch_refuses_a_bad_file_before_it_starts_anything(
     assert not (tmp_path / "home").exists()
 
 
+@pytest.mark.parametrize(
+    ("keys", "told"),
+    [
+        ("k_max = 4", "k from 1 to 4 by 0.5, growing by 0.5 to 8 if the best k is the largest;"),
+        ("k_max = 4\nk_cap = 4", "k from 1 to 4 by 0.5;"),
+        ("ks = [1, 4]", "k of 1, 4, growing by 0.5 to 10 if the best k is the largest;"),
+        ("ks = [4, 10]", "k of 4, 10;"),
+        ("sampler = 'tpe'\nk_max = 4", "k from 1 to 4;"),
+    ],
+)
+def test_check_tells_which_ks_are_tried(
+    run_kdecay: Run, tmp_path: Path, keys: str, told: str
+) -> None:
+    (tmp_path / "grid.toml").write_text(f"{STUDY}[search]\n{keys}")
+    result = run_kdecay("check", "grid.toml")
+    assert told in result.stdout.replace("\n", " ")
+
+
 def test_check_refuses_a_missing_data_folder(run_kdecay: Run, tmp_path: Path) -> None:
     (tmp_path / "pictures.toml").write_text(IMAGES)
     line = refusal(run_kdecay("check", "pictures.toml"))
