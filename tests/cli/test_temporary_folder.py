@@ -16,7 +16,13 @@ from kdecay_search.doctor.folders import temporary_checks
 from kdecay_search.errors import KDecayError, TaskError
 from kdecay_search.training import decoder_processes
 from kdecay_search.user_code import command, python
-from tests.support.kdecay_command import TIMEOUT_SECONDS, Kdecay, simulated_study, warm
+from tests.support.kdecay_command import (
+    KDECAY,
+    TIMEOUT_SECONDS,
+    Kdecay,
+    simulated_study,
+    warm,
+)
 from tests.user_code.programs import function, program
 
 LONGEST_PATH = 107
@@ -80,7 +86,11 @@ def test_kdecay_try_runs_it_too(alone: Kdecay, own_folder: Path, short: Path) ->
     file = own_folder / "mine.toml"
     file.write_text('name = "mine"\n[task]\nkind = "python"\nentry = "mine:train"\nepochs = 1\n')
     temporary = folder_of_length(short, 103)
-    done = run(alone, own_folder, "try", str(file), TMPDIR=str(temporary))
+    done = subprocess.run(
+        [*KDECAY, "try", str(file)],
+        env=alone.environment | {"TMPDIR": str(temporary)}, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=False,
+    )  # fmt: skip
     assert "the end: returned 12.50 %" in done.stdout, done.stdout + done.stderr
 
 
