@@ -28,7 +28,7 @@ from tests.support.wait import wait_for
 @contextmanager
 def served(kdecay: Kdecay, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """The command on a free port, and its URL."""
-    process = kdecay.start("dashboard", "--port", "0", *options)
+    process = kdecay.fork("dashboard", "--port", "0", *options)
     try:
         assert process.stderr is not None
         line = process.stderr.readline()
@@ -39,12 +39,20 @@ def served(kdecay: Kdecay, *options: str) -> Iterator[tuple[subprocess.Popen[str
         process.communicate(timeout=TIMEOUT_SECONDS)
 
 
-def test_it_serves_this_machine_alone_until_ctrl_c(alone: Kdecay) -> None:
-    """A foreign name that points to this machine is refused."""
+def test_it_publishes_and_serves_this_machine_alone_until_ctrl_c(
+    alone: Kdecay, own: Storage
+) -> None:
+    """Studies are published before the first page and later. A foreign name that points to this
+    machine is refused."""
+    launched(own, "live")
+    work(own, "live", 2)
     with served(alone) as (process, url):
         assert url.startswith("http://127.0.0.1:")
         with urllib.request.urlopen(url) as answer:
             assert b"<title>Optuna Dashboard</title>" in answer.read()
+        assert "**Running.**" in note(own, "live")
+        assert set(figures(own, "live")) == FIGURES
+        work(own, "live", 3)
         port = urlsplit(url).port
         for name, status in (
             ("localhost", 200),
@@ -57,17 +65,31 @@ def test_it_serves_this_machine_alone_until_ctrl_c(alone: Kdecay) -> None:
             assert answer.status == status
             assert (b"answers to the names localhost" in answer.read()) == (status == 403)
             connection.close()
+        wait_for(lambda: "The study is done" in note(own, "live"), "the note of the end")
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=TIMEOUT_SECONDS)
     assert (process.returncode, out, err) == (0, "", "")
 
 
-def test_another_address_comes_with_a_word_on_who_can_do_what(alone: Kdecay) -> None:
-    with served(alone, "--host", "0.0.0.0") as (process, _):
+def test_at_another_address_it_says_who_can_do_what_and_what_cannot_be_published(
+    alone: Kdecay, own: Storage
+) -> None:
+    """A study that cannot be published harms nothing."""
+    launched(own, "odd")
+    with own.engine.begin() as connection:
+        statement = "UPDATE study_user_attributes SET value_json = '\"{}\"' WHERE key = 'spec'"
+        connection.execute(sqlalchemy.text(statement))
+    with served(alone, "--host", "0.0.0.0") as (process, url):
         assert process.stderr is not None
-        assert "no authentication: anybody who reaches 0.0.0.0" in process.stderr.readline()
+        access, names, failure = (process.stderr.readline() for _ in range(3))
+        with urllib.request.urlopen(url.replace("0.0.0.0", "127.0.0.1")) as answer:
+            assert answer.status == 200
         process.terminate()
-        assert process.wait(timeout=TIMEOUT_SECONDS) == 0
+        _, err = process.communicate(timeout=TIMEOUT_SECONDS)
+    assert (process.returncode, err) == (0, "")
+    assert "no authentication: anybody who reaches 0.0.0.0" in access
+    assert "--allow-host" in names
+    assert failure.startswith("publishing odd in the dashboard: InvalidSpec: ")
 
 
 @pytest.mark.parametrize(
@@ -92,37 +114,6 @@ def test_what_does_not_work_is_one_line(
 
 
 # ---- what is published ------------------------------------------------------------------------
-
-
-def test_studies_are_published_before_the_first_page_and_while_it_serves(
-    alone: Kdecay, own: Storage
-) -> None:
-    launched(own, "live")
-    work(own, "live", 2)
-    with served(alone) as (_, url):
-        with urllib.request.urlopen(url) as answer:
-            assert answer.status == 200
-        assert "**Running.**" in note(own, "live")
-        assert set(figures(own, "live")) == FIGURES
-        work(own, "live", 3)
-        wait_for(lambda: "The study is done" in note(own, "live"), "the note of the end")
-
-
-def test_a_study_that_cannot_be_published_is_told_and_harms_nothing(
-    alone: Kdecay, own: Storage
-) -> None:
-    launched(own, "odd")
-    with own.engine.begin() as connection:
-        statement = "UPDATE study_user_attributes SET value_json = '\"{}\"' WHERE key = 'spec'"
-        connection.execute(sqlalchemy.text(statement))
-    with served(alone) as (process, url):
-        with urllib.request.urlopen(url) as answer:
-            assert answer.status == 200
-        process.terminate()
-        _, err = process.communicate(timeout=TIMEOUT_SECONDS)
-    assert process.returncode == 0
-    assert err.startswith("publishing odd in the dashboard: InvalidSpec: ")
-    assert err.count("\n") == 1
 
 
 def test_publish_is_for_those_who_run_optuna_s_own_command(alone: Kdecay, own: Storage) -> None:
