@@ -26,6 +26,7 @@ from kdecay_search.storage.embedded.users import ServerUser
 from tests.support.embedded_homes import (
     OTHERS,
     EmbeddedUser,
+    Home,
     as_user,
     is_root,
     needs_others,
@@ -68,7 +69,10 @@ def assert_closed(user: EmbeddedUser) -> None:
 
 @pytest.mark.parametrize("name", ["home", LONG, ODD], ids=["short", "long", "odd"])
 def test_every_path_works_and_is_closed_to_others(name: str, tmp_path: Path) -> None:
+    """Neither the temporary folder nor libpq's variables decide where the server is."""
     with new_home(name) as home:
+        if name == LONG:
+            home = home.elsewhere(**odd_environment(tmp_path))
         home.path.parent.mkdir(parents=True, exist_ok=True)
         home.path.parent.chmod(0o700)
         before = modes(home.path.parent)
@@ -95,18 +99,14 @@ def test_every_path_works_and_is_closed_to_others(name: str, tmp_path: Path) -> 
             assert "no studies yet" in home.kdecay("list")
 
 
-def test_commands_need_nothing_of_an_odd_environment(tmp_path: Path) -> None:
-    """Neither the temporary folder nor libpq's variables decide where the server is."""
-    long = tmp_path / ("x" * 103)
+def odd_environment(folder: Path) -> dict[str, str]:
+    long = folder / ("x" * 103)
     long.mkdir()
-    with new_home(LONG) as home:
-        odd = home.elsewhere(
-            TMPDIR=str(long), XDG_RUNTIME_DIR=str(tmp_path / "none"), LC_ALL="xx_YY.UTF-8",
-            PGPORT="1234", PGUSER="me", PGDATABASE="mine", PGDATA="/nowhere", PGOPTIONS="-c port=9",
-        )  # fmt: skip
-        with odd.user() as user:
-            assert_closed(user)
-            assert user.execute("SELECT 1") == [(1,)]
+    return {
+        "TMPDIR": str(long), "XDG_RUNTIME_DIR": str(folder / "none"), "LC_ALL": "xx_YY.UTF-8",
+        "PGPORT": "1234", "PGUSER": "me", "PGDATABASE": "mine", "PGDATA": "/nowhere",
+        "PGOPTIONS": "-c port=9",
+    }  # fmt: skip
 
 
 def test_a_runtime_folder_of_somebody_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,19 +158,19 @@ def test_two_users_neither_see_nor_block_each_other() -> None:
                     user.execute("SELECT 1")  # root's process, and the map does not name root
         first.wait_for_end()
         second.wait_for_end()
+        assert_belongs_to_who_made_it(first)
 
 
-@needs_others
-def test_a_home_belongs_to_who_made_it() -> None:
-    with new_home("home", OTHERS[0]) as home:
-        home.path.parent.chmod(0o777)
-        with home.user():
-            pass
-        for prefix in ((), as_user(OTHERS[1])):
-            home.path.chmod(0o755)
-            error = home.elsewhere(*prefix).error()
-            assert f"belongs to user {OTHERS[0]}" in error
-            assert f"run the command as {OTHERS[0]}" in error
+def assert_belongs_to_who_made_it(home: Home) -> None:
+    """Users who can enter the folders of the first of the others are refused."""
+    for folder in home.path.parents:
+        if folder.owner() == OTHERS[0]:
+            folder.chmod(0o777)
+    for prefix in ((), as_user(OTHERS[1])):
+        home.path.chmod(0o755)
+        error = home.elsewhere(*prefix).error()
+        assert f"belongs to user {OTHERS[0]}" in error
+        assert f"run the command as {OTHERS[0]}" in error
 
 
 @needs_others
