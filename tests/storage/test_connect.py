@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,14 +15,8 @@ from kdecay_search.storage.deletion import delete_study
 from kdecay_search.storage.url import parse_url
 from kdecay_search.study.file import load
 from tests.support.kdecay_command import Kdecay, simulated_study
-from tests.support.postgres_servers import PASSWORD, Server, password_server
+from tests.support.postgres_servers import PASSWORD, Server
 from tests.support.wait import wait_for
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with password_server() as started:
-        yield started
 
 
 def test_lock_of_a_study_is_held_by_one_connection(storage: Storage) -> None:
@@ -49,7 +42,7 @@ def test_server_with_a_password_serves_a_study_over_tcp(
     home: Path, server: Server, tmp_path: Path
 ) -> None:
     remote = Kdecay(home, server.url(PASSWORD, scheme="postgres"))
-    summary = remote.json("launch", simulated_study(tmp_path, name="remote"), "--workers", "2")
+    summary = remote.json("launch", simulated_study(tmp_path, name="remote"), "--workers", "1")
     assert summary["state"] == "done"
     logs = "".join(path.read_text() for path in (home / "logs" / "remote").iterdir())
     assert "s3cret" not in logs + json.dumps(summary)
@@ -70,7 +63,10 @@ def test_process_keeps_two_connections_at_most(server: Server) -> None:
             optuna.get_all_studies()
 
         def connections() -> int | None:
-            count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'kdecay'"
+            count = (
+                "SELECT count(*) FROM pg_stat_activity "
+                "WHERE application_name = 'kdecay' AND datname = current_database()"
+            )
             second.rollback()  # a transaction sees one moment
             return second.scalar(sqlalchemy.text(count))
 

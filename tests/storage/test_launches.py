@@ -257,7 +257,7 @@ def test_two_files_launched_from_two_shells(kdecay: Kdecay, tmp_path: Path, name
         folder = tmp_path / f"{k_max:g}"
         folder.mkdir()
         files.append(simulated_study(folder, name=name, search__k_max=k_max))
-    shells = [kdecay.start("launch", file, "--workers", "0", "--detach") for file in files]
+    shells = [kdecay.fork("launch", file, "--workers", "0", "--detach") for file in files]
     errors = [shell.communicate()[1] for shell in shells]
     assert sorted(shell.returncode for shell in shells) == [0, 2]
     assert sum("exists with other settings" in error for error in errors) == 1
@@ -270,7 +270,7 @@ def test_deleted_study_is_launched_again_from_nothing_while_workers_run(
     file = simulated_study(
         tmp_path, name=name, task__epoch_seconds=0.05, task__epochs=40, search__seeds=3
     )
-    kdecay.run("launch", file, "--workers", "3", "--detach")
+    kdecay.run("launch", file, "--workers", "2", "--detach")
 
     def has_running() -> bool:
         trials = records.read_trials(storage, name)
@@ -280,10 +280,11 @@ def test_deleted_study_is_launched_again_from_nothing_while_workers_run(
     done = kdecay.run("delete", name, "--yes")
     assert f"{name} is deleted" in done.stderr
     assert rows_of(storage, name) == 0
-    fast = simulated_study(tmp_path, name=name, task__epochs=4, search__seeds=2)
+    few = {"task__epochs": 4, "search__seeds": 2, "search__k_max": 2.0, "search__k_cap": 2.0}
+    fast = simulated_study(tmp_path, name=name, **few)
     result = kdecay.json("launch", fast, "--workers", "2")
-    twin = simulated_study(tmp_path, name=f"{name}-twin", task__epochs=4, search__seeds=2)
-    expected = kdecay.json("launch", twin, "--workers", "2")
+    twin = simulated_study(tmp_path, name=f"{name}-twin", **few)
+    expected = kdecay.json("launch", twin, "--workers", "1")
     assert result["stages"] == expected["stages"]
     assert result["schedule"] == expected["schedule"]
     assert result["trials"] == expected["trials"]

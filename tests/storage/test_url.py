@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import quote
@@ -18,7 +17,7 @@ from kdecay_search.errors import StorageError
 from kdecay_search.storage import Storage
 from kdecay_search.storage.connect import make_engine
 from kdecay_search.storage.url import parameters_of, parse_url, shown, with_secrets
-from tests.support.postgres_servers import PASSWORD, Server, free_port, password_server
+from tests.support.postgres_servers import PASSWORD, Server, free_port
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 HOST = st.one_of(
@@ -52,12 +51,6 @@ FORMS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[Server]:
-    with password_server() as started:
-        yield started
-
-
 @given(
     st.lists(st.tuples(HOST, st.none() | st.integers(1, 65535)), min_size=1, max_size=3),
     st.fixed_dictionaries({}, optional=dict.fromkeys(("user", "password", "dbname"), TEXT)),
@@ -81,7 +74,7 @@ def test_parameters_are_those_of_libpq(
         assert parse_url(with_secrets(url)) == url
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(PASSWORDS, st.sampled_from(FORMS), st.booleans(), st.booleans())
 @example([("Abc123", "@"), ("Def456", "/"), ("Ghi789", "?")], FORMS[0], False, False)
 @example([("123456", "/"), ("Def456", "@")], FORMS[0], False, False)

@@ -57,7 +57,12 @@ def test_real_workers_are_added_while_the_database_counts_more_epochs(
 ) -> None:
     """Epochs that only sleep are faster with every process, so workers are added to the end."""
     file = simulated_study(
-        tmp_path, name="scales", task__epochs=40, task__epoch_seconds=0.1, search__k_step=0.5
+        tmp_path,
+        name="scales",
+        task__epochs=40,
+        task__epoch_seconds=0.1,
+        search__k_step=0.5,
+        search__seeds=1,
     )
     spec = load(file)
     reconcile.launch(storage, spec)

@@ -157,7 +157,7 @@ def test_deletion_removes_the_checkpoints(case: Case) -> None:
 def test_a_worker_whose_study_is_deleted_removes_the_checkpoints(case: Case) -> None:
     Path("mine.py").write_text(SOURCE.replace("run.save(", "import time; time.sleep(1); run.save("))
     options = ["--allow", "mine:train", "--checkpoints", str(case.root)]
-    worker = case.kdecay.start("worker", "--study", case.spec.name, *options, "--device", "cpu")
+    worker = case.kdecay.fork("worker", "--study", case.spec.name, *options, "--device", "cpu")
     try:
         wait_for(case.checkpoint.path.exists, "a checkpoint")
         case.kdecay.run("delete", case.spec.name, "--yes")

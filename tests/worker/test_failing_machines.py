@@ -27,7 +27,7 @@ from kdecay_search.worker.loop import (
 )
 from kdecay_search.worker.train import WorkerContext
 from tests.support.embedded_homes import is_root
-from tests.support.kdecay_command import KDECAY, Kdecay
+from tests.support.kdecay_command import KDECAY, Forked, Kdecay
 from tests.support.memory_studies import study
 from tests.support.wait import wait_for
 
@@ -53,16 +53,21 @@ def launched(storage: Storage, name: str, **tables: object) -> None:
 
 @contextmanager
 def worker(kdecay: Kdecay, name: str, *prefix: str, **environment: str) -> Iterator[None]:
-    command = [*prefix, *KDECAY, "worker", "--study", name, "--allow-command"]
-    process = subprocess.Popen(
-        command, env=kdecay.environment | environment, stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    arguments = ["worker", "--study", name, "--allow-command"]
+    variables = kdecay.environment | environment
+    process: subprocess.Popen[str]
+    if prefix:
+        process = subprocess.Popen(
+            [*prefix, *KDECAY, *arguments], env=variables, stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
+    else:
+        process = Forked(arguments, variables)
     try:
         yield
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.communicate(timeout=60)
 
 
 def failures(storage: Storage, name: str) -> list[Trial]:

@@ -198,7 +198,7 @@ def test_a_disturbed_study_has_the_results_of_an_undisturbed_one_that_trains_run
         assert context.stop.is_set() == (ends_at is not None)
 
     options = ["--study", spec.name, "--checkpoints", str(tmp_path), "--device", "cpu"]
-    worker = kdecay.start("worker", *options, "--fuse", "4")
+    worker = kdecay.fork("worker", *options, "--fuse", "4")
     wait_for(lambda: sum(t.epochs > 0 for t in trials(State.RUNNING)) == len(KS), "reports", 240)
     worker.kill()
     _, log = worker.communicate()

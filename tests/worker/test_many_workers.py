@@ -1,4 +1,4 @@
-"""32 worker processes on one study of 320 runs."""
+"""16 worker processes on one study of 160 runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from kdecay_search.storage import Storage, records
 from kdecay_search.study.trials import State
 from tests.support.kdecay_command import Kdecay
 
-WORKERS, RUNS, CONNECTIONS = 32, 320, 66
+WORKERS, RUNS, CONNECTIONS = 16, 160, 34
 
 SERVE = """
 import json, logging, sys
@@ -30,7 +30,7 @@ def test_many_workers_finish_every_run_exactly_once(alone: Kdecay, tmp_path: Pat
     study = tmp_path / "coordination.toml"
     study.write_text(
         'name = "coordination"\n[task]\nkind = "simulated"\nepochs = 2\nepoch_seconds = 0.1\n'
-        "[search]\nk_step = 0.1\nk_max = 2.9\nk_cap = 2.9\nseeds = 16\nmax_terms = 1\n"
+        "[search]\nk_step = 0.1\nk_max = 2.9\nk_cap = 2.9\nseeds = 8\nmax_terms = 1\n"
         "[pruning]\nenabled = false\n"
     )
     alone.run("launch", str(study), "--workers", "0", "--detach")

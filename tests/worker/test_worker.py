@@ -39,6 +39,7 @@ with Deadline(stop, 0.2, lambda: print("released", flush=True)):
     time.sleep(float(sys.argv[1]))
 print("ended", flush=True)
 """
+FEW_RUNS = {"search__k_max": 2.0, "search__k_cap": 2.0, "search__seeds": 1}
 
 
 def epoch(number: int) -> Epoch:
@@ -175,7 +176,7 @@ def test_the_signals_before_a_time_limit_drain_a_worker(
     name = f"warned-{number.name}"
     file = simulated_study(tmp_path, name=name, task__epoch_seconds=0.5, task__epochs=100)
     kdecay.run("launch", file, "--detach", "--workers", "0")
-    worker = kdecay.start("worker", "--study", name)
+    worker = kdecay.fork("worker", "--study", name)
     wait_for(lambda: _states(storage, name)[State.RUNNING], "a claim")
     worker.send_signal(number)
     _, log = worker.communicate(timeout=100)
@@ -186,8 +187,8 @@ def test_the_signals_before_a_time_limit_drain_a_worker(
 def test_launch_restarts_a_local_worker_that_was_killed(
     kdecay: Kdecay, tmp_path: Path, storage: Storage
 ) -> None:
-    file = simulated_study(tmp_path, name="restarted", task__epoch_seconds=0.1)
-    launch = kdecay.start("launch", file, "--workers", "1", "--json")
+    file = simulated_study(tmp_path, name="restarted", task__epoch_seconds=0.1, **FEW_RUNS)
+    launch = kdecay.fork("launch", file, "--workers", "1", "--json")
     wait_for(lambda: _states(storage, "restarted")[State.RUNNING], "a claim")
     held = next(t for t in records.read_trials(storage, "restarted") if t.worker)
     os.kill(process_of(held), signal.SIGKILL)
@@ -210,10 +211,11 @@ def own_home() -> Iterator[Path]:
 def test_an_embedded_server_that_is_killed_is_restarted(
     own_home: Path, kdecay: Kdecay, tmp_path: Path
 ) -> None:
-    expected = kdecay.json("launch", simulated_study(tmp_path, name="calm"), "--workers", "1")
-    file = simulated_study(tmp_path, name="shaken", task__epoch_seconds=0.3)
+    calm = simulated_study(tmp_path, name="calm", **FEW_RUNS)
+    expected = kdecay.json("launch", calm, "--workers", "1")
+    file = simulated_study(tmp_path, name="shaken", task__epoch_seconds=0.3, **FEW_RUNS)
     own = Kdecay(own_home)
-    launch = own.start("launch", file, "--workers", "1", "--json")
+    launch = own.fork("launch", file, "--workers", "1", "--json")
     log = own_home / "logs" / "shaken" / "worker-0.log"
     wait_for(lambda: log.exists() and re.search("seed 0: [0-9]", log.read_text()), "a first run")
     server = int((own_home / "postgres" / "postmaster.pid").read_text().split()[0])
