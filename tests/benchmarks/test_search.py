@@ -35,7 +35,7 @@ NOISE = 0.3
 
 def rows_of(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[dict[str, Any]]:
     """The rows that the command prints."""
-    assert search.main([*arguments, "--json"]) == 0
+    assert search.main([*arguments, "--processes=1", "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed.keys() == {"rows"}
     rows: list[dict[str, Any]] = printed["rows"]

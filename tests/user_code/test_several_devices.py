@@ -66,6 +66,7 @@ def test_a_killed_rank_and_a_stopped_worker(kdecay: Kdecay, storage: Storage) ->
     options = ["--devices-per-run", "2", "--device", "cpu", "--checkpoints", "checkpoints"]
     worker = kdecay.start("worker", "--study", spec.name, *Allowance.of(spec).options, *options)
     killed = waiting()
+    wait_for(lambda: list(Path("checkpoints").rglob("*.ckpt")), "the first epoch's state")
     os.kill(killed[1], signal.SIGKILL)
     wait_for(lambda: read_snapshot(storage, spec.name).count(State.FAILED), "the failed attempt")
     (failed,) = (t for t in read_snapshot(storage, spec.name).trials if t.state == State.FAILED)
