@@ -128,11 +128,11 @@ class GaussianProcess:
         features = _features(values, lengths)
         root = np.sqrt(contrasts.information)
         on_contrasts = root[:, None] * (contrasts.basis.T @ features)
-        variances = 1 + nuggets[:, None] ** 2 * contrasts.information
         # The precision of the weights, 1 + signal² · gram, has the gram matrix's eigenvectors.
         # Sizes of the curve differ in that matrix only if their nuggets do.
         distinct, kind = np.unique(nuggets, return_inverse=True)
         of_kind = 1 + distinct[:, None] ** 2 * contrasts.information
+        variances = of_kind[kind]
         grams = on_contrasts.T @ (on_contrasts / of_kind[..., None])
         sizes, vectors = (found[kind] for found in np.linalg.eigh(grams))
         precision = 1 + signals[:, None] ** 2 * np.maximum(sizes, 0.0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.decoded_study import decoded_study
+from tests.support.decoded_study import ONE_RUN, decoded_study
 from tests.support.kdecay_command import KDECAY, TIMEOUT_SECONDS, Kdecay, simulated_study
 
 CONSOLE_SCRIPT = [str(Path(sys.executable).with_name("kdecay"))]
@@ -112,7 +112,7 @@ def test_user_code_has_its_folder(alone: Kdecay, folder: Path, tmp_path: Path) -
     }
     for kind, task in tasks.items():
         file = tmp_path / f"{kind}.toml"
-        file.write_text(USER_STUDY.format(kind=kind, task=task))
+        file.write_text(USER_STUDY.format(kind=kind, task=task) + ONE_RUN)
         alone.run("launch", str(file), "--workers", "0", "--detach", cwd=folder)
     allowed = ["--allow", "function:train", "--allow-command"]
     run(alone, folder, *CONSOLE_SCRIPT, "worker", "--drain", *allowed)
@@ -142,12 +142,4 @@ name = "{kind}"
 kind = "{kind}"
 epochs = 1
 {task}
-[search]
-k_max = 1.0
-k_cap = 1.0
-k_step = 1.0
-seeds = 1
-max_terms = 1
-[pruning]
-enabled = false
 """

@@ -4,16 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-STUDY = """
-name = "decoded"
-
-[task]
-kind = "images"
-epochs = 1
-batch_size = 4
-model = {{ name = "wide-resnet", depth = 10, widen = 1 }}
-data = {{ name = "imagenet", root = {root!r}, image_size = 16, validation = 0.25 }}
-
+ONE_RUN = """
 [search]
 k_max = 1.0
 k_cap = 1.0
@@ -23,6 +14,17 @@ max_terms = 1
 
 [pruning]
 enabled = false
+"""
+"""Tables of a study file that ask for a single run."""
+STUDY = """
+name = "decoded"
+
+[task]
+kind = "images"
+epochs = 1
+batch_size = 4
+model = {{ name = "wide-resnet", depth = 10, widen = 1 }}
+data = {{ name = "imagenet", root = {root!r}, image_size = 16, validation = 0.25 }}
 
 [workers]
 decoders = 2
@@ -42,5 +44,5 @@ def decoded_study(folder: Path) -> str:
             pixels = random.randint(256, size=(20, 20, 3)).astype(np.uint8)
             Image.fromarray(pixels).save(place / f"{number}.png")
     file = folder / "decoded.toml"
-    file.write_text(STUDY.format(root=str(folder / "images")))
+    file.write_text(STUDY.format(root=str(folder / "images")) + ONE_RUN)
     return str(file)
