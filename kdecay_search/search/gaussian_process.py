@@ -35,16 +35,16 @@ class Contrasts:
 
     With N (K, S) the number of results by candidate and seed, that is the information matrix
     diag(N 1) − N diag(1ᵀ N)⁻¹ Nᵀ and the sums over candidates of the errors centred by seed. In
-    the matrix's eigenvectors they are K independent contrasts between candidates.
+    the matrix's eigenvectors they are independent contrasts between candidates. Of some of these
+    the results tell nothing, such as of the constant; the others are C in number.
     """
 
     basis: Array
-    """Orthonormal columns, (K, K)."""
+    """The contrasts, orthonormal columns, (K, C)."""
     information: Array
-    """Information about each contrast, in results, (K,); 0 for what the results cannot tell, such
-    as the constant."""
+    """Information about each contrast, in results, (C,)."""
     score: Array
-    """Each contrast's estimate times the root of its information, (K,)."""
+    """Each contrast's estimate times the root of its information, (C,)."""
     rest: float
     """Sum of squares about the candidates' and seeds' means."""
     freedom: int
@@ -66,9 +66,9 @@ class Contrasts:
         centred = error - (np.bincount(column, error) / sizes)[column]
         matrix = np.diag(counts.sum(axis=1)) - counts / sizes @ counts.T
         information, basis = np.linalg.eigh(matrix)
-        information = np.where(information > _TINY * len(error), information, 0.0)
-        sums = basis.T @ np.bincount(row, centred, len(points))
-        score = np.divide(sums, np.sqrt(information), out=0 * sums, where=information > 0)
+        known = information > _TINY * len(error)
+        information, basis = information[known], basis[:, known]
+        score = basis.T @ np.bincount(row, centred, len(points)) / np.sqrt(information)
         rest = max(0.0, float(centred @ centred - score @ score))
         return Contrasts(basis, information, score, rest, max(1, len(error) - len(seeds)))
 
@@ -92,9 +92,9 @@ class GaussianProcess:
     nuggets: Array
     """Standard deviations of the candidates' own deviations in the same units, (G,)."""
     variances: Array
-    """Variance of each contrast, 1 + nugget² · information, (G, K)."""
+    """Variance of each contrast, 1 + nugget² · information, (G, C)."""
     contrast_features: Array
-    """The features on the contrasts, (K, M)."""
+    """The features on the contrasts, (C, M)."""
     precision: Array
     """Posterior precision of the weights along each of its principal axes, (G, M)."""
     axes: Array
@@ -175,6 +175,9 @@ class GaussianProcess:
         The noise is sampled, too, so the errors have Student's t distribution: after one seed, a
         handful of results cannot tell how noisy they are.
 
+        Random numbers belong to the points, by symmetric roots of the covariances, and not to
+        eigenvectors, whose signs and order differ from processor to processor.
+
         Args:
             g: Which of the G sizes of the curve.
             count: Number of samples.
@@ -186,14 +189,13 @@ class GaussianProcess:
         """
         freedom = self.contrasts.freedom
         scale = np.sqrt(self.noise[g] * freedom / random.chisquare(freedom, (count, 1)))
-        normal = random.standard_normal((self.features.shape[1], count))
-        normal /= np.sqrt(self.precision[g])[:, None]
-        weights = (self.along[g] + scale * normal.T) @ self.axes[g].T
+        directions = self.features / np.linalg.norm(self.features, axis=0)
+        normal = random.standard_normal((count, len(directions))) @ directions @ self.axes[g]
+        weights = (self.along[g] + scale * normal / np.sqrt(self.precision[g])) @ self.axes[g].T
         if smooth:
             curves: Array = weights * self.signals[g] @ self.features.T
             return curves
-        jitter = scale * random.standard_normal((count, len(self.features)))
-        jitter /= np.sqrt(self.variances[g])
+        jitter = scale * random.standard_normal((count, len(directions)))
         return self._errors(self.signals[g], self.nuggets[g], self.variances[g], weights, jitter)
 
     def _errors(
@@ -202,20 +204,19 @@ class GaussianProcess:
         nugget: Array,
         variance: Array,
         weights: Array,
-        jitter: Array | float = 0.0,
+        jitter: Array | None = None,
     ) -> Array:
-        """Errors (N, K) from weights (N, M) and the deviations that they leave."""
+        """Errors (N, K) from weights (N, M) and the deviations that they leave, which a jitter
+        (N, K) of the noise's size samples."""
         contrasts = self.contrasts
-        size = weights * signal[..., None]
-        deviations = (
-            np.sqrt(contrasts.information)
-            * (contrasts.score - size @ self.contrast_features.T)
-            / variance
-        )
-        nugget = nugget[..., None]
-        errors: Array = (
-            size @ self.features.T + nugget * (nugget * deviations + jitter) @ contrasts.basis.T
-        )
+        size, nugget = weights * signal[..., None], nugget[..., None]
+        left = contrasts.score - size @ self.contrast_features.T
+        deviations = nugget * np.sqrt(contrasts.information) * left / variance
+        if jitter is None:
+            jitter = np.zeros(())
+        else:  # what the results tell of a contrast makes its deviation surer
+            deviations += jitter @ contrasts.basis * (1 / np.sqrt(variance) - 1)
+        errors: Array = size @ self.features.T + nugget * (deviations @ contrasts.basis.T + jitter)
         return errors
 
 

@@ -132,5 +132,7 @@ class Posterior:
         shared = self.covariance @ differences.T
         sizes, vectors = np.linalg.eigh(differences @ shared + noise)
         kept = sizes > _TINY * sizes[-1]
-        shifts: Array = shared @ vectors[:, kept] / np.sqrt(sizes[kept])
+        vectors = vectors[:, kept]
+        # A symmetric root: the signs and the order of eigenvectors differ between processors.
+        shifts: Array = shared @ (vectors / np.sqrt(sizes[kept])) @ vectors.T
         return shifts
