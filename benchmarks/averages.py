@@ -65,7 +65,7 @@ class _WithAverages(Trainer):
 
     def _train_epoch(self, number: int) -> Epoch:
         epoch = super()._train_epoch(number)
-        with self._precision():
+        with self._autocast():
             for window, averages in self._averages.items():
                 error = float(self._evaluator.error(averages.model))
                 self.errors[window].append(DIVERGED_ERROR if epoch.diverged else error)

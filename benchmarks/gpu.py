@@ -84,7 +84,7 @@ class GraphedLoop(OurLoop):
             self._update()
 
     def _update(self) -> None:
-        with self._precision():
+        with self._autocast():
             loss = nn.functional.cross_entropy(self._model(self._images), self._labels)
         self._optimizer.zero_grad(set_to_none=False)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -117,8 +117,9 @@ class ImagesTask(Settings):
     """Whether batch norm takes its statistics of the whole batch where a run has several GPUs; else
     each device normalises by those of its own part, as torch does. Left out of what is stored while
     it is the default."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Precision of the forward and backward pass; bfloat16 is autocast."""
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    """Precision of the forward and backward pass. bfloat16 is autocast; in float64 the weights are
+    double, too, and short trainings on CPUs of different kinds agree but for their last bits."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 1
     """CPU threads of one training. Results depend on it in the last bits, so it is part of the
     study; 0 shares the machine's cores among its workers and gives that reproducibility up."""

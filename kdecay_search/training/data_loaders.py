@@ -1,7 +1,7 @@
 """The data loaders of a run: batches to train on and batches to measure errors on.
 
-A batch is ``(images, labels)`` on the run's device: normalised float32 images (N, C, H, W),
-channels last in memory, and int64 class numbers (N,).
+A batch is ``(images, labels)`` on the run's device: normalised images (N, C, H, W) of the type that
+the network computes with, channels last in memory, and int64 class numbers (N,).
 
 :mod:`kdecay_search.training.in_memory_loader` has the loaders of data sets that are held on the
 device; :mod:`kdecay_search.training.streaming_loader` those of image files that are decoded while
@@ -20,6 +20,7 @@ from torch import Tensor
 from kdecay_search.study.builtin_tasks import ImagesTask
 from kdecay_search.training.data.split import AnySplit, StreamedSplit
 from kdecay_search.training.in_memory_loader import InMemoryTrainLoader, InMemoryValidationLoader
+from kdecay_search.training.precision import dtype_of
 from kdecay_search.training.process_group import ALONE, ProcessGroup
 
 
@@ -72,16 +73,19 @@ def make_data_loaders(
     """Make the data loaders of a run.
 
     Args:
-        task: The study's task: batch size and augmentation.
+        task: The study's task: batch size, augmentation and precision.
         split: The images to train on and to measure errors on.
         seed: The run's seed, which decides order and augmentation.
         device: Where the batches go.
         decoders: Number of processes that decode image files; unused for images in memory.
         group: The ranks that train the run.
     """
+    data, size, dtype = task.data, task.batch_size, dtype_of(task)
     if not isinstance(split, StreamedSplit):
-        train = InMemoryTrainLoader(task.data, split, task.batch_size, seed, group)
-        return DataLoaders(train, InMemoryValidationLoader(split, device, group))
+        return DataLoaders(
+            InMemoryTrainLoader(data, split, size, seed, group, dtype),
+            InMemoryValidationLoader(split, device, group, dtype),
+        )
     # Imported here because torchvision takes a second to import.
     from kdecay_search.training.streaming_loader import (  # noqa: PLC0415
         StreamingTrainLoader,
@@ -89,6 +93,6 @@ def make_data_loaders(
     )
 
     return DataLoaders(
-        StreamingTrainLoader(task.data, split, task.batch_size, seed, device, decoders, group),
-        StreamingValidationLoader(task.data, split, task.batch_size, device, decoders, group),
+        StreamingTrainLoader(data, split, size, seed, device, decoders, group, dtype),
+        StreamingValidationLoader(data, split, size, device, decoders, group, dtype),
     )

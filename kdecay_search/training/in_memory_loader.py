@@ -33,17 +33,21 @@ class Normalisation:
     Args:
         split: Holds the channels' means and standard deviations, in 0 … 255.
         device: Where the images are.
+        dtype: Type of the normalised images.
     """
 
-    def __init__(self, split: AnySplit, device: torch.device) -> None:
+    def __init__(
+        self, split: AnySplit, device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
+        self._dtype = dtype
         shape = (1, len(split.mean), 1, 1)
-        mean = torch.tensor(split.mean, device=device).view(shape)
-        self._scale = 1.0 / torch.tensor(split.std, device=device).view(shape)
+        mean = torch.tensor(split.mean, device=device, dtype=dtype).view(shape)
+        self._scale = 1.0 / torch.tensor(split.std, device=device, dtype=dtype).view(shape)
         self._shift = -mean * self._scale
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalise uint8 images (N, C, H, W) to float32 images of the same shape."""
-        return images.to(torch.float32, copy=True).mul_(self._scale).add_(self._shift)
+        """Normalise uint8 images (N, C, H, W) to floating-point images of the same shape."""
+        return images.to(self._dtype, copy=True).mul_(self._scale).add_(self._shift)
 
 
 class InMemoryTrainLoader:
@@ -64,6 +68,7 @@ class InMemoryTrainLoader:
         batch_size: Number of images in a batch.
         seed: The run's seed; it fixes order, crops and flips of every epoch.
         group: The ranks that train the run; each gets its own part of every batch.
+        dtype: Type of the normalised images.
 
     Raises:
         DataError: A rank's part of a batch would have one image.
@@ -76,6 +81,7 @@ class InMemoryTrainLoader:
         batch_size: int,
         seed: int,
         group: ProcessGroup = ALONE,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         images = split.training_images
         self.count, self._channels, self._height, self._width = images.shape
@@ -89,7 +95,7 @@ class InMemoryTrainLoader:
         self._flip = flips_images(data)
         self._pixels = _padded_pixels(split, self._padding, data.padding_mode)
         self._labels = split.training_labels
-        self._normalise = Normalisation(split, images.device)
+        self._normalise = Normalisation(split, images.device, dtype)
         self._seed = seed
 
     def epoch(self, number: int, done: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -137,13 +143,19 @@ class InMemoryTrainLoader:
 class InMemoryValidationLoader:
     """Iterates over the validation images of a :class:`Split`, without augmentation.
 
-    Each rank of ``group`` gets its own part of them.
+    Each rank of ``group`` gets its own part of them, as images of type ``dtype``.
     """
 
-    def __init__(self, split: Split, device: torch.device, group: ProcessGroup = ALONE) -> None:
+    def __init__(
+        self,
+        split: Split,
+        device: torch.device,
+        group: ProcessGroup = ALONE,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self._images = torch.split(group.part(split.validation_images), VALIDATION_BATCH_SIZE)
         self._labels = torch.split(group.part(split.validation_labels), VALIDATION_BATCH_SIZE)
-        self._normalise = Normalisation(split, device)
+        self._normalise = Normalisation(split, device, dtype)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in zip(self._images, self._labels, strict=True):

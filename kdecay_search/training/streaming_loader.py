@@ -113,6 +113,7 @@ class StreamingTrainLoader:
         device: Where the batches go.
         decoders: Number of decoder processes; 0 decodes in this process.
         group: The ranks that train the run; each gets its own part of every batch.
+        dtype: Type of the normalised images.
 
     Raises:
         DataError: A rank's part of a batch would have one image.
@@ -127,11 +128,12 @@ class StreamingTrainLoader:
         device: torch.device,
         decoders: int,
         group: ProcessGroup = ALONE,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._decoder = ImageDecoder(data)
         self._paths, self._labels = split.training_paths, split.training_labels
         self.size, self.steps_per_epoch = batch_plan(len(self._labels), batch_size, group.size)
-        self._normalise = Normalisation(split, device)
+        self._normalise = Normalisation(split, device, dtype)
         self._group = group
         self._seed, self._device, self._decoders = seed, device, decoders
 
@@ -165,6 +167,7 @@ class StreamingValidationLoader:
         device: Where the batches go.
         decoders: Number of decoder processes; 0 decodes in this process.
         group: The ranks that train the run; each gets its own part of the images.
+        dtype: Type of the normalised images.
     """
 
     def __init__(
@@ -175,12 +178,13 @@ class StreamingValidationLoader:
         device: torch.device,
         decoders: int,
         group: ProcessGroup = ALONE,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self._decoder = ImageDecoder(data)
         own = group.part(torch.arange(len(split.validation_labels))).numpy()
         self._paths, self._labels = split.validation_paths[own], split.validation_labels[own]
         self._size = batch_size
-        self._normalise = Normalisation(split, device)
+        self._normalise = Normalisation(split, device, dtype)
         self._device, self._decoders = device, decoders
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:

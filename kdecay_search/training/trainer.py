@@ -23,6 +23,7 @@ from kdecay_search.training.data.split import AnySplit
 from kdecay_search.training.data_loaders import DataLoaders, make_data_loaders
 from kdecay_search.training.device import make_deterministic, release_memory, resolve_device
 from kdecay_search.training.evaluation import Evaluator
+from kdecay_search.training.precision import autocast, default_dtype, dtype_of
 from kdecay_search.training.process_group import ALONE, ProcessGroup, process_group
 from kdecay_search.training.seeding import forked_rng
 
@@ -67,12 +68,6 @@ def prepared(run: Run) -> tuple[ImagesTask, AnySplit, torch.device]:
     return task, load(task.data, device, purpose), device
 
 
-def precision(task: ImagesTask, device: torch.device) -> torch.autocast:
-    """The precision that the task's networks compute in."""
-    reduced = task.precision == "bfloat16"
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=reduced)
-
-
 class Trainer:
     """Trains one run: its model, averaged model, optimizer, schedule and data loaders.
 
@@ -102,7 +97,8 @@ class Trainer:
         self._train_loader = loaders.train
         self._evaluator = Evaluator(loaders.validation, device, group)
         # Built on the CPU, so that the first weights are the same on every device.
-        model = models.build(task.model, split.classes, split.channels)
+        with default_dtype(dtype_of(task)):
+            model = models.build(task.model, split.classes, split.channels)
         self._model = model.to(device).to(memory_format=torch.channels_last)
         self._network = group.wrapped(self._model, task.sync_batch_norm)
         steps_per_epoch = self._train_loader.steps_per_epoch
@@ -157,7 +153,7 @@ class Trainer:
         for images, labels in self._train_loader.epoch(number, done):
             self._before_update()
             self._loss_sum += self._train_step(images, labels)
-        with self._precision():
+        with self._autocast():
             raw, averaged = self._evaluator.errors(self._model, self._averaged.model)
         return self._measured(number, raw, averaged)
 
@@ -185,15 +181,15 @@ class Trainer:
         """Make one optimizer update at the schedule's learning rate.
 
         Args:
-            images: Normalised float32 images (N, C, H, W), channels last in memory: this rank's
-                part of the batch.
+            images: Normalised images (N, C, H, W), channels last in memory: this rank's part of the
+                batch.
             labels: int64 class numbers (N,).
 
         Returns:
             The whole batch's mean cross-entropy before the update: a scalar on the device.
         """
         self._group.seed_update(self._run.seed, self._step)
-        with self._precision():
+        with self._autocast():
             loss = functional.cross_entropy(self._network(images), labels)
         loss = self._group.scaled(loss, len(labels), self._train_loader.size)
         self._optimizer.zero_grad(set_to_none=True)
@@ -211,8 +207,8 @@ class Trainer:
         self._averaged.update()
         self._step += 1
 
-    def _precision(self) -> torch.autocast:
-        return precision(self._task, self._device)
+    def _autocast(self) -> torch.autocast:
+        return autocast(self._task, self._device)
 
     def _save(self) -> None:
         if self._run.checkpoint is None or self._group.rank or getattr(self._run, "is_lost", False):

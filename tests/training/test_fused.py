@@ -179,8 +179,11 @@ def test_runs_that_are_trained_together_report_what_they_report_alone(
         np.testing.assert_allclose(other, one[: len(other)], rtol=1e-4)
 
 
-def test_bfloat16_gives_what_it_gives_alone(recorder: Callable[..., Any]) -> None:
-    keys = {"epochs": 1, "batch_size": 40, "precision": "bfloat16"}
+@pytest.mark.parametrize(("precision", "rel"), [("bfloat16", 5e-3), ("float64", 1e-12)])
+def test_each_precision_gives_what_it_gives_alone(
+    recorder: Callable[..., Any], precision: str, rel: float
+) -> None:
+    keys = {"epochs": 1, "batch_size": 40, "precision": precision}
     alone, together = ([recorder(ks=(k,), **keys) for k in (1.0, 4.0)] for _ in range(2))
     for run in alone:
         train(run)
@@ -189,4 +192,4 @@ def test_bfloat16_gives_what_it_gives_alone(recorder: Callable[..., Any]) -> Non
     assert errors == [None, None]
     for one, other in zip(alone, together, strict=True):
         losses = [run.epochs[0].training_loss for run in (one, other)]
-        assert losses[0] == pytest.approx(losses[1], rel=5e-3)
+        assert losses[0] == pytest.approx(losses[1], rel=rel)

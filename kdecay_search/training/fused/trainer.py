@@ -21,8 +21,9 @@ from kdecay_search.training import checkpoints
 from kdecay_search.training.data_loaders import DataLoaders, make_data_loaders
 from kdecay_search.training.evaluation import Evaluator
 from kdecay_search.training.fused.network import FusedNetwork
+from kdecay_search.training.precision import autocast
 from kdecay_search.training.seeding import forked_rng
-from kdecay_search.training.trainer import Trainer, precision, prepared
+from kdecay_search.training.trainer import Trainer, prepared
 
 OnEnd = Callable[[Run, Exception | None], None]
 """Is told that a run has ended: trained to its end, or by this exception."""
@@ -140,7 +141,7 @@ class FusedTraining:
         self._device = device
         self._loader = loaders.train
         self._evaluator = Evaluator(loaders.validation, device)
-        self._precision = partial(precision, task, device)
+        self._autocast = partial(autocast, task, device)
         self._on_end = on_end
         self._network: FusedNetwork | None = None
         """All members' networks; None if members have come or left since it was made."""
@@ -180,7 +181,7 @@ class FusedTraining:
             if not self._members:
                 return
             self._train_step(images, labels)
-        with self._precision():
+        with self._autocast():
             models = [model for member in self._members for model in member.models]
             errors = self._evaluator.errors(*models)
         for member, raw, averaged in zip(
@@ -195,7 +196,7 @@ class FusedTraining:
             return
         if self._network is None:
             self._network = FusedNetwork([member.model for member in self._members])
-        with self._precision():
+        with self._autocast():
             logits = self._network(images)
             every = functional.cross_entropy(
                 logits.flatten(0, 1), labels.repeat(len(logits)), reduction="none"
