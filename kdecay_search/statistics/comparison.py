@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kdecay_search.statistics.power import detectable_difference
-from kdecay_search.statistics.sample import describe
+from kdecay_search.statistics.sample import ROUNDING, paired_gain
 
 SIGNIFICANT = 0.05
 """p value below which a difference is called better or worse."""
@@ -18,9 +18,6 @@ MIN_PAIRS_BOOTSTRAP = 5
 """Pairs that the bootstrap needs; :func:`_studentised_bootstrap` says why."""
 RESAMPLES = 4000
 """Number of the bootstrap's resamples."""
-ROUNDING = 1e-12
-"""Share of the largest error within which two differences are the same, and only rounded
-differently."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def compare(old: Mapping[int, float], new: Mapping[int, float]) -> Comparison:
     differences = [old[seed] - new[seed] for seed in seeds]
     if not all(math.isfinite(d) for d in differences):
         return Comparison(None, None, len(differences), None, None, None, None)
-    sample = describe(differences)
+    sample = paired_gain(old, new)
     if sample.mean is None or sample.sd is None:
         return Comparison(sample.mean, None, sample.n, None, None, None, None)
     equal = ROUNDING * max(abs(error) for seed in seeds for error in (old[seed], new[seed]))

@@ -5,7 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+ROUNDING = 1e-12
+"""Share of the largest of some values within which two are the same, and only rounded
+differently."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,11 @@ def paired_gain(old: Mapping[int, float], new: Mapping[int, float]) -> Sample:
         new: Errors of the other schedule, by seed.
 
     Returns:
-        The differences old − new over the seeds that both have; positive where new is better.
+        The differences old − new over the seeds that both have; positive where new is better. A
+        mean that is nothing but rounding is zero.
     """
-    return describe(old[seed] - new[seed] for seed in sorted(old.keys() & new.keys()))
+    seeds = sorted(old.keys() & new.keys())
+    gain = describe(old[seed] - new[seed] for seed in seeds)
+    largest = max((abs(error) for seed in seeds for error in (old[seed], new[seed])), default=0.0)
+    is_zero = gain.mean is not None and abs(gain.mean) <= ROUNDING * largest < math.inf
+    return replace(gain, mean=0.0) if is_zero else gain
