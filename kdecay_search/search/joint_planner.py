@@ -48,7 +48,9 @@ class JointPlanner(StagePlanner):
     def goes_on(self, index: int, seed: int) -> bool:
         if self._is_sampled or index < len(self._design()):
             return True  # what averaged values tell of the ends is learned from the design
-        point, allocator = self.results.candidates[index].point, self._joint_allocator()
+        # New candidates would be of no account: what has not begun cannot become the answer.
+        point = self.results.candidates[index].point
+        allocator = self._joint_allocator(proposing=False)
         if allocator is None or point is None:
             return True
         return allocator.goes_on((point, seed), self._under_way())
@@ -134,15 +136,16 @@ class JointPlanner(StagePlanner):
                 found.append(lowest._replace(lr_max=low))
         return [point for point in found if point not in self.results.by_point]
 
-    def _joint_allocator(self) -> JointAllocator | None:
-        """What chooses the next runs; None without results."""
+    def _joint_allocator(self, proposing: bool = True) -> JointAllocator | None:
+        """What chooses the next runs, among new candidates as well if it is ``proposing``; None
+        without results."""
         results, left = self.results, self._left_of_budget
         able = {p: c for p, c in results.by_point.items() if not c.diverged and not c.failed}
         runs = {point: len(c.errors) for point, c in able.items() if c.errors}
         if not runs:
             return None
         begun = [p for p, c in able.items() if not c.errors and results.summary(c).paused]
-        new, own = self._new()
+        new, own = self._new() if proposing else ([], [[] for _ in self.schedules.baselines])
         every = list(dict.fromkeys([*new, *(point for points in own for point in points)]))
         surrogate = results.outlook_on(every)
         assert surrogate is not None

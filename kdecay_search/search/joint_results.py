@@ -113,6 +113,12 @@ class JointResults(StageResults):
             gain = self._gain(best.point, self.best.point)
         return TunedBaseline(subspace.name, best, len(tried), self.begun_in(subspace), gain)
 
+    @property
+    def _chosen_by(self) -> Surrogate | None:
+        """The results alone, once there are any: nearly all runs come to their end, and where looks
+        are noisier than results, or not as smooth, they would hide what the results tell."""
+        return self.surrogate or self.outlook
+
     @cached_property
     def _judging(self) -> Surrogate:
         """The surrogate that schedules are compared by. What is far worse than all of these is left

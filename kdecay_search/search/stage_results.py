@@ -245,11 +245,12 @@ class StageResults:
     def _select(self) -> Selection | None:
         """The candidates, judged, without those that rank worst because they have diverged; where
         the original was tried in several ways, the best of them comes first."""
-        if self.outlook is None:
+        surrogate = self._chosen_by
+        if surrogate is None:
             return None
-        reference, *others = self.outlook.points
+        reference, *others = surrogate.points
         points = (reference, *(point for point in others if point not in self._worst))
-        selection = Selection.of(self.outlook, points)
+        selection = Selection.of(surrogate, points)
         if not self._tunes_baseline:
             return selection
         self.selection = selection
@@ -257,7 +258,12 @@ class StageResults:
         if base is None or base.point is None:
             return selection
         among = (base.point, *(point for point in points if point != base.point))
-        return Selection.of(self.outlook, among)
+        return Selection.of(surrogate, among)
+
+    @property
+    def _chosen_by(self) -> Surrogate | None:
+        """What the best candidate is chosen by: the results and the looks of unfinished runs."""
+        return self.outlook
 
     @property
     def _tunes_baseline(self) -> bool:
