@@ -63,7 +63,7 @@ def study_panel(snapshot: StudySnapshot, seconds_left: float | None = None) -> R
     schedule = snapshot.schedule
     parts.append(
         Text.assemble(
-            (f"{_family(snapshot)}, LR {schedule.lr_max:g} to {schedule.lr_min:g}  ", "dim"),
+            (f"{_family(snapshot)}, LR {schedule.lr_max:.4g} to {schedule.lr_min:.4g}  ", "dim"),
             (curve(schedule), "cyan"),
         )
     )

@@ -1,0 +1,10 @@
+"""Processors that the tests do not run on."""
+
+OLDEST = {
+    "ATEN_CPU_CAPABILITY": "default",
+    "ONEDNN_MAX_CPU_ISA": "SSE41",
+    "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    "OPENBLAS_CORETYPE": "Prescott",
+}
+"""Environment in which torch and NumPy compute as on a processor without AVX; elsewhere than on
+x86, where it changes nothing, as they always do."""
