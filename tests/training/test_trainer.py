@@ -21,7 +21,7 @@ from kdecay_search.tasks.protocol import Lost, Released
 from kdecay_search.training.averaging import AveragedModel
 from kdecay_search.training.trainer import train
 from tests.support.kdecay_command import TIMEOUT_SECONDS
-from tests.support.processors import OLDEST
+from tests.support.processors import WITHOUT_AVX
 from tests.support.whole_candidates import COOLDOWN, LATE
 
 MakeRecorder = Callable[..., Any]
@@ -101,7 +101,7 @@ def test_float64_gives_the_same_on_other_processors(recorder: MakeRecorder, tmp_
     for precision, agrees in (("float32", False), ("float64", True)):
         run = recorder(seed=3, data={"validation": 0.5}, epochs=6, precision=precision)
         here = curve(run)
-        there = curve_of_another_process(run.spec, tmp_path, **OLDEST)
+        there = curve_of_another_process(run.spec, tmp_path, **WITHOUT_AVX)
         assert [epoch["validation_error"] for epoch in here] != [here[0]["validation_error"]] * 6
         assert (here == [pytest.approx(epoch, rel=1e-9) for epoch in there]) is agrees
 
