@@ -53,8 +53,13 @@ is_root = os.geteuid() == 0
 needs_containers = pytest.mark.skipif(
     not is_root or not _works(*CONTAINER, "true"), reason="containers of one's own need root"
 )
+READS_PYTHON = """
+import subprocess, sys
+subprocess.run([sys.executable, "-c", "import sqlalchemy"], check=True)
+"""
+"""Starts Python from Python: a user whom root has just become still reads what root can."""
 needs_others = pytest.mark.skipif(
-    not is_root or not _works(*as_user(OTHERS[0]), sys.executable, "-c", "import sqlalchemy"),
+    not is_root or not _works(*as_user(OTHERS[0]), sys.executable, "-c", READS_PYTHON),
     reason="other users' processes need root, and a Python that all users can read",
 )
 
