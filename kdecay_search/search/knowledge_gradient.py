@@ -132,7 +132,5 @@ class Posterior:
         shared = self.covariance @ differences.T
         sizes, vectors = np.linalg.eigh(differences @ shared + noise)
         kept = sizes > _TINY * sizes[-1]
-        vectors = vectors[:, kept]
-        # A symmetric root: the signs and the order of eigenvectors differ between processors.
-        shifts: Array = shared @ (vectors / np.sqrt(sizes[kept])) @ vectors.T
+        shifts: Array = shared @ vectors[:, kept] / np.sqrt(sizes[kept])
         return shifts

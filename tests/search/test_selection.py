@@ -279,14 +279,12 @@ def test_the_worth_of_a_pair_is_the_closed_form_s() -> None:
     assert one_is_there.knowledge_gradient(on(0, [Candidate(2.0)])) == expected
 
 
-def test_a_decision_does_not_hang_on_the_eigenvectors_that_a_processor_finds(
+def test_samples_do_not_hang_on_the_eigenvectors_that_a_processor_finds(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whose signs are arbitrary, and differ between processors."""
     found = Results.of([r for r in pair_results(3, 0.3, 0) if r[:2] != (Candidate(2.5, 0.2), 2)])
-    runs = [*on(0, PAIRS[:2]), *on(4, PAIRS[3:6])]
     surrogate = Surrogate.of(PAIRS, found)
-    worth = posterior(PAIRS, found, PAIRS).knowledge_gradient(runs)
     eigh, random = np.linalg.eigh, np.random.default_rng(3)
 
     def flipped(matrix: Array) -> tuple[Array, Array]:
@@ -294,9 +292,7 @@ def test_a_decision_does_not_hang_on_the_eigenvectors_that_a_processor_finds(
         return sizes, vectors * random.choice((-1.0, 1.0), sizes.shape)[..., None, :]
 
     monkeypatch.setattr(np.linalg, "eigh", flipped)
-    other = Surrogate.of(PAIRS, found)
-    assert other.draws == pytest.approx(surrogate.draws, abs=1e-9)
-    assert posterior(PAIRS, found, PAIRS).knowledge_gradient(runs) == pytest.approx(worth, abs=1e-9)
+    assert Surrogate.of(PAIRS, found).draws == pytest.approx(surrogate.draws, abs=1e-9)
 
 
 def test_a_run_where_many_ran_tells_more_than_one_where_a_single_one_did() -> None:
