@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from kdecay_search.statistics.power import detectable_difference
-from kdecay_search.statistics.sample import ROUNDING, paired_gain
+from kdecay_search.statistics.sample import paired_gain, rounding
 
 SIGNIFICANT = 0.05
 """p value below which a difference is called better or worse."""
@@ -80,7 +80,7 @@ def compare(old: Mapping[int, float], new: Mapping[int, float]) -> Comparison:
     sample = paired_gain(old, new)
     if sample.mean is None or sample.sd is None:
         return Comparison(sample.mean, None, sample.n, None, None, None, None)
-    equal = ROUNDING * max(abs(error) for seed in seeds for error in (old[seed], new[seed]))
+    equal = rounding(old, new)
     differ = sum(abs(d) > equal for d in differences)  # Wilcoxon left out the pairs that do not
     p_wilcoxon = _signed_rank_p(differences, equal) if differ >= MIN_PAIRS_SIGNED_RANK else None
     if max(differences) - min(differences) <= equal:

@@ -6,9 +6,8 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-_ROUNDING = 1e-12
-"""Norm of the residuals, as a share of the largest error, up to which errors are free of noise and
-only rounded differently."""
+from kdecay_search.statistics.sample import ROUNDING
+
 _CONFIDENCE = 0.95
 
 
@@ -56,7 +55,7 @@ def pooled_noise(schedules: Iterable[Mapping[int, float]]) -> Noise | None:
     if freedom < 1:
         return None
     residual = float(np.linalg.norm(error - design @ solution))
-    sd = math.sqrt(2 / freedom) * residual if residual > _ROUNDING * np.abs(error).max() else 0.0
+    sd = math.sqrt(2 / freedom) * residual if residual > ROUNDING * np.abs(error).max() else 0.0
     ends = (float(chdtri(freedom, 0.5 + side * _CONFIDENCE / 2)) for side in (-1, 1))
     low, high = (sd * math.sqrt(freedom / end) for end in ends)
     return Noise(sd, freedom, (low, high))

@@ -49,6 +49,13 @@ def describe(values: Iterable[float]) -> Sample:
     return Sample(statistics.fmean(numbers), sd, len(numbers))
 
 
+def rounding(old: Mapping[int, float], new: Mapping[int, float]) -> float:
+    """The difference within which paired errors are the same, and only rounded differently."""
+    seeds = old.keys() & new.keys()
+    largest = max((abs(errors[seed]) for errors in (old, new) for seed in seeds), default=0.0)
+    return ROUNDING * largest
+
+
 def paired_gain(old: Mapping[int, float], new: Mapping[int, float]) -> Sample:
     """By how much one schedule lowers the error of another, paired by seed.
 
@@ -62,6 +69,5 @@ def paired_gain(old: Mapping[int, float], new: Mapping[int, float]) -> Sample:
     """
     seeds = sorted(old.keys() & new.keys())
     gain = describe(old[seed] - new[seed] for seed in seeds)
-    largest = max((abs(error) for seed in seeds for error in (old[seed], new[seed])), default=0.0)
-    is_zero = gain.mean is not None and abs(gain.mean) <= ROUNDING * largest < math.inf
+    is_zero = gain.mean is not None and abs(gain.mean) <= rounding(old, new) < math.inf
     return replace(gain, mean=0.0) if is_zero else gain
